@@ -1,0 +1,68 @@
+"""Every error that embedscope raises on purpose.
+
+    EmbedscopeError            exit code 1: something that was given cannot be used
+    ├── UsageError             exit code 2: what was typed could never work (a name, an option, an expression)
+    ├── InputError             a file, a model or data that cannot be used as it is
+    │   └── UndefinedError     a metric has no value on these data (one class, say); reports show it as null
+    ├── OutputError            the output exists, or cannot be written
+    └── MissingExtraError      an optional dependency is not installed
+
+A message is one line: what was wrong, what was found, what is allowed, what to do next. Anything else that is raised is a
+bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class EmbedscopeError(Exception):
+    """Root of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(EmbedscopeError):
+    """A name, an option or an expression that no input could make right."""
+
+    exit_code = 2
+
+
+class InputError(EmbedscopeError):
+    """A file, a model or data that cannot be used as it is."""
+
+
+class UndefinedError(InputError):
+    """A metric that has no value on the data it was given."""
+
+
+class OutputError(EmbedscopeError):
+    """An output that exists already or cannot be written."""
+
+
+class MissingExtraError(EmbedscopeError):
+    """An optional dependency that is not installed."""
+
+
+def unknown(what: str, got: str, known: Iterable[str]) -> str:
+    """Word the message for a name that is not among the known ones, with the nearest of them.
+
+    >>> unknown("metric", "siluette", ["gini", "silhouette"])
+    "no metric 'siluette'; did you mean 'silhouette'? There are: gini, silhouette"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(got, names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    return f"no {what} '{got}'{hint} There are: {', '.join(names) or 'none'}"
+
+
+def check_choice(what: str, got: str, known: Iterable[str]) -> str:
+    """Return `got` if it is one of the known names, else raise a UsageError that names the nearest."""
+    names = list(known)
+    if got not in names:
+        raise UsageError(unknown(what, got, names))
+    return got

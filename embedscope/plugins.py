@@ -1,0 +1,135 @@
+"""Plugins: a file in the folder of its kind, or an entry point of a third party.
+
+`names(kind)` lists without importing; `load(kind, name)` imports one file and returns the object that has the file's name.
+A third party publishes one under the entry point group `embedscope.<kind>`. What a user types is a spec, `name` or
+`name(option=value)`; values are Python literals, and nothing of them is ever evaluated.
+
+A metric, `metrics/foo.py`:
+
+    @metric(better="higher", bounds=(0, 1), invariant=("rotation",), reference="doi:…")
+    def foo(features, labels, *, k=5): ...     # (N, D), (N,) -> 0-d tensor
+
+A loss, `losses/foo.py`, is likewise `foo(num_classes, dim, *, options) -> nn.Module` under `@loss(reference=…)`, whose
+`forward(features, labels, logits)` is a scalar. A model source is `models/foo.py`: `foo(location, options) -> module`; a data
+source `data/foo.py`: `foo(location) -> Dataset`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from embedscope.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Kind = Literal["metrics", "losses", "models", "data", "plotting"]
+
+# Modules that live in a kind's folder and are what its plugins share, not plugins.
+_SHARED: dict[str, frozenset[str]] = {
+    "losses": frozenset({"expression"}),
+    "models": frozenset({"checkpoint", "transforms"}),
+    "plotting": frozenset({"figure"}),
+}
+_SINGULAR = {
+    "metrics": "metric",
+    "losses": "loss",
+    "models": "model source",
+    "data": "data source",
+    "plotting": "kind of plot",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with its options, as a user types it: `soft_silhouette(tau_s=0.2)`, `mlp(128, 64)`."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inner = [repr(arg) for arg in self.args] + [f"{key}={value!r}" for key, value in self.options.items()]
+        return f"{self.name}({', '.join(inner)})" if inner else self.name
+
+
+def canonical(name: str) -> str:
+    """Dashes and underscores are the same: `soft-silhouette` is `soft_silhouette`."""
+    return name.strip().replace("-", "_")
+
+
+def names(kind: Kind) -> list[str]:
+    """List the plugins of a kind, sorted, without importing any of them."""
+    folder = Path(__file__).parent / kind
+    own = {path.stem for path in folder.glob("[!_]*.py")} - _SHARED.get(kind, frozenset())
+    return sorted(own | {point.name for point in _entry_points(kind)})
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Import one plugin and return the object that has its name; UsageError names the nearest if there is none."""
+    name = canonical(name)
+    if name not in names(kind):
+        raise UsageError(unknown(_SINGULAR[kind], name, names(kind)))
+    for point in _entry_points(kind):
+        if point.name == name:
+            return point.load()
+    return getattr(importlib.import_module(f"embedscope.{kind}.{name}"), name)
+
+
+def parse(text: str) -> Spec:
+    """Read `name`, `name(option=value)` or `name(value, …)`; UsageError if the bracket holds anything but literals.
+
+    What stands before the bracket may be anything (`timm:resnet18`, a path with brackets of its own).
+
+    >>> parse("soft-silhouette(tau_s=0.2)")
+    Spec(name='soft-silhouette', args=(), options={'tau_s': 0.2})
+    """
+    text = text.strip()
+    if not text.endswith(")"):
+        return Spec(text)
+    for start in (match.start() for match in re.finditer(r"\(", text)):
+        try:
+            args, options = literals(ast.parse(f"f{text[start:]}", mode="eval").body)
+        except (SyntaxError, ValueError):
+            continue
+        return Spec(text[:start].strip(), args, options)
+    raise UsageError(f"cannot read the options of '{text}': expected literals such as (option=1, other='a')")
+
+
+def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take the arguments of a parsed call as literals; ValueError for anything else."""
+    if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError("not a call with plain arguments")
+    options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    return tuple(ast.literal_eval(arg) for arg in call.args), options
+
+
+def bind(plugin: Callable[..., Any], spec: Spec) -> dict[str, Any]:
+    """Check a spec's options against the plugin's keyword options; return all of them, defaults included."""
+    known = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(plugin).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    if spec.args:
+        given = ", ".join(repr(arg) for arg in spec.args)
+        raise UsageError(f"options of {spec.name} need a name, as in {spec.name}(option={given}); {_takes(known)}")
+    for option in spec.options:
+        if option not in known:
+            raise UsageError(unknown(f"option of {spec.name}", option, known))
+    return {**known, **spec.options}
+
+
+def _takes(known: Mapping[str, Any]) -> str:
+    return "it takes " + ", ".join(f"{name}={value!r}" for name, value in known.items()) if known else "it takes none"
+
+
+def _entry_points(kind: str) -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group=f"embedscope.{kind}")
