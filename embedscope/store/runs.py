@@ -1,0 +1,153 @@
+"""The run directory of finetune, schema embedscope.finetune/1.
+
+    run.json                              options, data, and for each objective its trials and summary
+    before.h5                             the held-out rows as they came in, a feature store
+    <objective>/trial-<n>/after.h5        the same rows in the embedding of the trained head
+    <objective>/trial-<n>/head.safetensors
+    <objective>/trial-<n>/log.csv         one line an epoch
+
+Written to `NAME.partial` and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+
+from embedscope import __version__
+from embedscope.errors import InputError, OutputError
+from embedscope.store.format import partial_path
+from embedscope.store.reader import read_features
+from embedscope.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from torch import Tensor
+
+    from embedscope.records import FeatureSet, Finetuning
+
+SCHEMA = "embedscope.finetune/1"
+_MANIFEST = "run.json"
+_BEFORE = "before.h5"
+
+
+def as_json(result: Finetuning) -> dict[str, Any]:
+    """Lay a run out as run.json has it."""
+    fields = asdict(result)
+    del fields["path"]
+    return {"schema": SCHEMA, "embedscope": __version__, **fields}
+
+
+def check_run(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError unless a run may be written there: nothing is, or an earlier run that may be replaced."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / _MANIFEST).is_file():
+        raise OutputError(f"output {path} exists and is no run of finetune; choose another name")
+    if not overwrite:
+        raise OutputError(f"output {path} exists; choose another name or pass --overwrite")
+
+
+class RunWriter:
+    """A run directory in the making; use as a context manager, and `finish` it.
+
+    Leaving the context unfinished removes what was written.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        check_run(path, overwrite=overwrite)
+        self.path = path
+        self.partial = partial_path(path)
+
+    def __enter__(self) -> RunWriter:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        try:
+            self.partial.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error}") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def write_before(self, held_out: FeatureSet, provenance: Mapping[str, Any]) -> None:
+        """Write the held-out rows as they came in."""
+        self._write_store(_BEFORE, held_out, held_out.features[:].float(), held_out.layer, provenance)
+
+    def write_trial(
+        self,
+        directory: str,
+        *,
+        held_out: FeatureSet,
+        embedding: Tensor,
+        head: Mapping[str, Tensor],
+        log: Sequence[Mapping[str, float]],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write what one training gave: the embedding (N, E) of the held-out rows, the head's tensors and the log."""
+        (self.partial / directory).mkdir(parents=True)
+        self._write_store(f"{directory}/after.h5", held_out, embedding, "embedding", provenance)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
+        metadata = {key: json.dumps(value) for key, value in provenance["finetune"].items()}
+        safetensors.torch.save_file(tensors, self.partial / directory / "head.safetensors", metadata)
+        columns = list(dict.fromkeys(key for line in log for key in line))
+        with (self.partial / directory / "log.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(log)
+
+    def finish(self, result: Finetuning) -> None:
+        """Write the manifest, last, and give the directory its name."""
+        text = json.dumps(as_json(result), indent=1, allow_nan=False)
+        (self.partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.partial.rename(self.path)
+
+    def _write_store(self, name: str, rows: FeatureSet, features: Tensor, layer: str, provenance: Mapping[str, Any]) -> None:
+        with StoreWriter(
+            self.partial / name,
+            labels=rows.labels,
+            class_names=rows.class_names,
+            ids=list(rows.ids),
+            split=np.full(len(rows.labels), "test", dtype=object).tolist(),
+            provenance={"layers": {layer: {"pooling": "none"}}, **provenance},
+        ) as store:
+            store.add({layer: features.numpy()})
+
+
+def directory_names(expressions: Sequence[str]) -> list[str]:
+    """Turn objectives into folder names that are distinct and need no quoting: `ce + 0.5*silhouette` -> `ce_0.5-silhouette`."""
+    names: list[str] = []
+    for expression in expressions:
+        plain = re.sub(r"[^A-Za-z0-9._=+@-]+", "", re.sub(r"\*", "-", expression)).replace("+", "_") or "objective"
+        names.append(plain if plain not in names else f"{plain}-{len(names) + 1}")
+    return names
+
+
+def is_run(source: str) -> bool:
+    """Tell whether a path is a run directory."""
+    return (Path(source) / _MANIFEST).is_file()
+
+
+def open_run(source: str) -> list[FeatureSet]:
+    """Open the held-out rows of a run: before, and after the first trial of every objective; named by the objective."""
+    path = Path(source)
+    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("schema") != SCHEMA:
+        raise InputError(f"{path / _MANIFEST} has schema {manifest.get('schema')}, expected {SCHEMA}")
+    files = {"before": _BEFORE} | {
+        f"after {objective['expression']}": f"{objective['trials'][0]['directory']}/after.h5"
+        for objective in manifest["objectives"]
+    }
+    return [replace(read_features(str(path / file)), name=name) for name, file in files.items()]

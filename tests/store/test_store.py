@@ -1,0 +1,336 @@
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from embedscope.errors import InputError, OutputError, UsageError
+from embedscope.store import StoreWriter, check_finite, open_features, read_features, select, select_labelled, select_split
+from embedscope.store import format as layout
+from embedscope.store.format import chunk_rows, partial_path
+
+
+def test_round_trip(make_store):
+    features = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    path = make_store(
+        features,
+        [0, 1, 2, -1, 1, 0, 2, 2, 1, 0],
+        class_names=["naïve", "<b>", "c d"],
+        split=["train"] * 6 + ["test"] * 4,
+        magnitudes=np.abs(features),
+    )
+    found = read_features(str(path))
+    assert torch.equal(found.features[:], torch.from_numpy(features))
+    assert torch.equal(found.features[3:5], torch.from_numpy(features[3:5]))
+    assert torch.equal(found.magnitudes[:], torch.from_numpy(np.abs(features)))
+    assert (found.features.shape, found.features.dtype) == ((10, 3), torch.float32)
+    assert found.labels.tolist() == [0, 1, 2, -1, 1, 0, 2, 2, 1, 0]
+    assert found.class_names == ("naïve", "<b>", "c d")
+    assert list(found.split[[0, 9]]) == ["train", "test"]
+    assert (found.name, found.layer, found.ids[4]) == ("store", "embedding", "row4")
+
+
+def test_file_is_laid_out_as_the_format_says(make_store):
+    path = make_store(np.zeros((4, 2)), [0, 1, 1, 0], split=["a"] * 4)
+    with h5py.File(path) as file:
+        assert dict(file.attrs) == {"schema": "embedscope", "schema_version": 1, "complete": True}
+        assert set(file) == {"features", "labels", "class_names", "ids", "split", "rows", "provenance"}
+        assert file["features/embedding"].fletcher32
+        assert file["labels"].dtype == np.int64
+        assert file["rows/done"][()] == 4
+
+
+@pytest.mark.parametrize("sizes", [[1] * 23, [23], [7, 7, 9], [5, 5, 5, 5, 3]])
+def test_chunks_are_written_once_whole(tmp_path, monkeypatch, sizes):
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 5 * 4 * 2)  # five rows of two float32
+    features = np.arange(46, dtype=np.float32).reshape(23, 2)
+    written = []
+    real = h5py.Dataset.__setitem__
+
+    def spy(dataset, key, value):
+        if dataset.name == "/features/x":
+            written.append((key.start, key.stop))
+        real(dataset, key, value)
+
+    monkeypatch.setattr(h5py.Dataset, "__setitem__", spy)
+    with StoreWriter(
+        tmp_path / "a.h5", labels=np.zeros(23), class_names=["c"], ids=list(map(str, range(23))), split=None, provenance={}
+    ) as store:
+        start = 0
+        for size in sizes:
+            store.add({"x": features[start : start + size]})
+            start += size
+    assert all(start % 5 == 0 and (stop % 5 == 0 or stop == 23) for start, stop in written)
+    assert [start for start, _ in written[1:]] == [stop for _, stop in written[:-1]]
+    assert torch.equal(read_features(str(tmp_path / "a.h5")).features[:], torch.from_numpy(features))
+
+
+def test_chunk_holds_a_row_of_any_width():
+    assert chunk_rows(10**9, 4) == 1
+
+
+def test_error_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "deep" / "a.h5"
+
+    def interrupted():
+        with StoreWriter(path, labels=[0, 0], class_names=["c"], ids=["a", "b"], split=None, provenance={}) as store:
+            store.add({"x": np.zeros((1, 2), np.float32)})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_missing_rows_are_a_bug(tmp_path):
+    def too_few():
+        with StoreWriter(
+            tmp_path / "a.h5", labels=[0, 0], class_names=["c"], ids=["a", "b"], split=None, provenance={}
+        ) as store:
+            store.add({"x": np.zeros((1, 2), np.float32)})
+
+    with pytest.raises(ValueError, match="2 rows were announced, and not all of them were added"):
+        too_few()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_are_unique(tmp_path):
+    with pytest.raises(ValueError, match="1 distinct ids for 2 rows"):
+        StoreWriter(tmp_path / "a.h5", labels=[0, 0], class_names=["c"], ids=["a", "a"], split=None, provenance={})
+
+
+def test_existing_output_is_refused_untouched(make_store):
+    path = make_store(np.zeros((2, 2)), [0, 1])
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=r"exists; choose another name or pass --overwrite"):
+        StoreWriter(path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+    assert path.read_bytes() == before
+
+
+def test_folder_as_output_is_refused(tmp_path):
+    with pytest.raises(OutputError, match="is a folder"):
+        StoreWriter(tmp_path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        StoreWriter(tmp_path / "file" / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+
+
+def test_no_such_file():
+    with pytest.raises(InputError, match=r"no such file: nowhere\.h5"):
+        read_features("nowhere.h5")
+
+
+def test_not_hdf5(tmp_path):
+    (tmp_path / "a.h5").write_text("hello")
+    with pytest.raises(InputError, match="is not an HDF5 file, or it is cut short"):
+        read_features(str(tmp_path / "a.h5"))
+
+
+def test_cut_short(make_store):
+    path = make_store(np.zeros((400, 50)), np.arange(400) % 2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="is not an HDF5 file, or it is cut short"):
+        read_features(str(path))
+
+
+def test_other_hdf5(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(InputError, match="is HDF5 but no embedscope store"):
+        read_features(str(tmp_path / "a.h5"))
+
+
+def test_unfinished_store_names_the_command(make_store):
+    path = make_store(np.zeros((2, 2)), [0, 1])
+    with h5py.File(path, "a") as file:
+        file.attrs["complete"] = False
+        file["rows/done"][()] = 1
+    with pytest.raises(InputError, match=r"is unfinished \(1 of 2 rows\); run again: embedscope extract net.py:Net"):
+        read_features(str(path))
+
+
+def test_newer_version_is_refused(make_store):
+    path = make_store(np.zeros((2, 2)), [0, 1])
+    with h5py.File(path, "a") as file:
+        file.attrs["schema_version"] = 2
+    with pytest.raises(InputError, match="has format version 2; this embedscope reads up to 1"):
+        read_features(str(path))
+
+
+def test_labels_of_another_length(make_store):
+    path = make_store(np.zeros((4, 2)), [0, 1, 0, 1])
+    with h5py.File(path, "a") as file:
+        del file["labels"]
+        file["labels"] = np.zeros(3, dtype=np.int64)
+    with pytest.raises(InputError, match=r"/features/embedding is \(4, 2\) for 3 labels"):
+        read_features(str(path))
+
+
+def test_labels_without_a_name(make_store):
+    path = make_store(np.zeros((2, 2)), [0, 1])
+    with h5py.File(path, "a") as file:
+        file["labels"][0] = 7
+    with pytest.raises(InputError, match="labels run from 1 to 7 for 2 classes"):
+        read_features(str(path))
+
+
+def test_damaged_rows(make_store):
+    path = make_store(np.arange(4000, dtype=np.float32).reshape(1000, 4), np.arange(1000) % 2)
+    content = bytearray(path.read_bytes())
+    needle = np.arange(400, 404, dtype=np.float32).tobytes()
+    content[content.index(needle) + 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match="is damaged: rows of /features/embedding cannot be read"):
+        read_features(str(path)).features[:]
+
+
+def two_layers(tmp_path):
+    with StoreWriter(
+        tmp_path / "two.h5",
+        labels=[0, 1],
+        class_names=["a", "b"],
+        ids=["x", "y"],
+        split=None,
+        provenance={"layers": {"late": {}, "early": {}}},
+    ) as store:
+        store.add({"late": np.ones((2, 3), np.float32), "early": np.zeros((2, 2), np.float16)})
+    return str(tmp_path / "two.h5")
+
+
+def test_layers_come_in_the_order_of_extraction(tmp_path):
+    found = open_features([two_layers(tmp_path)])
+    assert [(features.name, features.layer) for features in found] == [("two:late", "late"), ("two:early", "early")]
+    assert found[1].features.dtype == torch.float16
+
+
+def test_a_layer_has_to_be_chosen(tmp_path):
+    with pytest.raises(UsageError, match="has several layers: late, early; choose one with --layer"):
+        read_features(two_layers(tmp_path))
+
+
+def test_unknown_layer_names_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'late'"):
+        open_features([two_layers(tmp_path)], layers=["lata"])
+
+
+def test_names(make_store, tmp_path):
+    path = str(make_store(np.zeros((2, 2)), [0, 1]))
+    assert open_features([f"mine={path}"])[0].name == "mine"
+    (tmp_path / "a").mkdir()
+    other = make_store(np.zeros((2, 2)), [0, 1], name="a/store.h5")
+    assert [f.name for f in open_features([path, str(other)])] == [f"{path}:embedding", f"{other}:embedding"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "codes"),
+    [
+        (np.array([3, 7, 3, -1]), ("3", "7"), [0, 1, 0, -1]),
+        (np.array(["b", "a", "b", "c"]), ("a", "b", "c"), [1, 0, 1, 2]),
+        (np.array([b"b", b"a", b"b", b"b"]), ("a", "b"), [1, 0, 1, 1]),
+        (np.array([1.0, 2.0, 1.0, 5.0]), ("1", "2", "5"), [0, 1, 0, 2]),
+        (np.array([True, False, True, True]), ("False", "True"), [1, 0, 1, 1]),
+        (np.array([2, 3, 2, 9], dtype=np.uint8), ("2", "3", "9"), [0, 1, 0, 2]),
+    ],
+)
+def test_npz_labels_of_any_kind(tmp_path, labels, names, codes):
+    np.savez(tmp_path / "a.npz", X=np.zeros((4, 2)), y=labels)
+    found = read_features(str(tmp_path / "a.npz"))
+    assert found.class_names == names
+    assert found.labels.tolist() == codes
+
+
+def test_npz_class_names_and_rows(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.arange(6).reshape(3, 2), y=[2, 0, -1], class_names=["x", "y", "z"], split=["a", "b", "a"])
+    found = read_features(str(tmp_path / "a.npz"))
+    assert found.class_names == ("x", "y", "z")
+    assert found.labels.tolist() == [2, 0, -1]
+    assert found.features[:].dtype == torch.float32
+    assert (list(found.ids), list(found.split)) == (["0", "1", "2"], ["a", "b", "a"])
+
+
+def test_npy_pair(tmp_path):
+    np.save(tmp_path / "f.npy", np.ones((3, 2), np.float16))
+    np.save(tmp_path / "l.npy", [0, 1, 1])
+    found = read_features(f"both={tmp_path / 'f.npy'},{tmp_path / 'l.npy'}")
+    assert (found.name, found.labels.tolist(), found.features.dtype) == ("both", [0, 1, 1], torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"X": np.zeros((3, 2)), "y": [0, 1]}, r"X has 3 rows, but y has shape \(2,\)"),
+        ({"X": np.zeros((3, 2))}, "has no y; it holds X"),
+        ({"X": np.zeros((0, 2)), "y": np.zeros(0, np.int64)}, "has no rows"),
+        ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X has to be numbers of shape \(N, D\)"),
+        ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels have to be whole numbers or text"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b"]}, "label 2 has no name among 2"),
+    ],
+)
+def test_npz_that_cannot_be_used(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        read_features(str(tmp_path / "a.npz"))
+
+
+def test_npz_never_unpickles(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.array([{"a": 1}, None], dtype=object), y=[0, 1])
+    with pytest.raises(InputError, match="cannot be read as NumPy arrays"):
+        read_features(str(tmp_path / "a.npz"))
+
+
+def test_npy_alone(tmp_path):
+    np.save(tmp_path / "f.npy", np.ones((3, 2)))
+    with pytest.raises(InputError, match=r"give both as X.npy,y.npy"):
+        read_features(str(tmp_path / "f.npy"))
+
+
+def test_selection_reads_the_chosen_rows(make_store):
+    features = np.arange(24, dtype=np.float32).reshape(12, 2)
+    labels = np.array([0, 1, -1] * 4)
+    found = read_features(str(make_store(features, labels, split=["train"] * 6 + ["test"] * 6, magnitudes=features)))
+    kept, unlabelled = select_labelled(select_split(found, "test"))
+    rows = [6, 7, 9, 10]
+    assert unlabelled == 2
+    assert torch.equal(kept.features[:], torch.from_numpy(features[rows]))
+    assert torch.equal(kept.features[1:3], torch.from_numpy(features[[7, 9]]))
+    assert torch.equal(kept.magnitudes[2:], torch.from_numpy(features[[9, 10]]))
+    assert kept.features[4:].shape == (0, 2)
+    assert list(kept.ids) == [f"row{row}" for row in rows]
+    assert kept.features.shape == (4, 2)
+
+
+def test_selecting_all_is_the_same_object(make_store):
+    found = read_features(str(make_store(np.zeros((2, 2)), [0, 1])))
+    assert select(found, np.ones(2, dtype=bool)) is found
+
+
+def test_unknown_split(make_store):
+    found = read_features(str(make_store(np.zeros((2, 2)), [0, 1], split=["train", "test"])))
+    with pytest.raises(UsageError, match="did you mean 'test'"):
+        select_split(found, "tset")
+
+
+def test_split_of_features_without(make_store):
+    found = read_features(str(make_store(np.zeros((2, 2)), [0, 1])))
+    with pytest.raises(InputError, match="has no splits; leave out --split test"):
+        select_split(found, "test")
+
+
+def test_no_label_at_all(make_store):
+    found = read_features(str(make_store(np.zeros((2, 2)), [-1, -1])))
+    with pytest.raises(InputError, match="has 2 rows and none of them has a label"):
+        select_labelled(found)
+
+
+def test_rows_that_are_not_finite_are_named(make_store):
+    features = np.zeros((9, 2))
+    features[[1, 4, 5, 6, 7, 8], 1] = [np.nan, np.inf, -np.inf, np.nan, np.nan, np.nan]
+    found = read_features(str(make_store(features, np.arange(9) % 2)))
+    with pytest.raises(InputError, match=r"6 of 9 rows of the features hold NaN .*: rows 1 \(row1\), 4 \(row4\), .*…"):
+        check_finite(found)
+
+
+def test_partial_lies_beside(tmp_path):
+    assert partial_path(tmp_path / "a.h5") == tmp_path / "a.h5.partial"
