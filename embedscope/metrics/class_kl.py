@@ -1,0 +1,58 @@
+"""The divergence between how often a class occurs and how much of the channels it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from embedscope.metrics import metric
+from embedscope.ops.channel_classes import class_histograms, histogram_divergence, streamed_channel_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedscope.records import Rows
+
+
+def class_kl_details(
+    features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature"
+) -> dict[str, Any]:
+    """Compute the divergence with the two histograms it compares, by label."""
+    shares, classes = streamed_channel_shares(features, labels, activation=activation)
+    feature, label = class_histograms(shares, classes)
+    names = classes.labels.tolist()
+    silent = int((feature < 1e-9).sum())
+    return {
+        "value": histogram_divergence(feature, label, direction=direction),
+        "feature_histogram": dict(zip(names, feature.tolist(), strict=True)),
+        "label_histogram": dict(zip(names, label.tolist(), strict=True)),
+        "note": f"{silent} of {len(names)} classes activate no channel" if silent else None,
+    }
+
+
+@metric(
+    better="lower",
+    bounds=(0, None),
+    invariant=("scale", "channel_scale"),
+    reference="arXiv:2202.07073",
+    details=class_kl_details,
+    reads="magnitudes",
+)
+def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature") -> Tensor:
+    """Divergence between the class histogram of the labels and that of the features, in nats.
+
+    The class histogram of the features is the share that each class has of the channels' mass, S-bar summed over channels.
+
+    Args:
+        features: (N, C) activations, any float dtype.
+        labels: (N,) integers; gaps allowed.
+        activation: "abs" (the authors' code), "relu" or "none".
+        direction: "target_to_feature" is KL(labels || features), the authors' code; "feature_to_target" the paper's notation.
+
+    Returns:
+        0-d float64 tensor >= 0, lower is better. A class that activates no channel has a mass of 1e-10 instead of 0, which
+        makes the first direction large and keeps it finite.
+
+    Reference: arXiv:2202.07073 eqs. 6-7.
+    """
+    value: Tensor = class_kl_details(features, labels, activation=activation, direction=direction)["value"]
+    return value

@@ -1,0 +1,63 @@
+"""How many dimensions the embedding uses: the explained-variance curve of its principal components."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from embedscope.errors import UndefinedError, UsageError
+from embedscope.metrics import metric
+from embedscope.ops.spectrum import covariance_eigenvalues
+
+if TYPE_CHECKING:
+    from embedscope.records import Rows
+
+
+def explained_variance_curve(features: Rows, labels: Tensor | None = None) -> Tensor:
+    """Compute the share of the variance in the first 1, 2, … principal components.
+
+    Args:
+        features: (N, D), any float dtype; centred inside.
+        labels: not used; metrics take them.
+
+    Returns:
+        (min(N, D),) float64, ascending to 1.
+
+    Raises:
+        UndefinedError: all rows are equal.
+
+    Reference: Jolliffe 2002, doi:10.1007/b98835, section 6.1.1.
+    """
+    eigenvalues = covariance_eigenvalues(features, None if labels is None else labels.device)
+    total = eigenvalues.sum()
+    if total <= 0:
+        raise UndefinedError("all rows are equal: there is no variance to explain")
+    return (eigenvalues / total).cumsum(dim=0).clamp(max=1)
+
+
+def explained_variance_details(features: Rows, labels: Tensor | None = None, *, threshold: float = 0.95) -> dict[str, Any]:
+    """Compute the number of components with the curve that it is read from."""
+    if not isinstance(threshold, int | float) or not 0 < threshold <= 1:
+        raise UsageError(f"threshold has to be a share in (0, 1], got {threshold!r}")
+    curve = explained_variance_curve(features, labels)
+    # A curve that meets the threshold exactly may miss it by rounding.
+    reached = curve >= threshold - 1e-12
+    return {"value": torch.argmax(reached.int()) + 1, "threshold": threshold, "curve": curve}
+
+
+@metric(
+    better=None,
+    bounds=(1, None),
+    invariant=("translation", "rotation", "scale"),
+    reference="doi:10.1007/b98835",
+    details=explained_variance_details,
+)
+def explained_variance(features: Rows, labels: Tensor | None = None, *, threshold: float = 0.95) -> Tensor:
+    """Number of principal components that hold a share `threshold` of the variance.
+
+    (N, D) -> 0-d integer tensor in [1, min(N, D)]; neither direction is better. The curve is `explained_variance_curve`.
+    """
+    value: Tensor = explained_variance_details(features, labels, threshold=threshold)["value"]
+    return value

@@ -1,0 +1,61 @@
+"""The Gini impurity of the channels: does a channel answer to one class, or to all of them alike?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from embedscope.errors import UndefinedError
+from embedscope.metrics import metric
+from embedscope.ops.channel_classes import channel_gini, streamed_channel_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedscope.records import Rows
+
+
+def gini_channels(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Tensor:
+    """Compute the impurity 1 - sum_j S-bar(i, j)² of every channel i, S-bar being its class means, normalised to sum 1.
+
+    Args:
+        features: (N, C) activations, any float dtype; best the mean of |activation| over positions, where there are any.
+        labels: (N,) integers; gaps allowed.
+        activation: "abs" (the authors' code), "relu", or "none" for what is non-negative already.
+        dead: "keep" counts a channel that is zero everywhere as 1 (the authors' code), "ignore" leaves it out.
+
+    Returns:
+        (C,) float64 in [0, 1 - 1/K], lower is better: 0 answers to one class only. 1 for a dead channel.
+
+    Reference: arXiv:2202.07073 eq. 5.
+    """
+    shares, _ = streamed_channel_shares(features, labels, activation=activation)
+    return channel_gini(shares, dead=dead)
+
+
+def gini_details(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> dict[str, Any]:
+    """Compute the mean and the values of the channels at once, with a note that counts the dead ones."""
+    shares, _ = streamed_channel_shares(features, labels, activation=activation)
+    impurity = channel_gini(shares, dead=dead)
+    if not len(impurity):
+        raise UndefinedError(f"all {len(shares)} channels are dead")
+    silent = int((shares.sum(dim=1) == 0).sum())
+    treated = "counted as impurity 1" if dead == "keep" else "left out"
+    note = f"{silent} of {len(shares)} channels are dead, {treated}" if silent else None
+    return {"value": impurity.mean(), "per_channel": impurity, "dead_channels": silent, "note": note}
+
+
+@metric(
+    better="lower",
+    bounds=(0, 1),
+    invariant=("scale", "channel_scale"),
+    reference="arXiv:2202.07073",
+    details=gini_details,
+    reads="magnitudes",
+)
+def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Tensor:
+    """How evenly a channel's activation is spread over the classes: mean of `gini_channels`.
+
+    (N, C), (N,) -> 0-d float64 tensor in [0, 1], lower is better. UndefinedError if dead="ignore" leaves no channel.
+    """
+    value: Tensor = gini_details(features, labels, activation=activation, dead=dead)["value"]
+    return value

@@ -1,0 +1,1 @@
+"""Mathematics on tensors, without opinion: what metrics and losses share."""

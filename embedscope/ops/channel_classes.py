@@ -1,0 +1,86 @@
+"""How the activation of each channel is shared among the classes: behind the Gini impurity and the class-histogram KL.
+
+arXiv:2202.07073 eqs. 1-4. With the class mean s(i, j) of channel i over the samples of class j,
+    S-bar(i, j) = s(i, j) / sum_k s(i, k)        (C, K), rows sum to 1; 0 for a dead channel
+    H_S(j)      = sum_i S-bar(i, j) / total      (K,), the class histogram of the features
+    H_Y(j)      = n_j / N                        (K,), that of the labels
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from embedscope.errors import InputError, check_choice
+from embedscope.ops.blocks import over_rows
+from embedscope.ops.class_moments import Classes, class_sums, present_classes
+
+if TYPE_CHECKING:
+    from embedscope.records import Rows
+
+ACTIVATIONS = ("abs", "relu", "none")
+DEAD = ("keep", "ignore")
+DIRECTIONS = ("target_to_feature", "feature_to_target")
+
+# What the authors' code adds to the mass of a class, so that a silent class has a finite logarithm.
+_HISTOGRAM_EPS = 1e-10
+
+
+def activate(values: Tensor, activation: str) -> Tensor:
+    """Make activations non-negative, without which S-bar is no distribution: "abs" (the authors' code), "relu" or "none"."""
+    check_choice("activation", activation, ACTIVATIONS)
+    if activation == "none" and bool((values < 0).any()):
+        raise InputError("activation='none' needs features that are not negative; use 'abs' or 'relu'")
+    if activation == "none":
+        return values
+    return values.abs() if activation == "abs" else values.relu()
+
+
+def channel_shares(values: Tensor, classes: Classes) -> Tensor:
+    """Compute S-bar from the activations of one batch, with gradients: (B, C) >= 0 -> (C, K)."""
+    return _normalized(class_sums(values, classes.index, len(classes)) / classes.counts[:, None])
+
+
+def streamed_channel_shares(features: Rows, labels: Tensor, *, activation: str) -> tuple[Tensor, Classes]:
+    """Compute S-bar of any number of rows in one pass, in float64: (N, C), (N,) -> (C, K), the classes."""
+    classes = present_classes(labels)
+    sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64, device=labels.device)
+    for block, values in over_rows(features, torch.float64, labels.device):
+        sums += class_sums(activate(values, activation), classes.index[block], len(classes))
+    return _normalized(sums / classes.counts[:, None]), classes
+
+
+def _normalized(means: Tensor) -> Tensor:
+    # (K, C) class means -> (C, K) shares. Dividing by the largest first keeps tiny channels from underflow in the sum.
+    total = means.sum(dim=0)
+    return torch.where(total > 0, means / torch.where(total > 0, total, 1), 0).T
+
+
+def channel_gini(shares: Tensor, *, dead: str) -> Tensor:
+    """Compute the impurity 1 - sum_j S-bar(i, j)² of each channel: (C, K) -> (C,), or fewer with dead="ignore".
+
+    In [0, 1 - 1/K] for a channel that is active; exactly 1 for a dead one, which "ignore" leaves out.
+    """
+    check_choice("dead", dead, DEAD)
+    impurity = 1 - shares.square().sum(dim=1)
+    return impurity[shares.sum(dim=1) > 0] if dead == "ignore" else impurity
+
+
+def class_histograms(shares: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
+    """Compute H_S and H_Y over the classes present: (C, K) -> (K,), (K,)."""
+    mass = shares.sum(dim=0)  # (K,)
+    counts = classes.counts.to(mass.dtype)
+    return (mass + _HISTOGRAM_EPS) / mass.sum().clamp(min=_HISTOGRAM_EPS), counts / counts.sum()
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Compute the Kullback-Leibler divergence KL(p || q) in nats: (K,), (K,) -> scalar; 0 ln 0 is 0."""
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum()
+
+
+def histogram_divergence(feature: Tensor, label: Tensor, *, direction: str) -> Tensor:
+    """Compute KL(H_Y || H_S), the direction of the authors' code, or KL(H_S || H_Y), that of the paper's notation."""
+    check_choice("direction", direction, DIRECTIONS)
+    return divergence(label, feature) if direction == "target_to_feature" else divergence(feature, label)

@@ -1,0 +1,94 @@
+"""Gini and class-histogram KL, which read the same class shares."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from embedscope.errors import InputError, UndefinedError, UsageError
+from embedscope.metrics.class_kl import class_kl, class_kl_details
+from embedscope.metrics.gini import gini, gini_channels, gini_details
+from embedscope.ops import blocks
+from tests.oracles import metrics as oracles
+
+
+@pytest.fixture
+def sample():
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(40, 9, generator=generator, dtype=torch.float64)
+    features[:, 2] = 0  # dead
+    features[:, 5] *= 1e-12
+    labels = torch.tensor([5, 0, 0, 2] * 9 + [2, 2, 2, 11])
+    return features, labels
+
+
+def test_gini_equals_naive_loops(sample):
+    np.testing.assert_allclose(gini_channels(*sample), oracles.gini(*sample), atol=1e-10, rtol=0)
+    assert float(gini(*sample)) == pytest.approx(oracles.gini(*sample).mean(), abs=1e-10)
+
+
+@pytest.mark.parametrize("direction", ["target_to_feature", "feature_to_target"])
+def test_class_kl_equals_naive_loops(sample, direction):
+    found = class_kl(*sample, direction=direction)
+    assert float(found) == pytest.approx(oracles.class_kl(*sample, direction), abs=1e-10)
+
+
+def test_dead_channels_are_one_or_left_out(sample):
+    assert gini_channels(*sample)[2] == 1
+    assert len(gini_channels(*sample, dead="ignore")) == 8
+    details = gini_details(*sample)
+    assert details["dead_channels"] == 1
+    assert details["note"] == "1 of 9 channels are dead, counted as impurity 1"
+
+
+def test_a_channel_a_class_is_pure():
+    features = torch.eye(4, dtype=torch.float64).repeat(3, 1)
+    labels = torch.arange(4).repeat(3)
+    assert float(gini(features, labels)) == 0
+    assert float(class_kl(features, labels)) == pytest.approx(0, abs=1e-9)
+
+
+def test_even_channels_are_most_impure():
+    assert float(gini(torch.ones(12, 5), torch.arange(12) % 4)) == pytest.approx(1 - 1 / 4)
+
+
+def test_relu_class_that_is_silent_stays_finite():
+    features = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 1])
+    details = class_kl_details(features, labels, activation="relu")
+    assert float(details["value"]) == pytest.approx(0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-10), rel=1e-9)
+    assert details["note"] == "1 of 2 classes activate no channel"
+
+
+def test_histograms_are_by_label(sample):
+    details = class_kl_details(*sample)
+    assert list(details["label_histogram"]) == [0, 2, 5, 11]
+    assert details["label_histogram"][11] == pytest.approx(1 / 40)
+    assert sum(details["feature_histogram"].values()) == pytest.approx(1, abs=1e-9)
+
+
+def test_blocks_do_not_change_the_result(sample, monkeypatch):
+    whole = gini_channels(*sample)
+    monkeypatch.setattr(blocks.row_slices, "__defaults__", (300,))
+    torch.testing.assert_close(gini_channels(*sample), whole, atol=1e-14, rtol=0)
+
+
+def test_all_dead_is_undefined_without_them():
+    with pytest.raises(UndefinedError, match="all 3 channels are dead"):
+        gini(torch.zeros(4, 3), torch.tensor([0, 0, 1, 1]), dead="ignore")
+
+
+def test_raw_activations_may_not_be_negative(sample):
+    with pytest.raises(InputError, match="needs features that are not negative"):
+        gini(*sample, activation="none")
+
+
+def test_unknown_activation(sample):
+    with pytest.raises(UsageError, match="no activation 'rely'; did you mean 'relu'"):
+        class_kl(*sample, activation="rely")
+
+
+def test_unknown_direction(sample):
+    with pytest.raises(UsageError, match="no direction 'both'"):
+        class_kl(*sample, direction="both")

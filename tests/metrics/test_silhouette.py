@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+from embedscope.errors import UndefinedError, UsageError
+from embedscope.metrics.silhouette import silhouette, silhouette_samples
+from embedscope.ops import blocks
+from tests.oracles import metrics as oracles
+
+DISTANCES = ("euclidean", "sqeuclidean", "cosine")
+
+
+def sklearn_samples(features, labels, distance):
+    return torch.from_numpy(sklearn_metrics.silhouette_samples(features.numpy(), labels.numpy(), metric=distance))
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_digits_equal_sklearn(digits, distance):
+    # Whole numbers: scikit-learn's own product is exact here, so nothing but rounding of means is left.
+    features, labels = digits
+    found = silhouette_samples(features, labels, distance=distance)
+    torch.testing.assert_close(found, sklearn_samples(features, labels, distance), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(("rows", "classes"), [(40, 2), (60, 7), (120, 60), (50, 49)])
+def test_random_equal_sklearn(rows, classes, distance):
+    # From two classes to N - 1, so with one-member classes; labels with gaps, not sorted, some negative.
+    generator = torch.Generator().manual_seed(rows)
+    features = torch.randn(rows, 5, generator=generator, dtype=torch.float64)
+    labels = (torch.arange(rows) % classes)[torch.randperm(rows, generator=generator)] * 3 - 5
+    found = silhouette_samples(features, labels, distance=distance)
+    torch.testing.assert_close(found, sklearn_samples(features, labels, distance), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_duplicates_equal_naive_loops(distance):
+    # scikit-learn is 2e-8 off here: its product leaves equal rows at a distance that is not zero.
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(24, 6, generator=generator, dtype=torch.float64)
+    features[4:8] = features[0]
+    features[12] = features[1]
+    features[20:22] = 0
+    labels = torch.tensor([0, 1, 2, 0] * 5 + [3, 3, 4, 5])
+    found = silhouette_samples(features, labels, distance=distance)
+    np.testing.assert_allclose(found, oracles.silhouette(features, labels, distance), atol=1e-10, rtol=0)
+
+
+def test_zero_rows_have_cosine_zero_like_sklearn():
+    features = torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 2], [3, 3], [0, 0], [-1, 1]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    expected = sklearn_samples(features, labels, "cosine")
+    torch.testing.assert_close(silhouette_samples(features, labels, distance="cosine"), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_float32_features_far_from_the_origin(distance, offset):
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(300) % 10
+    features = torch.randn(300, 32, generator=generator) + torch.randn(10, 32, generator=generator)[labels] + offset
+    exact = torch.from_numpy(oracles.silhouette(features[:300:6].double(), labels[:300:6], distance))
+    found = silhouette_samples(features[:300:6], labels[:300:6], distance=distance)
+    torch.testing.assert_close(found, exact, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_two_collapsed_classes_in_one_place_are_zero(distance):
+    features = torch.tensor([[0.1, 0.7, 0.3]]).repeat(9, 1).double()
+    features[6:] += torch.tensor([2.0, -1.0, 0.5])
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    found = silhouette_samples(features, labels, distance=distance)
+    assert found.tolist() == pytest.approx([0.0] * 6 + [1.0] * 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_constant_features_are_zero(distance):
+    found = silhouette_samples(torch.full((30, 3), 1.1), torch.arange(30) % 3, distance=distance)
+    assert found.abs().max() == 0
+
+
+def test_blocks_do_not_change_the_result(digits, monkeypatch):
+    features, labels = digits[0][:200], digits[1][:200]
+    whole = silhouette_samples(features, labels)
+    monkeypatch.setattr("embedscope.ops.class_distances._TILE", 17)
+    monkeypatch.setattr(blocks.row_slices, "__defaults__", (2000,))
+    torch.testing.assert_close(silhouette_samples(features, labels), whole, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_any_float_dtype_is_measured_in_float64(digits, dtype):
+    features, labels = digits[0][:100].to(dtype), digits[1][:100]  # 0..16 is exact in all of them
+    found = silhouette_samples(features, labels)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, silhouette_samples(features.double(), labels), atol=0, rtol=0)
+
+
+def test_one_class_is_undefined():
+    with pytest.raises(UndefinedError, match="needs at least 2 classes, got 1"):
+        silhouette(torch.randn(5, 2), torch.zeros(5, dtype=torch.int64))
+
+
+def test_unknown_distance():
+    with pytest.raises(UsageError, match="no distance 'cosin'; did you mean 'cosine'"):
+        silhouette(torch.randn(4, 2), torch.tensor([0, 0, 1, 1]), distance="cosin")

@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from embedscope.ops.blocks import over_rows, row_slices
+
+
+@pytest.mark.parametrize(("rows", "row_bytes", "limit"), [(10, 1, 3), (10, 100, 1), (0, 8, 8), (7, 1, 100)])
+def test_slices_cover_the_rows_once(rows, row_bytes, limit):
+    slices = list(row_slices(rows, row_bytes, limit))
+    assert [row for block in slices for row in range(rows)[block]] == list(range(rows))
+    assert all(block.stop - block.start <= max(1, limit // row_bytes) for block in slices)
+
+
+def test_over_rows_reads_slices_only():
+    class Lazy:
+        shape, dtype = (5, 2), torch.float16
+
+        def __getitem__(self, rows):
+            assert isinstance(rows, slice)
+            return torch.arange(10, dtype=torch.float16).reshape(5, 2)[rows]
+
+    blocks = [block for _, block in over_rows(Lazy(), torch.float64)]
+    assert torch.equal(torch.cat(blocks), torch.arange(10, dtype=torch.float64).reshape(5, 2))

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+from embedscope.ops.pairwise import distances, squared_distances
+
+
+@pytest.fixture
+def rows():
+    return torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_equals_scipy(rows):
+    expected = cdist(rows[:15], rows[10:], "sqeuclidean")
+    np.testing.assert_allclose(squared_distances(rows[:15], rows[10:]), expected, atol=1e-13)
+
+
+def test_equal_rows_are_exactly_zero_apart(rows):
+    assert squared_distances(rows, rows).diagonal().abs().max() == 0
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-7, 1e-12])
+def test_near_rows_keep_their_digits(rows, gap):
+    moved = rows.clone()
+    moved[:, 0] += gap
+    expected = (moved[:, 0] - rows[:, 0]) ** 2
+    torch.testing.assert_close(squared_distances(rows, moved).diagonal(), expected, rtol=1e-6, atol=0)
+
+
+def test_never_negative_in_float32():
+    # 64 exact duplicates among 256 rows far from the origin, where a bare product gives square roots of negative numbers.
+    rows = torch.randn(256, 768, generator=torch.Generator().manual_seed(1)) + 3
+    rows = torch.cat([rows, rows[:64]])
+    assert squared_distances(rows, rows).min() == 0
+
+
+def test_batch_distances_equal_scipy(rows):
+    np.testing.assert_allclose(distances(rows), cdist(rows, rows), atol=1e-7)  # equal rows: sqrt of rounding
+    assert distances(rows).diagonal().abs().max() == 0
+
+
+def test_batch_distances_have_finite_gradients_at_duplicates(rows):
+    rows = torch.cat([rows, rows[:5], torch.zeros(2, 7, dtype=torch.float64)]).requires_grad_()
+    distances(rows).sum().backward()
+    assert torch.isfinite(rows.grad).all()

@@ -1,0 +1,94 @@
+"""Naive loops written from the papers' formulas: slow, obvious, one function a metric, named like it."""
+
+import math
+
+import numpy as np
+
+
+def _distance(x, y, distance):
+    if distance == "euclidean":
+        return math.sqrt(sum((a - b) ** 2 for a, b in zip(x, y, strict=True)))
+    if distance == "sqeuclidean":
+        return sum((a - b) ** 2 for a, b in zip(x, y, strict=True))
+    lengths = math.sqrt(sum(a * a for a in x)) * math.sqrt(sum(b * b for b in y))
+    return 1 - (sum(a * b for a, b in zip(x, y, strict=True)) / lengths if lengths else 0.0)
+
+
+def _means(features, labels, distance):
+    """For each sample: a (None if it is alone), and {class: mean distance} of the others."""
+    found = []
+    for i, x in enumerate(features):
+        by_class = {}
+        for j, y in enumerate(features):
+            if i != j:
+                by_class.setdefault(labels[j], []).append(_distance(x, y, distance))
+        own = by_class.pop(labels[i], None)
+        found.append((sum(own) / len(own) if own else None, {c: sum(d) / len(d) for c, d in by_class.items()}))
+    return found
+
+
+def silhouette(features, labels, distance="euclidean"):
+    values = []
+    for a, others in _means(features.tolist(), labels.tolist(), distance):
+        b = min(others.values())
+        values.append(0.0 if a is None or max(a, b) == 0 else (b - a) / max(a, b))
+    return np.array(values)
+
+
+def soft_silhouette(features, labels, tau_s=0.1, tau_m=0.1, softmin="lse", distance="euclidean", normalize=True):
+    rows = features.tolist()
+    if normalize:
+        rows = [[v / (math.sqrt(sum(u * u for u in row)) or 1.0) for v in row] for row in rows]
+    values = []
+    for a, others in _means(rows, labels.tolist(), distance):
+        d = list(others.values())
+        if softmin == "hard":
+            b = min(d)
+        elif softmin == "weighted":
+            weights = [math.exp(-(x - min(d)) / tau_s) for x in d]
+            b = sum(w * x for w, x in zip(weights, d, strict=True)) / sum(weights)
+        else:
+            b = min(d) - tau_s * math.log(sum(math.exp(-(x - min(d)) / tau_s) for x in d))
+            if softmin == "lme":
+                b += tau_s * math.log(len(d))
+        if a is None:
+            values.append(0.0)
+        else:
+            values.append((b - a) / (max(a, b) + tau_m * math.log1p(math.exp(-abs(a - b) / tau_m))))
+    return np.array(values)
+
+
+def _shares(features, labels):
+    """S-bar as nested lists: channel -> class (in order of the sorted labels) -> share; all 0 for a dead channel."""
+    classes = sorted(set(labels))
+    shares = []
+    for channel in range(len(features[0])):
+        means = []
+        for c in classes:
+            values = [abs(row[channel]) for row, label in zip(features, labels, strict=True) if label == c]
+            means.append(sum(values) / len(values))
+        total = sum(means)
+        shares.append([m / total if total else 0.0 for m in means])
+    return shares
+
+
+def gini(features, labels):
+    return np.array([1 - sum(p * p for p in shares) for shares in _shares(features.tolist(), labels.tolist())])
+
+
+def class_kl(features, labels, direction="target_to_feature"):
+    labels = labels.tolist()
+    shares = _shares(features.tolist(), labels)
+    classes = sorted(set(labels))
+    mass = [sum(channel[j] for channel in shares) for j in range(len(classes))]
+    feature = [(m + 1e-10) / sum(mass) for m in mass]
+    target = [labels.count(c) / len(labels) for c in classes]
+    p, q = (target, feature) if direction == "target_to_feature" else (feature, target)
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def explained_variance(features):
+    """The cumulative curve, by singular values of the centred rows instead of eigenvalues of a covariance."""
+    centred = features - features.mean(axis=0)
+    variances = np.linalg.svd(centred, compute_uv=False) ** 2
+    return np.cumsum(variances) / variances.sum()
