@@ -1,0 +1,59 @@
+"""The soft silhouette of a batch, as a loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from embedscope.errors import check_choice
+from embedscope.losses import loss
+from embedscope.ops.class_distances import DISTANCES, batch_class_distances
+from embedscope.ops.silhouettes import check_soft_options, soft_minimum, soft_silhouette
+
+
+@loss(reference="arXiv:2604.08573")
+class silhouette(nn.Module):  # noqa: N801
+    """Minus the mean soft silhouette of the batch: above -1, lower is better.
+
+    The options are those of the metric `soft_silhouette`, which is minus this loss on the same rows. A sample that is alone
+    in its class counts as 0, and is still a competitor to the others; a batch with fewer than two classes gives 0 with a
+    graph. Gradients at duplicates are finite. Where b(i) < -0.7 tau_m the gradient pushes a sample away from its own class:
+    keep tau_s ln(K - 1) below the distance between classes.
+
+    Args:
+        num_classes: not used; losses take it.
+        dim: not used.
+        tau_s: temperature of the soft minimum over classes, > 0.
+        tau_m: temperature of the soft maximum of a and b, > 0.
+        softmin: "lse" (the paper's), "lme", "weighted" or "hard".
+        distance: "euclidean", "sqeuclidean" or "cosine".
+        normalize: divide every row by its length first.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        *,
+        tau_s: float = 0.1,
+        tau_m: float = 0.1,
+        softmin: str = "lse",
+        distance: str = "euclidean",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        check_soft_options(tau_s, tau_m, softmin)
+        self.distance = check_choice("distance", distance, DISTANCES)
+        self.tau_s, self.tau_m, self.softmin, self.normalize = tau_s, tau_m, softmin, normalize
+
+    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
+        with torch.autocast(features.device.type, enabled=False):
+            rows = features if features.dtype == torch.float64 else features.float()
+            if self.normalize:
+                rows = nn.functional.normalize(rows, dim=1)
+            own, means, member, alone = batch_class_distances(rows, labels, distance=self.distance)
+            if means.shape[1] < 2:
+                return rows.sum() * 0
+            other = soft_minimum(means.masked_fill(member, torch.inf), tau=self.tau_s, form=self.softmin)
+            return -soft_silhouette(own, other, alone, tau=self.tau_m).mean()

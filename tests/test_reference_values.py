@@ -1,0 +1,58 @@
+"""The values of the formula sheet, where it is at hand."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from embedscope.losses.expression import build
+from embedscope.metrics.class_kl import class_kl
+from embedscope.metrics.gini import gini
+from embedscope.metrics.silhouette import silhouette
+from embedscope.metrics.soft_silhouette import soft_silhouette
+from tests.conftest import SHARED
+
+PATH = SHARED / "reference_values.py"
+pytestmark = pytest.mark.skipif(not PATH.exists(), reason=f"{PATH} is not there")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    spec = importlib.util.spec_from_file_location("reference_values", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def batch(reference):
+    return torch.from_numpy(reference.Z), torch.from_numpy(reference.y), torch.from_numpy(reference.X)
+
+
+def test_silhouette(reference, batch):
+    assert float(silhouette(*batch[:2])) == pytest.approx(reference.out["hard silhouette (=sklearn)"], abs=1e-10)
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(("softmin", "key"), [("lse", "L_sil paper form tau_s=tau_m="), ("lme", "L_sil LME-min tau=")])
+def test_soft_silhouette_metric_and_loss(reference, batch, tau, softmin, key):
+    expected = reference.out[f"{key}{tau}"]
+    value = soft_silhouette(*batch[:2], tau_s=tau, tau_m=tau, softmin=softmin)
+    assert -float(value) == pytest.approx(expected, abs=1e-10)
+    objective = build(f"silhouette(tau_s={tau}, tau_m={tau}, softmin='{softmin}')", num_classes=3, dim=2)
+    assert float(objective(*batch)) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("activation", ["abs", "relu"])
+def test_gini_and_class_kl(reference, batch, activation):
+    expected = reference.out[f"Gini {activation} | KL(Y||S) code | KL(S||Y) paper"]
+    found = (
+        gini(*batch[:2], activation=activation),
+        class_kl(*batch[:2], activation=activation),
+        class_kl(*batch[:2], activation=activation, direction="feature_to_target"),
+    )
+    assert tuple(map(float, found)) == pytest.approx(expected, abs=1e-6)  # the sheet rounds these to six places
+
+
+def test_cross_entropy(reference, batch):
+    assert float(build("ce", 3, 2)(*batch)) == pytest.approx(reference.out["CE"], abs=1e-10)
