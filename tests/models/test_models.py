@@ -1,0 +1,160 @@
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from embedscope.errors import InputError, UsageError
+from embedscope.models import open_model
+from embedscope.models.transforms import to_input
+
+CODE = """
+import neighbour
+from torch import nn
+
+def Net(width=3, bias=True):
+    return nn.Linear(neighbour.INPUTS, width, bias)
+
+def wrong():
+    return 42
+"""
+
+
+@pytest.fixture
+def code(tmp_path):
+    (tmp_path / "neighbour.py").write_text("INPUTS = 2\n")
+    (tmp_path / "net.py").write_text(CODE)
+    yield f"{tmp_path}/net.py"
+    sys.modules.pop("neighbour", None)
+
+
+def test_factory_in_a_file(code):
+    path = list(sys.path)
+    encoder = open_model(f"{code}:Net(width=5)")
+    assert encoder.module.weight.shape == (5, 2)
+    assert not encoder.module.training
+    assert sys.path == path
+
+
+def test_factory_in_a_module():
+    assert isinstance(open_model("torch.nn:Identity").module, torch.nn.Identity)
+
+
+def test_factory_in_the_current_folder(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "net", raising=False)
+    assert open_model("net:Net").module.weight.shape == (3, 2)
+    del sys.modules["net"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("net.py", UsageError, "cannot read the model 'net.py'; give path/to/file.py:Factory"),
+        ("nowhere.py:Net", InputError, "no such file: nowhere.py"),
+        ("{code}:Nett", InputError, "no factory in .* 'Nett'; did you mean 'Net'"),
+        ("{code}:Net(hight=1)", InputError, "cannot be called with .*hight"),
+        ("{code}:wrong", InputError, "gave int, expected a torch.nn.Module"),
+        ("no_such_package:Net", InputError, "cannot import no_such_package"),
+    ],
+)
+def test_models_that_cannot_be_made(code, spec, error, message):
+    with pytest.raises(error, match=message):
+        open_model(spec.format(code=code))
+
+
+def test_file_with_a_mistake(tmp_path):
+    (tmp_path / "net.py").write_text("def Net(:")
+    with pytest.raises(InputError, match=r"cannot be imported: invalid syntax"):
+        open_model(f"{tmp_path}/net.py:Net")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_checkpoint_fills_the_model(code, tmp_path, suffix):
+    weights = {"weight": torch.arange(6.0).reshape(3, 2), "bias": torch.ones(3)}
+    path = tmp_path / f"a{suffix}"
+    save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+    encoder = open_model(f"{code}:Net", str(path))
+    assert torch.equal(encoder.module.weight, weights["weight"])
+    assert encoder.matched == ("weight", "bias")
+    assert len(encoder.checkpoint_sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"weight": torch.zeros(3, 2)}, r"fills 1 of 2 tensors of the model: 1 missing \(bias\)"),
+        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "x": torch.zeros(1)}, r"fills 2 of 2 .*1 left over \(x\)"),
+        ({"weight": torch.zeros(4, 2), "bias": torch.zeros(3)}, r"1 of another shape \(weight \(4, 2\) for \(3, 2\)\)"),
+    ],
+)
+def test_checkpoint_that_does_not_fit(code, tmp_path, weights, message):
+    save_file(weights, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=message):
+        open_model(f"{code}:Net", str(tmp_path / "a.safetensors"))
+
+
+def test_missing_checkpoint(code):
+    with pytest.raises(InputError, match=r"no such checkpoint: nowhere\.pt"):
+        open_model(f"{code}:Net", "nowhere.pt")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+def test_damaged_checkpoint(code, tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x10\x00\x00\x00 nothing")
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        open_model(f"{code}:Net", str(tmp_path / name))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_pickle_that_would_run_code_does_not(code, tmp_path):
+    torch.save({"weight": Evil(str(tmp_path / "evil"))}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        open_model(f"{code}:Net", str(tmp_path / "a.pt"))
+    assert not (tmp_path / "evil").exists()
+
+
+def test_checkpoint_of_something_else(code, tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="is no state dict of tensors"):
+        open_model(f"{code}:Net", str(tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "shape", "expected"),
+    [
+        ("L", 51, (1, 3, 2), 0.2),
+        ("1", 1, (1, 3, 2), 1.0),
+        ("RGB", (51, 51, 51), (3, 3, 2), 0.2),
+        ("RGBA", (51, 51, 51, 0), (3, 3, 2), 0.2),
+        ("P", 0, (3, 3, 2), 0.0),
+        ("I;16", 13107, (1, 3, 2), 0.2),
+    ],
+)
+def test_images_become_tensors(mode, value, shape, expected):
+    found = to_input(Image.new(mode, (2, 3), value))
+    assert (found.dtype, tuple(found.shape)) == (torch.float32, shape)
+    assert found.mean() == pytest.approx(expected)
+
+
+def test_pixels_keep_their_places():
+    pixels = np.arange(18, dtype=np.uint8).reshape(3, 2, 3)
+    assert torch.equal(to_input(Image.fromarray(pixels))[2] * 255, torch.from_numpy(pixels[:, :, 2]).float())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.uint8, torch.float32), (torch.float64, torch.float32), (torch.float16, torch.float32), (torch.int64, torch.int64)],
+)
+def test_arrays_become_what_networks_take(dtype, expected):
+    assert to_input(torch.ones(2, dtype=dtype)).dtype == expected
