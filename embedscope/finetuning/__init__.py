@@ -1,0 +1,191 @@
+"""Train a head on stored features with one or more objectives, and compare before and after."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from embedscope import devices, plugins
+from embedscope.errors import UsageError
+from embedscope.finetuning.head import build_head
+from embedscope.finetuning.holdout import hold_out
+from embedscope.finetuning.training import Plan, apply, train
+from embedscope.losses import expression
+from embedscope.metrics import STANDARD, measure
+from embedscope.ops.statistics import mean_and_std, paired_difference
+from embedscope.records import FeatureSet, Finetuning, ObjectiveResult, Rows, Summary, Track, Trial, untracked
+from embedscope.store import check_finite, select_labelled
+from embedscope.store.runs import RunWriter, check_run, directory_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OBJECTIVES = ("ce", "ce + 0.5*silhouette")
+
+
+def finetune(
+    features: FeatureSet,
+    run: Path | str,
+    *,
+    objectives: Sequence[str] = OBJECTIVES,
+    head: str = "linear",
+    trials: int = 1,
+    epochs: int = 30,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-4,
+    test_share: float = 0.25,
+    device: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    command: str = "",
+    track: Track = untracked,
+) -> Finetuning:
+    """Train a head with every objective and measure the held-out rows before and after.
+
+    Held out are the rows of the split "test" where the features have one, and training takes all others; without it, a share
+    of every class is drawn. Every objective sees the same split and, trial by trial, the same start and batches, so that
+    differences are paired. AdamW with a cosine schedule; the weights of the last epoch are kept.
+
+    Args:
+        features: from `store.read_features`.
+        run: the directory to write, laid out as `store.runs` says.
+        objectives: expressions, see `losses.expression`.
+        head: "linear" or "mlp(width, ...)", see `finetuning.head`.
+        trials: trainings an objective, with seeds seed, seed + 1, …
+        epochs: passes over the training rows.
+        batch_size: rows a step; the last, smaller batch of an epoch is used too.
+        learning_rate: at the start; it falls to 0 on a cosine.
+        weight_decay: of AdamW.
+        test_share: of every class, held out where the features have no split "test".
+        device: "auto", "cpu", "cuda" or "cuda:N" (measurements are in float64, which MPS lacks).
+        seed: of the split and the first trial.
+        overwrite: replace an earlier run; nothing else is ever replaced.
+        command: recorded, so that a reader can repeat the run.
+        track: shows progress over epochs.
+
+    Raises:
+        InputError: features with NaN, fewer than two classes, or an objective that stops being finite.
+        UsageError: an expression, a head or a number that cannot be.
+        OutputError: the directory exists.
+    """
+    started = time.perf_counter()
+    run = Path(run)
+    check_run(run, overwrite=overwrite)
+    for name, value in (
+        ("trials", trials),
+        ("epochs", epochs),
+        ("batch_size", batch_size),
+        ("objectives", len(objectives)),
+    ):
+        if value < 1:
+            raise UsageError(f"{name} has to be at least 1, got {value}")
+    where = devices.choose(device, float64=True)
+    features, unlabelled = select_labelled(features)
+    check_finite(features)
+    rest, test, split = hold_out(features, test_share, seed)
+    classes, codes = np.unique(rest.labels, return_inverse=True)
+    plan = Plan(
+        features=rest.features[:].to(where, torch.float32),
+        labels=torch.from_numpy(codes).to(where),
+        num_classes=len(classes),
+        head=head,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+    )
+    dim = plan.features.shape[1]
+    width = build_head(head, dim, len(classes), 1.0).classify.in_features
+    for objective in objectives:  # a typo in the last one should not cost the training of the first
+        expression.build(objective, len(classes), width)
+    options = {
+        "head": head,
+        "trials": trials,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "test_share": test_share,
+        "seed": seed,
+        "device": str(where),
+        "optimizer": "AdamW, cosine schedule to 0",
+        "command": command,
+    }
+    data = {
+        "name": features.name,
+        "source": features.source,
+        "layer": features.layer,
+        "held_out": split,
+        "train": len(rest.labels),
+        "test": len(test.labels),
+        "unlabelled": unlabelled,
+        "dimensions": dim,
+        "classes": len(classes),
+    }
+    origin = {"model": features.provenance.get("model"), "data": features.provenance.get("data")}
+    before = {**_measured(test.features, test, where), "accuracy": None}
+    results: list[ObjectiveResult] = []
+    with RunWriter(run, overwrite=overwrite) as writer:
+        writer.write_before(test, {**origin, "run": {"command": command}})
+        for objective, folder in zip(objectives, directory_names(objectives), strict=True):
+            done: list[Trial] = []
+            for number in range(trials):
+                began = time.perf_counter()
+                trained, log = train(plan, objective, seed + number, track)
+                seconds = time.perf_counter() - began
+                embedding, predicted = apply(trained, test.features)
+                accuracy = float((classes[predicted.numpy()] == test.labels).mean())
+                after = {**_measured(embedding, test, where), "accuracy": accuracy}
+                directory = f"{folder}/trial-{number}"
+                writer.write_trial(
+                    directory,
+                    held_out=test,
+                    embedding=embedding,
+                    head=trained.state_dict(),
+                    log=log,
+                    provenance={
+                        **origin,
+                        "finetune": {
+                            "objective": objective,
+                            "head": head,
+                            "seed": seed + number,
+                            "classes": [features.class_names[label] for label in classes],
+                        },
+                        "run": {"command": command},
+                    },
+                )
+                done.append(Trial(seed + number, epochs, epochs, before, after, seconds, directory))
+            results.append(ObjectiveResult(objective, done, _summarised(done, results[0].trials if results else None)))
+        data["seconds"] = time.perf_counter() - started
+        result = Finetuning(run, options, data, results)
+        writer.finish(result)
+    return result
+
+
+def _measured(rows: Rows, test: FeatureSet, device: torch.device) -> dict[str, float | None]:
+    labels = torch.from_numpy(test.labels).to(device)
+    found = [measure(rows[:].to(device), labels, plugins.parse(name), test.class_names) for name in STANDARD]
+    return {measurement.name: measurement.value for measurement in found}
+
+
+def _summarised(trials: Sequence[Trial], first: Sequence[Trial] | None) -> dict[str, Summary]:
+    """Summarise the trials of an objective metric by metric, paired with those of the first objective."""
+    summary = {}
+    for name in trials[0].after:
+        values = [value for trial in trials if (value := trial.after[name]) is not None]
+        if len(values) < len(trials):
+            summary[name] = Summary(None, None)
+            continue
+        mean, std = mean_and_std(values)
+        reference = [value for trial in first or () if (value := trial.after[name]) is not None]
+        if len(reference) != len(values):
+            summary[name] = Summary(mean, std)
+            continue
+        paired = paired_difference(values, reference)
+        summary[name] = Summary(mean, std, paired.difference, paired.ci95, paired.p_value)
+    return summary

@@ -1,0 +1,55 @@
+"""Heads: an embedding on top of stored features, and a classifier on top of that."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from embedscope import plugins
+from embedscope.errors import UsageError, check_choice
+
+
+class Head(nn.Module):
+    """Features (B, D) -> embedding (B, E) and logits (B, K).
+
+    Features are divided by one number first, their root mean square, so that a learning rate suits any network; every metric
+    here stays as it is under that.
+    """
+
+    scale: Tensor
+
+    def __init__(self, embed: nn.Module, classify: nn.Linear, scale: float) -> None:
+        super().__init__()
+        self.embed, self.classify = embed, classify
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> (B, E), (B, K)."""
+        embedding = self.embed(features / self.scale)
+        return embedding, self.classify(embedding)
+
+
+def build_head(spec: str, dim: int, num_classes: int, scale: float) -> Head:
+    """Make a head from `linear` or `mlp(width, ...)`.
+
+    linear      one linear map from D to D that starts as the identity, then the classifier
+    mlp(a, b)   layers of these widths, each a linear map and a ReLU, then the classifier; b is the embedding's width
+
+    UsageError for another name, or widths that are not whole numbers from 1.
+    """
+    parsed = plugins.parse(spec)
+    check_choice("head", parsed.name, ("linear", "mlp"))
+    if parsed.options or (parsed.name == "linear" and parsed.args):
+        raise UsageError(f"cannot read the head '{spec}': it is linear, or mlp with widths as in mlp(128, 64)")
+    if parsed.name == "linear":
+        embed = nn.Linear(dim, dim)
+        nn.init.eye_(embed.weight)
+        nn.init.zeros_(embed.bias)
+        return Head(embed, nn.Linear(dim, num_classes), scale)
+    if not parsed.args or any(not isinstance(width, int) or width < 1 for width in parsed.args):
+        raise UsageError(f"cannot read the head '{spec}': mlp takes widths from 1, as in mlp(128, 64)")
+    widths = (dim, *parsed.args)
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return Head(nn.Sequential(*layers), nn.Linear(widths[-1], num_classes), scale)

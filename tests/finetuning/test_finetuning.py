@@ -1,0 +1,224 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from embedscope.errors import InputError, OutputError, UsageError
+from embedscope.finetuning import finetune
+from embedscope.finetuning.head import build_head
+from embedscope.finetuning.holdout import hold_out
+from embedscope.finetuning.training import Plan, apply, train
+from embedscope.records import untracked
+from embedscope.scoring import score
+from embedscope.store import read_features
+from embedscope.store.runs import directory_names, open_run
+
+
+@pytest.fixture
+def features(make_store, blobs):
+    """Classes that overlap, so that training has something to mend."""
+    rows, labels = blobs
+    return read_features(str(make_store(rows - 2.5 * np.eye(8, dtype=np.float32)[labels], labels)))
+
+
+@pytest.fixture
+def run(features, tmp_path):
+    return finetune(features, tmp_path / "run", trials=2, epochs=5, batch_size=16)
+
+
+def test_run_directory_is_as_the_contract_says(run, tmp_path):
+    document = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert document["schema"] == "embedscope.finetune/1"
+    assert document["options"]["trials"] == 2
+    assert (document["data"]["train"], document["data"]["test"]) == (66, 24)
+    assert [objective["expression"] for objective in document["objectives"]] == ["ce", "ce + 0.5*silhouette"]
+    for objective in document["objectives"]:
+        assert [trial["seed"] for trial in objective["trials"]] == [0, 1]
+        for trial in objective["trials"]:
+            assert set(trial) == {"seed", "epochs", "best_epoch", "before", "after", "seconds", "directory"}
+            folder = tmp_path / "run" / trial["directory"]
+            assert {path.name for path in folder.iterdir()} == {"head.safetensors", "after.h5", "log.csv"}
+        summary = objective["summary"]["silhouette"]
+        values = [trial["after"]["silhouette"] for trial in objective["trials"]]
+        assert summary["mean"] == pytest.approx(np.mean(values))
+        assert summary["std"] == pytest.approx(np.std(values, ddof=1))
+    first, second = (objective["trials"] for objective in document["objectives"])
+    gaps = [b["after"]["gini"] - a["after"]["gini"] for a, b in zip(first, second, strict=True)]
+    assert document["objectives"][0]["summary"]["gini"]["difference"] is None
+    assert document["objectives"][1]["summary"]["gini"]["difference"] == pytest.approx(np.mean(gaps))
+    assert not (tmp_path / "run.partial").exists()
+
+
+def test_stores_of_a_run_score_as_the_run_says(run, tmp_path):
+    before, after, _ = open_run(str(tmp_path / "run"))
+    assert (before.name, after.name) == ("before", "after ce")
+    assert list(before.ids) == list(after.ids)
+    trial = run.objectives[0].trials[0]
+    for source, expected in ((before.source, trial.before), (after.source, trial.after)):
+        (found,) = score([source])
+        for name, measurement in found.metrics.items():
+            assert measurement.value == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_log_has_a_line_an_epoch(run, tmp_path):
+    with (tmp_path / "run" / "ce_0.5-silhouette" / "trial-1" / "log.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["epoch"] for line in lines] == ["1", "2", "3", "4", "5"]
+    assert list(lines[0]) == ["epoch", "objective", "ce", "silhouette"]
+    for line in lines:
+        assert float(line["objective"]) == pytest.approx(float(line["ce"]) + 0.5 * float(line["silhouette"]), abs=1e-6)
+    assert float(lines[-1]["objective"]) < float(lines[0]["objective"])
+
+
+def test_head_can_be_put_back(run, features, tmp_path):
+    folder = tmp_path / "run" / "ce" / "trial-0"
+    head = build_head("linear", 8, 3, 1.0)
+    head.load_state_dict(load_file(folder / "head.safetensors"))
+    _, test, _ = hold_out(features, 0.25, 0)
+    embedding, _ = apply(head, test.features)
+    torch.testing.assert_close(embedding, read_features(str(folder / "after.h5")).features[:])
+
+
+def test_terms_that_switch_on_later_are_empty_before(features, tmp_path):
+    finetune(features, tmp_path / "run", objectives=["ce + silhouette@2"], epochs=2)
+    with (tmp_path / "run" / "ce_silhouette@2" / "trial-0" / "log.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert first["silhouette"] == ""
+    assert float(second["silhouette"]) < 1
+
+
+def test_same_seed_same_result(features, tmp_path):
+    first = finetune(features, tmp_path / "a", objectives=["ce"], epochs=3)
+    second = finetune(features, tmp_path / "b", objectives=["ce"], epochs=3)
+    assert first.objectives[0].trials[0].after == second.objectives[0].trials[0].after
+
+
+def test_silhouette_objective_raises_the_soft_silhouette(run):
+    ce, both = run.objectives
+    assert both.summary["soft_silhouette"].mean > ce.summary["soft_silhouette"].mean
+
+
+def test_linear_head_starts_as_the_identity(digits):
+    head = build_head("linear", 64, 10, 3.0)
+    embedding, logits = head(digits[0][:5].float())
+    torch.testing.assert_close(embedding * 3, digits[0][:5].float())
+    assert logits.shape == (5, 10)
+
+
+def test_mlp_head_has_its_widths():
+    embedding, logits = build_head("mlp(16, 7)", 8, 3, 1.0)(torch.randn(5, 8))
+    assert (embedding.shape, logits.shape) == ((5, 7), (5, 3))
+    assert embedding.min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mpl(3)", "no head 'mpl'; did you mean 'mlp'"),
+        ("mlp", "mlp takes widths from 1"),
+        ("mlp(0)", "mlp takes widths from 1"),
+        ("mlp('a')", "mlp takes widths from 1"),
+        ("linear(3)", "cannot read the head"),
+        ("mlp(3, depth=2)", "cannot read the head"),
+    ],
+)
+def test_heads_that_cannot_be(spec, message):
+    with pytest.raises(UsageError, match=message):
+        build_head(spec, 8, 3, 1.0)
+
+
+def test_split_of_the_features_is_held_out(make_store, blobs):
+    split = ["train", "test", "val"] * 30
+    labels = np.repeat([0, 1, 2], 30)
+    train_rows, test, how = hold_out(read_features(str(make_store(blobs[0], labels, split=split))), 0.5, 0)
+    assert list(test.ids) == [f"row{row}" for row in range(90) if split[row] == "test"]
+    assert len(train_rows.labels) == 60
+    assert how == "the split 'test' of the features"
+
+
+def test_drawn_rows_keep_the_classes(features):
+    train_rows, test, how = hold_out(features, 0.3, 1)
+    assert np.bincount(test.labels).tolist() == [9, 9, 9]
+    assert set(train_rows.ids) | set(test.ids) == set(features.ids)
+    assert not set(train_rows.ids) & set(test.ids)
+    assert how == "30% of every class, drawn with seed 1"
+
+
+def test_a_lonely_row_stays_in_training(make_store):
+    features = read_features(str(make_store(np.random.default_rng(0).normal(size=(9, 2)), [0, 0, 0, 0, 1, 1, 1, 1, 2])))
+    train_rows, test, _ = hold_out(features, 0.25, 0)
+    assert 2 in train_rows.labels
+    assert np.bincount(test.labels).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "split", "message"),
+    [
+        ([0] * 6, None, "the rows to train on have 1 classes"),
+        ([0, 1, 0, 1, 0, 1], ["train", "train", "train", "train", "test", "train"], "the rows held out have 1 classes"),
+        (
+            [0, 1, 0, 1, 2, 0],
+            ["train", "train", "train", "train", "test", "test"],
+            "1 classes are held out and never trained on: 2",
+        ),
+    ],
+)
+def test_too_few_classes(make_store, labels, split, message):
+    features = read_features(str(make_store(np.random.default_rng(0).normal(size=(6, 2)), labels, split=split)))
+    with pytest.raises(InputError, match=message):
+        hold_out(features, 0.5, 0)
+
+
+def test_training_that_breaks_names_the_term():
+    rows = torch.tensor([[1e30, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.1]])
+    plan = Plan(rows * torch.inf, torch.tensor([0, 1, 0, 1]), 2, "linear", 2, 4, 1e-3, 0.0)
+    with pytest.raises(InputError, match="ce is not finite in epoch 1: ce"):
+        train(plan, "ce", 0, untracked)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials has to be at least 1"),
+        ({"epochs": 0}, "epochs has to be at least 1"),
+        ({"objectives": []}, "objectives has to be at least 1"),
+        ({"objectives": ["ce", "siloette"]}, "no loss 'siloette'"),
+        ({"test_share": 1.0}, "the share of rows to hold out"),
+    ],
+)
+def test_bad_options_write_nothing(features, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        finetune(features, tmp_path / "run", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.h5"]
+
+
+def test_existing_run_is_refused_or_replaced(run, features, tmp_path):
+    with pytest.raises(OutputError, match="exists; choose another name or pass --overwrite"):
+        finetune(features, tmp_path / "run", epochs=1)
+    finetune(features, tmp_path / "run", epochs=1, objectives=["ce"], overwrite=True)
+    assert not (tmp_path / "run" / "ce_0.5-silhouette").exists()
+
+
+def test_other_folders_are_never_replaced(features, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(OutputError, match="exists and is no run of finetune"):
+        finetune(features, tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_interrupted_run_leaves_nothing(features, tmp_path):
+    def interrupt(items, description, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(features, tmp_path / "run", track=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.h5"]
+
+
+def test_directory_names_are_distinct_and_plain():
+    names = directory_names(["ce", "ce + 0.5*silhouette(tau_s=0.05)@10", "c/e", "ce", "***"])
+    assert names == ["ce", "ce_0.5-silhouettetau_s=0.05@10", "ce-3", "ce-4", "---"]
