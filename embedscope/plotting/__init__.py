@@ -1,0 +1,123 @@
+"""Pictures of embeddings: a file a kind, each a projection `(n, D) -> (n, 2)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from embedscope import plugins
+from embedscope.errors import InputError, UsageError
+from embedscope.plotting.figure import check_suffix, class_legend, picture, scatter
+from embedscope.records import FeatureSet, Track, untracked
+from embedscope.store import check_finite, distinct_names, open_features, select, select_labelled, select_split
+from embedscope.store.runs import is_run, open_run
+from embedscope.store.writer import check_output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KINDS = ("tsne",)
+MAX_POINTS = 10_000
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def plot(
+    sources: Sequence[str],
+    output: Path | str,
+    *,
+    kinds: Sequence[str] = KINDS,
+    layers: Sequence[str] = (),
+    split: str | None = None,
+    max_points: int = MAX_POINTS,
+    seed: int = 0,
+    overwrite: bool = False,
+    track: Track = untracked,
+) -> Path:
+    """Draw embeddings side by side: a column an input, a row a kind, one colour a class throughout.
+
+    Args:
+        sources: stores, `.npz`, `X.npy,y.npy`, or run directories (before, and after each objective); `name=path` names one.
+        output: .png, .svg or .pdf.
+        kinds: "tsne", "umap", "pca"; options in brackets, as in "tsne(perplexity=10)".
+        layers: which layers of the stores; all if none is named.
+        split: draw the rows of one split only.
+        max_points: more rows than this are thinned to it, class by class, and the picture says so.
+        seed: of the projections and the thinning.
+        overwrite: replace an existing picture.
+        track: shows progress over panels.
+
+    Raises:
+        InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows.
+        UsageError: an unknown kind, option, layer or split, or another suffix.
+        OutputError: the picture exists.
+    """
+    output = Path(output)
+    check_suffix(output)
+    check_output(output, overwrite=overwrite)
+    if max_points < 3:
+        raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
+    projections = []
+    for spec in map(plugins.parse, kinds):
+        function = plugins.load("plotting", spec.name)
+        options = plugins.bind(function, spec)
+        projections.append((function, {**options, "seed": spec.options.get("seed", seed)}))
+    inputs = [_ready(features, split, max_points, seed) for features in _open(sources, layers)]
+    names = list(dict.fromkeys(name for features, _ in inputs for name in features.class_names))
+    work = [(row, column) for row in range(len(projections)) for column in range(len(inputs))]
+    with picture(output, len(projections), len(inputs)) as (figure, panels):
+        for row, column in track(work, "projecting", len(work)):
+            function, options = projections[row]
+            features, total = inputs[column]
+            points = function(features.features[:].double().numpy(), **options)
+            drawn = f"{len(points):,}" if len(points) == total else f"{len(points):,} of {total:,}"
+            labels = np.array([names.index(name) for name in features.class_names])[features.labels]
+            title = f"{features.name}\n{function.title} of {features.layer}, {drawn} samples"
+            scatter(panels[row][column], points, labels, names, title, function.title)
+        class_legend(figure, names)
+    return output
+
+
+def projection(*, title: str) -> Callable[[F], F]:
+    """Declare `foo(features (n, D) float64, *, seed, options) -> (n, 2)` as a kind of plot with the name that readers know."""
+
+    def declare(function: F) -> F:
+        function.title = title  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
+    opened = []
+    for source in sources:
+        opened += open_run(source) if is_run(source) else open_features([source], layers=layers)
+    return distinct_names(opened)
+
+
+def _ready(features: FeatureSet, split: str | None, max_points: int, seed: int) -> tuple[FeatureSet, int]:
+    """Take the labelled rows of the split, thinned to max_points; and how many there were."""
+    features, _ = select_labelled(select_split(features, split))
+    check_finite(features)
+    total = len(features.labels)
+    if total < 3:
+        raise InputError(f"{features.source} has {total} labelled rows, a picture needs at least 3")
+    return select(features, _thinned(features.labels, max_points, seed)), total
+
+
+def _thinned(labels: np.ndarray[Any, Any], most: int, seed: int) -> np.ndarray[Any, Any]:
+    """Choose rows so that every class keeps its share, and each at least a row while there is room: (N,) -> (N,) bool."""
+    if len(labels) <= most:
+        return np.ones(len(labels), dtype=bool)
+    generator = np.random.default_rng(seed)
+    # A row's rank in its class over the class's size spreads each class evenly over [0, 1): the lowest are kept.
+    order = generator.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    counts = np.unique(labels, return_counts=True)[1]
+    rank = np.concatenate([np.arange(count) / count for count in counts])
+    keep = np.zeros(len(labels), dtype=bool)
+    keep[order[np.argsort(rank, kind="stable")[:most]]] = True
+    return keep
