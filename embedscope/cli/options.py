@@ -1,0 +1,37 @@
+"""Options that several commands take; each stands for an environment variable EMBEDSCOPE_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from embedscope.plugins import Kind
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; only auto falls back.", envvar="EMBEDSCOPE_DEVICE")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.", envvar="EMBEDSCOPE_SEED", min=0)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.", envvar="EMBEDSCOPE_JSON")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.", envvar="EMBEDSCOPE_OVERWRITE")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.", envvar="EMBEDSCOPE_QUIET")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", envvar="EMBEDSCOPE_VERBOSE")]
+Layers = Annotated[list[str] | None, typer.Option("--layer", "-l", help="A layer; any number of times.", show_default=False)]
+Split = Annotated[str | None, typer.Option(help="Only the rows of this split, such as test.", envvar="EMBEDSCOPE_SPLIT")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
+
+
+def listing(kind: Kind) -> Any:
+    """Make the option `--list`, which prints the plugins of a kind with the first line of their docstrings, and stops."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            from embedscope import plugins
+
+            width = max(map(len, plugins.names(kind)))
+            for name in plugins.names(kind):
+                first_line = (plugins.load(kind, name).__doc__ or "").strip().partition("\n")[0]
+                print(f"{name:{width}}  {first_line}")
+            raise typer.Exit
+
+    return typer.Option("--list", help=f"List the {kind} with a line each, and stop.", callback=show, is_eager=True)

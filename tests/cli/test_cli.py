@@ -1,0 +1,248 @@
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer.main
+
+from embedscope import __version__
+from embedscope.cli import app, main
+from tests.conftest import ROOT
+
+SAMPLE = ROOT / "sample_data"
+COMMANDS = typer.main.get_command(app).commands
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def store(make_store, blobs):
+    return make_store(*blobs, split=["train"] * 60 + ["test"] * 30)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom embedscope.cli import main\n"
+        "code = main(['--help'])\n"
+        "print([m for m in ('torch', 'numpy', 'h5py', 'sklearn', 'matplotlib') if m in sys.modules], code, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[] 0"
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name):
+    command = COMMANDS[name]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, f"{name}: {parameter.name}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_shared_options_have_an_environment_variable(name):
+    for parameter in COMMANDS[name].params:
+        if parameter.name in ("device", "seed", "json", "overwrite", "quiet", "verbose", "split"):
+            assert parameter.envvar == f"EMBEDSCOPE_{parameter.name.upper()}"
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_from_checkpoints_to_pictures(tmp_path, capsys):
+    """The main job, as README has it."""
+    for name in ("early", "late"):
+        checkpoint = SAMPLE / f"{name}.safetensors"
+        model = f"{SAMPLE / 'network.py'}:DigitNet"
+        assert run("extract", model, SAMPLE / "digits", "--checkpoint", checkpoint, "-o", tmp_path / f"{name}.h5") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.search(r"1,797 rows of classifier.input \(64\) in .* s; next: embedscope score", captured.err)
+    assert run("score", tmp_path / "early.h5", tmp_path / "late.h5", "--split", "test", "--json") == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    early, late = (result["metrics"]["silhouette"]["value"] for result in results)
+    assert 0.2 < early < late
+    assert [result["samples"] for result in results] == [582, 582]
+    run_dir = tmp_path / "run"
+    assert run("finetune", tmp_path / "early.h5", "-o", run_dir, "--head", "mlp(32, 16)", "--epochs", 3) == 0
+    captured = capsys.readouterr()
+    assert "after ce + 0.5*silhouette" in captured.out
+    assert "trained on 1,215 rows, measured on 582 held-out ones (the split 'test' of the features)" in captured.err
+    assert run("plot", run_dir, "-k", "pca", "-o", tmp_path / "run.png") == 0
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+def test_table_marks_the_best_and_the_direction(make_store, blobs, capsys):
+    generator = np.random.default_rng(1)
+    worse = make_store(blobs[0] + 3 * generator.normal(size=(90, 8)), blobs[1], name="worse.h5")
+    assert run("score", make_store(*blobs), worse, "-q") == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"metric +store +worse", out)
+    assert re.search(r"silhouette ↑ +0\.\d{4} \* +0\.\d{4} *\n", out)
+    assert re.search(r"gini ↓ +0\.\d{4} \* +0\.\d{4} *\n", out)
+    assert re.search(r"explained_variance +\d +\d *\n", out)
+    assert err == ""
+
+
+def test_table_is_not_cut_in_a_pipe(make_store, blobs, capsys):
+    stores = [f"a_rather_long_name_number_{number}={make_store(*blobs, name=f'{number}.h5')}" for number in range(6)]
+    assert run("score", *stores, "-q", "-m", "silhouette") == 0
+    assert "a_rather_long_name_number_5" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_per_class(make_store, blobs, capsys):
+    assert run("score", make_store(*blobs, class_names=["cat", "[red]dog", "eel"]), "--per-class", "-q") == 0
+    out = capsys.readouterr().out
+    assert "silhouette by class" in out
+    assert re.search(r"\[red\]dog +0\.\d{4}", out)
+
+
+def test_undefined_metric_is_said_and_shown(make_store, blobs, capsys):
+    path = make_store(blobs[0], np.zeros(90, int))
+    assert run("score", path, "-q") == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines()[0] == "warning: store: silhouette is undefined: needs at least 2 classes, got 1"
+    assert re.search(r"silhouette ↑ +– *\n", out)
+
+
+def test_verbose_and_quiet(store, capsys):
+    run("score", store, "-m", "silhouette", "-v")
+    assert "silhouette with {'distance': 'euclidean'}" in capsys.readouterr().err
+    run("score", store, "-m", "silhouette", "-q", "-v")
+    assert capsys.readouterr().err == ""
+
+
+def test_environment_variables_stand_for_options(store, capsys, monkeypatch):
+    monkeypatch.setenv("EMBEDSCOPE_SPLIT", "test")
+    monkeypatch.setenv("EMBEDSCOPE_JSON", "1")
+    monkeypatch.setenv("EMBEDSCOPE_QUIET", "1")
+    assert run("score", store) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["samples"] == 30
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("score", ["silhouette", "gini"]), ("finetune", ["ce", "silhouette"]), ("plot", ["tsne", "umap", "pca"])],
+)
+def test_list(command, names, capsys):
+    assert run(command, "--list") == 0
+    out = capsys.readouterr().out
+    for name in names:
+        assert re.search(rf"^{name} +\S.*\S$", out, re.MULTILINE)
+
+
+def test_model_without_a_checkpoint_is_warned_about(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", X=np.zeros((6, 1, 8, 8), np.float32), y=[0, 1] * 3)
+    assert run("extract", f"{SAMPLE / 'network.py'}:DigitNet", tmp_path / "a.npz", "-o", tmp_path / "a.h5", "-q") == 0
+    assert capsys.readouterr().err.startswith("warning: no --checkpoint: the weights are those that")
+
+
+BAD = [
+    ("score nowhere.h5", 1, "no such file: nowhere.h5"),
+    ("score {text}", 1, "text.h5 is not an HDF5 file"),
+    ("score {unfinished}", 1, "is unfinished (0 of 90 rows); run again: embedscope extract"),
+    ("score {nan}", 1, "1 of 90 rows of the features hold NaN or infinite values: rows 7 (row7)"),
+    ("score {lengths}", 1, "X has 90 rows, but y has shape (89,)"),
+    ("score {store} -l embeding", 2, "no layer in {store} 'embeding'; did you mean 'embedding'?"),
+    ("score {store} -m siloette", 2, "no metric 'siloette'; did you mean 'silhouette'?"),
+    ("score {store} -m silhouette(distanse=1)", 2, "no option of silhouette 'distanse'; did you mean 'distance'?"),
+    ("score {store} -m soft_silhouette(tau_s=0)", 2, "tau_s has to be a positive number, got 0"),
+    ("score {store} --split tests", 2, "did you mean 'test'?"),
+    ("score {store} --device cuda:99", 1, "device cuda:99 is not there"),
+    ("score {store} --device gpu", 2, "no device 'gpu'"),
+    ("score", 2, "Missing argument 'features'"),
+    ("score {store} --jsn", 2, "No such option: --jsn"),
+    ("scor {store}", 2, "No such command 'scor'"),
+    ("extract {net}:DigitNet {digits} -o {new} -l conv3", 2, "no layer 'conv3'; did you mean 'conv2'?"),
+    ("extract {net}:DigitNet {digits} -o {store}", 1, "exists; choose another name or pass --overwrite"),
+    ("extract {net}:DigitNet nowhere -o {new}", 1, "no such data: nowhere"),
+    ("extract {net}:DigitNet {digits} -o {new} --checkpoint {text}", 1, "cannot be read as a checkpoint"),
+    ("extract {net}:DigitNot {digits} -o {new}", 1, "did you mean 'DigitNet'?"),
+    ("extract {net} {digits} -o {new}", 2, "cannot read the model"),
+    ("extract {net}:DigitNet {digits} -o {new} --batch-size 0", 2, "Invalid value for '--batch-size'"),
+    ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 classes"),
+    ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
+    ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
+    ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': this cannot be read"),
+    ("finetune {store} -o {new} --head mpl(3)", 2, "did you mean 'mlp'?"),
+    ("finetune {store} -o {folder}", 1, "exists and is no run of finetune"),
+    ("plot {store} -o {new}.jpg", 2, "the name has to end with .png, .svg, .pdf"),
+    ("plot {store} -o {new}.png -k tsn", 2, "no kind of plot 'tsn'; did you mean 'tsne'?"),
+    ("plot {nan} -o {new}.png", 1, "hold NaN or infinite values"),
+]
+
+
+@pytest.fixture
+def places(make_store, blobs, tmp_path):
+    import h5py
+
+    features, labels = blobs
+    broken = features.copy()
+    broken[7, 2] = np.nan
+    (tmp_path / "text.h5").write_text("no HDF5")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").write_text("")
+    np.savez(tmp_path / "lengths.npz", X=features, y=labels[:-1])
+    unfinished = make_store(features, labels, name="unfinished.h5")
+    with h5py.File(unfinished, "a") as file:
+        file.attrs["complete"] = False
+        file["rows/done"][()] = 0
+    return {
+        "store": make_store(features, labels, split=["train"] * 60 + ["test"] * 30),
+        "nan": make_store(broken, labels, name="nan.h5"),
+        "one_class": make_store(features, labels * 0, name="one.h5"),
+        "unfinished": unfinished,
+        "text": tmp_path / "text.h5",
+        "lengths": tmp_path / "lengths.npz",
+        "folder": tmp_path / "folder",
+        "new": tmp_path / "new",
+        "net": SAMPLE / "network.py",
+        "digits": SAMPLE / "digits",
+    }
+
+
+@pytest.mark.parametrize(("line", "code", "message"), BAD, ids=[line for line, _, _ in BAD])
+def test_bad_input_is_one_line(line, code, message, places, tmp_path, capsys):
+    def everything():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = everything()
+    arguments = [word.format(**places) for word in line.split(" ")]
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [text for text in err.splitlines() if not text.startswith("warning: no --checkpoint")]
+    assert len(lines) == 1, err
+    assert message.format(**places) in lines[0]
+    assert lines[0].startswith("embedscope: ")
+    assert everything() == before
+
+
+def test_interrupt_ends_with_130(store, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("embedscope.scoring.score", interrupt)
+    assert run("score", store) == 130
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bug_keeps_its_traceback(store, monkeypatch):
+    def bug(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("embedscope.scoring.score", bug)
+    with pytest.raises(ZeroDivisionError):
+        run("score", store)
+
+
+def test_module_can_be_run():
+    done = subprocess.run([sys.executable, "-m", "embedscope", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__
