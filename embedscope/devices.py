@@ -1,10 +1,45 @@
-"""Which device to compute on."""
+"""Which device to compute on, and how much memory is free there."""
 
 from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
 
 import torch
 
 from embedscope.errors import InputError, UsageError
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes are free: on the GPU, or of the machine's memory and of what its control group leaves."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            free.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
+    except OSError:
+        pass  # no Linux, or no control groups: what was found so far has to do
+    if not free:
+        free.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return max(min(free), 0)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as 500MB, 4 GB or 1.5G; UsageError if it is none. Units are powers of 1024.
+
+    >>> parse_bytes("1.5G") == 3 * 2**29
+    True
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"cannot read the size '{text}'; write it as in 500MB or 4GB")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def choose(name: str, *, float64: bool = False) -> torch.device:

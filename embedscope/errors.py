@@ -5,7 +5,8 @@
     ├── InputError             a file, a model or data that cannot be used as it is
     │   └── UndefinedError     a metric has no value on these data (one class, say); reports show it as null
     ├── OutputError            the output exists, or cannot be written
-    └── MissingExtraError      an optional dependency is not installed
+    ├── MissingExtraError      an optional dependency is not installed
+    └── ThresholdError         exit code 3: a value is on the wrong side of the limit given for it
 
 A message is one line: what was wrong, what was found, what is allowed, what to do next. Anything else that is raised is a
 bug and keeps its traceback.
@@ -14,7 +15,8 @@ bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +50,12 @@ class MissingExtraError(EmbedscopeError):
     """An optional dependency that is not installed."""
 
 
+class ThresholdError(EmbedscopeError):
+    """A value on the wrong side of the limit that was given for it."""
+
+    exit_code = 3
+
+
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """Word the message for a name that is not among the known ones, with the nearest of them.
 
@@ -60,9 +68,29 @@ def unknown(what: str, got: str, known: Iterable[str]) -> str:
     return f"no {what} '{got}'{hint} There are: {', '.join(names) or 'none'}"
 
 
-def check_choice(what: str, got: str, known: Iterable[str]) -> str:
+def check_choice(what: str, got: Any, known: Iterable[str]) -> str:
     """Return `got` if it is one of the known names, else raise a UsageError that names the nearest."""
     names = list(known)
     if got not in names:
-        raise UsageError(unknown(what, got, names))
+        raise UsageError(unknown(what, str(got), names))
+    return str(got)
+
+
+def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `got` as a finite float if above < got and low <= got <= high, else raise a UsageError that says the range."""
+    try:
+        value = math.nan if isinstance(got, bool | str) else float(got)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not (above < value < math.inf and low <= value <= high):
+        lowest = f" above {above:g}" if above > -math.inf else f" from {low:g}" if low > -math.inf else ""
+        highest = "" if high == math.inf else f" to {high:g}" if low > -math.inf else f" and at most {high:g}"
+        raise UsageError(f"{what} has to be a number{lowest}{highest}, got {str(got)[:40]}")
+    return value
+
+
+def check_flag(what: str, got: Any) -> bool:
+    """Return `got` if it is True or False, else raise a UsageError."""
+    if not isinstance(got, bool):
+        raise UsageError(f"{what} has to be True or False, got {str(got)[:40]!r}")
     return got

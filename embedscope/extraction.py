@@ -13,16 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from embedscope import __version__, devices
-from embedscope.errors import InputError, UsageError, unknown
-from embedscope.models.transforms import TO_INPUT
+from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
 from embedscope.records import Dataset, Encoder, Extraction, Track, untracked
 from embedscope.store import StoreWriter
-from embedscope.store.writer import check_output
+from embedscope.store.files import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _INPUT = ".input"
+
+# Modules whose activations are (B, C, length), where other modules' three axes are (B, tokens, C).
+_CHANNELS_FIRST = (
+    nn.Conv1d,
+    nn.ConvTranspose1d,
+    nn.BatchNorm1d,
+    nn.InstanceNorm1d,
+    nn.MaxPool1d,
+    nn.AvgPool1d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveMaxPool1d,
+)
 
 
 @dataclass(frozen=True)
@@ -30,14 +41,16 @@ class Pooled:
     """Activations of one layer, one row a sample.
 
     Attributes:
-        features: (B, D).
+        features: (B, D) float32.
         magnitudes: (B, D) mean of |activation| over positions, or None where there are no positions.
         pooling: "gap" (maps), "mean" (tokens) or "none".
+        shape: of the activations of one sample, before pooling.
     """
 
     features: Tensor
     magnitudes: Tensor | None
     pooling: str
+    shape: tuple[int, ...]
 
 
 def extract(
@@ -56,13 +69,15 @@ def extract(
     """Write the features of named layers for every row of the data, in the data's order.
 
     Maps (B, C, ...) become the mean over positions, tokens (B, T, C) the mean over tokens; both keep the mean of |activation|
-    beside it, which Gini and KL read.
+    beside it, which Gini and KL read. Three axes are tokens unless the layer is a one-dimensional convolution, normalisation or
+    pooling. Activations are pooled as the layer gives them, before anything changes them in place.
 
     Args:
         encoder: from `models.open_model`.
         dataset: from `data.open_dataset`.
         output: the store; nothing bears that name until it is complete.
-        layers: names of modules, or `NAME.input` for what goes into one; by default the input of the last Linear.
+        layers: names of modules, or `NAME.input` for what goes into one; "input" and "output" are those of the whole model. By
+            default the input of the last Linear that runs, the embedding of a classifier.
         batch_size: rows in a forward pass.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: of torch, for models that draw numbers.
@@ -77,73 +92,94 @@ def extract(
     """
     started = time.perf_counter()
     output = Path(output)
+    if output.suffix.lower() in (".npz", ".npy"):
+        raise UsageError(f"output {output} would be read as NumPy arrays; a store is HDF5: call it {output.with_suffix('.h5')}")
     check_output(output, overwrite=overwrite)
     if batch_size < 1:
         raise UsageError(f"the batch size has to be at least 1, got {batch_size}")
     torch.manual_seed(seed)
     where = devices.choose(device)
     module = encoder.module.to(where).eval()
-    chosen = list(dict.fromkeys(layers)) or [default_layer(module)]
-    batches = [
-        range(start, min(start + batch_size, len(dataset.inputs))) for start in range(0, len(dataset.inputs), batch_size)
-    ]
-    with torch.inference_mode(), _tapped(module, chosen) as captured:
-        first = _forward(encoder, dataset, range(1), chosen, captured, where)
-        provenance = _provenance(encoder, dataset, first, module, where, seed, command)
-        with StoreWriter(
-            output,
-            labels=dataset.labels,
-            class_names=dataset.class_names,
-            ids=dataset.ids,
-            split=dataset.split,
-            provenance=provenance,
-            overwrite=overwrite,
-        ) as store:
-            for batch in track(batches, "extracting", len(batches)):
-                pooled = {
-                    name: pool(tensor) for name, tensor in _forward(encoder, dataset, batch, chosen, captured, where).items()
-                }
-                for name, rows in pooled.items():
-                    if len(rows.features) != len(batch):
-                        raise InputError(f"layer {name} gives {len(rows.features)} rows for {len(batch)} samples")
-                store.add(
-                    {name: rows.features.cpu().numpy() for name, rows in pooled.items()},
-                    {name: rows.magnitudes.cpu().numpy() for name, rows in pooled.items() if rows.magnitudes is not None},
-                )
-    widths = {name: pool(tensor).features.shape[1] for name, tensor in first.items()}
-    return Extraction(output, len(dataset.inputs), widths, time.perf_counter() - started)
+    count = len(dataset.inputs)
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    with torch.inference_mode():
+        chosen = list(dict.fromkeys(layers)) or [_embedding_layer(encoder, dataset, where)]
+        with _tapped(module, chosen) as captured:
+            _forward(encoder, dataset, range(1), where)
+            for layer in chosen:
+                if layer not in captured:
+                    raise InputError(f"layer {layer} did not run in the forward pass of {encoder.spec}")
+            widths = {layer: captured[layer].features.shape[1] for layer in chosen}
+            not_finite = 0
+            with StoreWriter(
+                output,
+                labels=dataset.labels,
+                class_names=dataset.class_names,
+                ids=dataset.ids,
+                split=dataset.split,
+                provenance=_provenance(encoder, dataset, captured, where, seed, command),
+                overwrite=overwrite,
+            ) as store:
+                for batch in track(batches, "extracting", len(batches)):
+                    captured.clear()
+                    _forward(encoder, dataset, batch, where)
+                    wrong = torch.zeros(len(batch), dtype=torch.bool)
+                    for layer, pooled in captured.items():
+                        if len(pooled.features) != len(batch):
+                            raise InputError(f"layer {layer} gives {len(pooled.features)} rows for {len(batch)} samples")
+                        wrong |= ~torch.isfinite(pooled.features).all(dim=1).cpu()
+                    not_finite += int(wrong.sum())
+                    store.add(
+                        {layer: captured[layer].features.cpu().numpy() for layer in chosen},
+                        {
+                            layer: magnitudes.cpu().numpy()
+                            for layer in chosen
+                            if (magnitudes := captured[layer].magnitudes) is not None
+                        },
+                    )
+    return Extraction(output, count, widths, time.perf_counter() - started, not_finite)
 
 
-def default_layer(module: nn.Module) -> str:
-    """Name what is taken when no layer is asked for: the input of the last Linear, the embedding of a classifier."""
-    linear: list[str] = [name for name, child in module.named_modules() if isinstance(child, nn.Linear) and name]
-    if not linear:
-        raise UsageError(
-            f"the model has no Linear whose input could be the embedding; name a layer with --layer: {_names(module)}"
-        )
-    return linear[-1] + _INPUT
+def pool(activations: Tensor, *, channels_first: bool) -> Pooled:
+    """Reduce activations to one row a sample: (B, D), (B, T, C), (B, C, L) or (B, C, ...) -> (B, D) float32.
 
-
-def pool(activations: Tensor) -> Pooled:
-    """Reduce activations to one row a sample: (B, D), (B, T, C) tokens or (B, C, ...) maps -> (B, D) float32."""
+    `channels_first` tells (B, C, L) from (B, T, C); it is not read for other shapes.
+    """
     values = activations.float()
+    shape = tuple(values.shape[1:])
     if values.ndim <= 2:
-        return Pooled(values.reshape(len(values), -1), None, "none")
-    positions = (1,) if values.ndim == 3 else tuple(range(2, values.ndim))
-    return Pooled(values.mean(positions), values.abs().mean(positions), "mean" if values.ndim == 3 else "gap")
+        return Pooled(values.reshape(len(values), -1).clone(), None, "none", shape)
+    maps = values.ndim > 3 or channels_first
+    positions = tuple(range(2, values.ndim)) if maps else (1,)
+    return Pooled(values.mean(positions), values.abs().mean(positions), "gap" if maps else "mean", shape)
 
 
 @contextmanager
-def _tapped(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Hook the layers; the dictionary holds what they gave (or were given) in the last forward pass."""
-    captured: dict[str, Any] = {}
+def _tapped(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Pooled]]:
+    """Hook the layers; the dictionary holds what they gave (or were given) in the last forward pass, pooled at once."""
+    captured: dict[str, Pooled] = {}
     handles = []
+
+    def keep(layer: str, child: nn.Module, value: Any) -> None:
+        tensor = value[0] if isinstance(value, tuple | list) and value else value
+        if not isinstance(tensor, Tensor) or tensor.ndim == 0:
+            raise InputError(f"layer {layer} gives {type(value).__name__}, expected a tensor with one row a sample")
+        captured[layer] = pool(tensor, channels_first=isinstance(child, _CHANNELS_FIRST))
+
     for layer in layers:
-        child = _find(module, layer)
-        if _is_input(module, layer):
-            handles.append(child.register_forward_pre_hook(lambda _, args, layer=layer: captured.update({layer: args[0]})))
+        child, is_input = _find(module, layer)
+        if is_input:
+
+            def before(child: nn.Module, args: Any, kwargs: Any, layer: str = layer) -> None:
+                keep(layer, child, args[0] if args else next(iter(kwargs.values()), None))
+
+            handles.append(child.register_forward_pre_hook(before, with_kwargs=True))
         else:
-            handles.append(child.register_forward_hook(lambda _, __, out, layer=layer: captured.update({layer: out})))
+
+            def after(child: nn.Module, args: Any, output: Any, layer: str = layer) -> None:
+                keep(layer, child, output)
+
+            handles.append(child.register_forward_hook(after))
     try:
         yield captured
     finally:
@@ -151,30 +187,40 @@ def _tapped(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Any]
             handle.remove()
 
 
-def _is_input(module: nn.Module, layer: str) -> bool:
-    return layer.endswith(_INPUT) and layer not in dict(module.named_modules())
+def _find(module: nn.Module, layer: str) -> tuple[nn.Module, bool]:
+    """Find the module of a layer, and whether what goes into it is meant; UsageError names the nearest."""
+    modules: dict[str, nn.Module] = {name: child for name, child in module.named_modules() if name}
+    if layer in modules:
+        return modules[layer], False
+    if layer in ("input", "output"):
+        return module, layer == "input"
+    if layer.endswith(_INPUT) and layer.removesuffix(_INPUT) in modules:
+        return modules[layer.removesuffix(_INPUT)], True
+    raise UsageError(unknown("layer", layer, [*modules, "input", "output"]))
 
 
-def _find(module: nn.Module, layer: str) -> nn.Module:
-    modules: dict[str, nn.Module] = dict(module.named_modules())
-    name = layer.removesuffix(_INPUT) if _is_input(module, layer) else layer
-    if not name or name not in modules:
-        raise UsageError(unknown("layer", layer, [name for name in modules if name]))
-    return modules[name]
+def _embedding_layer(encoder: Encoder, dataset: Dataset, device: torch.device) -> str:
+    """Name the input of the last Linear that runs on a sample."""
+    ran: list[str] = []
+    handles = [
+        child.register_forward_pre_hook(lambda child, args, name=name: ran.append(name))
+        for name, child in encoder.module.named_modules()
+        if isinstance(child, nn.Linear)
+    ]
+    try:
+        _forward(encoder, dataset, range(1), device)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        names = ", ".join(name for name, _ in encoder.module.named_modules() if name)
+        raise UsageError(
+            f"the model has no Linear whose input could be the embedding; name a layer with --layer: {names or 'output'}"
+        )
+    return ran[-1] + _INPUT if ran[-1] else "input"
 
 
-def _names(module: nn.Module) -> str:
-    return ", ".join(name for name, _ in module.named_modules() if name) or "it has no named layers"
-
-
-def _forward(
-    encoder: Encoder,
-    dataset: Dataset,
-    rows: range,
-    layers: Sequence[str],
-    captured: dict[str, Any],
-    device: torch.device,
-) -> dict[str, Tensor]:
+def _forward(encoder: Encoder, dataset: Dataset, rows: range, device: torch.device) -> None:
     items = [encoder.transform(dataset.inputs[row]) for row in rows]
     for row, item in zip(rows, items, strict=True):
         if item.shape != items[0].shape:
@@ -183,33 +229,17 @@ def _forward(
                 f"{dataset.ids[row]} is {tuple(item.shape)}; bring them to one size first"
             )
     batch = torch.stack(items).to(device)
-    captured.clear()
     try:
         encoder.module(batch)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        # The model is a stranger's: what it says of its input is the best explanation there is.
-        reason = str(error).strip().partition("\n")[0]
+    except EmbedscopeError:
+        raise
+    except Exception as error:  # the code is a stranger's: what it says of its input is the best explanation there is
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise InputError(f"{encoder.spec} does not take inputs of shape {tuple(batch.shape)}: {reason}") from error
-    found = {}
-    for layer in layers:
-        if layer not in captured:
-            raise InputError(f"layer {layer} did not run in the forward pass of {encoder.spec}")
-        value = captured[layer]
-        tensor = value[0] if isinstance(value, tuple | list) and value else value
-        if not isinstance(tensor, Tensor) or tensor.ndim == 0:
-            raise InputError(f"layer {layer} gives {type(value).__name__}, expected a tensor with one row a sample")
-        found[layer] = tensor
-    return found
 
 
 def _provenance(
-    encoder: Encoder,
-    dataset: Dataset,
-    first: dict[str, Tensor],
-    module: nn.Module,
-    device: torch.device,
-    seed: int,
-    command: str,
+    encoder: Encoder, dataset: Dataset, captured: dict[str, Pooled], device: torch.device, seed: int, command: str
 ) -> dict[str, Any]:
     return {
         "model": {
@@ -220,14 +250,14 @@ def _provenance(
         },
         "data": {"spec": dataset.location, "fingerprint": dataset.fingerprint},
         "layers": {
-            name: {
-                "type": type(_find(module, name)).__name__,
-                "pooling": pool(tensor).pooling,
-                "shape": list(tensor.shape[1:]),
+            layer: {
+                "type": type(_find(encoder.module, layer)[0]).__name__,
+                "pooling": pooled.pooling,
+                "shape": list(pooled.shape),
             }
-            for name, tensor in first.items()
+            for layer, pooled in captured.items()
         },
-        "transform": TO_INPUT,
+        "transform": encoder.transform_text,
         "run": {
             "device": str(device),
             "dtype": "float32",

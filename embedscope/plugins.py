@@ -10,8 +10,8 @@ A metric, `metrics/foo.py`:
     def foo(features, labels, *, k=5): ...     # (N, D), (N,) -> 0-d tensor
 
 A loss, `losses/foo.py`, is likewise `foo(num_classes, dim, *, options) -> nn.Module` under `@loss(reference=…)`, whose
-`forward(features, labels, logits)` is a scalar. A model source is `models/foo.py`: `foo(location, options) -> module`; a data
-source `data/foo.py`: `foo(location) -> Dataset`.
+`forward(features, labels, logits)` is a scalar. A model source is `models/foo.py`, `foo(location, *args, **options) ->
+Encoder`, typed `foo:location(options)`. A data source is `data/foo.py`, `foo(location) -> Dataset` under `@data_source(…)`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from embedscope.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 Kind = Literal["metrics", "losses", "models", "data", "plotting"]
 
@@ -69,7 +69,7 @@ def names(kind: Kind) -> list[str]:
     """List the plugins of a kind, sorted, without importing any of them."""
     folder = Path(__file__).parent / kind
     own = {path.stem for path in folder.glob("[!_]*.py")} - _SHARED.get(kind, frozenset())
-    return sorted(own | {point.name for point in _entry_points(kind)})
+    return sorted(own | _foreign(kind).keys())
 
 
 def load(kind: Kind, name: str) -> Any:
@@ -77,9 +77,8 @@ def load(kind: Kind, name: str) -> Any:
     name = canonical(name)
     if name not in names(kind):
         raise UsageError(unknown(_SINGULAR[kind], name, names(kind)))
-    for point in _entry_points(kind):
-        if point.name == name:
-            return point.load()
+    if name in _foreign(kind):
+        return _foreign(kind)[name].load()
     return getattr(importlib.import_module(f"embedscope.{kind}.{name}"), name)
 
 
@@ -97,10 +96,10 @@ def parse(text: str) -> Spec:
     for start in (match.start() for match in re.finditer(r"\(", text)):
         try:
             args, options = literals(ast.parse(f"f{text[start:]}", mode="eval").body)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             continue
         return Spec(text[:start].strip(), args, options)
-    raise UsageError(f"cannot read the options of '{text}': expected literals such as (option=1, other='a')")
+    raise UsageError(f"cannot read the options of '{text[:80]}': expected literals such as (option=1, other='a')")
 
 
 def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -111,12 +110,15 @@ def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(ast.literal_eval(arg) for arg in call.args), options
 
 
-def bind(plugin: Callable[..., Any], spec: Spec) -> dict[str, Any]:
-    """Check a spec's options against the plugin's keyword options; return all of them, defaults included."""
+def bind(plugin: Callable[..., Any], spec: Spec, *, hidden: Collection[str] = ()) -> dict[str, Any]:
+    """Check a spec's options against the plugin's keyword options; return all of them, defaults included.
+
+    `hidden` are keywords that the program passes and a user does not.
+    """
     known = {
         parameter.name: parameter.default
         for parameter in inspect.signature(plugin).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in hidden
     }
     if spec.args:
         given = ", ".join(repr(arg) for arg in spec.args)
@@ -131,5 +133,8 @@ def _takes(known: Mapping[str, Any]) -> str:
     return "it takes " + ", ".join(f"{name}={value!r}" for name, value in known.items()) if known else "it takes none"
 
 
-def _entry_points(kind: str) -> importlib.metadata.EntryPoints:
-    return importlib.metadata.entry_points(group=f"embedscope.{kind}")
+def _foreign(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Third parties' plugins by name; a name of ours stays ours."""
+    named = {canonical(point.name): point for point in importlib.metadata.entry_points(group=f"embedscope.{kind}")}
+    folder = Path(__file__).parent / kind
+    return {name: point for name, point in named.items() if not (folder / f"{name}.py").exists()}

@@ -112,6 +112,7 @@ class Encoder:
     Attributes:
         module: the network, in evaluation mode.
         transform: turns an item of a Dataset into the Tensor that the module takes, without the batch axis.
+        transform_text: what the transform does, for the record.
         spec: what the user typed.
         checkpoint: the file that the weights came from, if any.
         checkpoint_sha256: its hash (hex), if any.
@@ -120,6 +121,7 @@ class Encoder:
 
     module: nn.Module
     transform: Callable[[Any], Tensor]
+    transform_text: str
     spec: str
     checkpoint: str | None = None
     checkpoint_sha256: str | None = None
@@ -128,12 +130,21 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction wrote: the store, how many rows, the width of each layer, and how long it took (seconds)."""
+    """What an extraction wrote.
+
+    Attributes:
+        path: of the store.
+        rows: how many.
+        layers: layer -> width.
+        seconds: it took.
+        not_finite: rows with NaN or infinite values in some layer.
+    """
 
     path: Path
     rows: int
     layers: Mapping[str, int]
     seconds: float
+    not_finite: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,8 +175,27 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What is known of single samples.
+
+    Attributes:
+        ids: (n,) of the samples.
+        labels: (n,) names of their classes.
+        values: metric -> (n,) float64.
+        nearest: (n,) names of the nearest other classes, by the first metric that knows, or None.
+        split: (n,) or None.
+    """
+
+    ids: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+    values: Mapping[str, np.ndarray[Any, Any]]
+    nearest: np.ndarray[Any, Any] | None
+    split: np.ndarray[Any, Any] | None
+
+
+@dataclass(frozen=True)
 class Scores:
-    """All metrics on one embedding; the fields are those of `score --json`."""
+    """All metrics on one embedding; the fields but the table of samples are those of `score --json`."""
 
     name: str
     source: str
@@ -176,6 +206,7 @@ class Scores:
     device: str
     metrics: Mapping[str, Measurement]
     warnings: Sequence[str] = ()
+    table: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -237,3 +268,4 @@ class Finetuning:
     options: Mapping[str, Any]
     data: Mapping[str, Any]
     objectives: Sequence[ObjectiveResult]
+    seconds: float

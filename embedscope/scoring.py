@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from embedscope import __version__, devices, plugins
-from embedscope.metrics import STANDARD, measure
-from embedscope.records import FeatureSet, Measurement, Scores, Track, untracked
-from embedscope.store import check_finite, open_features, select_labelled, select_split
+from embedscope.errors import ThresholdError, UsageError
+from embedscope.metrics import STANDARD, Measured, bind, declaration, measure
+from embedscope.ops import statistics
+from embedscope.ops.blocks import limits
+from embedscope.records import FeatureSet, Measurement, Samples, Scores, Track, untracked
+from embedscope.store import open_features, select_labelled, select_split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from embedscope.records import Rows
+
+# Of the memory that is free, a run takes this share unless it is told otherwise.
+MEMORY_SHARE = 0.5
+
+# How often a metric without a value per sample is measured again for its interval; each time costs as much as the metric.
+_RESAMPLES = 200
 
 
 def score(
@@ -23,7 +34,12 @@ def score(
     metrics: Sequence[str] = STANDARD,
     layers: Sequence[str] = (),
     split: str | None = None,
+    sample: int | None = None,
+    ci: bool = False,
+    memory: int | None = None,
     device: str = "auto",
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
     track: Track = untracked,
 ) -> list[Scores]:
     """Measure every layer of every source.
@@ -33,35 +49,74 @@ def score(
         metrics: specs, such as "soft_silhouette(tau_s=0.2)".
         layers: which layers of the stores; all if none is named.
         split: measure the rows of one split only.
+        sample: metrics with a value per sample measure this many samples, drawn class by class, against all rows, and give the
+            stratified (unbiased) mean with its 95 % interval; the other metrics stay exact.
+        ci: 95 % intervals by bootstrap over samples, class by class: of the mean of the values per sample where there are any,
+            otherwise by measuring again (200 times). They cover which samples were drawn, not how the network was trained.
+        memory: bytes that a run may take beside what torch itself takes; by default half of what is free. Features that fit
+            into half of it are read into memory, others are read by blocks, Euclidean distances then several times.
         device: "auto", "cpu", "cuda" or "cuda:N". Measurements are in float64, which MPS lacks: "auto" takes the CPU there.
-        track: shows progress over metrics.
+        seed: of the sample and the bootstrap.
+        say: is told beforehand what is planned.
+        track: shows progress over blocks.
 
     Raises:
         InputError: a source that cannot be read, holds NaN, or has no labelled row.
-        UsageError: an unknown metric, option, layer or split.
+        UsageError: an unknown metric, option, layer or split; a sample or a memory limit too small to work with.
     """
     specs = [plugins.parse(text) for text in metrics]
     for spec in specs:  # a typo in the last metric should not cost the time of the first
-        plugins.bind(plugins.load("metrics", spec.name), spec)
+        bind(spec)
     where = devices.choose(device, float64=True)
+    budget = int(MEMORY_SHARE * devices.free_memory(where)) if memory is None else memory
+    if budget < 2**24:
+        raise UsageError(f"a memory limit of {_bytes(budget)} is too small to work with; give at least 16 MB")
     found = [select_split(features, split) for features in open_features(sources, layers=layers)]
-    return [_score(features, specs, where) for features in track(found, "measuring", len(found))]
+    with limits(memory=budget, track=track):
+        return [_score(features, specs, where, budget, sample, ci, seed, say) for features in found]
 
 
-def _score(features: FeatureSet, specs: Sequence[plugins.Spec], device: torch.device) -> Scores:
+def _score(
+    features: FeatureSet,
+    specs: Sequence[plugins.Spec],
+    device: torch.device,
+    budget: int,
+    sample: int | None,
+    ci: bool,
+    seed: int,
+    say: Callable[[str], None],
+) -> Scores:
     features, unlabelled = select_labelled(features)
-    check_finite(features)
     labels = torch.from_numpy(features.labels).to(device)
-    rows = features.features[:].to(device)
-    magnitudes = None if features.magnitudes is None else features.magnitudes[:].to(device)
-    results: dict[str, Measurement] = {}
-    for spec in specs:
-        found = measure(rows, labels, spec, features.class_names, magnitudes)
-        # A metric asked for twice is told apart by the options that were used.
-        key = found.name if found.name not in results else str(plugins.Spec(found.name, (), found.options))
-        results[key] = found
+    rows = _at_hand(features.features, device, budget)
+    magnitudes = None if features.magnitudes is None else _at_hand(features.magnitudes, device, budget)
     counts = np.bincount(features.labels)
-    warnings = [f"{name} is undefined: {found.note}" for name, found in results.items() if found.value is None]
+    anchors = None if sample is None else statistics.stratified_sample(labels, sample, seed)
+    say(_plan(features, rows, anchors, budget))
+    names = features.class_names
+    measured = measure(
+        rows,
+        labels,
+        specs,
+        names,
+        magnitudes=magnitudes,
+        ids=features.ids,
+        source=features.source,
+        anchors=anchors,
+    )
+    results: dict[str, Measurement] = {}
+    warnings = []
+    for found in measured:
+        measurement = found.measurement
+        if measurement.value is None:
+            warnings.append(f"{measurement.name} is undefined: {measurement.note}")
+        elif found.per_sample is not None and anchors is not None:
+            measurement = _estimated(found, labels, anchors)
+        elif ci:
+            measurement = _with_interval(found, rows if magnitudes is None else _read_by(found, rows, magnitudes), labels, seed)
+        # A metric asked for twice is told apart by the options that were used.
+        name = measurement.name
+        results[name if name not in results else str(plugins.Spec(name, (), measurement.options))] = measurement
     if alone := int((counts == 1).sum()):
         whose = "class has one sample; its" if alone == 1 else "classes have one sample; their"
         warnings.append(f"{alone} {whose} silhouette is 0 by convention")
@@ -72,11 +127,77 @@ def _score(features: FeatureSet, specs: Sequence[plugins.Spec], device: torch.de
         source=features.source,
         layer=features.layer,
         samples=len(labels),
-        dimensions=rows.shape[1],
+        dimensions=features.features.shape[1],
         classes=int((counts > 0).sum()),
         device=str(device),
         metrics=results,
         warnings=warnings,
+        table=_samples(features, measured, anchors),
+    )
+
+
+def _at_hand(rows: Rows, device: torch.device, budget: int) -> Rows:
+    """Read rows into the memory of the device if they take at most half of the budget; leave them on disk otherwise."""
+    fits = rows.shape[0] * rows.shape[1] * rows.dtype.itemsize <= budget // 2
+    return rows[:].to(device) if fits else rows
+
+
+def _plan(features: FeatureSet, rows: Rows, anchors: torch.Tensor | None, budget: int) -> str:
+    count, width = rows.shape
+    size = _bytes(count * width * rows.dtype.itemsize)
+    place = "read into memory" if isinstance(rows, torch.Tensor) else "read from disk in blocks"
+    against = "" if anchors is None else f"; {len(anchors):,} sampled rows against all"
+    return f"{features.name}: {count:,} x {width:,} ({size}) {place}{against}; at most {_bytes(budget)} of memory"
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("GB", 2**30), ("MB", 2**20)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 2**10:.0f} kB"
+
+
+def _read_by(found: Measured, rows: Rows, magnitudes: Rows) -> Rows:
+    return magnitudes if declaration(plugins.load("metrics", found.measurement.name)).reads == "magnitudes" else rows
+
+
+def _estimated(found: Measured, labels: torch.Tensor, anchors: torch.Tensor) -> Measurement:
+    """Replace the plain mean over anchors by the stratified one, with its interval."""
+    assert found.per_sample is not None
+    mean, low, high = statistics.stratified_mean(found.per_sample, labels[anchors], labels)
+    note = f"estimated from {len(anchors):,} of {len(labels):,} samples, drawn class by class, against all rows"
+    previous = found.measurement.note
+    return replace(found.measurement, value=mean, ci95=(low, high), note=f"{note}; {previous}" if previous else note)
+
+
+def _with_interval(found: Measured, rows: Rows, labels: torch.Tensor, seed: int) -> Measurement:
+    """Add a bootstrap interval: from the values per sample, or by measuring samples drawn again."""
+    if found.per_sample is not None:
+        return replace(found.measurement, ci95=statistics.bootstrap_mean_interval(found.per_sample, labels, seed))
+    if not isinstance(rows, torch.Tensor):
+        note = "no interval: the features do not fit in memory, and this metric would have to read them again and again"
+        return replace(found.measurement, note=note)
+    function = plugins.load("metrics", found.measurement.name)
+    interval = statistics.bootstrap_interval(
+        lambda drawn: float(function(rows[drawn], labels[drawn], **found.measurement.options)), labels, seed, _RESAMPLES
+    )
+    return replace(found.measurement, ci95=interval)
+
+
+def _samples(features: FeatureSet, measured: Sequence[Measured], anchors: torch.Tensor | None) -> Samples | None:
+    """Collect what is known of single samples; None if no metric has a value per sample."""
+    columns = {found.measurement.name: found.per_sample.cpu().numpy() for found in measured if found.per_sample is not None}
+    if not columns:
+        return None
+    chosen = np.arange(len(features.labels)) if anchors is None else anchors.cpu().numpy()
+    names = np.array(features.class_names, dtype=object)
+    nearest = next((found.nearest for found in measured if found.nearest is not None), None)
+    return Samples(
+        ids=features.ids[chosen],
+        labels=names[features.labels[chosen]],
+        values=columns,
+        nearest=None if nearest is None else names[nearest.cpu().numpy()],
+        split=None if features.split is None else features.split[chosen],
     )
 
 
@@ -84,9 +205,40 @@ def as_json(scores: Sequence[Scores]) -> dict[str, Any]:
     """Lay scores out as `score --json` prints them, schema embedscope.score/1; details stand beside the value."""
     results = []
     for entry in scores:
-        result = asdict(entry)
+        result = asdict(replace(entry, table=None))
+        del result["table"]
         for measurement in result["metrics"].values():
             measurement.pop("name")
             measurement.update(measurement.pop("details"))
         results.append(result)
     return {"schema": "embedscope.score/1", "embedscope": __version__, "results": results}
+
+
+def parse_threshold(text: str, metrics: Sequence[str]) -> tuple[str, float]:
+    """Read `silhouette=0.3`; UsageError if it is not that, or the metric is not among those measured."""
+    name, separator, number = text.rpartition("=")
+    name = plugins.canonical(name)
+    try:
+        limit = float(number)
+    except ValueError:
+        separator = ""
+    if not separator:
+        raise UsageError(f"cannot read the threshold '{text}'; write it as in silhouette=0.3")
+    measured = [plugins.canonical(plugins.parse(spec).name) for spec in metrics]
+    if name not in measured:
+        raise UsageError(f"the threshold '{text}' is on a metric that is not measured; measured are {', '.join(measured)}")
+    return name, limit
+
+
+def check_thresholds(scores: Sequence[Scores], thresholds: Sequence[tuple[str, float]]) -> None:
+    """Raise ThresholdError if a metric is on the wrong side of its limit: below it, or above where lower is better."""
+    missed = []
+    for entry in scores:
+        for name, limit in thresholds:
+            value, better = entry.metrics[name].value, entry.metrics[name].better
+            if value is None:
+                missed.append(f"{entry.name}: {name} is undefined")
+            elif value > limit if better == "lower" else value < limit:
+                missed.append(f"{entry.name}: {name} is {value:.4f}, {'above' if better == 'lower' else 'below'} {limit:g}")
+    if missed:
+        raise ThresholdError("; ".join(missed))

@@ -9,7 +9,8 @@ def test_exit_codes():
 
     codes = {error.__name__: error.exit_code for error in all_below(EmbedscopeError)}
     assert {name for name, code in codes.items() if code == 2} == {"UsageError"}
-    assert set(codes.values()) == {1, 2}
+    assert {name for name, code in codes.items() if code == 3} == {"ThresholdError"}
+    assert set(codes.values()) == {1, 2, 3}
 
 
 def test_unknown_without_a_near_name():

@@ -25,10 +25,14 @@ class Net(nn.Module):
         return self.fc2(self.fc1(self.conv(x).mean((2, 3))).relu())
 
 
+def encoder_of(module, spec="x"):
+    return Encoder(module, to_input, "as it is", spec)
+
+
 @pytest.fixture
 def encoder():
     torch.manual_seed(0)
-    return Encoder(Net().eval(), to_input, "net.py:Net")
+    return encoder_of(Net().eval(), "net.py:Net")
 
 
 @pytest.fixture
@@ -90,11 +94,86 @@ def test_tokens_are_averaged(dataset, tmp_path):
         def forward(self, x):
             return self.block(x[:, 0])
 
-    encoder = Encoder(Tokens(), to_input, "tokens")
+    encoder = encoder_of(Tokens())
     extract(encoder, dataset, tmp_path / "a.h5", layers=["block"])
     found = open_features([str(tmp_path / "a.h5")])[0]
     expected = torch.stack([to_input(dataset.inputs[row])[0].mean(0) for row in range(11)])
     torch.testing.assert_close(found.features[:], expected, atol=1e-6, rtol=0)
+
+
+def test_layers_are_taken_before_they_are_changed_in_place(dataset, tmp_path):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            return self.relu(self.norm(x))
+
+    extract(encoder_of(InPlace()), dataset, tmp_path / "a.h5", layers=["norm", "relu.input", "relu"])
+    norm, given, relu = (features.features[:] for features in open_features([str(tmp_path / "a.h5")]))
+    assert torch.equal(norm, given)
+    assert norm.min() < 0
+    assert relu.min() >= 0
+
+
+def test_channels_of_one_dimensional_convolutions(tmp_path):
+    np.savez(tmp_path / "d.npz", X=np.random.default_rng(0).normal(size=(6, 2, 9)).astype(np.float32), y=np.arange(6) % 2)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(2, 5, 3), nn.Flatten(), nn.Linear(35, 2))
+    extract(encoder_of(module), open_dataset(str(tmp_path / "d.npz")), tmp_path / "a.h5", layers=["0"])
+    (found,) = open_features([str(tmp_path / "a.h5")])
+    x = torch.from_numpy(np.load(tmp_path / "d.npz")["X"])
+    torch.testing.assert_close(found.features[:], module[0](x).detach().mean(2), atol=1e-6, rtol=0)
+    assert found.provenance["layers"]["0"]["pooling"] == "gap"
+
+
+def test_default_is_the_last_linear_that_runs(dataset, tmp_path):
+    class Spare(Net):
+        def __init__(self):
+            super().__init__()
+            self.spare = nn.Linear(1, 1)
+
+        def forward(self, x):
+            return self.fc2(input=self.fc1(self.conv(x).mean((2, 3))))
+
+    assert list(extract(encoder_of(Spare().eval()), dataset, tmp_path / "a.h5").layers) == ["fc2.input"]
+
+
+def test_model_that_is_a_single_layer(tmp_path):
+    np.savez(tmp_path / "d.npz", X=np.eye(4, dtype=np.float32), y=[0, 1, 0, 1])
+    data = open_dataset(str(tmp_path / "d.npz"))
+    assert dict(extract(encoder_of(nn.Linear(4, 3)), data, tmp_path / "a.h5").layers) == {"input": 4}
+    assert dict(extract(encoder_of(nn.Linear(4, 3)), data, tmp_path / "b.h5", layers=["output"]).layers) == {"output": 3}
+
+
+def test_rows_that_are_not_finite_are_counted(tmp_path):
+    features = np.zeros((5, 2), np.float32)
+    features[[1, 3]] = -1
+    np.savez(tmp_path / "d.npz", X=features, y=[0, 1, 0, 1, 0])
+
+    class Log(nn.Module):
+        def forward(self, x):
+            return torch.log(x + 1)
+
+    done = extract(encoder_of(Log()), open_dataset(str(tmp_path / "d.npz")), tmp_path / "a.h5", layers=["output"], batch_size=2)
+    assert done.not_finite == 2
+
+
+@pytest.mark.parametrize("error", [AssertionError("no"), KeyError("x"), NotImplementedError()])
+def test_model_that_fails_in_its_own_way(dataset, tmp_path, error):
+    class Fails(Net):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises(InputError, match=f"does not take inputs of shape .*{type(error).__name__}"):
+        extract(encoder_of(Fails()), dataset, tmp_path / "a.h5")
+
+
+def test_store_may_not_be_called_npz(encoder, dataset, tmp_path):
+    with pytest.raises(UsageError, match=r"a store is HDF5: call it .*a\.h5"):
+        extract(encoder, dataset, tmp_path / "a.npz")
 
 
 def test_unknown_layer_names_the_nearest(encoder, dataset, tmp_path):
@@ -105,12 +184,12 @@ def test_unknown_layer_names_the_nearest(encoder, dataset, tmp_path):
 
 def test_no_linear_and_no_layer(dataset, tmp_path):
     with pytest.raises(UsageError, match="the model has no Linear whose input could be the embedding"):
-        extract(Encoder(nn.Sequential(nn.Flatten()), to_input, "x"), dataset, tmp_path / "a.h5")
+        extract(encoder_of(nn.Sequential(nn.Flatten())), dataset, tmp_path / "a.h5")
 
 
 def test_data_that_the_model_does_not_take(dataset, tmp_path):
-    encoder = Encoder(nn.Sequential(nn.Linear(3, 2)), to_input, "linear")
-    with pytest.raises(InputError, match=r"linear does not take inputs of shape \(1, 1, 5, 5\): mat1 and mat2"):
+    encoder = encoder_of(nn.Sequential(nn.Linear(3, 2)), "linear")
+    with pytest.raises(InputError, match=r"linear does not take inputs of shape \(1, 1, 5, 5\): RuntimeError: mat1 and mat2"):
         extract(encoder, dataset, tmp_path / "a.h5")
     assert list(tmp_path.iterdir()) == [tmp_path / "data.npz"]
 
@@ -125,7 +204,7 @@ def test_layer_that_mixes_samples(dataset, tmp_path):
             return self.all(x)
 
     with pytest.raises(InputError, match="layer all gives 275 rows for 11 samples"):
-        extract(Encoder(Mixer(), to_input, "mixer"), dataset, tmp_path / "a.h5", layers=["all"])
+        extract(encoder_of(Mixer()), dataset, tmp_path / "a.h5", layers=["all"])
 
 
 def test_layer_without_a_tensor(dataset, tmp_path):
@@ -142,7 +221,7 @@ def test_layer_without_a_tensor(dataset, tmp_path):
             return self.inner(x)["out"]
 
     with pytest.raises(InputError, match="layer inner gives dict, expected a tensor"):
-        extract(Encoder(Words(), to_input, "words"), dataset, tmp_path / "a.h5", layers=["inner"])
+        extract(encoder_of(Words()), dataset, tmp_path / "a.h5", layers=["inner"])
 
 
 def test_layer_that_is_never_run(dataset, tmp_path):
@@ -152,7 +231,7 @@ def test_layer_that_is_never_run(dataset, tmp_path):
             self.idle = nn.Linear(1, 1)
 
     with pytest.raises(InputError, match="layer idle did not run"):
-        extract(Encoder(Idle(), to_input, "idle"), dataset, tmp_path / "a.h5", layers=["idle"])
+        extract(encoder_of(Idle()), dataset, tmp_path / "a.h5", layers=["idle"])
 
 
 def test_inputs_of_different_shape(encoder, tmp_path):

@@ -27,15 +27,21 @@ def test_unknown_name_names_the_nearest():
 
 def test_third_party_reaches_the_same_load(monkeypatch):
     class Point:
-        name = "mine"
+        name = "my-own"
 
         @staticmethod
         def load():
             return "loaded"
 
-    monkeypatch.setattr(plugins, "_entry_points", lambda kind: [Point] if kind == "metrics" else [])
-    assert "mine" in plugins.names("metrics")
-    assert plugins.load("metrics", "mine") == "loaded"
+    class Shadow(Point):
+        name = "gini"
+
+    monkeypatch.setattr(
+        plugins.importlib.metadata, "entry_points", lambda group: [Point, Shadow] if group[11:] == "metrics" else []
+    )
+    assert "my_own" in plugins.names("metrics")
+    assert plugins.load("metrics", "my-own") == "loaded"
+    assert plugins.load("metrics", "gini") != "loaded"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +60,9 @@ def test_parse(text, expected):
     assert plugins.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["f(__import__('os'))", "f(a=b)", "f(**{})", "f(1+)"])
+@pytest.mark.parametrize(
+    "text", ["f(__import__('os'))", "f(a=b)", "f(**{})", "f(1+)", "f(a={[]:1})", "f(a=" + "-" * 20000 + "1)"]
+)
 def test_parse_takes_only_literals(text):
     with pytest.raises(UsageError, match="cannot read the options"):
         plugins.parse(text)

@@ -36,7 +36,7 @@ def test_json_is_as_the_contract_says(make_store, blobs):
     common = {"value", "ci95", "better", "bounds", "options", "per_class", "note"}
     assert set(result["metrics"]["silhouette"]) == common
     assert result["metrics"]["silhouette"]["bounds"] == [-1, 1]
-    assert set(result["metrics"]["gini"]) == common | {"per_channel", "dead_channels"}
+    assert set(result["metrics"]["gini"]) == common | {"per_channel", "dead_channels", "owned_channels"}
     assert len(result["metrics"]["gini"]["per_channel"]) == 8
     assert set(result["metrics"]["class_kl"]["feature_histogram"]) == {"0", "1", "2"}
     assert result["metrics"]["explained_variance"]["threshold"] == 0.95
@@ -103,7 +103,7 @@ def test_unknown_metric_before_any_file_is_read():
 
 def test_nan(make_store, blobs):
     blobs[0][3, 1] = np.nan
-    with pytest.raises(InputError, match=r"1 of 90 rows of the features hold NaN or infinite values: rows 3 \(row3\)"):
+    with pytest.raises(InputError, match=r"1 of 90 rows hold NaN or infinite values: rows 3 \(row3\)"):
         score([str(make_store(*blobs))])
 
 

@@ -1,11 +1,14 @@
 """The command line: options become values, values go into one call, the result is rendered.
 
-Data go to stdout, talk to stderr. Exit codes: 0 done, 1 the input cannot be used, 2 wrong usage, 130 interrupted.
+Data go to stdout, talk to stderr. Exit codes: 0 done, 1 the input cannot be used, 2 wrong usage, 3 a threshold is not met,
+130 interrupted.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,11 +24,11 @@ if TYPE_CHECKING:
 
 # What typer raises for a wrong option. Since 0.26 typer brings its own click and gives this class no public name.
 _UsageError: Any = typer.BadParameter.__bases__[0]
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="embedscope",
     help="How good is an embedding, which checkpoint is better, what is wrong with it, and would another loss mend it?",
-    no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -50,17 +53,20 @@ def _main(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error that was foreseen is one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without arrows and dashes gets question marks
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so that nothing is left half-written
     try:
-        code = app(args=arguments, prog_name="embedscope", standalone_mode=False)
+        code = app(args=given or ["--help"], prog_name="embedscope", standalone_mode=False)
     except EmbedscopeError as error:
         return _fail(str(error), error.exit_code)
     except _UsageError as error:
-        message: str = error.format_message()
-        if not message or message == app.info.help:
-            return 2
-        return _fail(f"{message} Try --help.", 2)
-    except typer.Abort:
-        return _fail("interrupted", 130)
+        return _fail(f"{error.format_message()} Try --help.", 2)
+    if code == _INTERRUPTED:
+        return _fail("interrupted; nothing was written", _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 

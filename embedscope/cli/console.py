@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.table import Table
 
@@ -21,10 +21,15 @@ T = TypeVar("T")
 _PIPE_WIDTH = 10_000
 _SECONDS_BETWEEN_LINES = 10.0
 
+# Characters that a heading takes before it is folded, and a cell at the most.
+_HEADING = 20
+_CELL = 40
+_BEST = " *"
+
 
 @dataclass(frozen=True)
 class Talk:
-    """What a command says beside its result, on stderr: nothing when quiet, details when verbose."""
+    """What a command says beside its result, on stderr: only warnings when quiet, details when verbose."""
 
     quiet: bool = False
     verbose: bool = False
@@ -82,33 +87,95 @@ def print_json(value: Any) -> None:
 
 def print_scores(scores: Sequence[Scores], *, per_class: bool) -> None:
     """Print a table with a row a metric and a column an embedding; the best value is marked where there are several."""
-    table = _table("metric", *(entry.name for entry in scores))
-    table.add_row("samples", *(f"{entry.samples:,}" for entry in scores))
-    table.add_row("dimensions", *(f"{entry.dimensions:,}" for entry in scores))
-    table.add_row("classes", *(f"{entry.classes:,}" for entry in scores), end_section=True)
+    facts = [
+        ("samples", [f"{entry.samples:,}" for entry in scores]),
+        ("dimensions", [f"{entry.dimensions:,}" for entry in scores]),
+        ("classes", [f"{entry.classes:,}" for entry in scores]),
+    ]
+    metrics = []
     for key in scores[0].metrics:
         found = [entry.metrics[key] for entry in scores]
-        table.add_row(f"{key}{_arrow(found[0])}", *_marked(found))
-    _print(table)
-    if per_class:
-        for key in scores[0].metrics:
-            if any(entry.metrics[key].per_class for entry in scores):
-                _print(_per_class(key, scores))
+        metrics.append((f"{key}{arrow(found[0].better)}", _marked(found)))
+    names = [entry.name for entry in scores]
+    print_columns("metric", names, [facts, metrics])
+    for key in scores[0].metrics if per_class else ():
+        values = [entry.metrics[key].per_class or {} for entry in scores]
+        classes = dict.fromkeys(name for column in values for name in column)
+        if classes:
+            rows = [(name, [number(column.get(name)) for column in values]) for name in classes]
+            print_columns(f"{key} by class", names, [rows])
 
 
-def print_comparison(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Print a table of texts: a heading a column, and rows of a label with a cell a column."""
-    table = _table(title, *columns)
-    for label, cells in rows:
-        table.add_row(label, *cells)
-    _print(table)
+def print_csv(scores: Sequence[Scores]) -> None:
+    """Print a line a metric and embedding, and one a class where there are values of classes."""
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["name", "layer", "metric", "class", "value", "ci95_low", "ci95_high", "better"])
+    for entry in scores:
+        for key, found in entry.metrics.items():
+            low, high = found.ci95 or (None, None)
+            writer.writerow([entry.name, entry.layer, key, None, found.value, low, high, found.better])
+            for name, value in (found.per_class or {}).items():
+                writer.writerow([entry.name, entry.layer, key, name, value, None, None, found.better])
+
+
+def print_columns(first: str, columns: Sequence[str], sections: Sequence[Sequence[tuple[str, Sequence[str]]]]) -> None:
+    """Print texts as a table: a heading a column, rows of a label with a cell a column, a gap between sections.
+
+    On a terminal that is too narrow for all columns, several tables follow one another; a long heading is folded, and no number
+    is ever cut.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPE_WIDTH)
+    labels = max(len(label) for section in sections for label, _ in section)
+    left = max(labels, min(len(first), _HEADING))
+    widths = [
+        max(min(len(heading), _HEADING), *(len(cells[column]) for section in sections for _, cells in section))
+        for column, heading in enumerate(columns)
+    ]
+    start = 0
+    while start < len(columns):
+        stop = start + 1
+        while stop < len(columns) and left + sum(width + 2 for width in widths[start : stop + 1]) < console.width:
+            stop += 1
+        console.print(_table(first, columns, widths, sections, range(start, stop)))
+        start = stop
+
+
+def _table(
+    first: str,
+    columns: Sequence[str],
+    widths: Sequence[int],
+    sections: Sequence[Sequence[tuple[str, Sequence[str]]]],
+    shown: range,
+) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(Text(first), no_wrap=True)
+    for column in shown:
+        table.add_column(Text(columns[column]), justify="right", overflow="fold", min_width=widths[column], max_width=_CELL)
+    for section in sections:
+        for row, (label, cells) in enumerate(section):
+            chosen = [cells[column] for column in shown]
+            texts = [Text(cell, style="bold" if cell.endswith(_BEST) else "", no_wrap=True) for cell in chosen]
+            table.add_row(Text(label), *texts, end_section=row == len(section) - 1)
+    return table
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, whole numbers whole, and a dash for what is undefined."""
+    """Write four decimals, whole numbers whole, very small ones with an exponent, and a dash for what is undefined."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4f}"
+    if float(value).is_integer():
+        return f"{value:,.0f}" if value else "0.0000"
+    return f"{value:.1e}" if abs(value) < 5e-5 else f"{value:,.4f}"
 
 
 def arrow(better: str | None) -> str:
@@ -116,52 +183,18 @@ def arrow(better: str | None) -> str:
     return {"higher": " ↑", "lower": " ↓", None: ""}[better]
 
 
-def _arrow(measurement: Measurement) -> str:
-    return arrow(measurement.better)
-
-
 def _marked(found: Sequence[Measurement]) -> list[str]:
     values = [entry.value for entry in found if entry.value is not None]
     better = found[0].better
-    best = None if better is None or len(values) < 2 else (max if better == "higher" else min)(values)
-    tied = len(set(values)) == 1
-    return [
-        f"[bold]{number(entry.value)} *[/bold]"
-        if entry.value == best and best is not None and not tied
-        else number(entry.value)
-        for entry in found
-    ]
+    best = None
+    if better is not None and len(set(values)) > 1:
+        best = (max if better == "higher" else min)(values)
+    return [_cell(entry) + (_BEST if entry.value == best and best is not None else "") for entry in found]
 
 
-def _per_class(key: str, scores: Sequence[Scores]) -> Table:
-    table = _table(f"{key} by class", *(entry.name for entry in scores))
-    values: list[Mapping[str, float]] = [entry.metrics[key].per_class or {} for entry in scores]
-    for name in dict.fromkeys(name for column in values for name in column):
-        table.add_row(_plain(name), *(number(column.get(name)) for column in values))
-    return table
-
-
-def _table(first: str, *columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(_plain(first))
-    for column in columns:
-        table.add_column(_plain(column), justify="right")
-    return table
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_PIPE_WIDTH)
-    console.print(table)
+def _cell(measurement: Measurement) -> str:
+    text = number(measurement.value)
+    if measurement.ci95 is None:
+        return text
+    low, high = measurement.ci95
+    return f"{text} [{number(low)}, {number(high)}]"

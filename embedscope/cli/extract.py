@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, command_line
-from embedscope.cli.options import Device, Layers, Output, Overwrite, Quiet, Seed, Verbose
+from embedscope.cli.console import Talk, command_line, print_json
+from embedscope.cli.options import Device, Json, Layers, Output, Overwrite, Quiet, Seed, Verbose
 
 
 def extract(
@@ -27,6 +29,7 @@ def extract(
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -34,15 +37,13 @@ def extract(
 
     A layer is a module's name, or NAME.input for what goes into it; by default the input of the last Linear.
     """
-    from pathlib import Path
-
     from embedscope.data import open_dataset
     from embedscope.extraction import extract
     from embedscope.models import open_model
-    from embedscope.store.writer import check_output
+    from embedscope.store.files import check_output
 
     talk = Talk(quiet, verbose)
-    check_output(Path(output), overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=[checkpoint, data, model.partition(":")[0]])
     dataset = open_dataset(data)
     encoder = open_model(model, checkpoint)
     if checkpoint:
@@ -62,4 +63,8 @@ def extract(
         track=talk.track,
     )
     widths = ", ".join(f"{name} ({width})" for name, width in done.layers.items())
-    talk.say(f"{done.rows:,} rows of {widths} in {done.seconds:.1f} s; next: embedscope score {done.path}")
+    if done.not_finite:
+        talk.warn(f"{done.not_finite:,} of {done.rows:,} rows hold NaN or infinite values; score will refuse them")
+    if json:
+        print_json({**asdict(done), "path": str(done.path)})
+    talk.say(f"{done.rows:,} rows of {widths} in {done.seconds:.1f} s; next: embedscope score {quote(str(done.path))}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, arrow, command_line, number, print_comparison, print_json
+from embedscope.cli.console import Talk, arrow, command_line, number, print_columns, print_json
 from embedscope.cli.options import Device, Json, Output, Overwrite, Quiet, Seed, Verbose, listing
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def finetune(
         print_json(as_json(result))
     else:
         _print(result)
-    talk.say(f"{data['seconds']:.1f} s; next: embedscope plot {result.path} -o {result.path}.png")
+    talk.say(f"{result.seconds:.1f} s; next: embedscope plot {quote(str(output))} -o {quote(f'{output}.png')}")
 
 
 def _print(result: Finetuning) -> None:
@@ -83,7 +84,7 @@ def _print(result: Finetuning) -> None:
         better = "higher" if name == "accuracy" else declaration(plugins.load("metrics", name)).better
         cells = [number(before[name]), *(_cell(done.summary[name]) for done in result.objectives)]
         rows.append((f"{name}{arrow(better)}", cells))
-    print_comparison("held-out rows", ["before", *(f"after {done.expression}" for done in result.objectives)], rows)
+    print_columns("held-out rows", ["before", *(f"after {done.expression}" for done in result.objectives)], [rows])
 
 
 def _cell(summary: Summary) -> str:

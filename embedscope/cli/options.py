@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from embedscope.plugins import Kind
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; only auto falls back.", envvar="EMBEDSCOPE_DEVICE")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.", envvar="EMBEDSCOPE_SEED", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.", envvar="EMBEDSCOPE_SEED", min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.", envvar="EMBEDSCOPE_JSON")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.", envvar="EMBEDSCOPE_OVERWRITE")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.", envvar="EMBEDSCOPE_QUIET")]

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from embedscope.cli.console import Talk
-from embedscope.cli.options import Layers, Output, Overwrite, Quiet, Seed, Split, Verbose, listing
+from embedscope.cli.console import Talk, print_json
+from embedscope.cli.options import Json, Layers, Output, Overwrite, Quiet, Seed, Split, Verbose, listing
 
 
 def plot(
@@ -30,6 +30,7 @@ def plot(
     max_points: Annotated[int, typer.Option(help="Thin out beyond this, class by class.", min=3)] = 10_000,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    json: Json = False,
     listed: Annotated[bool, listing("plotting")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -52,4 +53,6 @@ def plot(
         overwrite=overwrite,
         track=talk.track,
     )
+    if json:
+        print_json({"path": str(path)})
     talk.say(f"drew {path}")

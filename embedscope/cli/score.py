@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, print_json, print_scores
-from embedscope.cli.options import Device, Json, Layers, Quiet, Split, Verbose, listing
+from embedscope.cli.console import Talk, print_csv, print_json, print_scores
+from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
+
+
+class Format(StrEnum):
+    """How scores are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
 
 
 def score(
@@ -17,17 +27,35 @@ def score(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            "--metric",
-            "-m",
-            help="A metric, as in soft_silhouette(tau_s=0.2); any number of times.",
-            show_default=False,
+            "--metric", "-m", help="A metric, as in soft_silhouette(tau_s=0.2); any number of times.", show_default=False
         ),
     ] = None,
     layer: Layers = None,
     split: Split = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the values of the classes as well.")] = False,
+    ci: Annotated[bool, typer.Option("--ci", help="95 % intervals by bootstrap over samples, class by class.")] = False,
+    sample: Annotated[
+        int | None, typer.Option(help="Measure so many samples, drawn class by class, against all rows.", min=1)
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Write the values of the samples to this .csv or .parquet.", show_default=False)
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="End with exit code 3 if silhouette=0.3, say, is not reached (or exceeded, where lower is better).",
+            show_default=False,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What the run may take, as in 4GB; half of what is free.", envvar="EMBEDSCOPE_MEMORY"),
+    ] = None,
     device: Device = "auto",
+    seed: Seed = 0,
+    form: Annotated[Format, typer.Option("--format", help="How to print.", envvar="EMBEDSCOPE_FORMAT")] = Format.table,
     json: Json = False,
+    overwrite: Overwrite = False,
     listed: Annotated[bool, listing("metrics")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -35,14 +63,36 @@ def score(
     """Measure embeddings, side by side; * marks the best.
 
     Silhouette, soft silhouette, Gini impurity per channel, class-histogram KL and explained variance, exact over all rows.
+    Under torchrun, the processes share the rows.
     """
-    from embedscope import scoring
+    from embedscope import distributed, scoring
+    from embedscope.devices import parse_bytes
     from embedscope.metrics import STANDARD
+    from embedscope.store.files import check_output
+    from embedscope.store.tables import check_table, write_samples
 
-    talk = Talk(quiet, verbose)
-    scores = scoring.score(
-        features, metrics=metric or STANDARD, layers=layer or (), split=split, device=device, track=talk.track
-    )
+    chosen = metric or list(STANDARD)
+    thresholds = [scoring.parse_threshold(text, chosen) for text in fail_under or ()]
+    if samples is not None:
+        check_table(samples)
+        check_output(samples, overwrite=overwrite)
+    with distributed.process_group():
+        talk = Talk(quiet or distributed.rank() > 0, verbose)
+        scores = scoring.score(
+            features,
+            metrics=chosen,
+            layers=layer or (),
+            split=split,
+            sample=sample,
+            ci=ci,
+            memory=None if memory is None else parse_bytes(memory),
+            device=device,
+            seed=seed,
+            say=talk.detail,
+            track=talk.track,
+        )
+        if distributed.rank() > 0:
+            return
     for entry in scores:
         for warning in entry.warnings:
             talk.warn(f"{entry.name}: {warning}")
@@ -50,7 +100,12 @@ def score(
             talk.detail(f"{entry.name}: {name} with {dict(measurement.options)}")
             if measurement.note and measurement.value is not None:
                 talk.say(f"note: {entry.name}: {name}: {measurement.note}")
-    if json:
+    if json or form is Format.json:
         print_json(scoring.as_json(scores))
+    elif form is Format.csv:
+        print_csv(scores)
     else:
         print_scores(scores, per_class=per_class)
+    if samples is not None:
+        talk.say(f"wrote {write_samples(samples, scores):,} rows to {samples}")
+    scoring.check_thresholds(scores, thresholds)

@@ -36,7 +36,7 @@ def arrays(location: str) -> Dataset:
     """
     held = load_arrays(location)
     class_names, labels = encode_labels(location, held)
-    ids, split = text_rows(held, "ids"), text_rows(held, "split")
+    ids, split = text_rows(location, held, "ids"), text_rows(location, held, "split")
     return Dataset(
         inputs=ArrayRows(held["X"]),
         labels=labels,

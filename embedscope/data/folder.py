@@ -30,13 +30,13 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
             with Image.open(self.paths[index]) as image:
                 image.load()
                 return image.copy()
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
             raise InputError(f"cannot read the image {self.paths[index]}: {error}") from error
 
 
@@ -51,16 +51,16 @@ def folder(location: str) -> Dataset:
     top = _folders(root)
     splits = bool(top) and all(path.name.lower() in SPLITS for path in top)
     class_folders = [inner for outer in top for inner in _folders(outer)] if splits else top
-    class_names = tuple(sorted({path.name for path in class_folders}))
+    class_names = tuple(sorted({_text(path.name) for path in class_folders}))
     files: list[Path] = []
     labels: list[int] = []
     for path in class_folders:
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         files += found
-        labels += [class_names.index(path.name)] * len(found)
+        labels += [class_names.index(_text(path.name))] * len(found)
     if not files:
         raise InputError(f"{location} has no images in class folders, as in {root / 'cat' / 'one.png'}")
-    ids = tuple(file.relative_to(root).as_posix() for file in files)
+    ids = tuple(_text(file.relative_to(root).as_posix()) for file in files)
     digest = hashlib.sha256()
     for name, file in zip(ids, files, strict=True):
         digest.update(f"{name}\0{file.stat().st_size}\0".encode())
@@ -69,10 +69,15 @@ def folder(location: str) -> Dataset:
         labels=np.array(labels, dtype=np.int64),
         class_names=class_names,
         ids=ids,
-        split=tuple(name.split("/")[0] for name in ids) if splits else None,
+        split=tuple(name.split("/")[0].lower() for name in ids) if splits else None,
         location=location,
         fingerprint=digest.hexdigest(),
     )
+
+
+def _text(name: str) -> str:
+    """Write the bytes of a file name that are no UTF-8 as escapes, so that an id is text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _folders(path: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from embedscope import devices, plugins
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_number
 from embedscope.finetuning.head import build_head
 from embedscope.finetuning.holdout import hold_out
 from embedscope.finetuning.training import Plan, apply, train
@@ -47,6 +47,9 @@ def finetune(
 ) -> Finetuning:
     """Train a head with every objective and measure the held-out rows before and after.
 
+    All metrics are of the rows themselves, before and after alike: Gini and KL differ from those of `score` where the layer has
+    magnitudes, which a head does not carry on.
+
     Held out are the rows of the split "test" where the features have one, and training takes all others; without it, a share
     of every class is drawn. Every objective sees the same split and, trial by trial, the same start and batches, so that
     differences are paired. AdamW with a cosine schedule; the weights of the last epoch are kept.
@@ -76,6 +79,8 @@ def finetune(
     started = time.perf_counter()
     run = Path(run)
     check_run(run, overwrite=overwrite)
+    check_number("learning_rate", learning_rate, above=0)
+    check_number("weight_decay", weight_decay, low=0)
     for name, value in (
         ("trials", trials),
         ("epochs", epochs),
@@ -95,13 +100,18 @@ def finetune(
         num_classes=len(classes),
         head=head,
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=min(batch_size, len(codes)),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
     )
     dim = plan.features.shape[1]
     width = build_head(head, dim, len(classes), 1.0).classify.in_features
     for objective in objectives:  # a typo in the last one should not cost the training of the first
+        for term in expression.parse(objective):
+            if term.start > epochs:
+                raise UsageError(
+                    f"'{objective}': {term.spec} would switch on in epoch {term.start}, after the last of {epochs}"
+                )
         expression.build(objective, len(classes), width)
     options = {
         "head": head,
@@ -126,6 +136,7 @@ def finetune(
         "unlabelled": unlabelled,
         "dimensions": dim,
         "classes": len(classes),
+        "measured_on": "the rows themselves, before and after alike; a layer's magnitudes, which score reads, have no after",
     }
     origin = {"model": features.provenance.get("model"), "data": features.provenance.get("data")}
     before = {**_measured(test.features, test, where), "accuracy": None}
@@ -161,16 +172,15 @@ def finetune(
                 )
                 done.append(Trial(seed + number, epochs, epochs, before, after, seconds, directory))
             results.append(ObjectiveResult(objective, done, _summarised(done, results[0].trials if results else None)))
-        data["seconds"] = time.perf_counter() - started
-        result = Finetuning(run, options, data, results)
+        result = Finetuning(run, options, data, results, time.perf_counter() - started)
         writer.finish(result)
     return result
 
 
 def _measured(rows: Rows, test: FeatureSet, device: torch.device) -> dict[str, float | None]:
     labels = torch.from_numpy(test.labels).to(device)
-    found = [measure(rows[:].to(device), labels, plugins.parse(name), test.class_names) for name in STANDARD]
-    return {measurement.name: measurement.value for measurement in found}
+    found = measure(rows[:].to(device), labels, [plugins.Spec(name) for name in STANDARD], test.class_names)
+    return {entry.measurement.name: entry.measurement.value for entry in found}
 
 
 def _summarised(trials: Sequence[Trial], first: Sequence[Trial] | None) -> dict[str, Summary]:

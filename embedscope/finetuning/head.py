@@ -37,7 +37,7 @@ def build_head(spec: str, dim: int, num_classes: int, scale: float) -> Head:
     linear      one linear map from D to D that starts as the identity, then the classifier
     mlp(a, b)   layers of these widths, each a linear map and a ReLU, then the classifier; b is the embedding's width
 
-    UsageError for another name, or widths that are not whole numbers from 1.
+    UsageError for another name, or widths that are not whole numbers from 1 to 65536.
     """
     parsed = plugins.parse(spec)
     check_choice("head", parsed.name, ("linear", "mlp"))
@@ -48,8 +48,8 @@ def build_head(spec: str, dim: int, num_classes: int, scale: float) -> Head:
         nn.init.eye_(embed.weight)
         nn.init.zeros_(embed.bias)
         return Head(embed, nn.Linear(dim, num_classes), scale)
-    if not parsed.args or any(not isinstance(width, int) or width < 1 for width in parsed.args):
-        raise UsageError(f"cannot read the head '{spec}': mlp takes widths from 1, as in mlp(128, 64)")
+    if not parsed.args or any(type(width) is not int or not 1 <= width <= 65536 for width in parsed.args):
+        raise UsageError(f"cannot read the head '{spec}': mlp takes widths from 1 to 65536, as in mlp(128, 64)")
     widths = (dim, *parsed.args)
     layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
     return Head(nn.Sequential(*layers), nn.Linear(widths[-1], num_classes), scale)

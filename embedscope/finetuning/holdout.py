@@ -27,7 +27,11 @@ def hold_out(features: FeatureSet, share: float, seed: int) -> tuple[FeatureSet,
     """
     if not 0 < share < 1:
         raise UsageError(f"the share of rows to hold out has to be between 0 and 1, got {share}")
-    mask = np.isin(features.split, _TEST) if features.split is not None else np.zeros(len(features.labels), dtype=bool)
+    mask = (
+        np.isin(np.char.lower(features.split.astype(str)), _TEST)
+        if features.split is not None
+        else np.zeros(len(features.labels), dtype=bool)
+    )
     if mask.any():
         how = "the split 'test' of the features"
     else:

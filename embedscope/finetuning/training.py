@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def train(plan: Plan, objective: str, seed: int, track: Track) -> tuple[Head, li
     """
     torch.manual_seed(seed)
     rows, dim = plan.features.shape
-    scale = float(plan.features.square().mean().sqrt()) or 1.0
+    scale = root_mean_square(plan.features) or 1.0
     head = build_head(plan.head, dim, plan.num_classes, scale).to(plan.features.device)
     criterion = build(objective, plan.num_classes, head.classify.in_features).to(plan.features.device)
     parameters = [*head.parameters(), *criterion.parameters()]
@@ -80,6 +81,15 @@ def train(plan: Plan, objective: str, seed: int, track: Track) -> tuple[Head, li
                 totals[name] += float(value) * len(batch) / rows
         log.append({"epoch": epoch, **totals})
     return head.eval(), log
+
+
+def root_mean_square(features: Tensor) -> float:
+    """Compute the root mean square of (N, D) features in float64; InputError if it is beyond float32, where a head trains."""
+    total = sum(float(block.double().square().sum()) for block in torch.split(features, 4096))
+    scale = math.sqrt(total / features.numel())
+    if not scale < 1e30:
+        raise InputError(f"the features are too large to train on in float32 (root mean square {scale:.1e}); divide them first")
+    return scale
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from embedscope.errors import UsageError
+from embedscope.errors import check_number
 from embedscope.losses import loss
 
 
@@ -15,14 +15,12 @@ class ce(nn.Module):  # noqa: N801
     Args:
         num_classes: K.
         dim: not used; losses take it.
-        label_smoothing: share in [0, 1) of the target that is spread evenly over all classes (Szegedy et al. 2016).
+        label_smoothing: share in [0, 1] of the target that is spread evenly over all classes (Szegedy et al. 2016).
     """
 
     def __init__(self, num_classes: int, dim: int, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
-            raise UsageError(f"label_smoothing has to be a share in [0, 1), got {label_smoothing!r}")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D) unused, (B,), (B, K) -> scalar >= 0."""

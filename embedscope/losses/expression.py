@@ -10,7 +10,6 @@ it is not computed. Dashes and underscores are the same. Options are literals; n
 from __future__ import annotations
 
 import ast
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from embedscope import plugins
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_number
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,13 @@ def parse(expression: str) -> list[Term]:
     ['ce', 'soft_silhouette(tau_s=0.05)']
     """
     # Inside a name a dash is an underscore; between terms it would be a minus, which no objective has.
-    text = re.sub(r"(?<=[A-Za-z_])-(?=[A-Za-z_])", "_", expression)
+    text = re.sub(r"""('[^']*'|"[^"]*")|(?<=[A-Za-z_])-(?=[A-Za-z_])""", lambda match: match[1] or "_", expression)
     if not text.strip():
         raise UsageError("the objective is empty; expected a loss, as in ce + 0.5*silhouette")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
+    except (MemoryError, RecursionError) as error:
+        raise UsageError("the objective is nested too deeply to be read") from error
     except SyntaxError as error:
         # Python counts from 1, and gives 0 for an expression that ends too early.
         place = error.offset - 1 if error.offset else len(text.strip())
@@ -126,10 +127,10 @@ def _term(text: str, node: ast.expr) -> Term:
 def _number(text: str, node: ast.expr, problem: str, *, whole: bool = False) -> Any:
     try:
         value = ast.literal_eval(node)
-    except ValueError as error:
+        check_number("", value, low=int(whole))
+    except (ValueError, UsageError) as error:
         raise _misread(text, node.col_offset, problem) from error
-    allowed = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, allowed) or not int(whole) <= value < math.inf:
+    if whole and not isinstance(value, int):
         raise _misread(text, node.col_offset, problem)
     return value
 

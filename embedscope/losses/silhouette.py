@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_choice
+from embedscope.errors import check_choice, check_flag
 from embedscope.losses import loss
 from embedscope.ops.class_distances import DISTANCES, batch_class_distances
-from embedscope.ops.silhouettes import check_soft_options, soft_minimum, soft_silhouette
+from embedscope.ops.minima import minimum
+from embedscope.ops.silhouettes import soft_form, soft_silhouette
 
 
 @loss(reference="arXiv:2604.08573")
 class silhouette(nn.Module):  # noqa: N801
     """Minus the mean soft silhouette of the batch: above -1, lower is better.
 
-    The options are those of the metric `soft_silhouette`, which is minus this loss on the same rows. A sample that is alone
-    in its class counts as 0, and is still a competitor to the others; a batch with fewer than two classes gives 0 with a
-    graph. Gradients at duplicates are finite. Where b(i) < -0.7 tau_m the gradient pushes a sample away from its own class:
-    keep tau_s ln(K - 1) below the distance between classes.
+    The options are those of the metric `soft_silhouette`, which is minus this loss on the same rows, up to the batch's dtype. A
+    sample that is alone in its class counts as 0, and is still a competitor to the others; a batch with fewer than two classes
+    gives 0 with a graph. Gradients at duplicates are finite. Where b(i) < -0.7 tau_m the gradient pushes a sample away from its
+    own class: keep tau_s ln(K - 1) below the distance between classes.
 
     Args:
         num_classes: not used; losses take it.
@@ -42,9 +43,9 @@ class silhouette(nn.Module):  # noqa: N801
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        check_soft_options(tau_s, tau_m, softmin)
+        self.form = soft_form(tau_s, tau_m, softmin)
         self.distance = check_choice("distance", distance, DISTANCES)
-        self.tau_s, self.tau_m, self.softmin, self.normalize = tau_s, tau_m, softmin, normalize
+        self.tau_m, self.normalize = float(tau_m), check_flag("normalize", normalize)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), logits unused -> scalar, in float32 at least."""
@@ -55,5 +56,5 @@ class silhouette(nn.Module):  # noqa: N801
             own, means, member, alone = batch_class_distances(rows, labels, distance=self.distance)
             if means.shape[1] < 2:
                 return rows.sum() * 0
-            other = soft_minimum(means.masked_fill(member, torch.inf), tau=self.tau_s, form=self.softmin)
+            other = minimum(means.masked_fill(member, torch.inf), self.form)
             return -soft_silhouette(own, other, alone, tau=self.tau_m).mean()

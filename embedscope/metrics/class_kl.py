@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from embedscope.metrics import metric
-from embedscope.ops.channel_classes import class_histograms, histogram_divergence, streamed_channel_shares
+from embedscope.ops.channel_classes import (
+    DIRECTIONS,
+    ChannelSums,
+    channel_sums,
+    class_histograms,
+    gathered_channel_sums,
+    histogram_divergence,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,15 +21,21 @@ if TYPE_CHECKING:
 
 
 def class_kl_details(
-    features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature"
+    features: Rows,
+    labels: Tensor,
+    *,
+    activation: str = "abs",
+    direction: str = "target_to_feature",
+    gathered: ChannelSums | None = None,
 ) -> dict[str, Any]:
-    """Compute the divergence with the two histograms it compares, by label."""
-    shares, classes = streamed_channel_shares(features, labels, activation=activation)
-    feature, label = class_histograms(shares, classes)
-    names = classes.labels.tolist()
+    """Compute the divergence in both directions, with the two histograms it compares, by label."""
+    sums = gathered or gathered_channel_sums(features, labels, activation=activation)
+    feature, label = class_histograms(sums.shares(), sums.classes)
+    names = sums.classes.labels.tolist()
     silent = int((feature < 1e-9).sum())
     return {
         "value": histogram_divergence(feature, label, direction=direction),
+        "directions": {way: float(histogram_divergence(feature, label, direction=way)) for way in DIRECTIONS},
         "feature_histogram": dict(zip(names, feature.tolist(), strict=True)),
         "label_histogram": dict(zip(names, label.tolist(), strict=True)),
         "note": f"{silent} of {len(names)} classes activate no channel" if silent else None,
@@ -35,6 +48,7 @@ def class_kl_details(
     invariant=("scale", "channel_scale"),
     reference="arXiv:2202.07073",
     details=class_kl_details,
+    gathers=channel_sums,
     reads="magnitudes",
 )
 def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature") -> Tensor:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from embedscope.errors import UndefinedError, UsageError
+from embedscope.errors import UndefinedError, check_number
 from embedscope.metrics import metric
-from embedscope.ops.spectrum import covariance_eigenvalues
+from embedscope.ops.spectrum import Covariance, covariance, gathered_covariance
 
 if TYPE_CHECKING:
     from embedscope.records import Rows
+
+_THRESHOLDS = (0.9, 0.95, 0.99)
 
 
 def explained_variance_curve(features: Rows, labels: Tensor | None = None) -> Tensor:
@@ -30,21 +32,34 @@ def explained_variance_curve(features: Rows, labels: Tensor | None = None) -> Te
 
     Reference: Jolliffe 2002, doi:10.1007/b98835, section 6.1.1.
     """
-    eigenvalues = covariance_eigenvalues(features, None if labels is None else labels.device)
+    return _curve(gathered_covariance(features, None if labels is None else labels.device))
+
+
+def _curve(gathered: Covariance) -> Tensor:
+    eigenvalues = gathered.eigenvalues()
     total = eigenvalues.sum()
     if total <= 0:
         raise UndefinedError("all rows are equal: there is no variance to explain")
     return (eigenvalues / total).cumsum(dim=0).clamp(max=1)
 
 
-def explained_variance_details(features: Rows, labels: Tensor | None = None, *, threshold: float = 0.95) -> dict[str, Any]:
-    """Compute the number of components with the curve that it is read from."""
-    if not isinstance(threshold, int | float) or not 0 < threshold <= 1:
-        raise UsageError(f"threshold has to be a share in (0, 1], got {threshold!r}")
-    curve = explained_variance_curve(features, labels)
+def _components(curve: Tensor, threshold: float) -> Tensor:
     # A curve that meets the threshold exactly may miss it by rounding.
-    reached = curve >= threshold - 1e-12
-    return {"value": torch.argmax(reached.int()) + 1, "threshold": threshold, "curve": curve}
+    return torch.argmax((curve >= threshold - 1e-12).int()) + 1
+
+
+def explained_variance_details(
+    features: Rows, labels: Tensor | None = None, *, threshold: float = 0.95, gathered: Covariance | None = None
+) -> dict[str, Any]:
+    """Compute the number of components, those for 90, 95 and 99 %, and the curve that they are read from."""
+    check_number("threshold", threshold, above=0, high=1)
+    curve = _curve(gathered or gathered_covariance(features, None if labels is None else labels.device))
+    return {
+        "value": _components(curve, threshold),
+        "threshold": threshold,
+        "components": {str(share): int(_components(curve, share)) for share in _THRESHOLDS},
+        "curve": curve,
+    }
 
 
 @metric(
@@ -53,6 +68,7 @@ def explained_variance_details(features: Rows, labels: Tensor | None = None, *, 
     invariant=("translation", "rotation", "scale"),
     reference="doi:10.1007/b98835",
     details=explained_variance_details,
+    gathers=covariance,
 )
 def explained_variance(features: Rows, labels: Tensor | None = None, *, threshold: float = 0.95) -> Tensor:
     """Number of principal components that hold a share `threshold` of the variance.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from embedscope.errors import UndefinedError
 from embedscope.metrics import metric
-from embedscope.ops.channel_classes import channel_gini, streamed_channel_shares
+from embedscope.ops.channel_classes import ChannelSums, channel_gini, channel_sums, gathered_channel_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,20 +30,38 @@ def gini_channels(features: Rows, labels: Tensor, *, activation: str = "abs", de
 
     Reference: arXiv:2202.07073 eq. 5.
     """
-    shares, _ = streamed_channel_shares(features, labels, activation=activation)
-    return channel_gini(shares, dead=dead)
+    return channel_gini(gathered_channel_sums(features, labels, activation=activation).shares(), dead=dead)
 
 
-def gini_details(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> dict[str, Any]:
-    """Compute the mean and the values of the channels at once, with a note that counts the dead ones."""
-    shares, _ = streamed_channel_shares(features, labels, activation=activation)
+def gini_details(
+    features: Rows,
+    labels: Tensor,
+    *,
+    activation: str = "abs",
+    dead: str = "keep",
+    gathered: ChannelSums | None = None,
+) -> dict[str, Any]:
+    """Compute the mean, the values of the channels, and how many channels each class owns, at once.
+
+    A class owns the channels that answer most to it; a dead channel has no owner. A note counts the dead ones.
+    """
+    sums = gathered or gathered_channel_sums(features, labels, activation=activation)
+    shares = sums.shares()  # (C, K)
     impurity = channel_gini(shares, dead=dead)
     if not len(impurity):
         raise UndefinedError(f"all {len(shares)} channels are dead")
-    silent = int((shares.sum(dim=1) == 0).sum())
+    alive = shares.sum(dim=1) > 0
+    silent = int((~alive).sum())
+    owned = torch.bincount(shares[alive].argmax(dim=1), minlength=shares.shape[1])
     treated = "counted as impurity 1" if dead == "keep" else "left out"
     note = f"{silent} of {len(shares)} channels are dead, {treated}" if silent else None
-    return {"value": impurity.mean(), "per_channel": impurity, "dead_channels": silent, "note": note}
+    return {
+        "value": impurity.mean(),
+        "per_channel": impurity,
+        "dead_channels": silent,
+        "owned_channels": dict(zip(sums.classes.labels.tolist(), owned.tolist(), strict=True)),
+        "note": note,
+    }
 
 
 @metric(
@@ -50,6 +70,7 @@ def gini_details(features: Rows, labels: Tensor, *, activation: str = "abs", dea
     invariant=("scale", "channel_scale"),
     reference="arXiv:2202.07073",
     details=gini_details,
+    gathers=channel_sums,
     reads="magnitudes",
 )
 def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Tensor:

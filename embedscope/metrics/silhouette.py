@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from embedscope.metrics import metric
-from embedscope.ops.class_distances import class_distances
+from embedscope.ops.class_distances import ClassDistances, class_distances, class_moments
 from embedscope.ops.silhouettes import hard_silhouette
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from embedscope.ops.class_moments import MomentsOfClasses
     from embedscope.records import Rows
 
 
@@ -26,21 +27,33 @@ def silhouette_samples(features: Rows, labels: Tensor, *, distance: str = "eucli
 
     Returns:
         (N,) float64 in [-1, 1], higher is better. 0 for the only member of its class (scikit-learn's convention), and where
-        a sample coincides with its own class and another one.
+        a sample coincides with its own class and another one. Precision: see `ops.class_distances`.
 
     Raises:
         UndefinedError: fewer than two classes.
 
     Reference: Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
     """
-    found = class_distances(features, labels, distance=distance)
+    return _samples(class_distances(features, labels, distance=distance))
+
+
+def _samples(found: ClassDistances) -> Tensor:
     return hard_silhouette(found.own, found.other, found.alone)
 
 
-def silhouette_details(features: Rows, labels: Tensor, *, distance: str = "euclidean") -> dict[str, Any]:
-    """Compute the mean and the values of the samples at once."""
-    samples = silhouette_samples(features, labels, distance=distance)
-    return {"value": samples.mean(), "per_sample": samples}
+def silhouette_details(
+    features: Rows,
+    labels: Tensor,
+    *,
+    distance: str = "euclidean",
+    gathered: MomentsOfClasses | None = None,
+    anchors: Tensor | None = None,
+) -> dict[str, Any]:
+    """Compute the mean, the values of the samples and their nearest other classes at once."""
+    moments = gathered.moments if gathered else None
+    found = class_distances(features, labels, distance=distance, moments=moments, anchors=anchors)
+    samples = _samples(found)
+    return {"value": samples.mean(), "per_sample": samples, "nearest": found.nearest}
 
 
 @metric(
@@ -49,6 +62,7 @@ def silhouette_details(features: Rows, labels: Tensor, *, distance: str = "eucli
     invariant=("translation", "rotation", "scale"),
     reference="doi:10.1016/0377-0427(87)90125-7",
     details=silhouette_details,
+    gathers=class_moments,
 )
 def silhouette(features: Rows, labels: Tensor, *, distance: str = "euclidean") -> Tensor:
     """How much closer samples are to their own class than to the nearest other one: mean of `silhouette_samples`.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from embedscope.errors import check_flag
 from embedscope.metrics import metric
-from embedscope.ops.class_distances import ClassDistances, class_distances
-from embedscope.ops.silhouettes import check_soft_options, soft_minimum
+from embedscope.ops.class_distances import class_distances, class_moments
+from embedscope.ops.silhouettes import soft_form
 from embedscope.ops.silhouettes import soft_silhouette as softened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from embedscope.ops.class_moments import MomentsOfClasses
     from embedscope.records import Rows
 
 
@@ -35,7 +36,7 @@ def soft_silhouette_samples(
         labels: (N,) integers; gaps allowed.
         tau_s: temperature of the soft minimum, in units of the distance, > 0.
         tau_m: temperature of the soft maximum, > 0.
-        softmin: "lse" (the paper's), "lme", "weighted" or "hard"; see `ops.silhouettes.soft_minimum`.
+        softmin: "lse" (the paper's), "lme", "weighted" or "hard"; see `ops.minima`.
         distance: "euclidean", "sqeuclidean" or "cosine".
         normalize: divide every row by its length first, so that distances lie in [0, 2] and a temperature has a meaning.
 
@@ -50,22 +51,10 @@ def soft_silhouette_samples(
 
     Reference: arXiv:2604.08573. The paper gives neither distance nor temperatures: Euclidean on unit rows and 0.1 are ours.
     """
-    return _samples(
-        _distances(features, labels, tau_s=tau_s, tau_m=tau_m, softmin=softmin, distance=distance, normalize=normalize),
-        tau_m,
-    )
-
-
-def _distances(
-    features: Rows, labels: Tensor, *, tau_s: float, tau_m: float, softmin: str, distance: str, normalize: bool
-) -> ClassDistances:
-    check_soft_options(tau_s, tau_m, softmin)
-    minimum = partial(soft_minimum, tau=tau_s, form=softmin)
-    return class_distances(features, labels, distance=distance, normalize=normalize, minimum=minimum)
-
-
-def _samples(found: ClassDistances, tau_m: float) -> Tensor:
-    return softened(found.own, found.other, found.alone, tau=tau_m)
+    samples: Tensor = soft_silhouette_details(
+        features, labels, tau_s=tau_s, tau_m=tau_m, softmin=softmin, distance=distance, normalize=normalize
+    )["per_sample"]
+    return samples
 
 
 def soft_silhouette_details(
@@ -77,17 +66,27 @@ def soft_silhouette_details(
     softmin: str = "lse",
     distance: str = "euclidean",
     normalize: bool = True,
+    gathered: MomentsOfClasses | None = None,
+    anchors: Tensor | None = None,
 ) -> dict[str, Any]:
     """Compute the mean and the values of the samples at once, with a note where the soft minimum is below zero."""
-    found = _distances(features, labels, tau_s=tau_s, tau_m=tau_m, softmin=softmin, distance=distance, normalize=normalize)
-    samples = _samples(found, tau_m)
+    found = class_distances(
+        features,
+        labels,
+        distance=distance,
+        normalize=check_flag("normalize", normalize),
+        minimum=soft_form(tau_s, tau_m, softmin),
+        anchors=anchors,
+        moments=gathered.moments if gathered else None,
+    )
+    samples = softened(found.own, found.other, found.alone, tau=tau_m)
     below = float((found.other < 0).double().mean())
     note = (
         f"b(i) < 0 for {below:.1%} of the samples, where the value has no lower bound; softmin='lme' has none of these"
         if below
         else None
     )
-    return {"value": samples.mean(), "per_sample": samples, "note": note}
+    return {"value": samples.mean(), "per_sample": samples, "nearest": found.nearest, "note": note}
 
 
 @metric(
@@ -96,6 +95,7 @@ def soft_silhouette_details(
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:2604.08573",
     details=soft_silhouette_details,
+    gathers=class_moments,
 )
 def soft_silhouette(
     features: Rows,

@@ -5,62 +5,81 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from embedscope.errors import InputError, unknown
+from embedscope.errors import EmbedscopeError, InputError, unknown
+from embedscope.models.transforms import TO_INPUT, to_input
+from embedscope.records import Encoder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 
-def python(location: str, **options: Any) -> nn.Module:
-    """Import `file.py:Factory` or `package.module:Factory` and call the factory with the options.
+def python(location: str, /, *args: Any, **options: Any) -> Encoder:
+    """Import `file.py:Factory` or `package.module:Factory` and call the factory with the arguments and options.
 
-    A factory is a class or a function that returns an `nn.Module`. The file's own folder is where it imports its neighbours
-    from. InputError if the code, the factory or the module is not there, or the factory does not take the options.
+    A factory is a class or a function that returns an `nn.Module`. Until it has, the file's own folder (for a package, the
+    current one) is where it imports its neighbours from.
+
+    InputError if the code, the factory or the module is not there, or raises.
     """
     source, _, factory = location.rpartition(":")
-    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
-    if not hasattr(module, factory):
-        public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise InputError(unknown(f"factory in {source}", factory, public))
-    try:
-        model = getattr(module, factory)(**options)
-    except TypeError as error:
-        raise InputError(f"{location} cannot be called with {options or 'no options'}: {error}") from error
+    file = Path(source) if source.endswith(".py") else None
+    if not source or not factory:
+        raise InputError(f"cannot read the model '{location}'; give path/to/file.py:Factory or package.module:Factory")
+    if file is not None and not file.is_file():
+        raise InputError(f"no such file: {file}")
+    with _importing_from(file.resolve().parent if file else Path.cwd()):
+        with _explained(f"{source} cannot be imported"):
+            module = _import_file(file) if file else importlib.import_module(source)
+        if not hasattr(module, factory):
+            public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+            raise InputError(unknown(f"factory in {source}", factory, public))
+        typed = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in options.items())])
+        with _explained(f"{location}({typed}) cannot be called"):
+            model = getattr(module, factory)(*args, **options)
     if not isinstance(model, nn.Module):
         raise InputError(f"{location} gave {type(model).__name__}, expected a torch.nn.Module")
-    return model
+    return Encoder(module=model.eval(), transform=to_input, transform_text=TO_INPUT, spec=location)
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextmanager
+def _explained(problem: str) -> Iterator[None]:
+    """Turn whatever a stranger's code raises into one line; SystemExit too, which would end the program in silence."""
+    try:
+        yield
+    except EmbedscopeError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise InputError(f"{problem}: {reason}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} cannot be imported as Python code")
     module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
+    # Dataclasses look their module up by name, so it has to be known before it runs; a module of that name comes back after.
+    previous = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be imported: {error}") from error
     finally:
-        sys.path.remove(folder)
+        if previous is not None:
+            sys.modules[path.stem] = previous
     return module
-
-
-def _import_module(name: str) -> ModuleType:
-    # The folder that the command is run in, as `python -m` has it.
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"cannot import {name}: {error}") from error
-    finally:
-        sys.path.remove(here)

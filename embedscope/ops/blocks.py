@@ -1,30 +1,81 @@
-"""The one place that bounds memory: work on many rows is cut into blocks of rows here."""
+"""The one place that bounds memory, splits rows between processes, and says how far a pass is.
+
+Work on many rows is cut into blocks here. `limits` sets, for everything inside it, how much memory a pass may take beside its
+input and its result, and what shows its progress.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from embedscope import distributed
+from embedscope.records import Track, untracked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
     from torch import Tensor
 
     from embedscope.records import Rows
 
-# What one block may take. Large enough that the work in a block hides the call, small enough for any machine.
+T = TypeVar("T")
+
+# What one block takes unless the limit is lower: large enough that its work hides the call, small enough for any machine.
 BLOCK_BYTES = 64 * 2**20
 
 
-def row_slices(rows: int, row_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Cut `rows` into slices whose work takes at most `block_bytes`, at `row_bytes` a row; at least one row each."""
+@dataclass(frozen=True)
+class Limits:
+    """How much memory a pass may take (bytes), and what shows its progress."""
+
+    memory: int = 2**31
+    track: Track = untracked
+
+
+_LIMITS: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 (frozen)
+
+
+@contextmanager
+def limits(*, memory: int, track: Track = untracked) -> Iterator[None]:
+    """Bound the memory of every pass inside, and show its progress."""
+    token = _LIMITS.set(Limits(memory, track))
+    try:
+        yield
+    finally:
+        _LIMITS.reset(token)
+
+
+def memory() -> int:
+    """Return how many bytes a pass may take beside its input and its result."""
+    return _LIMITS.get().memory
+
+
+def tracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """Show progress over items, if somebody asked for it."""
+    return _LIMITS.get().track(items, description, total)
+
+
+def row_slices(rows: int, row_bytes: int, block_bytes: int | None = None, start: int = 0) -> list[slice]:
+    """Cut the rows from `start` to `rows` into slices whose work takes at most `block_bytes`; at least one row each.
+
+    Without `block_bytes`, it is BLOCK_BYTES or an eighth of the memory limit, whichever is less: a pass holds several blocks.
+    """
+    if block_bytes is None:
+        block_bytes = min(BLOCK_BYTES, memory() // 8)
     step = max(1, block_bytes // max(1, row_bytes))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
+    return [slice(first, min(first + step, rows)) for first in range(start, rows, step)]
 
 
-def over_rows(features: Rows, dtype: torch.dtype, device: torch.device | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Read features by blocks of rows, as (slice, (B, D) tensor of `dtype`); the whole is never asked for."""
+def over_rows(
+    features: Rows, dtype: torch.dtype, device: torch.device | None = None, description: str = "reading"
+) -> Iterator[tuple[slice, Tensor]]:
+    """Read this process's share of the rows by blocks, as (slice, (B, D) tensor of `dtype`); never the whole at once."""
     rows, width = features.shape
-    for block in row_slices(rows, width * dtype.itemsize):
+    mine = distributed.share(rows)
+    blocks = row_slices(mine.stop, width * dtype.itemsize, start=mine.start)
+    for block in tracked(blocks, description, len(blocks)):
         yield block, features[block].to(device=device, dtype=dtype)

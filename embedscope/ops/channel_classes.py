@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from embedscope.errors import InputError, check_choice
-from embedscope.ops.blocks import over_rows
+from embedscope import distributed
+from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops.class_moments import Classes, class_sums, present_classes
+from embedscope.ops.gathering import gather
 
 if TYPE_CHECKING:
     from embedscope.records import Rows
@@ -32,7 +33,7 @@ def activate(values: Tensor, activation: str) -> Tensor:
     """Make activations non-negative, without which S-bar is no distribution: "abs" (the authors' code), "relu" or "none"."""
     check_choice("activation", activation, ACTIVATIONS)
     if activation == "none" and bool((values < 0).any()):
-        raise InputError("activation='none' needs features that are not negative; use 'abs' or 'relu'")
+        raise UndefinedError("activation='none' needs features that are not negative; use 'abs' or 'relu'")
     if activation == "none":
         return values
     return values.abs() if activation == "abs" else values.relu()
@@ -43,17 +44,40 @@ def channel_shares(values: Tensor, classes: Classes) -> Tensor:
     return _normalized(class_sums(values, classes.index, len(classes)) / classes.counts[:, None])
 
 
-def streamed_channel_shares(features: Rows, labels: Tensor, *, activation: str) -> tuple[Tensor, Classes]:
-    """Compute S-bar of any number of rows in one pass, in float64: (N, C), (N,) -> (C, K), the classes."""
-    classes = present_classes(labels)
-    sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64, device=labels.device)
-    for block, values in over_rows(features, torch.float64, labels.device):
-        sums += class_sums(activate(values, activation), classes.index[block], len(classes))
-    return _normalized(sums / classes.counts[:, None]), classes
+class ChannelSums:
+    """Gathers the sum of the activations of each channel over each class, in float64."""
+
+    def __init__(self, classes: Classes, width: int, device: torch.device, activation: str) -> None:
+        self.classes, self.activation = classes, check_choice("activation", activation, ACTIVATIONS)
+        self.sums = torch.zeros(len(classes), width, dtype=torch.float64, device=device)
+
+    def take(self, rows: slice, block: Tensor) -> None:
+        """Take in (B, C) activations."""
+        self.sums += class_sums(activate(block, self.activation), self.classes.index[rows], len(self.classes))
+
+    def fold(self) -> None:
+        """Merge with the other processes."""
+        self.sums = distributed.folded(self.sums, torch.add)
+
+    def shares(self) -> Tensor:
+        """Return S-bar: (C, K)."""
+        return _normalized(self.sums / self.classes.counts[:, None])
+
+
+def channel_sums(classes: Classes, width: int, device: torch.device, *, activation: str) -> ChannelSums:
+    """Make a gatherer for the rows of these classes."""
+    return ChannelSums(classes, width, device, activation)
+
+
+def gathered_channel_sums(features: Rows, labels: Tensor, *, activation: str) -> ChannelSums:
+    """Gather the sums alone, in one pass: (N, C), (N,)."""
+    found = ChannelSums(present_classes(labels), features.shape[1], labels.device, activation)
+    gather(features, [found], labels.device)
+    return found
 
 
 def _normalized(means: Tensor) -> Tensor:
-    # (K, C) class means -> (C, K) shares. Dividing by the largest first keeps tiny channels from underflow in the sum.
+    # (K, C) class means -> (C, K) shares; a dead channel, whose total is 0, has none.
     total = means.sum(dim=0)
     return torch.where(total > 0, means / torch.where(total > 0, total, 1), 0).T
 
@@ -76,8 +100,8 @@ def class_histograms(shares: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Compute the Kullback-Leibler divergence KL(p || q) in nats: (K,), (K,) -> scalar; 0 ln 0 is 0."""
-    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum()
+    """Compute the Kullback-Leibler divergence KL(p || q) in nats: (K,), (K,) -> scalar >= 0; 0 ln 0 is 0."""
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum().clamp(min=0)
 
 
 def histogram_divergence(feature: Tensor, label: Tensor, *, direction: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Counts and sums per class: sufficient for class means, and for everything that is quadratic in the features."""
+"""Counts, means and spread per class: sufficient for everything that is quadratic in the features."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from embedscope import distributed
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,72 @@ def present_classes(labels: Tensor) -> Classes:
 def class_sums(values: Tensor, index: Tensor, num_classes: int) -> Tensor:
     """Sum the rows of each class: (N, D), (N,) -> (K, D). Differentiable in `values`."""
     return values.new_zeros(num_classes, *values.shape[1:]).index_add(0, index, values)
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """Means and spread of the classes, of all rows or of some; two of them merge into that of both.
+
+    Attributes:
+        counts: (K,) float64, how many rows of each class; may be 0.
+        means: (K, D) float64, 0 for a class without rows.
+        spread: (K,) float64, the sum of |x - mean|² over the rows of each class.
+        zeros: (K,) float64, how many rows of each class were zero before anything was done to them.
+        largest: the largest |x| of any row.
+    """
+
+    counts: Tensor
+    means: Tensor
+    spread: Tensor
+    zeros: Tensor
+    largest: float
+
+
+def moments_of(rows: Tensor, index: Tensor, num_classes: int, zero: Tensor) -> ClassMoments:
+    """Compute the moments of some rows: (B, D) float64, (B,) classes, (B,) bool -> ClassMoments.
+
+    Two passes, mean and then spread: a class of equal rows has no spread, however far from the origin it lies.
+    """
+    counts = torch.bincount(index, minlength=num_classes).to(rows.dtype)
+    means = class_sums(rows, index, num_classes) / counts.clamp(min=1)[:, None]
+    spread = class_sums((rows - means[index]).square().sum(dim=1), index, num_classes)
+    zeros = class_sums(zero.to(rows.dtype), index, num_classes)
+    return ClassMoments(counts, means, spread, zeros, float(rows.square().sum(dim=1).max().sqrt()) if len(rows) else 0.0)
+
+
+class MomentsOfClasses:
+    """Gathers the moments of the classes, of unit rows if asked."""
+
+    def __init__(self, classes: Classes, width: int, device: torch.device, *, unit: bool) -> None:
+        self.classes, self.unit = classes, unit
+        nothing = torch.zeros(0, width, dtype=torch.float64, device=device)
+        self.moments = moments_of(nothing, classes.index[:0], len(classes), nothing.any(dim=1))
+
+    def take(self, rows: slice, block: Tensor) -> None:
+        """Take in (B, D) rows."""
+        values = unit_rows(block) if self.unit else block
+        part = moments_of(values, self.classes.index[rows], len(self.classes), (block == 0).all(dim=1))
+        self.moments = merged_moments(self.moments, part)
+
+    def fold(self) -> None:
+        """Merge with the other processes."""
+        self.moments = distributed.folded(self.moments, merged_moments)
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Divide every row by its length; a zero row stays zero."""
+    return torch.nn.functional.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny)
+
+
+def merged_moments(a: ClassMoments, b: ClassMoments) -> ClassMoments:
+    """Merge the moments of two sets of rows (Chan et al. 1979, doi:10.1007/978-3-642-51461-6_3)."""
+    counts = a.counts + b.counts
+    share = b.counts / counts.clamp(min=1)
+    gap = b.means - a.means
+    return ClassMoments(
+        counts=counts,
+        means=a.means + gap * share[:, None],
+        spread=a.spread + b.spread + gap.square().sum(dim=1) * a.counts * share,
+        zeros=a.zeros + b.zeros,
+        largest=max(a.largest, b.largest),
+    )

@@ -1,4 +1,4 @@
-"""Eigenvalues of the covariance of the features."""
+"""Eigenvalues of the covariance of the features, from one pass."""
 
 from __future__ import annotations
 
@@ -7,29 +7,104 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from embedscope.ops.blocks import over_rows
+from embedscope import distributed
+from embedscope.errors import UndefinedError
+from embedscope.ops.gathering import gather
 
 if TYPE_CHECKING:
+    from embedscope.ops.class_moments import Classes
     from embedscope.records import Rows
 
 
-def covariance_eigenvalues(features: Rows, device: torch.device | None = None) -> Tensor:
-    """Compute the eigenvalues of the covariance (divisor N - 1), in float64: (N, D) -> (min(N, D),), descending, >= 0.
+class Covariance:
+    """Gathers the mean and the centred products of rows (Chan et al. 1979, doi:10.1007/978-3-642-51461-6_3).
 
-    From the D x D covariance or the N x N Gram matrix of the centred rows, whichever is smaller; rows are read by blocks,
-    twice (mean, then products), so that a common offset costs no digits. One row gives a single 0.
+    Where there are fewer rows than dimensions, it keeps the rows and takes their N x N Gram matrix instead. All in float64.
     """
-    rows, width = features.shape
-    mean = torch.zeros(width, dtype=torch.float64, device=device)
-    for _, block in over_rows(features, torch.float64, device):
-        mean += block.sum(dim=0) / rows
-    if rows < width:
-        centred = torch.cat([block - mean for _, block in over_rows(features, torch.float64, device)])
-        product = centred @ centred.T  # (N, N)
-    else:
-        product = torch.zeros(width, width, dtype=torch.float64, device=device)
-        for _, block in over_rows(features, torch.float64, device):
-            centred = block - mean
-            product.addmm_(centred.T, centred)
-    eigenvalues: Tensor = torch.linalg.eigvalsh(product / max(rows - 1, 1))
-    return eigenvalues.flip(0).clamp(min=0)
+
+    def __init__(self, rows: int, width: int, device: torch.device) -> None:
+        self.rows, self.width, self.device = rows, width, device
+        self._kept: list[Tensor] | None = [] if rows < width else None
+        self._count = 0
+        self._largest = 0.0
+        self._mean = torch.zeros(width, dtype=torch.float64, device=device)
+        side = 0 if self._kept is not None else width
+        self._product = torch.zeros(side, side, dtype=torch.float64, device=device)
+
+    def take(self, rows: slice, block: Tensor) -> None:
+        """Take in (B, D) rows."""
+        self._largest = max(self._largest, float(block.abs().max()))
+        if self._kept is not None:
+            self._kept.append(block)
+            return
+        mean = block.mean(dim=0)
+        centred = block - mean
+        self._count, self._mean, self._product = _merged(
+            (self._count, self._mean, self._product), (len(block), mean, centred.T @ centred)
+        )
+
+    def fold(self) -> None:
+        """Merge with the other processes."""
+        self._largest = distributed.folded(self._largest, max)
+        if self._kept is not None:
+            rows = distributed.concatenated(torch.cat([self._mean.new_zeros(0, self.width), *self._kept]))
+            self._mean = rows.mean(dim=0)
+            self._kept = [rows - self._mean]
+            return
+        state = self._count, self._mean.cpu(), self._product.cpu()
+        _, mean, product = distributed.folded(state, _merged)
+        self._mean, self._product = mean.to(self.device), product.to(self.device)
+
+    def eigenvalues(self) -> Tensor:
+        """Eigenvalues of the covariance (divisor N - 1): (min(N, D),), descending, >= 0."""
+        product = self._product if self._kept is None else self._kept[0] @ self._kept[0].T
+        eigenvalues = _eigenvalues(product / max(self.rows - 1, 1), max(self.rows, self.width))
+        # The mean is rounded: rows that are all equal keep about eps of their size around it.
+        rounding = (4 * torch.finfo(torch.float64).eps * self._largest) ** 2 * self.width
+        return eigenvalues.masked_fill(eigenvalues <= rounding, 0)
+
+    def second_moment_eigenvalues(self) -> Tensor:
+        """Squared singular values of Z, about the origin instead of the mean: (min(N, D),), descending."""
+        if self._kept is None:
+            product = self._product + self.rows * torch.outer(self._mean, self._mean)
+        else:
+            rows = self._kept[0] + self._mean
+            product = rows @ rows.T
+        return _eigenvalues(product, max(self.rows, self.width))
+
+
+def covariance(classes: Classes, width: int, device: torch.device) -> Covariance:
+    """Make a gatherer for the rows of these classes."""
+    return Covariance(len(classes.index), width, device)
+
+
+def gathered_covariance(features: Rows, device: torch.device | None) -> Covariance:
+    """Gather the covariance alone."""
+    found = Covariance(features.shape[0], features.shape[1], device or torch.device("cpu"))
+    gather(features, [found], found.device)
+    return found
+
+
+_State = tuple[int, Tensor, Tensor]
+
+
+def _merged(a: _State, b: _State) -> _State:
+    count = a[0] + b[0]
+    if not count:
+        return a
+    gap = b[1] - a[1]
+    return count, a[1] + gap * (b[0] / count), a[2] + b[2] + torch.outer(gap, gap) * (a[0] * b[0] / count)
+
+
+def _eigenvalues(product: Tensor, size: int) -> Tensor:
+    if not bool(torch.isfinite(product).all()):
+        raise UndefinedError("the features are too large for their squares to be numbers")
+    values: Tensor = torch.linalg.eigvalsh(product).flip(0)
+    # Below this, an eigenvalue is rounding (the usual bound of a numerical rank), and has no logarithm worth taking.
+    floor = values[0].clamp(min=0) * torch.finfo(values.dtype).eps * size
+    return values.masked_fill(values <= floor, 0)
+
+
+def entropy_rank(shares: Tensor) -> Tensor:
+    """Compute exp of the entropy of shares (D,) >= 0 that sum to about 1: their effective number."""
+    return torch.exp(-torch.xlogy(shares, shares).sum())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from embedscope import plugins
-from embedscope.errors import InputError, UsageError
+from embedscope.errors import InputError, UsageError, check_number
 from embedscope.plotting.figure import check_suffix, class_legend, picture, scatter
 from embedscope.records import FeatureSet, Track, untracked
 from embedscope.store import check_finite, distinct_names, open_features, select, select_labelled, select_split
+from embedscope.store.files import check_output
+from embedscope.store.reader import named
 from embedscope.store.runs import is_run, open_run
-from embedscope.store.writer import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +48,7 @@ def plot(
         layers: which layers of the stores; all if none is named.
         split: draw the rows of one split only.
         max_points: more rows than this are thinned to it, class by class, and the picture says so.
-        seed: of the projections and the thinning.
+        seed: of the projections and the thinning; below 2**32.
         overwrite: replace an existing picture.
         track: shows progress over panels.
 
@@ -58,6 +60,7 @@ def plot(
     output = Path(output)
     check_suffix(output)
     check_output(output, overwrite=overwrite)
+    check_number("seed", seed, low=0, high=2**32 - 1)
     if max_points < 3:
         raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
     projections = []
@@ -72,7 +75,7 @@ def plot(
         for row, column in track(work, "projecting", len(work)):
             function, options = projections[row]
             features, total = inputs[column]
-            points = function(features.features[:].double().numpy(), **options)
+            points = function(_about_the_mean(features), **options)
             drawn = f"{len(points):,}" if len(points) == total else f"{len(points):,} of {total:,}"
             labels = np.array([names.index(name) for name in features.class_names])[features.labels]
             title = f"{features.name}\n{function.title} of {features.layer}, {drawn} samples"
@@ -92,9 +95,16 @@ def projection(*, title: str) -> Callable[[F], F]:
 
 
 def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
-    opened = []
+    opened: list[FeatureSet] = []
     for source in sources:
-        opened += open_run(source) if is_run(source) else open_features([source], layers=layers)
+        name, path = named(source)
+        if not is_run(path):
+            opened += open_features([source], layers=layers)
+        elif layers:
+            raise UsageError(f"{path} is a run, whose stores have one layer each; leave out --layer")
+        else:
+            prefix = f"{name}: " if path != source else ""
+            opened += [replace(features, name=f"{prefix}{features.name}") for features in open_run(path)]
     return distinct_names(opened)
 
 
@@ -106,6 +116,18 @@ def _ready(features: FeatureSet, split: str | None, max_points: int, seed: int) 
     if total < 3:
         raise InputError(f"{features.source} has {total} labelled rows, a picture needs at least 3")
     return select(features, _thinned(features.labels, max_points, seed)), total
+
+
+def _about_the_mean(features: FeatureSet) -> np.ndarray[Any, Any]:
+    """Read the rows in float64, about their mean and in [-1, 1]: no projection sees a difference, and none overflows."""
+    rows: np.ndarray[Any, Any] = features.features[:].double().numpy()
+    rows = rows / (np.abs(rows).max() or 1.0)
+    rows = rows - rows.mean(axis=0)
+    largest = np.abs(rows).max()
+    if largest < 1e-12:
+        raise InputError(f"{features.source}: all rows are equal, there is nothing to project")
+    scaled: np.ndarray[Any, Any] = rows / largest
+    return scaled
 
 
 def _thinned(labels: np.ndarray[Any, Any], most: int, seed: int) -> np.ndarray[Any, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.errors import OutputError, UsageError
+from embedscope.errors import UsageError
+from embedscope.store.files import finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,17 +51,16 @@ def picture(path: Path, rows: int, columns: int) -> Iterator[tuple[Figure, list[
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.2 * columns + 0.9, 3.3 * rows), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False).tolist()
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # a class called $x^$ is a name, not a formula
+        with finished(path) as partial, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box, which says as much
             figure.savefig(partial, format=path.suffix[1:].lower())
-            partial.replace(path)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def scatter(axes: Axes, points: Array, labels: Array, class_names: Sequence[str], title: str, unit: str) -> None:
@@ -83,12 +84,8 @@ def class_legend(figure: Figure, class_names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     if len(class_names) > MAX_COLOURS:
-        figure.text(
-            0.5,
-            0.0,
-            f"{len(class_names)} classes: neighbours in colour are different classes",
-            ha="center",
-            va="bottom",
+        figure.supxlabel(
+            f"{len(class_names)} classes: too many for a legend, or for colours that can be told apart", fontsize=8
         )
         return
     dots = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from embedscope.errors import check_number
 from embedscope.plotting import projection
 from embedscope.plotting.pca import principal_components
 
@@ -19,7 +20,7 @@ def tsne(features: np.ndarray[Any, Any], *, seed: int = 0, perplexity: float = 3
     """
     from sklearn.manifold import TSNE
 
-    feasible = min(perplexity, (len(features) - 1) / 3)
+    feasible = min(check_number("perplexity", perplexity, above=0), (len(features) - 1) / 3)
     layout = TSNE(perplexity=max(feasible, 0.5), init="pca" if min(features.shape) >= 2 else "random", random_state=seed)
     points: np.ndarray[Any, Any] = layout.fit_transform(principal_components(features, 50, seed))
     return points

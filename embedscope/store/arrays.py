@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,38 +13,63 @@ from embedscope.records import FeatureSet
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
+_NAMES = ("X", "y", "ids", "split", "class_names")
+
 
 def load_arrays(path: str) -> dict[str, Array]:
     """Read `file.npz`, or `X.npy,y.npy`, into arrays by name; "X" and "y" are there and belong together.
 
-    Never unpickles. InputError for a file that is not there, not NumPy's, without X or y, empty, or of different lengths.
+    Whatever else an archive holds is left unread, and nothing is ever unpickled. Numbers come in the machine's byte order.
+
+    InputError for a file that is not there, not NumPy's, without X or y, empty, of different lengths, or with other than
+    numbers in X.
     """
-    arrays = _read(path)
+    arrays = {name: _native(array) for name, array in _read(path).items()}
     for name in ("X", "y"):
         if name not in arrays:
-            raise InputError(f"{path} has no {name}; it holds {', '.join(arrays) or 'nothing'}")
-    rows = len(arrays["X"]) if arrays["X"].ndim else 0
-    if not rows:
-        raise InputError(f"{path} has no rows")
+            raise InputError(f"{path} has no {name}; an archive of features holds X (N, D) and y (N,)")
+    inputs = arrays["X"]
+    if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
+        raise InputError(f"{path}: X has to be numbers of at most 64 bits, got {inputs.dtype}")
+    if not inputs.size:
+        raise InputError(f"{path}: X of shape {inputs.shape} has no rows or no columns")
+    if inputs.ndim < 2:
+        raise InputError(f"{path}: X has to have rows, as in (N, D), got the shape {inputs.shape}")
     for name in ("y", "ids", "split"):
-        if name in arrays and arrays[name].shape != (rows,):
-            raise InputError(f"{path}: X has {rows} rows, but {name} has shape {arrays[name].shape}")
+        if name in arrays and arrays[name].shape != (len(inputs),):
+            raise InputError(f"{path}: X has {len(inputs)} rows, but {name} has shape {arrays[name].shape}")
+    ids = text_rows(path, arrays, "ids")
+    if ids is not None and len(set(ids)) != len(ids):
+        raise InputError(f"{path}: ids have to be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
     return arrays
 
 
 def _read(path: str) -> dict[str, Array]:
-    files = path.split(",") if path.endswith(".npy") else [path]
-    if files[0].endswith(".npy") and len(files) != 2:
+    files = path.split(",")
+    single = len(files) == 1
+    if single and files[0].lower().endswith(".npy"):
         raise InputError(f"{path}: a .npy holds features without labels; give both as X.npy,y.npy")
+    if not single and (len(files) != 2 or not all(file.lower().endswith(".npy") for file in files)):
+        raise InputError(f"{path}: expected one .npz, or a pair X.npy,y.npy")
     try:
-        if len(files) == 2:
+        if not single:
             return dict(zip("Xy", (np.load(file, allow_pickle=False) for file in files), strict=True))
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{path} holds a single array; give features and labels as X.npy,y.npy")
+        with archive:
+            return {name: archive[name] for name in _NAMES if name in archive.files}
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"no such file: {error.filename}") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as NumPy arrays: {error}") from error
+    except Exception as error:  # a stranger's bytes: zip, NumPy's header and its pickles fail in ways of their own
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read as NumPy arrays: {type(error).__name__}: {reason}") from error
+
+
+def _native(array: Array) -> Array:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def encode_labels(path: str, arrays: dict[str, Array]) -> tuple[tuple[str, ...], Array]:
@@ -54,34 +78,47 @@ def encode_labels(path: str, arrays: dict[str, Array]) -> tuple[tuple[str, ...],
     Whole numbers index "class_names" where the file has them, otherwise the distinct values are the classes, in order.
     """
     labels = arrays["y"]
-    if labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)):
-        labels = labels.astype(np.int64)
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (np.abs(labels) < 2.0**53).all():
+        whole = labels.astype(np.int64)
+        labels = whole if np.array_equal(whole, labels) else labels
     if labels.dtype.kind not in "iuUSb":
-        raise InputError(f"{path}: labels have to be whole numbers or text, got {labels.dtype}")
+        raise InputError(f"{path}: labels have to be whole numbers or text, got {labels.dtype} such as {labels[0]}")
     if "class_names" in arrays and labels.dtype.kind in "iu":
-        names = tuple(map(str, arrays["class_names"].tolist()))
+        given = arrays["class_names"]
+        names = tuple(text_rows(path, arrays, "class_names") or ()) if given.ndim == 1 else ()
+        if len(set(names)) != len(names) or not names:
+            raise InputError(f"{path}: class_names have to be distinct, in one row; got {str(given)[:60]}")
         if labels.max() >= len(names):
             raise InputError(f"{path}: label {labels.max()} has no name among {len(names)} class_names")
         return names, np.maximum(labels.astype(np.int64), -1)
     values, codes = np.unique(labels, return_inverse=True)
     unlabelled = int((values < 0).sum()) if values.dtype.kind == "i" else 0
-    texts = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
-    return tuple(texts[unlabelled:].tolist()), np.maximum(codes.astype(np.int64) - unlabelled, -1)
+    texts = text_rows(path, {"y": values}, "y")
+    assert texts is not None
+    return tuple(texts[unlabelled:]), np.maximum(codes.astype(np.int64) - unlabelled, -1)
 
 
-def text_rows(arrays: dict[str, Array], name: str) -> Array | None:
-    """Take an optional (N,) array as text."""
-    return arrays[name].astype(str).astype(object) if name in arrays else None
+def text_rows(path: str, arrays: dict[str, Array], name: str) -> list[str] | None:
+    """Take an optional (N,) array as text: numbers as they print, bytes as UTF-8."""
+    if name not in arrays:
+        return None
+    try:
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in arrays[name].tolist()]
+        "".join(texts).encode()
+    except UnicodeError as error:
+        raise InputError(f"{path}: {name} are no UTF-8 text: {error}") from error
+    return texts
 
 
 def features_from_arrays(name: str, path: str) -> FeatureSet:
     """Read features X (N, D) and labels y (N,), with ids and split where they are there; whole numbers become float32."""
     arrays = load_arrays(path)
     features = arrays["X"]
-    if features.ndim != 2 or features.dtype.kind not in "fiub":
+    if features.ndim != 2:
         raise InputError(f"{path}: X has to be numbers of shape (N, D), got {features.dtype} {features.shape}")
     class_names, labels = encode_labels(path, arrays)
-    ids = text_rows(arrays, "ids")
+    ids = text_rows(path, arrays, "ids") or [str(row) for row in range(len(features))]
+    split = text_rows(path, arrays, "split")
     if features.dtype.kind != "f":
         features = features.astype(np.float32)
     return FeatureSet(
@@ -91,7 +128,7 @@ def features_from_arrays(name: str, path: str) -> FeatureSet:
         features=torch.from_numpy(np.ascontiguousarray(features)),
         labels=labels,
         class_names=class_names,
-        ids=np.arange(len(features)).astype(str).astype(object) if ids is None else ids,
-        split=text_rows(arrays, "split"),
+        ids=np.array(ids, dtype=object),
+        split=None if split is None else np.array(split, dtype=object),
         provenance={"data": {"spec": path}},
     )

@@ -18,11 +18,6 @@ JSON is a dataset and not an attribute because an attribute holds at most 64 KiB
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 SCHEMA = "embedscope"
 SCHEMA_VERSION = 1
 
@@ -33,8 +28,3 @@ CHUNK_BYTES = 512 * 2**10
 def chunk_rows(width: int, itemsize: int) -> int:
     """Rows in a chunk of a dataset that has `width` columns, at least one."""
     return max(1, CHUNK_BYTES // max(1, width * itemsize))
-
-
-def partial_path(path: Path) -> Path:
-    """Where a store lies while it is being written: beside its final place, so that renaming is atomic."""
-    return path.with_name(path.name + ".partial")

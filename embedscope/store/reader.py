@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
 from embedscope.records import FeatureSet
 from embedscope.store.arrays import features_from_arrays
 from embedscope.store.format import SCHEMA, SCHEMA_VERSION
@@ -48,7 +48,7 @@ def open_features(sources: Sequence[str], *, layers: Sequence[str] = ()) -> list
         layers: which layers of a store, in that order; all, in the order in which they were extracted, if none is given.
 
     Raises:
-        InputError: not there, not a store, unfinished, or labels and features that do not belong together.
+        InputError: not there, not a store, unfinished, damaged, or labels and features that do not belong together.
         UsageError: a layer that the store does not have.
     """
     return distinct_names([features for source in sources for features in _open(source, layers)])
@@ -63,40 +63,54 @@ def distinct_names(found: Sequence[FeatureSet]) -> list[FeatureSet]:
     ]
 
 
-def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
-    name, path = _named(source)
-    first = Path(str(path).split(",")[0])
-    if not first.exists():
-        raise InputError(f"no such file: {first}")
-    if first.is_dir():
-        raise InputError(f"{first} is a folder; give a feature store (.h5), a .npz, or X.npy,y.npy")
-    if first.suffix in (".npz", ".npy"):
-        if layers:
-            raise UsageError(f"{path} has no layers to choose from; leave out --layer")
-        return [features_from_arrays(name, path)]
-    return _from_store(name, path, layers)
-
-
 def read_features(source: str, *, layer: str | None = None) -> FeatureSet:
     """Open one layer; a store with several needs its name, or raises UsageError with the names it has."""
-    found = _open(source, [layer] if layer else [])
+    found = _open(source, [layer] if layer else ())
     if len(found) > 1:
         names = ", ".join(features.layer for features in found)
         raise UsageError(f"{source} has several layers: {names}; choose one with --layer")
     return found[0]
 
 
-def _named(source: str) -> tuple[str, str]:
+def named(source: str) -> tuple[str, str]:
+    """Part `name=path` into name and path; a path that is there is a path, whatever it looks like."""
     name, separator, path = source.partition("=")
-    if separator and name and not Path(source).exists() and "/" not in name:
+    try:
+        there = Path(source.split(",")[0]).exists()
+    except OSError as error:
+        raise InputError(f"cannot read {source[:80]}: {error.strerror}") from error
+    if separator and name and "/" not in name and not there:
         return name, path
     return Path(source.split(",")[0]).stem, source
+
+
+def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
+    name, path = named(source)
+    first = Path(path.split(",")[0])
+    if not first.exists():
+        raise InputError(f"no such file: {first}")
+    if (first / "run.json").exists():
+        raise InputError(f"{first} is a run of finetune; give one of its stores, such as {first / 'before.h5'}")
+    if first.is_dir():
+        raise InputError(f"{first} is a folder; give a feature store (.h5), a .npz, or X.npy,y.npy")
+    if first.suffix.lower() in (".npz", ".npy"):
+        if layers:
+            raise UsageError(f"{path} has no layers to choose from; leave out --layer")
+        return [features_from_arrays(name, path)]
+    with _opened(first) as file:
+        try:
+            return _from_store(file, name, path, layers)
+        except EmbedscopeError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path} is damaged, or was not written by embedscope: {reason}") from error
 
 
 def _opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if "unable to lock" in str(error):
             raise InputError(
                 f"cannot lock {path} ({error}); on a network file system set HDF5_USE_FILE_LOCKING=FALSE"
@@ -106,51 +120,57 @@ def _opened(path: Path) -> h5py.File:
         raise InputError(f"{path} is not an HDF5 file, or it is cut short ({error})") from error
 
 
-def _from_store(name: str, path: str, layers: Sequence[str]) -> list[FeatureSet]:
-    with _opened(Path(path)) as file:
-        if file.attrs.get("schema") != SCHEMA:
-            raise InputError(f"{path} is HDF5 but no embedscope store; give a .npz with X and y, or run embedscope extract")
-        version = int(file.attrs["schema_version"])
-        if version > SCHEMA_VERSION:
-            raise InputError(f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}: update it")
-        provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
-        if not file.attrs["complete"]:
-            command = provenance.get("run", {}).get("command", "embedscope extract ...")
-            raise InputError(
-                f"{path} is unfinished ({int(file['rows/done'][()])} of {len(file['labels'])} rows); run again: {command}"
-            )
-        recorded = [layer for layer in provenance.get("layers", {}) if layer in file["features"]]
-        known = recorded + sorted(set(file["features"]) - set(recorded))
-        for layer in layers:
-            if layer not in known:
-                raise UsageError(unknown(f"layer in {path}", layer, known))
-        labels = file["labels"][:]
-        class_names = tuple(file["class_names"].asstr()[:])
-        if len(labels) and not -1 <= labels.min() <= labels.max() < len(class_names):
-            raise InputError(f"{path}: labels run from {labels.min()} to {labels.max()} for {len(class_names)} classes")
-        found = []
-        for layer in layers or known:
-            shape = file["features"][layer].shape
-            if len(shape) != 2 or shape[0] != len(labels):
-                raise InputError(f"{path}: /features/{layer} is {shape} for {len(labels)} labels")
-            found.append(
-                FeatureSet(
-                    name=name if len(layers or known) == 1 else f"{name}:{layer}",
-                    source=path,
-                    layer=layer,
-                    features=_rows(path, file, f"features/{layer}"),
-                    labels=labels,
-                    class_names=class_names,
-                    ids=file["ids"].asstr()[:],
-                    magnitudes=_rows(path, file, f"magnitudes/{layer}"),
-                    split=file["split"].asstr()[:] if "split" in file else None,
-                    provenance=provenance,
-                )
-            )
-        return found
+def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) -> list[FeatureSet]:
+    if file.attrs.get("schema") != SCHEMA:
+        raise InputError(f"{path} is HDF5 but no embedscope store; give a .npz with X and y, or run embedscope extract")
+    version = int(file.attrs["schema_version"])
+    if version > SCHEMA_VERSION:
+        raise InputError(f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}: update it")
+    provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
+    if not file.attrs["complete"]:
+        command = provenance.get("run", {}).get("command", "embedscope extract ...")
+        raise InputError(
+            f"{path} is unfinished ({int(file['rows/done'][()])} of {len(file['labels'])} rows); run again: {command}"
+        )
+    recorded = [layer for layer in provenance.get("layers", {}) if layer in file["features"]]
+    known = recorded + sorted(set(file["features"]) - set(recorded))
+    for layer in layers:
+        if layer not in known:
+            raise UsageError(unknown(f"layer in {path}", layer, known))
+    if not known:
+        raise InputError(f"{path} has no layers")
+    labels = file["labels"][:]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(f"{path}: /labels are {labels.dtype} {labels.shape}, expected int64 (N,)")
+    texts = {key: file[key].asstr()[:] for key in ("class_names", "ids", "split") if key in file}
+    if not len(labels):
+        raise InputError(f"{path} has no rows")
+    if not -1 <= labels.min() <= labels.max() < len(texts["class_names"]):
+        raise InputError(f"{path}: labels run from {labels.min()} to {labels.max()} for {len(texts['class_names'])} classes")
+    for key in ("ids", "split"):
+        if key in texts and texts[key].shape != labels.shape:
+            raise InputError(f"{path}: /{key} is {texts[key].shape} for {len(labels)} labels")
+    return [
+        FeatureSet(
+            name=name if len(layers or known) == 1 else f"{name}:{layer}",
+            source=path,
+            layer=layer,
+            features=_rows(path, file, f"features/{layer}", len(labels)),
+            labels=labels.astype(np.int64),
+            class_names=tuple(texts["class_names"]),
+            ids=texts["ids"],
+            magnitudes=_rows(path, file, f"magnitudes/{layer}", len(labels)) if f"magnitudes/{layer}" in file else None,
+            split=texts.get("split"),
+            provenance=provenance,
+        )
+        for layer in layers or known
+    ]
 
 
-def _rows(path: str, file: h5py.File, name: str) -> Any:
-    if name not in file:
-        return None
-    return StoredRows(path, name, file[name].shape, torch.from_numpy(np.empty(0, file[name].dtype)).dtype)
+def _rows(path: str, file: h5py.File, name: str, count: int) -> StoredRows:
+    dataset = file[name]
+    if dataset.ndim != 2 or dataset.shape[0] != count or not dataset.shape[1]:
+        raise InputError(f"{path}: /{name} is {dataset.shape} for {count} labels")
+    if dataset.dtype.kind != "f":
+        raise InputError(f"{path}: /{name} is {dataset.dtype}, expected float32 or float16")
+    return StoredRows(path, name, dataset.shape, torch.from_numpy(np.empty(0, dataset.dtype)).dtype)

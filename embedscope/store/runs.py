@@ -6,7 +6,7 @@
     <objective>/trial-<n>/head.safetensors
     <objective>/trial-<n>/log.csv         one line an epoch
 
-Written to `NAME.partial` and renamed when complete.
+Written to a temporary folder beside its place and renamed when complete.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import csv
 import json
 import re
 import shutil
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ import safetensors.torch
 
 from embedscope import __version__
 from embedscope.errors import InputError, OutputError
-from embedscope.store.format import partial_path
 from embedscope.store.reader import read_features
 from embedscope.store.writer import StoreWriter
 
@@ -50,10 +50,15 @@ def as_json(result: Finetuning) -> dict[str, Any]:
 
 def check_run(path: Path, *, overwrite: bool) -> None:
     """Raise OutputError unless a run may be written there: nothing is, or an earlier run that may be replaced."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / _MANIFEST).is_file():
-        raise OutputError(f"output {path} exists and is no run of finetune; choose another name")
+    try:
+        if path.resolve() == Path.cwd():
+            raise OutputError(f"output {path} is the current folder; give a run a folder of its own")
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+        if not is_run(str(path)):
+            raise OutputError(f"output {path} exists and is no run of finetune; choose another name")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     if not overwrite:
         raise OutputError(f"output {path} exists; choose another name or pass --overwrite")
 
@@ -61,24 +66,26 @@ def check_run(path: Path, *, overwrite: bool) -> None:
 class RunWriter:
     """A run directory in the making; use as a context manager, and `finish` it.
 
-    Leaving the context unfinished removes what was written.
+    Leaving the context unfinished removes what was written. OutputError for whatever the file system refuses.
     """
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         check_run(path, overwrite=overwrite)
-        self.path = path
-        self.partial = partial_path(path)
+        self.path = path.resolve()
 
     def __enter__(self) -> RunWriter:
-        shutil.rmtree(self.partial, ignore_errors=True)
         try:
-            self.partial.mkdir(parents=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial = Path(tempfile.mkdtemp(prefix=f"{self.path.name[:100]}.", suffix=".partial", dir=self.path.parent))
+            self.partial.chmod(0o755)
         except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error}") from error
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def write_before(self, held_out: FeatureSet, provenance: Mapping[str, Any]) -> None:
         """Write the held-out rows as they came in."""
@@ -110,9 +117,11 @@ class RunWriter:
         """Write the manifest, last, and give the directory its name."""
         text = json.dumps(as_json(result), indent=1, allow_nan=False)
         (self.partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        earlier = self.partial.with_suffix(".earlier")
+        if self.path.exists():  # out of the way first, so that at no moment half of a run bears the name
+            self.path.rename(earlier)
         self.partial.rename(self.path)
+        shutil.rmtree(earlier, ignore_errors=True)
 
     def _write_store(self, name: str, rows: FeatureSet, features: Tensor, layer: str, provenance: Mapping[str, Any]) -> None:
         with StoreWriter(
@@ -130,24 +139,28 @@ def directory_names(expressions: Sequence[str]) -> list[str]:
     """Turn objectives into folder names that are distinct and need no quoting: `ce + 0.5*silhouette` -> `ce_0.5-silhouette`."""
     names: list[str] = []
     for expression in expressions:
-        plain = re.sub(r"[^A-Za-z0-9._=+@-]+", "", re.sub(r"\*", "-", expression)).replace("+", "_") or "objective"
+        plain = re.sub(r"[^A-Za-z0-9._=+@-]+", "", re.sub(r"\*", "-", expression)).replace("+", "_")[:100] or "objective"
         names.append(plain if plain not in names else f"{plain}-{len(names) + 1}")
     return names
 
 
 def is_run(source: str) -> bool:
     """Tell whether a path is a run directory."""
-    return (Path(source) / _MANIFEST).is_file()
+    try:
+        return bool(json.loads((Path(source) / _MANIFEST).read_text(encoding="utf-8"))["schema"] == SCHEMA)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def open_run(source: str) -> list[FeatureSet]:
     """Open the held-out rows of a run: before, and after the first trial of every objective; named by the objective."""
     path = Path(source)
     manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    if manifest.get("schema") != SCHEMA:
-        raise InputError(f"{path / _MANIFEST} has schema {manifest.get('schema')}, expected {SCHEMA}")
-    files = {"before": _BEFORE} | {
-        f"after {objective['expression']}": f"{objective['trials'][0]['directory']}/after.h5"
-        for objective in manifest["objectives"]
-    }
+    try:
+        files = {"before": _BEFORE} | {
+            f"after {objective['expression']}": f"{objective['trials'][0]['directory']}/after.h5"
+            for objective in manifest["objectives"]
+        }
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
     return [replace(read_features(str(path / file)), name=name) for name, file in files.items()]

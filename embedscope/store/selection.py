@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.ops.blocks import over_rows
 
 if TYPE_CHECKING:
     from embedscope.records import FeatureSet, Rows
@@ -84,8 +85,8 @@ def check_finite(features: FeatureSet) -> None:
         if rows is None:
             continue
         bad = np.zeros(rows.shape[0], dtype=bool)
-        for start in range(0, rows.shape[0], 65536):
-            bad[start : start + 65536] = ~torch.isfinite(rows[start : start + 65536]).all(dim=1).numpy()
+        for block, values in over_rows(rows, torch.float32 if rows.dtype != torch.float64 else torch.float64):
+            bad[block] = ~torch.isfinite(values).all(dim=1).numpy()
         if count := int(bad.sum()):
             first = ", ".join(f"{row} ({features.ids[row]})" for row in np.flatnonzero(bad)[:5])
             more = ", …" if count > 5 else ""

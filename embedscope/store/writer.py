@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from embedscope.errors import OutputError
-from embedscope.store.format import SCHEMA, SCHEMA_VERSION, chunk_rows, partial_path
+from embedscope.errors import InputError, OutputError
+from embedscope.store.files import check_output, finished
+from embedscope.store.format import SCHEMA, SCHEMA_VERSION, chunk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +38,10 @@ class StoreWriter:
         split: (N,) or None.
         provenance: anything that JSON can hold.
         overwrite: replace a store of that name; otherwise OutputError, before anything is written.
+
+    Raises:
+        InputError: ids that are not unique, or text that UTF-8 cannot hold.
+        OutputError: the output exists, or the file system refuses.
     """
 
     def __init__(
@@ -52,41 +58,57 @@ class StoreWriter:
         self.path = Path(path)
         check_output(self.path, overwrite=overwrite)
         if len(set(ids)) != len(labels) or len(ids) != len(labels):
-            raise ValueError(f"ids have to be unique, one a row: {len(set(ids))} distinct ids for {len(labels)} rows")
+            raise InputError(f"ids have to be unique, one a row: {len(set(ids))} distinct ids for {len(labels)} rows")
+        texts = {"class_names": class_names, "ids": ids, "split": split}
+        for name, values in texts.items():
+            for value in values or ():
+                if "\0" in value or not _encodable(value):
+                    raise InputError(f"{name} hold {value!r}, which a store cannot: text has to be UTF-8 without NUL")
         self.rows = len(labels)
-        self.done = 0
+        self._labels = np.asarray(labels, dtype=np.int64)
+        self._texts = {name: values for name, values in texts.items() if values is not None}
+        self._provenance = json.dumps(provenance)
         self._pending: dict[str, list[Array]] = {}
         self._written: dict[str, int] = {}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(partial_path(self.path), "w")
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error}") from error
-        self._file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, complete=False)
-        self._file["labels"] = np.asarray(labels, dtype=np.int64)
-        for name, texts in (("class_names", class_names), ("ids", ids), ("split", split)):
-            if texts is not None:
-                self._file.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=_TEXT)
-        self._file.create_dataset("provenance", data=json.dumps(provenance), dtype=_TEXT)
-        self._file["rows/done"] = np.int64(0)
+        self._finished = finished(self.path)
 
     def __enter__(self) -> StoreWriter:
+        self._partial = self._finished.__enter__()
+        try:
+            self._file = h5py.File(self._partial, "w")
+            self._file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, complete=False)
+            self._file["labels"] = self._labels
+            for name, values in self._texts.items():
+                self._file.create_dataset(name, data=np.array(list(values), dtype=object), dtype=_TEXT)
+            self._file.create_dataset("provenance", data=self._provenance, dtype=_TEXT)
+            self._file["rows/done"] = np.int64(0)
+        except OSError as error:
+            self._finished.__exit__(type(error), error, error.__traceback__)
+            raise OutputError(f"cannot write {self.path}: {error}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._finish()
-        else:
-            self._file.close()
-            partial_path(self.path).unlink(missing_ok=True)
+        try:
+            if error is None:
+                self._finish()
+        except BaseException as failed:
+            self._close_quietly()
+            self._finished.__exit__(type(failed), failed, failed.__traceback__)
+            if isinstance(failed, OSError | RuntimeError):  # HDF5 reports a full disk as either
+                raise OutputError(f"cannot write {self.path}: {failed}") from failed
+            raise
+        self._close_quietly()
+        self._finished.__exit__(kind, error, trace)
 
     def add(self, features: Mapping[str, Array], magnitudes: Mapping[str, Array] | None = None) -> None:
         """Append the next rows of every layer: layer -> (B, D) float32 or float16, and (B, C) float32 magnitudes."""
-        for group, arrays in (("features", features), ("magnitudes", magnitudes or {})):
-            for layer, array in arrays.items():
-                self._append(f"{group}/{layer}", np.asarray(array))
-        self.done = min(self._written.values(), default=0)
-        self._file["rows/done"][()] = self.done
+        try:
+            for group, arrays in (("features", features), ("magnitudes", magnitudes or {})):
+                for layer, array in arrays.items():
+                    self._append(f"{group}/{layer}", np.asarray(array))
+            self._file["rows/done"][()] = min(self._written.values(), default=0)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"cannot write {self.path}: {error}") from error
 
     def _append(self, name: str, array: Array) -> None:
         if name not in self._file:
@@ -113,24 +135,24 @@ class StoreWriter:
             self._file.flush()
 
     def _finish(self) -> None:
-        partial = partial_path(self.path)
-        if self.done != self.rows:
-            self._file.close()
-            partial.unlink()
+        if min(self._written.values(), default=0) != self.rows:
             raise ValueError(f"{self.path}: {self.rows} rows were announced, and not all of them were added")
         self._file.attrs["complete"] = True
         self._file.close()
-        with h5py.File(partial, "r") as check:  # reads one block of every layer through its checksum
+        with h5py.File(self._partial, "r") as check:  # reads one block of every layer through its checksum
             for name in self._written:
                 check[name][: check[name].chunks[0]]
-        with partial.open("rb") as written:
+        with self._partial.open("rb") as written:
             os.fsync(written.fileno())
-        partial.replace(self.path)
+
+    def _close_quietly(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # closing flushes, which a full disk refuses: the file is removed next
+            self._file.close()
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if something of that name is there and may not be replaced, or its folder cannot be one."""
-    if path.is_dir():
-        raise OutputError(f"output {path} is a folder; give the name of a file, such as {path / 'features.h5'}")
-    if path.exists() and not overwrite:
-        raise OutputError(f"output {path} exists; choose another name or pass --overwrite")
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

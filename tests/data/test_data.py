@@ -41,6 +41,25 @@ def test_fingerprint_changes_with_the_files(tmp_path):
     assert open_dataset(str(tmp_path)).fingerprint != first
 
 
+def test_split_names_are_lower_case(tmp_path):
+    for name in ("Train/cat/a.png", "Test/cat/a.png"):
+        image(tmp_path / name)
+    assert open_dataset(str(tmp_path)).split == ("test", "train")
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    import os
+
+    folder = os.fsencode(tmp_path) + b"/cat\xff"
+    os.mkdir(folder)
+    image(tmp_path / "ok.png")
+    os.rename(tmp_path / "ok.png", folder + b"/\xfe.png")
+    found = open_dataset(str(tmp_path))
+    assert found.class_names == ("cat\\xff",)
+    assert found.ids == ("cat\\xff/\\xfe.png",)
+    assert found.inputs[0].size == (2, 3)
+
+
 def test_folder_without_images(tmp_path):
     (tmp_path / "cat").mkdir()
     with pytest.raises(InputError, match="has no images in class folders"):

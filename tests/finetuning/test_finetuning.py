@@ -173,10 +173,24 @@ def test_too_few_classes(make_store, labels, split, message):
 
 
 def test_training_that_breaks_names_the_term():
-    rows = torch.tensor([[1e30, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.1]])
-    plan = Plan(rows * torch.inf, torch.tensor([0, 1, 0, 1]), 2, "linear", 2, 4, 1e-3, 0.0)
-    with pytest.raises(InputError, match="ce is not finite in epoch 1: ce"):
-        train(plan, "ce", 0, untracked)
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.1]])
+    plan = Plan(rows, torch.tensor([0, 1, 0, 1]), 2, "linear", 50, 4, 1e30, 0.0)
+    with pytest.raises(InputError, match=r"ce \+ silhouette is not finite in epoch \d+: ce"):
+        train(plan, "ce + silhouette", 0, untracked)
+
+
+def test_features_beyond_float32(features, tmp_path):
+    import dataclasses
+
+    large = dataclasses.replace(features, features=features.features[:].double() * 1e35)
+    with pytest.raises(InputError, match="the features are too large to train on in float32"):
+        finetune(large, tmp_path / "run", epochs=1)
+
+
+def test_upper_case_split_is_held_out(make_store, blobs):
+    features = read_features(str(make_store(blobs[0], np.repeat([0, 1, 2], 30), split=["Train", "TEST", "train"] * 30)))
+    _, test, _ = hold_out(features, 0.25, 0)
+    assert set(test.split) == {"TEST"}
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,9 @@ def test_training_that_breaks_names_the_term():
         ({"objectives": []}, "objectives has to be at least 1"),
         ({"objectives": ["ce", "siloette"]}, "no loss 'siloette'"),
         ({"test_share": 1.0}, "the share of rows to hold out"),
+        ({"learning_rate": -1.0}, "learning_rate has to be a number above 0, got -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay has to be a number from 0, got nan"),
+        ({"objectives": ["ce@99"]}, "'ce@99': ce would switch on in epoch 99, after the last of 30"),
     ],
 )
 def test_bad_options_write_nothing(features, tmp_path, options, message):
@@ -210,6 +227,33 @@ def test_other_folders_are_never_replaced(features, tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
+def test_folder_with_another_run_json_is_never_replaced(features, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.json").write_text('{"schema": "other"}')
+    with pytest.raises(OutputError, match="exists and is no run of finetune"):
+        finetune(features, tmp_path / "mine", overwrite=True)
+
+
+def test_link_to_a_run_is_followed(run, features, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    finetune(features, tmp_path / "link", epochs=1, objectives=["ce"], overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "run" / "ce_0.5-silhouette").exists()
+
+
+def test_current_folder_is_refused(features, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(OutputError, match="is the current folder"):
+        finetune(features, ".", epochs=1)
+
+
+def test_damaged_manifest(tmp_path):
+    (tmp_path / "run.json").write_text('{"schema": "embedscope.finetune/1"}')
+    with pytest.raises(InputError, match="is damaged: KeyError"):
+        open_run(str(tmp_path))
+
+
 def test_interrupted_run_leaves_nothing(features, tmp_path):
     def interrupt(items, description, total):
         raise KeyboardInterrupt
@@ -220,5 +264,5 @@ def test_interrupted_run_leaves_nothing(features, tmp_path):
 
 
 def test_directory_names_are_distinct_and_plain():
-    names = directory_names(["ce", "ce + 0.5*silhouette(tau_s=0.05)@10", "c/e", "ce", "***"])
-    assert names == ["ce", "ce_0.5-silhouettetau_s=0.05@10", "ce-3", "ce-4", "---"]
+    names = directory_names(["ce", "ce + 0.5*silhouette(tau_s=0.05)@10", "c/e", "ce", "***", "x" * 300])
+    assert names == ["ce", "ce_0.5-silhouettetau_s=0.05@10", "ce-3", "ce-4", "---", "x" * 100]

@@ -130,9 +130,9 @@ def test_training_separates_classes():
     assert value.item() < -0.95
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.0, "some"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, "some", True])
 def test_label_smoothing_is_a_share(value):
-    with pytest.raises(UsageError, match="label_smoothing has to be a share"):
+    with pytest.raises(UsageError, match="label_smoothing has to be a number from 0 to 1"):
         make("ce", label_smoothing=value)
 
 
@@ -209,6 +209,24 @@ def test_unknown_loss_names_the_nearest():
 def test_unknown_option_names_the_nearest():
     with pytest.raises(UsageError, match="no option of silhouette 'tau'"):
         build("silhouette(tau=1)", 5, 4)
+
+
+def test_dashes_inside_text_stay():
+    with pytest.raises(UsageError, match="no distance 'a-b'"):
+        build("silhouette(distance='a-b')", 5, 4)
+
+
+@pytest.mark.parametrize("option", ["normalize='no'", "softmin=3", "distance=None", "tau_s=1" + "0" * 400])
+def test_options_of_the_wrong_kind(option):
+    with pytest.raises(UsageError):
+        build(f"silhouette({option})", 5, 4)
+
+
+def test_metric_and_loss_agree_far_from_the_origin(batch):
+    features, labels = batch[0].float() + 1e4, batch[1]
+    loss = make("silhouette", normalize=False)(features, labels, batch[2])
+    # float32 keeps 1e-3 of the features here; their distances are of order 1.
+    assert float(loss) == pytest.approx(-float(soft_silhouette(features, labels, normalize=False)), abs=1e-5)
 
 
 def test_weights_may_not_be_infinite():

@@ -4,7 +4,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from embedscope.errors import UndefinedError, UsageError
-from embedscope.metrics.explained_variance import explained_variance, explained_variance_curve
+from embedscope.metrics.explained_variance import explained_variance, explained_variance_curve, explained_variance_details
 from tests.oracles import metrics as oracles
 
 
@@ -35,12 +35,25 @@ def test_threshold_is_met_exactly():
     assert [int(explained_variance(features, threshold=share)) for share in (0.25, 0.26, 0.5, 1.0)] == [1, 2, 2, 4]
 
 
-@pytest.mark.parametrize("threshold", [0, 1.1, "most"])
+@pytest.mark.parametrize("threshold", [0, 1.1, "most", True])
 def test_threshold_is_a_share(threshold):
-    with pytest.raises(UsageError, match="threshold has to be a share"):
+    with pytest.raises(UsageError, match="threshold has to be a number above 0 and at most 1"):
         explained_variance(torch.randn(5, 2), threshold=threshold)
 
 
 def test_equal_rows_are_undefined():
-    with pytest.raises(UndefinedError, match="all rows are equal"):
-        explained_variance(torch.ones(5, 2))
+    for value in (1.0, 0.1, 1e6 / 3):  # the mean of the latter two is rounded
+        with pytest.raises(UndefinedError, match="all rows are equal"):
+            explained_variance(torch.full((5, 2), value, dtype=torch.float64))
+
+
+def test_features_beyond_squaring_are_undefined():
+    features = torch.randn(9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e200
+    with pytest.raises(UndefinedError, match="too large for their squares"):
+        explained_variance(features)
+
+
+def test_components_for_several_shares(digits):
+    details = explained_variance_details(digits[0], digits[1])
+    curve = explained_variance_curve(digits[0])
+    assert details["components"] == {str(share): int((curve < share).sum()) + 1 for share in (0.9, 0.95, 0.99)}

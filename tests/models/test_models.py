@@ -20,6 +20,17 @@ def Net(width=3, bias=True):
 
 def wrong():
     return 42
+
+def late(width):
+    import neighbour
+    return nn.Linear(neighbour.INPUTS, width)
+
+def leaves():
+    import sys
+    sys.exit(3)
+
+def fails():
+    raise ValueError("no\\nway")
 """
 
 
@@ -39,6 +50,32 @@ def test_factory_in_a_file(code):
     assert sys.path == path
 
 
+def test_positional_options_and_late_imports(code):
+    assert open_model(f"{code}:Net(7)").module.weight.shape == (7, 2)
+    assert open_model(f"{code}:late(4)").module.weight.shape == (4, 2)
+
+
+def test_dataclasses_in_a_file(tmp_path):
+    (tmp_path / "config_net.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+        "@dataclass\nclass Config:\n    width: int = 3\n\ndef Net():\n    return nn.Linear(2, Config().width)\n"
+    )
+    assert open_model(f"{tmp_path}/config_net.py:Net").module.weight.shape == (3, 2)
+
+
+def test_source_by_name(monkeypatch):
+    from embedscope import plugins
+
+    def mine(location, /, *args, **options):
+        return (location, args, options)
+
+    real = plugins.names, plugins.load
+    monkeypatch.setattr(plugins, "names", lambda kind: ["mine", "python"] if kind == "models" else real[0](kind))
+    monkeypatch.setattr(plugins, "load", lambda kind, name: mine if name == "mine" else real[1](kind, name))
+    monkeypatch.setattr("embedscope.models.replace", lambda encoder, **changes: encoder)
+    assert open_model("mine:resnet(3, width=2)") == ("resnet", (3,), {"width": 2})
+
+
 def test_factory_in_a_module():
     assert isinstance(open_model("torch.nn:Identity").module, torch.nn.Identity)
 
@@ -56,9 +93,14 @@ def test_factory_in_the_current_folder(code, tmp_path, monkeypatch):
         ("net.py", UsageError, "cannot read the model 'net.py'; give path/to/file.py:Factory"),
         ("nowhere.py:Net", InputError, "no such file: nowhere.py"),
         ("{code}:Nett", InputError, "no factory in .* 'Nett'; did you mean 'Net'"),
-        ("{code}:Net(hight=1)", InputError, "cannot be called with .*hight"),
+        ("{code}:Net(hight=1)", InputError, "cannot be called: TypeError: .*hight"),
         ("{code}:wrong", InputError, "gave int, expected a torch.nn.Module"),
-        ("no_such_package:Net", InputError, "cannot import no_such_package"),
+        ("{code}:leaves", InputError, "cannot be called: SystemExit: 3"),
+        ("{code}:fails", InputError, "cannot be called: ValueError: no$"),
+        (":Net", InputError, "cannot read the model ':Net'"),
+        ("{code}:", InputError, "cannot read the model"),
+        (".relative:Net", InputError, "cannot be imported: TypeError"),
+        ("no_such_package:Net", InputError, "no_such_package cannot be imported: ModuleNotFoundError"),
     ],
 )
 def test_models_that_cannot_be_made(code, spec, error, message):
@@ -68,7 +110,7 @@ def test_models_that_cannot_be_made(code, spec, error, message):
 
 def test_file_with_a_mistake(tmp_path):
     (tmp_path / "net.py").write_text("def Net(:")
-    with pytest.raises(InputError, match=r"cannot be imported: invalid syntax"):
+    with pytest.raises(InputError, match=r"cannot be imported: SyntaxError: invalid syntax"):
         open_model(f"{tmp_path}/net.py:Net")
 
 
@@ -104,7 +146,7 @@ def test_missing_checkpoint(code):
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
 def test_damaged_checkpoint(code, tmp_path, name):
-    (tmp_path / name).write_bytes(b"\x10\x00\x00\x00 nothing")
+    (tmp_path / name).write_bytes(b"hello")
     with pytest.raises(InputError, match="cannot be read as a checkpoint"):
         open_model(f"{code}:Net", str(tmp_path / name))
 
@@ -124,8 +166,9 @@ def test_pickle_that_would_run_code_does_not(code, tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
-def test_checkpoint_of_something_else(code, tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "a.pt")
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(1)], {1: torch.zeros(1)}])
+def test_checkpoint_of_something_else(code, tmp_path, content):
+    torch.save(content, tmp_path / "a.pt")
     with pytest.raises(InputError, match="is no state dict of tensors"):
         open_model(f"{code}:Net", str(tmp_path / "a.pt"))
 

@@ -1,7 +1,17 @@
+import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from embedscope.ops.statistics import mean_and_std, paired_difference
+from embedscope.errors import UndefinedError, UsageError
+from embedscope.ops.statistics import (
+    bootstrap_interval,
+    bootstrap_mean_interval,
+    mean_and_std,
+    paired_difference,
+    stratified_mean,
+    stratified_sample,
+)
 
 
 def test_paired_difference_equals_scipy():
@@ -23,3 +33,76 @@ def test_nothing_to_estimate_from(values, reference):
 def test_mean_and_std():
     assert mean_and_std([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_and_std([1.0]) == (1.0, None)
+
+
+def labels_of(*counts):
+    return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+
+@pytest.mark.parametrize("size", [4, 5, 17, 60, 99, 100, 150])
+def test_stratified_sample_keeps_shares_and_every_class(size):
+    labels = labels_of(60, 29, 10, 1)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
+    found = stratified_sample(labels, size, seed=1)
+    assert len(found) == min(size, 100)
+    assert found.tolist() == sorted(set(found.tolist()))
+    counts = torch.bincount(labels[found], minlength=4)
+    assert counts.min() >= 1
+    np.testing.assert_allclose(counts, np.array([60, 29, 10, 1]) * min(size, 100) / 100, atol=2)
+
+
+def test_stratified_sample_is_seeded():
+    labels = labels_of(50, 50)
+    assert torch.equal(stratified_sample(labels, 10, 3), stratified_sample(labels, 10, 3))
+    assert not torch.equal(stratified_sample(labels, 10, 3), stratified_sample(labels, 10, 4))
+
+
+def test_sample_smaller_than_the_classes():
+    with pytest.raises(UsageError, match="a sample of 3 rows is smaller than the 4 classes"):
+        stratified_sample(labels_of(2, 2, 2, 2), 3, 0)
+
+
+def test_stratified_mean_is_unbiased_and_covers():
+    """Over many samples of one population: the mean of the estimates is the truth, and 95 % of the intervals hold it."""
+    generator = torch.Generator().manual_seed(0)
+    labels = labels_of(300, 150, 50)
+    values = torch.randn(500, generator=generator, dtype=torch.float64) + labels * 2
+    truth = float(values.mean())
+    found = []
+    for seed in range(400):
+        drawn = stratified_sample(labels, 60, seed)
+        found.append(stratified_mean(values[drawn], labels[drawn], labels))
+    estimates, lows, highs = map(np.array, zip(*found, strict=True))
+    assert estimates.mean() == pytest.approx(truth, abs=4 * estimates.std() / 20)
+    assert 0.91 < np.mean((lows <= truth) & (truth <= highs)) < 0.98
+
+
+def test_stratified_mean_of_everything_is_exact():
+    labels = labels_of(5, 3)
+    values = torch.arange(8, dtype=torch.float64)
+    assert stratified_mean(values, labels, labels) == (3.5, 3.5, 3.5)
+
+
+def test_bootstrap_of_a_mean_equals_its_normal_limit():
+    generator = torch.Generator().manual_seed(0)
+    labels = labels_of(3000, 1000)
+    values = torch.randn(4000, generator=generator, dtype=torch.float64) + 5 * labels
+    low, high = bootstrap_mean_interval(values, labels, seed=0)
+    within = sum(float(values[labels == c].var(unbiased=False)) * int((labels == c).sum()) for c in (0, 1)) ** 0.5 / 4000
+    # The spread between the classes is not in it: they are drawn class by class.
+    assert (high - low) / 2 == pytest.approx(1.96 * within, rel=0.1)
+    assert low < float(values.mean()) < high
+    assert bootstrap_mean_interval(values, labels, seed=0) == (low, high)
+
+
+def test_bootstrap_of_any_measure_agrees_with_that_of_a_mean():
+    values = torch.randn(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = labels_of(150, 50)
+    found = bootstrap_interval(lambda drawn: float(values[drawn].mean()), labels, 0, 400)
+    np.testing.assert_allclose(found, bootstrap_mean_interval(values, labels, 0), atol=0.03)
+
+
+def test_bootstrap_of_an_undefined_measure():
+    def undefined(drawn):
+        raise UndefinedError("no")
+
+    assert bootstrap_interval(undefined, labels_of(3, 3), 0, 5) is None

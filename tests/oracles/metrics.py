@@ -92,3 +92,35 @@ def explained_variance(features):
     centred = features - features.mean(axis=0)
     variances = np.linalg.svd(centred, compute_uv=False) ** 2
     return np.cumsum(variances) / variances.sum()
+
+
+def _singular_values(features, centred):
+    rows = features - features.mean(axis=0) if centred else features
+    values = np.linalg.svd(np.asarray(rows), compute_uv=False)
+    return [value for value in values.tolist() if value > 1e-12 * values[0]]
+
+
+def effective_rank(features):
+    values = _singular_values(features, True)
+    return math.exp(-sum(v / sum(values) * math.log(v / sum(values)) for v in values))
+
+
+def rankme(features):
+    values = np.linalg.svd(np.asarray(features), compute_uv=False).tolist()
+    shares = [v / sum(values) + 1e-7 for v in values]
+    return math.exp(-sum(p * math.log(p) for p in shares))
+
+
+def participation_ratio(features):
+    values = [v**2 for v in _singular_values(features, True)]
+    return sum(values) ** 2 / sum(v**2 for v in values)
+
+
+def stable_rank(features):
+    centred = np.asarray(features - features.mean(axis=0))
+    return np.linalg.norm(centred, "fro") ** 2 / np.linalg.norm(centred, 2) ** 2
+
+
+def power_law_alpha(features):
+    values = [v**2 for v in _singular_values(features, True)]
+    return -np.polyfit(np.log(np.arange(1, len(values) + 1)), np.log(values), 1)[0]

@@ -107,6 +107,10 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
         ({"kinds": ["tsn"]}, "no kind of plot 'tsn'; did you mean 'tsne'"),
         ({"kinds": ["tsne(perplex=3)"]}, "no option of tsne 'perplex'; did you mean 'perplexity'"),
         ({"max_points": 2}, "a picture needs at least 3 points"),
+        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity has to be a number above 0, got a"),
+        ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity has to be a number above 0, got -3"),
+        ({"kinds": ["umap(neighbors='a')"]}, "neighbors has to be a number from 2, got a"),
+        ({"seed": 2**32}, "seed has to be a number from 0 to"),
     ],
 )
 def test_bad_options(make_store, blobs, tmp_path, options, message):
@@ -124,6 +128,37 @@ def test_existing_picture(make_store, blobs, tmp_path):
     with pytest.raises(OutputError, match="exists"):
         plot([str(make_store(*blobs))], tmp_path / "a.png")
     assert (tmp_path / "a.png").read_text() == "mine"
+
+
+def test_equal_rows(make_store, tmp_path):
+    with pytest.raises(InputError, match="all rows are equal, there is nothing to project"):
+        plot([str(make_store(np.full((9, 3), 0.1), np.arange(9) % 2))], tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_rows_of_any_size(make_store, blobs, tmp_path, factor):
+    plot([str(make_store(blobs[0] * factor, blobs[1]))], tmp_path / "a.png")
+
+
+def test_names_are_not_formulas_and_need_no_glyph(make_store, blobs, tmp_path):
+    path = make_store(*blobs, class_names=["$x^$", "<b>", "\u8c93"])
+    text = plot([f"a$b_$={path}"], tmp_path / "a.svg", kinds=["pca"]).read_text()
+    assert "$x^$" in text
+    assert "a$b_$" in text
+    plot([str(path)], tmp_path / "a.png", kinds=["pca"])
+
+
+def test_run_by_name_and_with_a_layer(make_store, blobs, tmp_path):
+    finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epochs=1, objectives=["ce"])
+    text = plot([f"mine={tmp_path / 'run'}"], tmp_path / "run.svg", kinds=["pca"]).read_text()
+    assert ">mine: after ce<" in text
+    with pytest.raises(UsageError, match="is a run, whose stores have one layer each"):
+        plot([str(tmp_path / "run")], tmp_path / "b.svg", layers=["x"])
+
+
+def test_umap_of_three_rows():
+    with pytest.raises(InputError, match="UMAP needs at least 4 rows, got 3"):
+        plugins.load("plotting", "umap")(np.eye(3), seed=0)
 
 
 def test_too_few_rows(make_store, tmp_path):

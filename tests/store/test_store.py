@@ -6,7 +6,8 @@ import torch
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.store import StoreWriter, check_finite, open_features, read_features, select, select_labelled, select_split
 from embedscope.store import format as layout
-from embedscope.store.format import chunk_rows, partial_path
+from embedscope.store.files import check_output, partial_path
+from embedscope.store.format import chunk_rows
 
 
 def test_round_trip(make_store):
@@ -94,7 +95,7 @@ def test_missing_rows_are_a_bug(tmp_path):
 
 
 def test_ids_are_unique(tmp_path):
-    with pytest.raises(ValueError, match="1 distinct ids for 2 rows"):
+    with pytest.raises(InputError, match="1 distinct ids for 2 rows"):
         StoreWriter(tmp_path / "a.h5", labels=[0, 0], class_names=["c"], ids=["a", "a"], split=None, provenance={})
 
 
@@ -113,8 +114,98 @@ def test_folder_as_output_is_refused(tmp_path):
 
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
+    store = StoreWriter(tmp_path / "file" / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
     with pytest.raises(OutputError, match="cannot write"):
-        StoreWriter(tmp_path / "file" / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+        store.__enter__()
+
+
+def test_name_that_is_too_long(tmp_path):
+    with pytest.raises(OutputError, match=r"cannot write .*File name too long"):
+        StoreWriter(tmp_path / ("a" * 300), labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    def write():
+        with StoreWriter(tmp_path / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance={}) as store:
+            monkeypatch.setattr(h5py.File, "flush", full)
+            store.add({"x": np.zeros((1, 2), np.float32)})
+
+    with pytest.raises(OutputError, match=r"cannot write .*No space left on device"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_link_is_followed(make_store, tmp_path):
+    (tmp_path / "link.h5").symlink_to(tmp_path / "real.h5")
+    make_store(np.zeros((2, 2)), [0, 1], name="link.h5")
+    assert (tmp_path / "link.h5").is_symlink()
+    assert read_features(str(tmp_path / "real.h5")).features.shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["bad\0name", "bad\udcffname"])
+def test_text_that_a_store_cannot_hold(tmp_path, name):
+    with pytest.raises(InputError, match="text has to be UTF-8 without NUL"):
+        StoreWriter(tmp_path / "a.h5", labels=[0], class_names=[name], ids=["a"], split=None, provenance={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_may_not_be_an_input(tmp_path):
+    (tmp_path / "w.pt").write_text("")
+    with pytest.raises(OutputError, match="is the input"):
+        check_output(tmp_path / "w.pt", overwrite=True, inputs=[None, "nowhere", tmp_path / "w.pt"])
+
+
+@pytest.mark.parametrize("missing", ["labels", "class_names", "ids", "features", "provenance", "rows"])
+def test_store_with_something_missing(make_store, missing):
+    path = make_store(np.zeros((2, 2)), [0, 1])
+    with h5py.File(path, "a") as file:
+        del file[missing]
+    if missing == "rows":  # read only of an unfinished store
+        assert read_features(str(path)).features.shape == (2, 2)
+    else:
+        with pytest.raises(InputError, match="is damaged, or was not written by embedscope"):
+            read_features(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("labels", np.zeros(2), r"/labels are float64 \(2,\)"),
+        ("labels", np.zeros((2, 1), int), r"/labels are int64 \(2, 1\)"),
+        ("ids", ["a"], r"/ids is \(1,\) for 2 labels"),
+        ("split", ["a"], r"/split is \(1,\) for 2 labels"),
+        ("magnitudes/embedding", np.zeros((3, 2), np.float32), r"/magnitudes/embedding is \(3, 2\) for 2 labels"),
+        ("features/embedding", np.zeros((2, 2), int), "/features/embedding is int64, expected float32"),
+        ("features/embedding", np.zeros((2, 0), np.float32), r"/features/embedding is \(2, 0\)"),
+        ("provenance", "{", "is damaged, or was not written"),
+        ("provenance", "[]", "is damaged, or was not written"),
+    ],
+)
+def test_store_with_something_wrong(make_store, name, value, message):
+    path = make_store(np.zeros((2, 2)), [0, 1])
+    with h5py.File(path, "a") as file:
+        if name in file:
+            del file[name]
+        file[name] = value
+    with pytest.raises(InputError, match=message):
+        read_features(str(path))
+
+
+def test_run_is_named_when_it_is_given_as_features(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is a run of finetune; give one of its stores"):
+        read_features(str(tmp_path))
+
+
+def test_equals_sign_in_a_path(tmp_path):
+    (tmp_path / "s=1").mkdir()
+    np.save(tmp_path / "s=1" / "x.npy", np.ones((3, 2)))
+    np.save(tmp_path / "s=1" / "y.npy", [0, 1, 1])
+    found = read_features(f"{tmp_path / 's=1' / 'x.npy'},{tmp_path / 's=1' / 'y.npy'}")
+    assert found.name == "x"
 
 
 def test_no_such_file():
@@ -164,7 +255,7 @@ def test_labels_of_another_length(make_store):
     with h5py.File(path, "a") as file:
         del file["labels"]
         file["labels"] = np.zeros(3, dtype=np.int64)
-    with pytest.raises(InputError, match=r"/features/embedding is \(4, 2\) for 3 labels"):
+    with pytest.raises(InputError, match=r"/ids is \(4,\) for 3 labels"):
         read_features(str(path))
 
 
@@ -261,11 +352,20 @@ def test_npy_pair(tmp_path):
     ("arrays", "message"),
     [
         ({"X": np.zeros((3, 2)), "y": [0, 1]}, r"X has 3 rows, but y has shape \(2,\)"),
-        ({"X": np.zeros((3, 2))}, "has no y; it holds X"),
+        ({"X": np.zeros((3, 2))}, "has no y; an archive of features holds X"),
         ({"X": np.zeros((0, 2)), "y": np.zeros(0, np.int64)}, "has no rows"),
         ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X has to be numbers of shape \(N, D\)"),
         ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels have to be whole numbers or text"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b"]}, "label 2 has no name among 2"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b", "a"]}, "class_names have to be distinct"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": "abc"}, "class_names have to be distinct, in one row"),
+        ({"X": np.zeros((3, 2)), "y": [0, np.inf, 1]}, "labels have to be whole numbers or text, got float64"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1e300, 1]}, "labels have to be whole numbers or text"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 1], "ids": ["a", "b", "a"]}, "ids have to be unique; 1 of 3 are repeated"),
+        ({"X": np.zeros((3, 0)), "y": [0, 1, 1]}, "has no rows or no columns"),
+        ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
+        ({"X": np.zeros((3, 2), np.longdouble), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
+        ({"X": np.zeros((2, 2)), "y": np.array([b"\xff", b"a"])}, "y are no UTF-8 text"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path, arrays, message):
@@ -278,6 +378,25 @@ def test_npz_never_unpickles(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.array([{"a": 1}, None], dtype=object), y=[0, 1])
     with pytest.raises(InputError, match="cannot be read as NumPy arrays"):
         read_features(str(tmp_path / "a.npz"))
+
+
+def test_npz_in_another_byte_order_with_objects_beside(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.arange(6, dtype=">f4").reshape(3, 2), y=[0, 1, 1], meta=np.array([{}], dtype=object))
+    found = read_features(str(tmp_path / "a.npz"))
+    assert found.features[:].tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_npy_called_npz(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 2)))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="holds a single array"):
+        read_features(str(tmp_path / "a.npz"))
+
+
+def test_pair_of_other_files(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.zeros((2, 2)), y=[0, 1])
+    with pytest.raises(InputError, match=r"expected one .npz, or a pair"):
+        read_features(f"{tmp_path / 'a.npz'},{tmp_path / 'a.npz'}")
 
 
 def test_npy_alone(tmp_path):

@@ -1,0 +1,81 @@
+"""The process group: who this process is among how many. One process is the ordinary case of the same code.
+
+torch's process group is the only source of the rank; the environment is read once, to start it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the group that torchrun announced in the environment: nccl where there is a GPU a process, else gloo.
+
+    Without torchrun, and where a group is there already, this does nothing.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or group.is_initialized():
+        yield
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpus = torch.cuda.device_count() > local
+    if on_gpus:
+        torch.cuda.set_device(local)
+    group.init_process_group("nccl" if on_gpus else "gloo")
+    try:
+        yield
+    finally:
+        group.destroy_process_group()
+
+
+def rank() -> int:
+    """Which process this is, from 0."""
+    return group.get_rank() if group.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return group.get_world_size() if group.is_initialized() else 1
+
+
+def share(rows: int) -> slice:
+    """Return this process's contiguous share of `rows`; shares differ by one row at most."""
+    return slice(rows * rank() // size(), rows * (rank() + 1) // size())
+
+
+def concatenated(rows: Tensor) -> Tensor:
+    """Put the rows of all processes together, in the order of their ranks: (n_r, ...) -> (sum of n_r, ...) on every process."""
+    return torch.cat(_gathered(rows))
+
+
+def folded(state: T, merge: Callable[[T, T], T]) -> T:
+    """Merge what all processes accumulated, in the order of their ranks, so that every process holds the same."""
+    first, *others = _gathered(state)
+    for other in others:
+        first = merge(first, other)
+    return first
+
+
+def _gathered(value: T) -> list[T]:
+    if size() == 1:
+        return [value]
+    values: list[T | None] = [None] * size()
+    group.all_gather_object(values, _to_cpu(value))
+    device = value.device if isinstance(value, Tensor) else None
+    found: list[Any] = [entry.to(device) if isinstance(entry, Tensor) else entry for entry in values]
+    return found
+
+
+def _to_cpu(value: T) -> T:
+    return value.cpu() if isinstance(value, Tensor) else value  # type: ignore[return-value]

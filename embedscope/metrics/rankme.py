@@ -1,0 +1,37 @@
+"""RankMe: the effective rank of the features about the origin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embedscope.errors import UndefinedError
+from embedscope.metrics import metric
+from embedscope.ops.spectrum import Covariance, covariance, entropy_rank, gathered_covariance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedscope.records import Rows
+
+# The paper's, added to every normalised singular value.
+_EPS = 1e-7
+
+
+@metric(
+    better=None,
+    bounds=(1, None),
+    invariant=("rotation", "scale"),
+    reference="arXiv:2210.02885",
+    gathers=covariance,
+)
+def rankme(features: Rows, labels: Tensor, *, gathered: Covariance | None = None) -> Tensor:
+    """RankMe: exp of the entropy of the singular values of the features, not centred, normalised to sum 1, plus 1e-7.
+
+    (N, D), labels unused -> 0-d float64 tensor, about 1 to min(N, D). The paper finds higher to go with better linear probes of
+    joint-embedding methods; noise ranks highest of all, so no direction is claimed here.
+    UndefinedError where all features are zero. arXiv:2210.02885 eq. 1.
+    """
+    singular = (gathered or gathered_covariance(features, labels.device)).second_moment_eigenvalues().sqrt()
+    if singular.sum() <= 0:
+        raise UndefinedError("all features are zero: no dimension is used")
+    return entropy_rank(singular / singular.sum() + _EPS)

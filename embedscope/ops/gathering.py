@@ -1,0 +1,69 @@
+"""One pass over the rows for everything that can be gathered in one: sums, moments, covariances.
+
+What several metrics need is gathered once. A gatherer takes blocks of rows as they come, in float64, and merges with what the
+other processes gathered from theirs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from embedscope import distributed
+from embedscope.errors import InputError
+from embedscope.ops.blocks import over_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from torch import Tensor
+
+    from embedscope.records import Rows
+
+# How many rows an error names.
+_NAMED = 5
+
+
+class Gatherer(Protocol):
+    """Something that is gathered from rows."""
+
+    def take(self, rows: slice, block: Tensor) -> None:
+        """Take in the rows at these positions: (B, D) float64."""
+        ...
+
+    def fold(self) -> None:
+        """Merge with what the other processes took in; called once, at the end."""
+        ...
+
+
+def gather(
+    features: Rows,
+    gatherers: Sequence[Gatherer],
+    device: torch.device,
+    *,
+    ids: np.ndarray[Any, Any] | None = None,
+    source: str = "",
+) -> None:
+    """Give every block of the rows to every gatherer: one pass, this process's share.
+
+    Raises:
+        InputError: rows that hold NaN or infinite values, with their number and the first of their ids.
+    """
+    wrong: list[int] = []
+    for block, rows in over_rows(features, torch.float64, device):
+        finite = torch.isfinite(rows).all(dim=1)
+        if not bool(finite.all()):
+            wrong += (block.start + (~finite).nonzero().squeeze(1)).tolist()
+        if not wrong:
+            for gatherer in gatherers:
+                gatherer.take(block, rows)
+    wrong = distributed.folded(wrong, lambda a, b: a + b)
+    if wrong:
+        names = ", ".join(f"{row} ({ids[row]})" if ids is not None else str(row) for row in wrong[:_NAMED])
+        more = ", …" if len(wrong) > _NAMED else ""
+        whose = f"{source}: " if source else ""
+        raise InputError(f"{whose}{len(wrong)} of {features.shape[0]} rows hold NaN or infinite values: rows {names}{more}")
+    for gatherer in gatherers:
+        gatherer.fold()

@@ -1,0 +1,97 @@
+"""Running minima over classes, hard and soft: the mean distances to a few classes at a time, never to all at once.
+
+Soft minima of d_1 ... d_K' (arXiv:2604.08573 for the first):
+    lse       -tau ln sum exp(-d / tau): between min - tau ln K' and min, so it can be negative
+    lme       -tau ln mean exp(-d / tau): between min and mean, never negative
+    weighted  mean weighted by softmax(-d / tau): between min and mean
+    hard      the minimum
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from embedscope import distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOFT_MINIMA = ("lse", "lme", "weighted", "hard")
+
+
+@dataclass(frozen=True)
+class MinimumForm:
+    """Which minimum: one of SOFT_MINIMA, and its temperature in units of the distance (not used by "hard")."""
+
+    form: str = "hard"
+    tau: float = 1.0
+
+
+HARD = MinimumForm()
+
+
+def minimum(means: Tensor, form: MinimumForm) -> Tensor:
+    """Reduce all at once, with gradients: (B, K) with inf at the own class -> (B,)."""
+    if form.form == "hard":
+        return means.amin(dim=1)
+    if form.form == "weighted":
+        weight = torch.softmax(-means / form.tau, dim=1)
+        return (weight * means.masked_fill(means.isinf(), 0)).sum(dim=1)
+    result = -form.tau * torch.logsumexp(-means / form.tau, dim=1)
+    return result + form.tau * math.log(means.shape[1] - 1) if form.form == "lme" else result
+
+
+class RunningMinimum:
+    """The minimum over the classes seen so far, for N samples; and the nearest of these classes, hard in any case."""
+
+    def __init__(self, rows: int, form: MinimumForm, device: torch.device) -> None:
+        self.form = form
+        self.lowest = torch.full((rows,), torch.inf, dtype=torch.float64, device=device)
+        self.nearest = torch.full((rows,), -1, dtype=torch.int64, device=device)
+        self.log = torch.full((rows,), -torch.inf, dtype=torch.float64, device=device)
+        self.mean = torch.zeros(rows, dtype=torch.float64, device=device)
+
+    def update(self, rows: slice, classes: slice, means: Tensor) -> None:
+        """Take in the mean distances of some rows to some classes: (M, B) float64, inf at a row's own class."""
+        lowest, nearest = means.min(dim=0)
+        closer = lowest < self.lowest[rows]
+        self.lowest[rows] = torch.where(closer, lowest, self.lowest[rows])
+        self.nearest[rows] = torch.where(closer, nearest + classes.start, self.nearest[rows])
+        if self.form.form == "hard":
+            return
+        log = torch.logsumexp(-means / self.form.tau, dim=0)
+        total = torch.logaddexp(self.log[rows], log)
+        if self.form.form == "weighted":
+            weight = torch.exp(-means / self.form.tau - torch.where(log.isinf(), 0, log))
+            mean = (weight * means.masked_fill(means.isinf(), 0)).sum(dim=0)
+            known = torch.where(total.isinf(), 0, total)
+            self.mean[rows] = self.mean[rows] * (self.log[rows] - known).exp() + mean * (log - known).exp()
+        self.log[rows] = total
+
+    def selected(self, positions: Tensor) -> RunningMinimum:
+        """Return the minima of the samples at (n,) positions, in that order."""
+        return self._with(lambda tensor: tensor[positions])
+
+    def of_all_processes(self) -> RunningMinimum:
+        """Put the samples of all processes together, in the order of their ranks."""
+        return self._with(distributed.concatenated)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> RunningMinimum:
+        found = RunningMinimum(0, self.form, self.lowest.device)
+        found.lowest, found.nearest = change(self.lowest), change(self.nearest)
+        found.log, found.mean = change(self.log), change(self.mean)
+        return found
+
+    def result(self, num_others: int) -> Tensor:
+        """Return the minimum of every sample over `num_others` classes: (N,) float64."""
+        if self.form.form == "hard":
+            return self.lowest
+        if self.form.form == "weighted":
+            return self.mean
+        shift = self.form.tau * math.log(num_others) if self.form.form == "lme" else 0.0
+        return -self.form.tau * self.log + shift

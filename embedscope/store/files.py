@@ -1,0 +1,52 @@
+"""Outputs: refused before any work if they may not be written, and named only when they are complete."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedscope.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+def partial_path(path: Path) -> Path:
+    """Where an output lies while it is being written: beside its final place, so that renaming is atomic."""
+    return path.with_name(path.name + ".partial")
+
+
+def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise OutputError if something of that name is there and may not be replaced, or is one of the inputs."""
+    try:
+        if path.is_dir():
+            raise OutputError(f"output {path} is a folder; give the name of a file, such as {path / 'features.h5'}")
+        if not path.exists():
+            return
+        for given in inputs:
+            if given is not None and Path(given).exists() and path.samefile(given):
+                raise OutputError(f"output {path} is the input {given}; choose another name")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    if not overwrite:
+        raise OutputError(f"output {path} exists; choose another name or pass --overwrite")
+
+
+@contextmanager
+def finished(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which takes the place of `path` on leaving; an error leaves nothing behind.
+
+    OutputError for whatever the file system refuses.
+    """
+    path = path.resolve()  # what a symbolic link points to is replaced, not the link
+    partial = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # its folder cannot be reached, which the error above says
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""Several processes measure the same as one, on gloo, with shares of unequal size."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from embedscope import distributed
+from tests.conftest import ROOT
+
+WORKER = """
+import json, sys, datetime
+import numpy as np, torch
+from torch import distributed as group
+from embedscope.metrics import measure
+from embedscope.plugins import parse
+
+rank, size, port, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+torch.set_num_threads(1)
+group.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=datetime.timedelta(seconds=60))
+data = np.load(path)
+features, labels = torch.from_numpy(data["X"]), torch.from_numpy(data["y"])
+specs = ["silhouette", "silhouette(distance='cosine')", "silhouette(distance='sqeuclidean')",
+         "soft_silhouette(softmin='weighted')", "gini", "class_kl", "explained_variance", "rankme", "effective_rank"]
+found = measure(features, labels, [parse(spec) for spec in specs], list("abcdefg"))
+values = [entry.measurement.value for entry in found]
+samples = [entry.per_sample.tolist() for entry in found if entry.per_sample is not None]
+curve = found[6].measurement.details["curve"]
+group.destroy_process_group()
+print(json.dumps([values, samples, curve]))
+"""
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(size, path):
+    import json
+
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(size), port, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for rank in range(size)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    return [json.loads(output) for output in outputs]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    generator = np.random.default_rng(0)
+    labels = (generator.random(101) ** 2 * 6).astype(int)  # 101 rows: no share equals another on 2 or 3 ranks
+    features = generator.normal(size=(101, 9)) + generator.normal(size=(7, 9))[labels] + 10
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, X=features, y=labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    return run(1, data)[0]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_measure_the_same_as_one_process(size, data, alone):
+    for values, samples, curve in run(size, data):
+        np.testing.assert_allclose(values, alone[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(samples, alone[1], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(curve, alone[2], rtol=0, atol=1e-12)
+
+
+def test_torchrun_prints_once(data):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())),
+            *("-m", "embedscope", "score", str(data), "--json", "-q", "--device", "cpu"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("embedscope.score/1") == 1
+
+
+def test_one_process_is_the_ordinary_case():
+    with distributed.process_group():
+        assert (distributed.rank(), distributed.size()) == (0, 1)
+        assert distributed.share(7) == slice(0, 7)
+        assert distributed.folded([1], lambda a, b: a + b) == [1]
