@@ -31,29 +31,34 @@ def product(features: torch.Tensor, block: int) -> None:
 
 def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, N = {N:,}, float32")
-    for width, classes, peer_runs in ((128, 10, 3), (512, 1000, 3)):
-        features, labels = blobs(width, classes)
-        print(f"Euclidean, D = {width}, K = {classes}")
-        ours = side_by_side(
-            {
-                "product alone, blocks of 512 rows": lambda: product(features, 512),
-                "product alone, blocks of 2048 rows": lambda: product(features, 2048),
-                "embedscope": lambda: silhouette_samples(features, labels),
-            },
-            runs=7,
-        )
-        x, y = features.numpy(), labels.numpy()
-        peer = side_by_side(
-            {
-                "embedscope": lambda: silhouette_samples(features, labels),
-                "scikit-learn": lambda: sklearn_samples(x, y),
-            },
-            runs=peer_runs,
-        )
-        limit = min(value for name, value in ours.items() if name.startswith("product"))
-        error = (silhouette_samples(features, labels) - silhouette_samples(features.double(), labels)).abs().max()
-        print(f"  {peer['scikit-learn'] / peer['embedscope']:.1f} times as fast as scikit-learn; ", end="")
-        print(f"{ours['embedscope'] / limit:.2f} of the faster product alone; largest error {float(error):.1e}")
+    euclidean(128, 10)
+    euclidean(512, 1000)
+    cosine()
+    many_classes()
+
+
+def euclidean(width: int, classes: int) -> None:
+    features, labels = blobs(width, classes)
+    print(f"Euclidean, D = {width}, K = {classes}")
+    ours = side_by_side(
+        {
+            "product alone, blocks of 512 rows": lambda: product(features, 512),
+            "product alone, blocks of 2048 rows": lambda: product(features, 2048),
+            "embedscope": lambda: silhouette_samples(features, labels),
+        },
+        runs=7,
+    )
+    x, y = features.numpy(), labels.numpy()
+    peer = side_by_side(
+        {"embedscope": lambda: silhouette_samples(features, labels), "scikit-learn": lambda: sklearn_samples(x, y)}, runs=3
+    )
+    limit = min(value for name, value in ours.items() if name.startswith("product"))
+    error = (silhouette_samples(features, labels) - silhouette_samples(features.double(), labels)).abs().max()
+    print(f"  {peer['scikit-learn'] / peer['embedscope']:.1f} times as fast as scikit-learn; ", end="")
+    print(f"{ours['embedscope'] / limit:.2f} of the faster product alone; largest error {float(error):.1e}")
+
+
+def cosine() -> None:
     features, labels = blobs(512, 100)
     x, y = features.numpy(), labels.numpy()
     print("cosine, D = 512, K = 100")
@@ -65,10 +70,12 @@ def main() -> None:
         runs=3,
     )
     print(f"  {found['scikit-learn'] / found['embedscope']:.0f} times as fast as scikit-learn")
-    generator = torch.Generator().manual_seed(0)
-    many = torch.randn(30_000, 64, generator=generator)
+
+
+def many_classes() -> None:
+    features = torch.randn(30_000, 64, generator=torch.Generator().manual_seed(0))
     print("Euclidean, N = 30,000, D = 64, K = 15,000 (two rows a class)")
-    side_by_side({"embedscope": lambda: silhouette_samples(many, torch.arange(30_000) % 15_000)}, runs=1)
+    side_by_side({"embedscope": lambda: silhouette_samples(features, torch.arange(30_000) % 15_000)}, runs=1)
 
 
 if __name__ == "__main__":

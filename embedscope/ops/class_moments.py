@@ -80,7 +80,7 @@ class MomentsOfClasses:
     def take(self, rows: slice, block: Tensor) -> None:
         """Take in (B, D) rows."""
         values = unit_rows(block) if self.unit else block
-        part = moments_of(values, self.classes.index[rows], len(self.classes), (block == 0).all(dim=1))
+        part = moments_of(values, self.classes.index[rows], len(self.classes), block.norm(dim=1) == 0)
         self.moments = merged_moments(self.moments, part)
 
     def fold(self) -> None:
