@@ -15,6 +15,7 @@ way: some rows against all.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from embedscope.ops.minima import HARD, MinimumForm, RunningMinimum
 from embedscope.ops.pairwise import PreparedRows, distance_tile, distances, squared_distances
 
 if TYPE_CHECKING:
+    from embedscope.ops._class_distances_triton import Tiling
     from embedscope.records import Rows
 
 DISTANCES = ("euclidean", "sqeuclidean", "cosine")
@@ -101,7 +103,11 @@ def class_distances(
             moments = gatherer.moments
         own, found = _closed_form(features, classes, wanted, moments, unit=unit, cosine=distance == "cosine", form=minimum)
     elif anchors is None and isinstance(features, Tensor) and distributed.size() == 1:
-        own, found = _all_pairs_once(features.to(labels.device), classes, unit=unit, form=minimum)
+        here = features.to(labels.device)
+        if here.device.type == "cuda" and here.dtype != torch.float64 and importlib.util.find_spec("triton"):
+            own, found = _fused(here, classes, unit=unit, form=minimum)
+        else:
+            own, found = _all_pairs_once(here, classes, unit=unit, form=minimum)
     else:
         own, found = _some_against_all(features, classes, wanted, unit=unit, form=minimum)
     index = classes.index[wanted]
@@ -192,7 +198,8 @@ def _layout(counts: list[int]) -> tuple[list[_Block], list[int]]:
     """Cut classes of ascending size into blocks of about _TILE positions; and the number of positions of each class.
 
     Sums over runs of one length are fast, so the classes of a block are padded to the largest of them, and runs of some length
-    to a multiple of _GROUP.
+    to a multiple of _GROUP. The largest is at most twice the smallest: dummies are taken out of float32 sums again, and must
+    not be most of them.
     """
     found: list[_Block] = []
     padded = []
@@ -201,7 +208,11 @@ def _layout(counts: list[int]) -> tuple[list[_Block], list[int]]:
         parts = max(1, round(counts[label] / _TILE))
         stop = label + 1
         if parts == 1:
-            while stop < len(counts) and _rounded(counts[stop]) * (stop + 1 - label) <= _TILE:
+            while (
+                stop < len(counts)
+                and counts[stop] <= 2 * counts[label]
+                and _rounded(counts[stop]) * (stop + 1 - label) <= _TILE
+            ):
                 stop += 1
         run = _rounded(-(-counts[stop - 1] // parts))
         size = run * (stop - label)
@@ -259,6 +270,24 @@ def _all_pairs_once(features: Tensor, classes: Classes, *, unit: bool, form: Min
     result = found.selected(back)
     result.nearest = by_size[result.nearest]
     return own[back], result
+
+
+def _fused(
+    features: Tensor, classes: Classes, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
+) -> tuple[Tensor, RunningMinimum]:
+    """Do the same by one kernel on a GPU, and again, exactly, for the rows that have neighbours too near for its products."""
+    from embedscope.ops._class_distances_triton import fused_class_distances
+
+    own, found, again = fused_class_distances(
+        features, classes, _centre(features, unit=unit), unit=unit, form=form, tiling=tiling
+    )
+    wanted = again.nonzero().squeeze(1)
+    if len(wanted) > len(again) // 2:
+        return _all_pairs_once(features, classes, unit=unit, form=form)
+    if len(wanted):
+        own[wanted], exact = _some_against_all(features, classes, wanted, unit=unit, form=form)
+        found.replace(wanted, exact)
+    return own, found
 
 
 def _sums_of_rows(tile: Tensor, classes: int) -> Tensor:

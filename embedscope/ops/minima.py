@@ -73,6 +73,11 @@ class RunningMinimum:
             self.mean[rows] = self.mean[rows] * (self.log[rows] - known).exp() + mean * (log - known).exp()
         self.log[rows] = total
 
+    def replace(self, positions: Tensor, other: RunningMinimum) -> None:
+        """Put the minima of (n,) other samples in the place of those at these positions."""
+        self.lowest[positions], self.nearest[positions] = other.lowest, other.nearest
+        self.log[positions], self.mean[positions] = other.log, other.mean
+
     def selected(self, positions: Tensor) -> RunningMinimum:
         """Return the minima of the samples at (n,) positions, in that order."""
         return self._with(lambda tensor: tensor[positions])

@@ -12,7 +12,7 @@ from embedscope.ops.class_moments import unit_rows
 
 # |x|² + |y|² - 2 x·y has an absolute error of about eps (|x|² + |y|²). Pairs nearer than this share of the norms are computed
 # again from their difference, so that a distance is off by eps / (2 share) of itself at most: 4e-6 and 1e-10.
-_NEAR = {torch.float32: 2.0**-6, torch.float64: 2.0**-20}
+NEAR = {torch.float32: 2.0**-6, torch.float64: 2.0**-20}
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def distance_tile(
     size = len(left) * right.shape[1]
     out = None if buffer is None else buffer[:size].view(len(left), right.shape[1])
     squared = torch.mm(left, right, out=out)
-    share = _NEAR[squared.dtype]
+    share = NEAR[squared.dtype]
     # A row is looked at only if its nearest column may be near: this pass costs less than clamping, which it replaces.
     suspicious = squared.amin(dim=1) <= share * (x.norms[rows] + y.norms[columns].max())
     near = suspicious.nonzero().squeeze(1)

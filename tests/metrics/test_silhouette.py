@@ -116,6 +116,9 @@ def labelled(name):
         return (centres[labels] + noise)[torch.randint(0, 300, (600,), generator=generator)], labels
     if name == "collapsed classes":
         return centres[labels], labels
+    if name == "classes of 1 to 300":
+        labels = torch.repeat_interleave(torch.arange(12), torch.tensor([1, 1, 2, 3, 5, 9, 17, 30, 52, 80, 100, 300]))
+        return centres[labels] + noise, labels
     if name == "few dimensions":
         return centres[labels, :2] + 0.3 * noise[:, :2], labels
     return centres[labels] + noise, labels
@@ -126,6 +129,7 @@ def labelled(name):
     [
         ("ordinary", 1e-6),
         ("few dimensions", 1e-6),
+        ("classes of 1 to 300", 1e-6),
         ("offset", 1e-5),
         ("tiny clusters", 1e-5),
         ("tiny clusters in pairs", 1e-5),
