@@ -28,6 +28,10 @@ MEMORY_SHARE = 0.5
 _RESAMPLES = 200
 
 
+# Bytes of features from which a run says beforehand what it plans; smaller ones are done before it is read.
+_WORTH_SAYING = 2**26
+
+
 def score(
     sources: Sequence[str],
     *,
@@ -57,7 +61,7 @@ def score(
             into half of it are read into memory, others are read by blocks, Euclidean distances then several times.
         device: "auto", "cpu", "cuda" or "cuda:N". Measurements are in float64, which MPS lacks: "auto" takes the CPU there.
         seed: of the sample and the bootstrap.
-        say: is told beforehand what is planned.
+        say: is told beforehand what is planned, where that takes time: large features, features on disk, samples.
         track: shows progress over blocks.
 
     Raises:
@@ -92,7 +96,8 @@ def _score(
     magnitudes = None if features.magnitudes is None else _at_hand(features.magnitudes, device, budget)
     counts = np.bincount(features.labels)
     anchors = None if sample is None else statistics.stratified_sample(labels, sample, seed)
-    say(_plan(features, rows, anchors, budget))
+    if not isinstance(rows, torch.Tensor) or anchors is not None or rows.nbytes >= _WORTH_SAYING:
+        say(_plan(features, rows, anchors, budget))
     names = features.class_names
     measured = measure(
         rows,

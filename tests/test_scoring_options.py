@@ -75,7 +75,8 @@ def test_features_larger_than_half_of_the_memory_stay_on_disk(make_store):
     score([path], metrics=["gini", "stable_rank"], memory=2**25, say=said.append)
     score([path], metrics=["gini"], memory=2**26, say=said.append)
     assert said[0] == "store: 32,768 x 160 (20.0 MB) read from disk in blocks; at most 32.0 MB of memory"
-    assert said[1] == "store: 32,768 x 160 (20.0 MB) read into memory; at most 64.0 MB of memory"
+    score([path], metrics=["gini"], memory=2**26, sample=100, say=said.append)
+    assert said[1] == "store: 32,768 x 160 (20.0 MB) read into memory; 100 sampled rows against all; at most 64.0 MB of memory"
 
 
 def test_no_interval_for_what_would_be_read_again_and_again(store, monkeypatch):
@@ -92,8 +93,7 @@ def test_memory_too_small():
 
 
 def test_table_of_samples(store, tmp_path, capsys):
-    for suffix in (".csv", ".parquet"):
-        assert main(["score", store, "-q", "--samples", str(tmp_path / f"s{suffix}"), "-m", "silhouette"]) == 0
+    assert main(["score", store, "-q", "--samples", str(tmp_path / "s.csv"), "-m", "silhouette"]) == 0
     with (tmp_path / "s.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == ["name", "id", "label", "silhouette", "nearest", "split"]
@@ -105,10 +105,28 @@ def test_table_of_samples(store, tmp_path, capsys):
     assert [float(line["silhouette"]) for line in lines] == samples.tolist()
     assert [line["id"] for line in lines] == features.ids.tolist()
     assert all(line["nearest"] in "abc" and line["nearest"] != line["label"] for line in lines)
+    again = ["score", store, "-q", "--samples", str(tmp_path / "s.csv")]
+    assert main(again) == 1
+    assert "exists; choose another name or pass --overwrite" in capsys.readouterr().err
+
+
+def test_table_of_samples_as_parquet(store, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    assert main(["score", store, "-q", "--samples", str(tmp_path / "s.parquet"), "-m", "silhouette"]) == 0
     table = parquet.read_table(tmp_path / "s.parquet")
-    assert table.column_names == list(lines[0])
-    assert table["silhouette"].to_pylist() == samples.tolist()
+    assert table.column_names == ["name", "id", "label", "silhouette", "nearest", "split"]
+    assert table["silhouette"].to_pylist() == score([store], metrics=["silhouette"])[0].table.values["silhouette"].tolist()
+
+
+def test_parquet_without_pyarrow(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    assert main(["score", store, "--samples", str(tmp_path / "s.parquet")]) == 1
+    assert "a .parquet table needs pyarrow: pip install pyarrow" in capsys.readouterr().err
+
+
+def test_other_table(store, tmp_path, capsys):
+    assert main(["score", store, "--samples", str(tmp_path / "s.xlsx")]) == 2
+    assert "the name has to end with .csv or .parquet" in capsys.readouterr().err
 
 
 def test_csv(store, capsys):

@@ -26,9 +26,7 @@ def score(
     ],
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric", "-m", help="A metric, as in soft_silhouette(tau_s=0.2); any number of times.", show_default=False
-        ),
+        typer.Option("--metric", "-m", help="A metric, as in gini(dead='ignore'); any number of times.", show_default=False),
     ] = None,
     layer: Layers = None,
     split: Split = None,
@@ -88,7 +86,7 @@ def score(
             memory=None if memory is None else parse_bytes(memory),
             device=device,
             seed=seed,
-            say=talk.detail,
+            say=talk.say,
             track=talk.track,
         )
         if distributed.rank() > 0:

@@ -27,7 +27,7 @@ def check_table(path: Path) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError("a .parquet table needs pyarrow: pip install pyarrow; or write a .csv") from error
+            raise MissingExtraError("a .parquet table needs pyarrow: pip install pyarrow; a .csv needs nothing") from error
 
 
 def write_samples(path: Path, scores: Sequence[Scores]) -> int:

@@ -203,7 +203,7 @@ def test_upper_case_split_is_held_out(make_store, blobs):
         ({"test_share": 1.0}, "the share of rows to hold out"),
         ({"learning_rate": -1.0}, "learning_rate has to be a number above 0, got -1.0"),
         ({"weight_decay": float("nan")}, "weight_decay has to be a number from 0, got nan"),
-        ({"objectives": ["ce@99"]}, "'ce@99': ce would switch on in epoch 99, after the last of 30"),
+        ({"objectives": ["ce@99"]}, "'ce@99': ce would switch on in epoch 99, after the last of 50"),
     ],
 )
 def test_bad_options_write_nothing(features, tmp_path, options, message):
