@@ -61,6 +61,7 @@ def test_one_class_is_null_with_the_reason(make_store, blobs):
 def test_constant_features(make_store):
     (found,) = score([str(make_store(np.ones((6, 2)), [0, 1] * 3))])
     assert found.metrics["silhouette"].value == 0
+    assert found.metrics["silhouette"].note == "all rows are equal: every distance is 0"
     assert found.metrics["explained_variance"].note == "all rows are equal: there is no variance to explain"
 
 

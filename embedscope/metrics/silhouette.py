@@ -49,11 +49,13 @@ def silhouette_details(
     gathered: MomentsOfClasses | None = None,
     anchors: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Compute the mean, the values of the samples and their nearest other classes at once."""
+    """Compute the mean, the values of the samples and their nearest other classes at once; a note where all rows are equal."""
     moments = gathered.moments if gathered else None
     found = class_distances(features, labels, distance=distance, moments=moments, anchors=anchors)
     samples = _samples(found)
-    return {"value": samples.mean(), "per_sample": samples, "nearest": found.nearest}
+    nothing = not bool(found.own.any()) and not bool(found.other.any())
+    note = "all rows are equal: every distance is 0" if nothing else None
+    return {"value": samples.mean(), "per_sample": samples, "nearest": found.nearest, "note": note}
 
 
 @metric(

@@ -159,6 +159,25 @@ def test_every_way_of_cutting_gives_the_same(rows, classes, tile, monkeypatch):
     torch.testing.assert_close(hard_silhouette(found.own, found.other, found.alone), expected[anchors], atol=1e-10, rtol=0)
 
 
+def test_half_as_many_classes_as_rows():
+    """15,000 classes of two rows: N x K alone would be 3.6 GB."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(30_000, 8, generator=generator)
+    labels = torch.arange(30_000) % 15_000
+    features[15_000:] = features[:15_000] + 0.3 * features[15_000:]
+    found = class_distances(features, labels)
+    anchors = torch.arange(0, 30_000, 1500)
+    exact = torch.cdist(features[anchors].double(), features.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    means = torch.zeros(len(anchors), 15_000, dtype=torch.float64).index_add_(1, labels, exact) / 2
+    rows = torch.arange(len(anchors))
+    own = means[rows, labels[anchors]] * 2
+    means[rows, labels[anchors]] = torch.inf
+    # A mean of one or two distances: the bound of a single float32 distance, eps / (2 * 2^-6), see `ops.pairwise`.
+    torch.testing.assert_close(found.own[anchors], own, atol=0, rtol=4e-6)
+    torch.testing.assert_close(found.other[anchors], means.min(dim=1).values, atol=0, rtol=4e-6)
+    assert torch.equal(found.nearest[anchors], means.argmin(dim=1))
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_nearest_is_the_class_with_the_smallest_mean(distance):
     generator = torch.Generator().manual_seed(6)
