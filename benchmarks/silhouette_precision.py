@@ -22,6 +22,9 @@ def cases() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
             f"the same, in pairs, K = {classes}": (centres[labels // 2] + 1e-3 * (noise + 3 * centres[labels]), labels),
             f"each row twice or more, K = {classes}": (ordinary[torch.randint(N // 3, (N,), generator=generator)], labels),
             f"collapsed classes, K = {classes}": (centres[labels], labels),
+            f"one row at 1e6, K = {classes}": (torch.cat([torch.full((1, D), 1e6), ordinary[1:]]), labels),
+            f"one class at 1e4, K = {classes}": (ordinary + 1e4 * (labels == 3)[:, None], labels),
+            f"times 1e-30, K = {classes}": (ordinary * 1e-30, labels),
             f"2 dimensions, K = {classes}": (ordinary[:, :2].contiguous(), labels),
         }
     return found

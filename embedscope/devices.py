@@ -65,6 +65,6 @@ def choose(name: str, *, float64: bool = False) -> torch.device:
         if not mps:
             lack = "has no float64, which this needs" if float64 else "is not there"
             raise InputError(f"device mps {lack}; use --device auto or cpu")
-    elif device.type != "cpu":
+    elif device.type != "cpu" or device.index:
         raise UsageError(f"no device '{name}'; it is one of auto, cpu, cuda, cuda:N, mps")
     return device

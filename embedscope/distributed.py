@@ -49,6 +49,11 @@ def size() -> int:
     return group.get_world_size() if group.is_initialized() else 1
 
 
+def local_size() -> int:
+    """How many of them share this machine's memory; torchrun says so."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if group.is_initialized() else 1
+
+
 def share(rows: int) -> slice:
     """Return this process's contiguous share of `rows`; shares differ by one row at most."""
     return slice(rows * rank() // size(), rows * (rank() + 1) // size())

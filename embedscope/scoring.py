@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope import __version__, devices, plugins
-from embedscope.errors import ThresholdError, UsageError
+from embedscope import __version__, devices, distributed, plugins
+from embedscope.errors import ThresholdError, UsageError, check_number
 from embedscope.metrics import STANDARD, Measured, bind, declaration, measure
 from embedscope.ops import statistics
 from embedscope.ops.blocks import limits
@@ -58,7 +58,8 @@ def score(
         ci: 95 % intervals by bootstrap over samples, class by class: of the mean of the values per sample where there are any,
             otherwise by measuring again (200 times). They cover which samples were drawn, not how the network was trained.
         memory: bytes that a run may take beside what torch itself takes; by default half of what is free. Features that fit
-            into half of it are read into memory, others are read by blocks, Euclidean distances then several times.
+            in it, with the copy that is computed with, are read into memory; others by blocks, for Euclidean distances
+            several times.
         device: "auto", "cpu", "cuda" or "cuda:N". Measurements are in float64, which MPS lacks: "auto" takes the CPU there.
         seed: of the sample and the bootstrap.
         say: is told beforehand what is planned, where that takes time: large features, features on disk, samples.
@@ -68,11 +69,17 @@ def score(
         InputError: a source that cannot be read, holds NaN, or has no labelled row.
         UsageError: an unknown metric, option, layer or split; a sample or a memory limit too small to work with.
     """
-    specs = [plugins.parse(text) for text in metrics]
-    for spec in specs:  # a typo in the last metric should not cost the time of the first
-        bind(spec)
+    specs: list[plugins.Spec] = []
+    asked = []
+    for text in metrics:  # a typo in the last metric should not cost the time of the first
+        spec = plugins.parse(text)
+        function, options = bind(spec)
+        if (function, options) not in asked:
+            asked.append((function, options))
+            specs.append(spec)
     where = devices.choose(device, float64=True)
-    budget = int(MEMORY_SHARE * devices.free_memory(where)) if memory is None else memory
+    budget = int(MEMORY_SHARE * devices.free_memory(where)) // distributed.local_size() if memory is None else memory
+    budget = distributed.folded(budget, min)  # all processes plan alike
     if budget < 2**24:
         raise UsageError(f"a memory limit of {_bytes(budget)} is too small to work with; give at least 16 MB")
     found = [select_split(features, split) for features in open_features(sources, layers=layers)]
@@ -95,7 +102,7 @@ def _score(
     rows = _at_hand(features.features, device, budget)
     magnitudes = None if features.magnitudes is None else _at_hand(features.magnitudes, device, budget)
     counts = np.bincount(features.labels)
-    anchors = None if sample is None else statistics.stratified_sample(labels, sample, seed)
+    anchors = None if sample is None or sample >= len(labels) else statistics.stratified_sample(labels, sample, seed)
     if not isinstance(rows, torch.Tensor) or anchors is not None or rows.nbytes >= _WORTH_SAYING:
         say(_plan(features, rows, anchors, budget))
     names = features.class_names
@@ -110,6 +117,7 @@ def _score(
         anchors=anchors,
     )
     results: dict[str, Measurement] = {}
+    columns: dict[str, np.ndarray[Any, Any]] = {}
     warnings = []
     for found in measured:
         measurement = found.measurement
@@ -121,7 +129,10 @@ def _score(
             measurement = _with_interval(found, rows if magnitudes is None else _read_by(found, rows, magnitudes), labels, seed)
         # A metric asked for twice is told apart by the options that were used.
         name = measurement.name
-        results[name if name not in results else str(plugins.Spec(name, (), measurement.options))] = measurement
+        key = name if name not in results else str(plugins.Spec(name, (), measurement.options))
+        results[key] = measurement
+        if found.per_sample is not None:
+            columns[key] = found.per_sample.cpu().numpy()
     if alone := int((counts == 1).sum()):
         whose = "class has one sample; its" if alone == 1 else "classes have one sample; their"
         warnings.append(f"{alone} {whose} silhouette is 0 by convention")
@@ -137,14 +148,15 @@ def _score(
         device=str(device),
         metrics=results,
         warnings=warnings,
-        table=_samples(features, measured, anchors),
+        table=_samples(features, columns, measured, anchors),
     )
 
 
 def _at_hand(rows: Rows, device: torch.device, budget: int) -> Rows:
-    """Read rows into the memory of the device if they take at most half of the budget; leave them on disk otherwise."""
-    fits = rows.shape[0] * rows.shape[1] * rows.dtype.itemsize <= budget // 2
-    return rows[:].to(device) if fits else rows
+    """Read rows into the memory of the device if they and the copy that is computed with fit; leave them on disk otherwise."""
+    itemsize = rows.dtype.itemsize + max(rows.dtype.itemsize, 4)
+    fits = rows.shape[0] * (rows.shape[1] + 2) * itemsize <= budget * 3 // 4
+    return rows[:].to(device) if fits or isinstance(rows, torch.Tensor) else rows
 
 
 def _plan(features: FeatureSet, rows: Rows, anchors: torch.Tensor | None, budget: int) -> str:
@@ -169,10 +181,10 @@ def _read_by(found: Measured, rows: Rows, magnitudes: Rows) -> Rows:
 def _estimated(found: Measured, labels: torch.Tensor, anchors: torch.Tensor) -> Measurement:
     """Replace the plain mean over anchors by the stratified one, with its interval."""
     assert found.per_sample is not None
-    mean, low, high = statistics.stratified_mean(found.per_sample, labels[anchors], labels)
+    mean, interval = statistics.stratified_mean(found.per_sample, labels[anchors], labels)
     note = f"estimated from {len(anchors):,} of {len(labels):,} samples, drawn class by class, against all rows"
     previous = found.measurement.note
-    return replace(found.measurement, value=mean, ci95=(low, high), note=f"{note}; {previous}" if previous else note)
+    return replace(found.measurement, value=mean, ci95=interval, note=f"{note}; {previous}" if previous else note)
 
 
 def _with_interval(found: Measured, rows: Rows, labels: torch.Tensor, seed: int) -> Measurement:
@@ -189,9 +201,13 @@ def _with_interval(found: Measured, rows: Rows, labels: torch.Tensor, seed: int)
     return replace(found.measurement, ci95=interval)
 
 
-def _samples(features: FeatureSet, measured: Sequence[Measured], anchors: torch.Tensor | None) -> Samples | None:
+def _samples(
+    features: FeatureSet,
+    columns: dict[str, np.ndarray[Any, Any]],
+    measured: Sequence[Measured],
+    anchors: torch.Tensor | None,
+) -> Samples | None:
     """Collect what is known of single samples; None if no metric has a value per sample."""
-    columns = {found.measurement.name: found.per_sample.cpu().numpy() for found in measured if found.per_sample is not None}
     if not columns:
         return None
     chosen = np.arange(len(features.labels)) if anchors is None else anchors.cpu().numpy()
@@ -224,14 +240,18 @@ def parse_threshold(text: str, metrics: Sequence[str]) -> tuple[str, float]:
     name, separator, number = text.rpartition("=")
     name = plugins.canonical(name)
     try:
-        limit = float(number)
-    except ValueError:
+        limit = check_number("", number if not number else float(number))
+    except (ValueError, UsageError):
         separator = ""
     if not separator:
         raise UsageError(f"cannot read the threshold '{text}'; write it as in silhouette=0.3")
     measured = [plugins.canonical(plugins.parse(spec).name) for spec in metrics]
     if name not in measured:
         raise UsageError(f"the threshold '{text}' is on a metric that is not measured; measured are {', '.join(measured)}")
+    if measured.count(name) > 1:
+        raise UsageError(
+            f"the threshold '{text}' could mean any of {measured.count(name)} measurements of {name}; measure it once"
+        )
     return name, limit
 
 

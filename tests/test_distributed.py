@@ -93,6 +93,22 @@ def test_torchrun_prints_once(data):
     assert done.stdout.count("embedscope.score/1") == 1
 
 
+def test_error_is_said_once(tmp_path):
+    np.savez(tmp_path / "nan.npz", X=np.full((8, 2), np.nan), y=np.arange(8) % 2)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())),
+            *("-m", "embedscope", "score", str(tmp_path / "nan.npz"), "--device", "cpu"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("8 of 8 rows hold NaN or infinite values") == 1
+
+
 def test_one_process_is_the_ordinary_case():
     with distributed.process_group():
         assert (distributed.rank(), distributed.size()) == (0, 1)

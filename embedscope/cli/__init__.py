@@ -6,6 +6,8 @@ Data go to stdout, talk to stderr. Exit codes: 0 done, 1 the input cannot be use
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import threading
@@ -65,11 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except _UsageError as error:
         return _fail(f"{error.format_message()} Try --help.", 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE, errno.EIO) or error.filename is not None:
+            raise
+        return _fail(f"cannot write to the standard output: {error.strerror}", 1)
     if code == _INTERRUPTED:
         return _fail("interrupted; nothing was written", _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"embedscope: {' '.join(message.split())}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one speaks
+        print(f"embedscope: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -10,6 +10,7 @@ import typer
 
 from embedscope.cli.console import Talk, print_csv, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
+from embedscope.errors import UsageError
 
 
 class Format(StrEnum):
@@ -65,14 +66,21 @@ def score(
     """
     from embedscope import distributed, scoring
     from embedscope.devices import parse_bytes
-    from embedscope.metrics import STANDARD
+    from embedscope.metrics import STANDARD, bind, declaration
+    from embedscope.plugins import parse
     from embedscope.store.files import check_output
     from embedscope.store.tables import check_table, write_samples
 
     chosen = metric or list(STANDARD)
     thresholds = [scoring.parse_threshold(text, chosen) for text in fail_under or ()]
+    if json and form is Format.csv:
+        raise UsageError("--json and --format csv exclude each other")
     if samples is not None:
         check_table(samples)
+        if not any(declaration(bind(parse(spec))[0]).per_sample for spec in chosen):
+            raise UsageError(
+                f"--samples needs a metric with a value per sample, such as silhouette; measured are {', '.join(chosen)}"
+            )
         check_output(samples, overwrite=overwrite)
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
@@ -98,12 +106,12 @@ def score(
             talk.detail(f"{entry.name}: {name} with {dict(measurement.options)}")
             if measurement.note and measurement.value is not None:
                 talk.say(f"note: {entry.name}: {name}: {measurement.note}")
+    if samples is not None:
+        talk.say(f"wrote {write_samples(samples, scores):,} rows to {samples}")
     if json or form is Format.json:
         print_json(scoring.as_json(scores))
     elif form is Format.csv:
         print_csv(scores)
     else:
         print_scores(scores, per_class=per_class)
-    if samples is not None:
-        talk.say(f"wrote {write_samples(samples, scores):,} rows to {samples}")
     scoring.check_thresholds(scores, thresholds)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
-from embedscope.errors import UndefinedError
+from embedscope.errors import UndefinedError, UsageError
 from embedscope.records import Better, Measurement
 
 if TYPE_CHECKING:
@@ -101,6 +101,11 @@ def declaration(function: Callable[..., Any]) -> MetricDeclaration:
 def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Find a metric and its options, defaults included; UsageError for an unknown metric or option."""
     function = plugins.load("metrics", spec.name)
+    for name, value in spec.options.items():
+        if not isinstance(value, str | int | float | bool | None):
+            raise UsageError(
+                f"option {name} of {spec.name} has to be a number, a text, True, False or None, got {str(value)[:40]}"
+            )
     return function, plugins.bind(function, spec, hidden=_HANDED)
 
 
@@ -197,7 +202,7 @@ def _measured(
     except UndefinedError as error:
         return Measured(Measurement(name, None, declared.better, declared.bounds, options, note=str(error)))
     if not math.isfinite(details["value"]):
-        note = f"the value is {float(details['value'])}: the features are too large or too small for it"
+        note = f"the value is {float(details['value'])}: the features, or the options, are too large or too small for it"
         return Measured(Measurement(name, None, declared.better, declared.bounds, options, note=note))
     value, per_sample, note = details.pop("value"), details.pop("per_sample", None), details.pop("note", None)
     nearest = details.pop("nearest", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from embedscope.errors import UndefinedError
 from embedscope.metrics import metric
 from embedscope.ops.channel_classes import (
     DIRECTIONS,
@@ -30,7 +31,10 @@ def class_kl_details(
 ) -> dict[str, Any]:
     """Compute the divergence in both directions, with the two histograms it compares, by label."""
     sums = gathered or gathered_channel_sums(features, labels, activation=activation)
-    feature, label = class_histograms(sums.shares(), sums.classes)
+    shares = sums.shares()
+    if not bool(shares.any()):
+        raise UndefinedError(f"all {len(shares)} channels are dead")
+    feature, label = class_histograms(shares, sums.classes)
     names = sums.classes.labels.tolist()
     silent = int((feature < 1e-9).sum())
     return {

@@ -23,6 +23,7 @@ from embedscope.ops.pairwise import NEAR, PreparedRows
 
 if TYPE_CHECKING:
     from embedscope.ops.class_moments import Classes
+    from embedscope.ops.pairwise import Frame
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,12 @@ def _kernel(  # type: ignore[no-untyped-def]
 
 
 def fused_class_distances(
-    features: Tensor, classes: Classes, centre: Tensor, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
+    features: Tensor, classes: Classes, frame: Frame, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
 ) -> tuple[Tensor, RunningMinimum, Tensor]:
     """Sum the distances of every row to every class: own sums (N,), the minima, and which rows have to be computed again (N,).
 
-    `features` (N, D) of at most 32 bits and `centre` (D,) are as for `PreparedRows`. Each pair is computed twice, once a side.
+    `features` (N, D) of at most 32 bits and the frame are as for `PreparedRows`, and so is the unit of length. Each pair is
+    computed twice, once a side.
     """
     tiling = tiling or Tiling()
     device, size = features.device, len(classes)
@@ -134,7 +136,7 @@ def fused_class_distances(
     positions = int(ends[-1])
     taken = torch.full((positions,), -1, dtype=torch.int64, device=device)
     taken[place] = order
-    rows = PreparedRows(features, taken, centre, unit=unit)
+    rows = PreparedRows(features, taken, frame, unit=unit)
     norms = rows.norms.clamp(min=0)
     row_class = torch.full((positions,), -1, dtype=torch.int32, device=device)
     row_class[place] = classes.index[order].int()

@@ -16,6 +16,7 @@ way: some rows against all.
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,18 @@ from torch import Tensor
 from embedscope import distributed
 from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import blocks
-from embedscope.ops.class_moments import Classes, ClassMoments, MomentsOfClasses, class_sums, present_classes, unit_rows
+from embedscope.ops.class_moments import (
+    Classes,
+    ClassMoments,
+    MomentsOfClasses,
+    class_sums,
+    present_classes,
+    unit_rows,
+    zero_rows,
+)
 from embedscope.ops.gathering import gather
 from embedscope.ops.minima import HARD, MinimumForm, RunningMinimum
-from embedscope.ops.pairwise import PreparedRows, distance_tile, distances, squared_distances
+from embedscope.ops.pairwise import Frame, PreparedRows, distance_tile, distances, squared_distances
 
 if TYPE_CHECKING:
     from embedscope.ops._class_distances_triton import Tiling
@@ -76,7 +85,8 @@ def class_distances(
     Precision: sums are in float64, and so is everything for float64 input. Products of float32 (or half) input are in float32
     about the mean, and pairs so near that the product loses digits are computed again from their difference: the silhouettes
     that follow are within 1e-6 of float64 on ordinary data, and within 1e-5 on features shifted by 1000, clusters of radius
-    1e-3, exact duplicates and collapsed classes (`benchmarks/precision.py`). Equal rows are exactly 0 apart. No TF32.
+    1e-3, exact duplicates, collapsed classes and outliers (`benchmarks/silhouette_precision.py`). Equal rows are exactly 0
+    apart. TF32 is never used.
 
     Args:
         features: (N, D), any float dtype; a tensor, or rows that are read by blocks.
@@ -96,24 +106,27 @@ def class_distances(
         raise UndefinedError(f"needs at least 2 classes, got {len(classes)}")
     unit = normalize or distance == "cosine"
     wanted = torch.arange(len(labels), device=labels.device) if anchors is None else anchors
+    scale = 1.0
     if distance != "euclidean":
         if moments is None:
             gatherer = MomentsOfClasses(classes, features.shape[1], labels.device, unit=unit)
             gather(features, [gatherer], labels.device)
             moments = gatherer.moments
         own, found = _closed_form(features, classes, wanted, moments, unit=unit, cosine=distance == "cosine", form=minimum)
-    elif anchors is None and isinstance(features, Tensor) and distributed.size() == 1:
-        here = features.to(labels.device)
-        if here.device.type == "cuda" and here.dtype != torch.float64 and importlib.util.find_spec("triton"):
-            own, found = _fused(here, classes, unit=unit, form=minimum)
-        else:
-            own, found = _all_pairs_once(here, classes, unit=unit, form=minimum)
     else:
-        own, found = _some_against_all(features, classes, wanted, unit=unit, form=minimum)
+        frame = _frame(features, unit=unit)
+        scale = frame.scale
+        form = MinimumForm(minimum.form, minimum.tau * scale)
+        if anchors is not None or not isinstance(features, Tensor) or distributed.size() > 1:
+            own, found = _some_against_all(features, classes, wanted, frame, unit=unit, form=form)
+        else:
+            here = features.to(labels.device)
+            on_gpu = here.device.type == "cuda" and here.dtype != torch.float64 and importlib.util.find_spec("triton")
+            own, found = (_fused if on_gpu else _all_pairs_once)(here, classes, frame, unit=unit, form=form)
     index = classes.index[wanted]
     return ClassDistances(
-        own=own / (classes.counts[index] - 1).clamp(min=1),
-        other=found.result(len(classes) - 1),
+        own=own / (classes.counts[index] - 1).clamp(min=1) / scale,
+        other=found.result(len(classes) - 1) / scale,
         nearest=classes.labels[found.nearest],
         alone=classes.counts[index] == 1,
     )
@@ -154,21 +167,13 @@ def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) ->
 
 
 def _take_in(
-    found: RunningMinimum,
-    own: Tensor,
-    rows: slice,
-    classes: slice,
-    sums: Tensor,
-    counts: Tensor,
-    index: Tensor,
-    excess: Tensor | None = None,
+    found: RunningMinimum, own: Tensor, rows: slice, classes: slice, sums: Tensor, counts: Tensor, index: Tensor
 ) -> None:
     """Reduce complete class sums (M, B) into the minima, and add those of a sample's own class to its own sum instead.
 
-    `counts` (K,) and `index` (N,) are of all classes and all samples that `found` and `own` hold. `excess` (K,) is what the
-    sums over a class hold too much; it stays in the own sums.
+    `counts` (K,) and `index` (N,) are of all classes and all samples that `found` and `own` hold.
     """
-    means = sums / counts[classes, None] if excess is None else (sums - excess[classes, None]) / counts[classes, None]
+    means = sums / counts[classes, None]
     mine = index[rows] - classes.start
     inside = ((mine >= 0) & (mine < len(sums))).nonzero().squeeze(1)
     own[rows.start + inside] += sums[mine[inside], inside]
@@ -194,12 +199,12 @@ class _Block:
         return int(self.rows.stop - self.rows.start)
 
 
-def _layout(counts: list[int]) -> tuple[list[_Block], list[int]]:
+def _layout(counts: list[int], most: int) -> tuple[list[_Block], list[int]]:
     """Cut classes of ascending size into blocks of about _TILE positions; and the number of positions of each class.
 
     Sums over runs of one length are fast, so the classes of a block are padded to the largest of them, and runs of some length
-    to a multiple of _GROUP. The largest is at most twice the smallest: dummies are taken out of float32 sums again, and must
-    not be most of them.
+    to a multiple of _GROUP. The largest is at most twice the smallest, so that dummies are not most of the work; and a block
+    has at most `most` classes, because it keeps their sums for all positions before it.
     """
     found: list[_Block] = []
     padded = []
@@ -209,7 +214,7 @@ def _layout(counts: list[int]) -> tuple[list[_Block], list[int]]:
         stop = label + 1
         if parts == 1:
             while (
-                stop < len(counts)
+                stop < min(len(counts), label + most)
                 and counts[stop] <= 2 * counts[label]
                 and _rounded(counts[stop]) * (stop + 1 - label) <= _TILE
             ):
@@ -228,12 +233,15 @@ def _rounded(run: int) -> int:
     return run if run < 2 * _GROUP else -(-run // _GROUP) * _GROUP
 
 
-def _all_pairs_once(features: Tensor, classes: Classes, *, unit: bool, form: MinimumForm) -> tuple[Tensor, RunningMinimum]:
+def _all_pairs_once(
+    features: Tensor, classes: Classes, frame: Frame, *, unit: bool, form: MinimumForm
+) -> tuple[Tensor, RunningMinimum]:
     """Sum the distances over all pairs, each computed once: the own sums (N,) and the minima, in the order of the rows."""
     device = features.device
     by_size = classes.counts.argsort(stable=True)  # (K,) classes by ascending size
     counts = classes.counts[by_size]
-    plan, padded = _layout(counts.tolist())
+    # The sums of a block's classes for all positions before it, in float64, three times over while they are reduced.
+    plan, padded = _layout(counts.tolist(), max(1, blocks.memory() // (4 * 3 * 8 * len(classes.index))))
     ends = torch.tensor(padded, device=device).cumsum(0)
     index = torch.repeat_interleave(torch.tensor(padded, device=device))  # (P,) class of each position, by size
     # Rows take the first positions of their class, dummies what is left.
@@ -243,8 +251,8 @@ def _all_pairs_once(features: Tensor, classes: Classes, *, unit: bool, form: Min
     place = (ends - torch.tensor(padded, device=device) - first)[row_class[order]] + torch.arange(len(order), device=device)
     taken = torch.full((len(index),), -1, dtype=torch.int64, device=device)
     taken[place] = order
-    rows = PreparedRows(features, taken, _centre(features, unit=unit), unit=unit)
-    dummies = (torch.tensor(padded, device=device) - counts).double() * rows.dummy_distance  # (K,) what they add to every sum
+    rows = PreparedRows(features, taken, frame, unit=unit)
+    dummies = {block.rows.start: rows.dummies(block.rows) for block in plan}
     own = torch.zeros(len(index), dtype=torch.float64, device=device)
     found = RunningMinimum(len(index), form, device)
     buffer = rows.left.new_empty(max(map(len, plan)) ** 2)
@@ -256,16 +264,18 @@ def _all_pairs_once(features: Tensor, classes: Classes, *, unit: bool, form: Min
         before = torch.zeros(width, here.start, dtype=torch.float64, device=device)
         for other in plan[: number + 1]:
             tile = distance_tile(rows, other.rows, rows, here, right, buffer)  # (positions of other, positions of block)
+            for axis, hidden in ((0, dummies[other.rows.start]), (1, dummies[here.start])):
+                if len(hidden):
+                    tile.index_fill_(axis, hidden, 0)
             columns[other.classes] += _sums_of_rows(tile, other.classes.stop - other.classes.start)
             if other is not block:
                 before[:, other.rows] = tile.view(len(other), width, -1).sum(dim=2).T
-        _take_in(found, own, here, slice(0, block.classes.stop), columns, counts, index, dummies)
+        _take_in(found, own, here, slice(0, block.classes.stop), columns, counts, index)
         if number and plan[number - 1].classes == block.classes:  # a large class goes on: its sums so far are added
             before[:, : unfinished.shape[1]] += unfinished
         if block.last:
-            _take_in(found, own, slice(0, here.start), block.classes, before, counts, index, dummies)
+            _take_in(found, own, slice(0, here.start), block.classes, before, counts, index)
         unfinished = before
-    own -= dummies[index]
     back = place[order.argsort()]  # where each row went
     result = found.selected(back)
     result.nearest = by_size[result.nearest]
@@ -273,19 +283,17 @@ def _all_pairs_once(features: Tensor, classes: Classes, *, unit: bool, form: Min
 
 
 def _fused(
-    features: Tensor, classes: Classes, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
+    features: Tensor, classes: Classes, frame: Frame, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
 ) -> tuple[Tensor, RunningMinimum]:
     """Do the same by one kernel on a GPU, and again, exactly, for the rows that have neighbours too near for its products."""
     from embedscope.ops._class_distances_triton import fused_class_distances
 
-    own, found, again = fused_class_distances(
-        features, classes, _centre(features, unit=unit), unit=unit, form=form, tiling=tiling
-    )
+    own, found, again = fused_class_distances(features, classes, frame, unit=unit, form=form, tiling=tiling)
     wanted = again.nonzero().squeeze(1)
     if len(wanted) > len(again) // 2:
-        return _all_pairs_once(features, classes, unit=unit, form=form)
+        return _all_pairs_once(features, classes, frame, unit=unit, form=form)
     if len(wanted):
-        own[wanted], exact = _some_against_all(features, classes, wanted, unit=unit, form=form)
+        own[wanted], exact = _some_against_all(features, classes, wanted, frame, unit=unit, form=form)
         found.replace(wanted, exact)
     return own, found
 
@@ -303,11 +311,10 @@ def _sums_of_rows(tile: Tensor, classes: int) -> Tensor:
 
 
 def _some_against_all(
-    features: Rows, classes: Classes, wanted: Tensor, *, unit: bool, form: MinimumForm
+    features: Rows, classes: Classes, wanted: Tensor, frame: Frame, *, unit: bool, form: MinimumForm
 ) -> tuple[Tensor, RunningMinimum]:
     """Sum the distances of some rows to all: the own sums (M,) and the minima of this process's share, put together."""
     device, size = wanted.device, len(classes)
-    centre = _centre(features, unit=unit)
     share = distributed.share(len(wanted))
     mine = wanted[share]
     own = torch.zeros(len(mine), dtype=torch.float64, device=device)
@@ -315,11 +322,11 @@ def _some_against_all(
     row_bytes = features.shape[1] * 24 + size * 24 + 12 * _TILE
     slabs = blocks.row_slices(len(mine), row_bytes, blocks.memory() // 4)
     for slab in blocks.tracked(slabs, "distances", len(slabs)):
-        left = PreparedRows(gathered(features, mine[slab]).to(device), None, centre, unit=unit)
+        left = PreparedRows(gathered(features, mine[slab]).to(device), None, frame, unit=unit)
         here = slice(0, slab.stop - slab.start)
         sums = torch.zeros(size, here.stop, dtype=torch.float64, device=device)
         for block in blocks.row_slices(features.shape[0], 1, _TILE * 4):
-            right = PreparedRows(features[block].to(device), None, centre, unit=unit)
+            right = PreparedRows(features[block].to(device), None, frame, unit=unit)
             for part in blocks.row_slices(here.stop, 1, _TILE * 4):
                 tile = distance_tile(right, slice(0, len(right)), left, part, left.right(part))
                 sums[:, part] += class_sums(tile, classes.index[block], size)
@@ -340,12 +347,17 @@ def gathered(features: Rows, positions: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _centre(features: Rows, *, unit: bool) -> Tensor:
-    """Compute the mean of the rows (of the unit rows) in float64: (D,). Moving the origin there changes no distance."""
+def _frame(features: Rows, *, unit: bool) -> Frame:
+    """Choose the origin and the unit of length: one pass over the rows."""
     total = torch.zeros(features.shape[1], dtype=torch.float64)
+    largest = 0.0
     for _, block in blocks.over_rows(features, torch.float64, description="mean"):
         total += (unit_rows(block) if unit else block).sum(dim=0).cpu()
-    return distributed.folded(total, torch.add) / features.shape[0]
+        largest = max(largest, float(block.abs().max()))
+    centre = distributed.folded(total, torch.add) / features.shape[0]
+    largest = distributed.folded(largest, max)
+    scale = 1.0 if unit or not 0 < largest < math.inf else 2.0 ** -max(-1000, min(1000, math.frexp(largest)[1]))
+    return Frame(centre * scale, scale)
 
 
 def _closed_form(
@@ -373,7 +385,7 @@ def _closed_form(
         sums = squared * moments.counts[:, None]
         index = classes.index[mine[block]]
         if cosine:
-            zero = (raw.norm(dim=1) == 0).double()
+            zero = zero_rows(raw).double()
             sums = (sums + zero * moments.counts[:, None] + moments.zeros[:, None]) / 2
             sums[index, torch.arange(len(index), device=device)] -= zero  # the distance to itself
         _take_in(found, own, block, slice(0, size), sums, classes.counts.double(), classes.index[mine])

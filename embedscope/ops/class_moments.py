@@ -80,7 +80,7 @@ class MomentsOfClasses:
     def take(self, rows: slice, block: Tensor) -> None:
         """Take in (B, D) rows."""
         values = unit_rows(block) if self.unit else block
-        part = moments_of(values, self.classes.index[rows], len(self.classes), block.norm(dim=1) == 0)
+        part = moments_of(values, self.classes.index[rows], len(self.classes), zero_rows(block))
         self.moments = merged_moments(self.moments, part)
 
     def fold(self) -> None:
@@ -89,8 +89,21 @@ class MomentsOfClasses:
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Divide every row by its length; a zero row stays zero."""
-    return torch.nn.functional.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny)
+    """Divide every row by its length, whatever that is; a zero row stays zero: (B, D) float64."""
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    odd = ~((lengths > 1e-140) & (lengths < torch.inf)).squeeze(1)  # squares that vanish or overflow
+    if bool(odd.any()):
+        largest = rows[odd].abs().amax(dim=1, keepdim=True)
+        rows = rows.clone()
+        rows[odd] = rows[odd] / largest.masked_fill(largest == 0, 1)
+        lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths.masked_fill(lengths == 0, 1)
+
+
+def zero_rows(rows: Tensor) -> Tensor:
+    """Tell which rows are exactly zero: (B, D) -> (B,) bool."""
+    zero: Tensor = torch.linalg.vector_norm(rows, dim=1) == 0
+    return zero & (rows == 0).all(dim=1) if bool(zero.any()) else zero
 
 
 def merged_moments(a: ClassMoments, b: ClassMoments) -> ClassMoments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,22 +38,36 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where distances are measured from, and in what unit.
+
+    Attributes:
+        centre: (D,) float64, the mean of the scaled (or unit) rows: moving the origin there changes no distance, and the nearer
+            the rows, the fewer digits cancel.
+        scale: a power of two that brings the largest number to about 1, so that squares neither overflow nor vanish; distances
+            are this many times too large. 1 for unit rows.
+    """
+
+    centre: Tensor
+    scale: float
+
+
 class PreparedRows:
     """Rows about a centre, laid out so that one matrix product gives squared distances.
 
     Attributes:
         left: (P, D + 2), [x, |x|², 1]: its product with `right`, [-2 y, 1, |y|²], is |x - y|².
         norms: (P,), |x|²; -inf for a dummy.
-        dummy_distance: of a dummy to every row: a power of two near the typical distance, so that sums over dummies are exact.
     """
 
-    def __init__(self, features: Tensor, order: Tensor | None, centre: Tensor, *, unit: bool) -> None:
+    def __init__(self, features: Tensor, order: Tensor | None, frame: Frame, *, unit: bool) -> None:
         """Prepare (N, D) features as they are or, in an order (P,), by row number, -1 for a dummy; at unit length if asked.
 
-        `centre` (D,) is the float64 mean of the rows (of the unit rows): the nearer the rows, the fewer digits cancel.
+        A dummy is far from every row; what stands for its distances is to be set to 0, see `dummies`.
         """
         self._features, self._order, self._unit = features, order, unit
-        self._centre = centre.to(features.device)
+        self._centre, self._scale = frame.centre.to(features.device), frame.scale
         rows, width = len(features) if order is None else len(order), features.shape[1]
         self.left = torch.empty(rows, width + 2, dtype=working_dtype(features.dtype), device=features.device)
         for block in row_slices(rows, width * 24):
@@ -61,11 +76,10 @@ class PreparedRows:
         self.left[:, width] = self.norms
         self.left[:, width + 1] = 1
         self._dummy = torch.zeros(rows, dtype=torch.bool, device=features.device) if order is None else order < 0
-        typical = float(self.norms[~self._dummy].double().mean()) * 2
-        self.dummy_distance = 2.0 ** round(math.log2(typical) / 2) if 0 < typical < math.inf else 1.0
-        # Against [-2 y, 1, |y|²] this gives the dummy's distance, squared, whatever y is.
+        # Against [-2 y, 1, |y|²] this gives the same for every y, and too much for any to be near.
+        self._far = 4 * float(self.norms.max()) + 1
         self.left[self._dummy] = 0
-        self.left[self._dummy, width] = self.dummy_distance**2
+        self.left[self._dummy, width] = self._far
         self.norms[self._dummy] = -math.inf
 
     def __len__(self) -> int:
@@ -76,19 +90,17 @@ class PreparedRows:
         right = self.left[rows].clone()
         right[:, :-2] *= -2
         right[:, -2], right[:, -1] = 1, self.norms[rows]
-        right[self._dummy[rows], -2], right[self._dummy[rows], -1] = 0, self.dummy_distance**2
+        right[self._dummy[rows], -2], right[self._dummy[rows], -1] = 0, self._far
         return right.T
 
-    def with_dummies(self, squared: Tensor, rows: slice, columns: slice, other: PreparedRows) -> None:
-        """Put the dummies' distances where exact ones were computed for whatever row stands for a dummy."""
-        squared[self._dummy[rows]] = self.dummy_distance**2
-        squared[:, other._dummy[columns]] = self.dummy_distance**2
+    def dummies(self, rows: slice) -> Tensor:
+        """Return which of some rows are dummies: (n,) positions among them."""
+        return self._dummy[rows].nonzero().squeeze(1)
 
     def exact(self, positions: Tensor) -> Tensor:
         """Return rows at (n,) positions in float64, about the centre: (n, D); equal rows are equal here too."""
         rows = self._features[positions if self._order is None else self._order[positions].clamp(min=0)].double()
-        if self._unit:
-            rows = unit_rows(rows)
+        rows = unit_rows(rows) if self._unit else rows * self._scale
         return rows - self._centre
 
 
@@ -123,7 +135,6 @@ def _compute_again(
         first = torch.arange(rows.start, rows.stop, device=squared.device)
         second = torch.arange(columns.start, columns.stop, device=squared.device)
         squared.copy_(squared_distances(x.exact(first), y.exact(second)))
-        x.with_dummies(squared, rows, columns, y)
         return
     for block in row_slices(len(i), squared.element_size() * 6 * x.left.shape[1]):
         gap = x.exact(i[block] + rows.start) - y.exact(j[block] + columns.start)

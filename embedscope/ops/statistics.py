@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,11 +47,12 @@ def stratified_sample(labels: Tensor, size: int, seed: int) -> Tensor:
     return torch.cat(positions).sort().values.to(labels.device)
 
 
-def stratified_mean(values: Tensor, whose: Tensor, labels: Tensor) -> tuple[float, float, float]:
-    """Estimate the mean over all samples from a stratified sample: mean, and its 95 % interval by the normal approximation.
+def stratified_mean(values: Tensor, whose: Tensor, labels: Tensor) -> tuple[float, tuple[float, float] | None]:
+    """Estimate the mean over all samples from a stratified sample, with its 95 % interval by the normal approximation.
 
     `values` (M,) belong to samples of the classes `whose` (M,), drawn without replacement from `labels` (N,). Unbiased. A class
-    with one drawn sample has no spread of its own; it is given that of the other classes, pooled. Cochran 1977, chapter 5.
+    with one drawn sample has no spread of its own; it is given that of the other classes, pooled; the interval is None where
+    all have one. Cochran 1977, chapter 5.
     """
     classes, drawn = present_classes(labels), present_classes(whose)
     weight = classes.counts / classes.counts.sum()
@@ -62,7 +64,8 @@ def stratified_mean(values: Tensor, whose: Tensor, labels: Tensor) -> tuple[floa
     left = 1 - size / classes.counts
     error = float((weight.square() * variance / size * left).sum().sqrt())
     mean = float((weight * means).sum())
-    return mean, mean - _Z95 * error, mean + _Z95 * error
+    unknown = int(size.max()) == 1 and bool((left > 0).any())
+    return mean, None if unknown or not math.isfinite(error) else (mean - _Z95 * error, mean + _Z95 * error)
 
 
 def bootstrap_mean_interval(values: Tensor, labels: Tensor, seed: int) -> tuple[float, float]:
@@ -87,7 +90,7 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """Compute the 95 % percentile bootstrap interval of any measure of drawn positions (N,), drawn again class by class.
 
-    None if the measure is undefined on a resample.
+    None if the measure is undefined, or no number, on a resample.
     """
     generator = torch.Generator().manual_seed(seed)
     classes = present_classes(labels.cpu())
@@ -99,7 +102,7 @@ def bootstrap_interval(
             found.append(measure(torch.cat(drawn).to(labels.device)))
         except UndefinedError:
             return None
-    return _percentiles(np.array(found))
+    return _percentiles(np.array(found)) if np.isfinite(found).all() else None
 
 
 def _percentiles(found: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
         if path.is_dir():
             raise OutputError(f"output {path} is a folder; give the name of a file, such as {path / 'features.h5'}")
         if not path.exists():
+            parent = next(folder for folder in path.absolute().parents if folder.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                raise OutputError(f"cannot write {path}: {parent} is no folder that can be written to")
             return
         for given in inputs:
             if given is not None and Path(given).exists() and path.samefile(given):

@@ -97,6 +97,13 @@ def test_all_dead_is_undefined_without_them():
         gini(torch.zeros(4, 3), torch.tensor([0, 0, 1, 1]), dead="ignore")
 
 
+@pytest.mark.parametrize("activation", ["abs", "relu"])
+def test_class_kl_of_dead_channels_is_undefined(activation):
+    features = torch.zeros(4, 3) if activation == "abs" else -torch.ones(4, 3)
+    with pytest.raises(UndefinedError, match="all 3 channels are dead"):
+        class_kl(features, torch.tensor([0, 0, 1, 1]), activation=activation)
+
+
 def test_raw_activations_may_not_be_negative(sample):
     with pytest.raises(UndefinedError, match="needs features that are not negative"):
         gini(*sample, activation="none")

@@ -119,6 +119,14 @@ def labelled(name):
     if name == "classes of 1 to 300":
         labels = torch.repeat_interleave(torch.arange(12), torch.tensor([1, 1, 2, 3, 5, 9, 17, 30, 52, 80, 100, 300]))
         return centres[labels] + noise, labels
+    if name == "outlier":
+        features = centres[labels] + noise
+        features[0] = 1e6
+        return features, labels
+    if name == "far class":
+        return centres[labels] + noise + 1e4 * (labels == 11)[:, None], labels
+    if name in ("tiny", "huge"):
+        return (centres[labels] + noise) * (1e-30 if name == "tiny" else 1e30), labels
     if name == "few dimensions":
         return centres[labels, :2] + 0.3 * noise[:, :2], labels
     return centres[labels] + noise, labels
@@ -130,6 +138,10 @@ def labelled(name):
         ("ordinary", 1e-6),
         ("few dimensions", 1e-6),
         ("classes of 1 to 300", 1e-6),
+        ("outlier", 1e-5),
+        ("far class", 1e-5),
+        ("tiny", 1e-6),
+        ("huge", 1e-6),
         ("offset", 1e-5),
         ("tiny clusters", 1e-5),
         ("tiny clusters in pairs", 1e-5),
@@ -157,6 +169,33 @@ def test_every_way_of_cutting_gives_the_same(rows, classes, tile, monkeypatch):
     anchors = torch.arange(1, rows, 3)
     found = class_distances(features, labels, anchors=anchors)
     torch.testing.assert_close(hard_silhouette(found.own, found.other, found.alone), expected[anchors], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("factor", [2.0**-480, 2.0**480])
+def test_scale_does_not_matter_in_float64(distance, factor):
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(40, 5, generator=generator, dtype=torch.float64), torch.arange(40) % 4
+    expected = silhouette_samples(features, labels, distance=distance)
+    found = silhouette_samples(features * factor, labels, distance=distance)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("factor", [1e-170, 1e160, 1e300])
+def test_unit_rows_of_any_length(factor):
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(40, 5, generator=generator, dtype=torch.float64), torch.arange(40) % 4
+    expected = silhouette_samples(features, labels, distance="cosine")
+    found = silhouette_samples(features * factor, labels, distance="cosine")
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+
+
+def test_few_classes_in_a_block_where_memory_is_short():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(300, 4, generator=generator, dtype=torch.float64), torch.arange(300) % 60
+    whole = silhouette_samples(features, labels)
+    with limits(memory=4 * 3 * 8 * 300 * 7):
+        torch.testing.assert_close(silhouette_samples(features, labels), whole, atol=1e-12, rtol=0)
 
 
 def test_half_as_many_classes_as_rows():

@@ -17,7 +17,7 @@ INTERPRETED = """
 import json, sys
 import torch
 from embedscope.ops._class_distances_triton import Tiling, fused_class_distances
-from embedscope.ops.class_distances import _centre, _fused
+from embedscope.ops.class_distances import _frame, _fused
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.minima import MinimumForm
 
@@ -26,11 +26,13 @@ for case in json.loads(sys.stdin.read()):
     features, labels = torch.tensor(case["features"]), torch.tensor(case["labels"])
     classes, form = present_classes(labels), MinimumForm(case["form"], 0.3)
     tiling = Tiling(rows=32, columns=16, depth=16)
-    centre = _centre(features, unit=case["unit"])
-    _, _, again = fused_class_distances(features, classes, centre, unit=case["unit"], form=form, tiling=tiling)
-    own, found = _fused(features, classes, unit=case["unit"], form=form, tiling=tiling)
+    frame = _frame(features, unit=case["unit"])
+    form = MinimumForm(form.form, form.tau * frame.scale)
+    _, _, again = fused_class_distances(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
+    own, found = _fused(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
     others = len(classes) - 1
-    results.append([own.tolist(), found.result(others).tolist(), found.nearest.tolist(), int(again.sum())])
+    values = [(own / frame.scale).tolist(), (found.result(others) / frame.scale).tolist(), found.nearest.tolist()]
+    results.append([*values, int(again.sum())])
 print(json.dumps(results))
 """
 

@@ -70,7 +70,8 @@ def test_stratified_mean_is_unbiased_and_covers():
     found = []
     for seed in range(400):
         drawn = stratified_sample(labels, 60, seed)
-        found.append(stratified_mean(values[drawn], labels[drawn], labels))
+        mean, (low, high) = stratified_mean(values[drawn], labels[drawn], labels)
+        found.append((mean, low, high))
     estimates, lows, highs = map(np.array, zip(*found, strict=True))
     assert estimates.mean() == pytest.approx(truth, abs=4 * estimates.std() / 20)
     assert 0.91 < np.mean((lows <= truth) & (truth <= highs)) < 0.98
@@ -79,7 +80,17 @@ def test_stratified_mean_is_unbiased_and_covers():
 def test_stratified_mean_of_everything_is_exact():
     labels = labels_of(5, 3)
     values = torch.arange(8, dtype=torch.float64)
-    assert stratified_mean(values, labels, labels) == (3.5, 3.5, 3.5)
+    assert stratified_mean(values, labels, labels) == (3.5, (3.5, 3.5))
+
+
+def test_stratified_mean_of_one_sample_a_class_has_no_interval():
+    labels = labels_of(5, 3)
+    drawn = torch.tensor([1, 6])
+    assert stratified_mean(torch.tensor([1.0, 2.0]).double(), labels[drawn], labels) == (1.375, None)
+
+
+def test_bootstrap_of_what_is_no_number():
+    assert bootstrap_interval(lambda drawn: float("nan"), labels_of(3, 3), 0, 5) is None
 
 
 def test_bootstrap_of_a_mean_equals_its_normal_limit():
