@@ -134,10 +134,9 @@ def fused_class_distances(
     starts = classes.counts.cumsum(0) - classes.counts
     place = (ends - tiles * tiling.columns - starts)[classes.index[order]] + torch.arange(len(order), device=device)
     positions = int(ends[-1])
-    taken = torch.full((positions,), -1, dtype=torch.int64, device=device)
+    taken = torch.zeros(positions, dtype=torch.int64, device=device)  # any row stands for a dummy, the kernel masks them
     taken[place] = order
     rows = PreparedRows(features, taken, frame, unit=unit)
-    norms = rows.norms.clamp(min=0)
     row_class = torch.full((positions,), -1, dtype=torch.int32, device=device)
     row_class[place] = classes.index[order].int()
     first = torch.nn.functional.pad(tiles.cumsum(0), (1, 0)).int()
@@ -147,7 +146,7 @@ def fused_class_distances(
     nearest, near = whole
     _kernel[(triton.cdiv(positions, tiling.rows),)](
         rows.left,
-        norms,
+        rows.norms,
         row_class,
         first,
         classes.counts.int(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -54,18 +53,15 @@ class Frame:
 
 
 class PreparedRows:
-    """Rows about a centre, laid out so that one matrix product gives squared distances.
+    """Rows in a frame, laid out so that one matrix product gives squared distances.
 
     Attributes:
         left: (P, D + 2), [x, |x|², 1]: its product with `right`, [-2 y, 1, |y|²], is |x - y|².
-        norms: (P,), |x|²; -inf for a dummy.
+        norms: (P,), |x|².
     """
 
     def __init__(self, features: Tensor, order: Tensor | None, frame: Frame, *, unit: bool) -> None:
-        """Prepare (N, D) features as they are or, in an order (P,), by row number, -1 for a dummy; at unit length if asked.
-
-        A dummy is far from every row; what stands for its distances is to be set to 0, see `dummies`.
-        """
+        """Prepare (N, D) features as they are or, in an order (P,), by row number; at unit length if asked."""
         self._features, self._order, self._unit = features, order, unit
         self._centre, self._scale = frame.centre.to(features.device), frame.scale
         rows, width = len(features) if order is None else len(order), features.shape[1]
@@ -75,12 +71,6 @@ class PreparedRows:
         self.norms = self.left[:, :width].square().sum(dim=1)
         self.left[:, width] = self.norms
         self.left[:, width + 1] = 1
-        self._dummy = torch.zeros(rows, dtype=torch.bool, device=features.device) if order is None else order < 0
-        # Against [-2 y, 1, |y|²] this gives the same for every y, and too much for any to be near.
-        self._far = 4 * float(self.norms.max()) + 1
-        self.left[self._dummy] = 0
-        self.left[self._dummy, width] = self._far
-        self.norms[self._dummy] = -math.inf
 
     def __len__(self) -> int:
         return len(self.left)
@@ -90,16 +80,11 @@ class PreparedRows:
         right = self.left[rows].clone()
         right[:, :-2] *= -2
         right[:, -2], right[:, -1] = 1, self.norms[rows]
-        right[self._dummy[rows], -2], right[self._dummy[rows], -1] = 0, self._far
         return right.T
-
-    def dummies(self, rows: slice) -> Tensor:
-        """Return which of some rows are dummies: (n,) positions among them."""
-        return self._dummy[rows].nonzero().squeeze(1)
 
     def exact(self, positions: Tensor) -> Tensor:
         """Return rows at (n,) positions in float64, about the centre: (n, D); equal rows are equal here too."""
-        rows = self._features[positions if self._order is None else self._order[positions].clamp(min=0)].double()
+        rows = self._features[positions if self._order is None else self._order[positions]].double()
         rows = unit_rows(rows) if self._unit else rows * self._scale
         return rows - self._centre
 
