@@ -27,7 +27,6 @@ MEMORY_SHARE = 0.5
 # How often a metric without a value per sample is measured again for its interval; each time costs as much as the metric.
 _RESAMPLES = 200
 
-
 # Bytes of features from which a run says beforehand what it plans; smaller ones are done before it is read.
 _WORTH_SAYING = 2**26
 

@@ -258,14 +258,14 @@ def _all_pairs_once(
     by_size = classes.counts.argsort(stable=True)  # (K,) classes by ascending size
     counts = classes.counts[by_size]
     # The sums of a block's classes for all positions before it, in float64, three times over while they are reduced.
-    plan, padded = _layout(counts.tolist(), max(1, blocks.memory() // (4 * 3 * 8 * len(classes.index))))
-    ends = torch.tensor(padded, device=device).cumsum(0)
-    index = torch.repeat_interleave(torch.tensor(padded, device=device))  # (P,) class of each position, by size
+    plan, lengths = _layout(counts.tolist(), max(1, blocks.memory() // (4 * 3 * 8 * len(classes.index))))
+    padded = torch.tensor(lengths, device=device)  # (K,) positions of each class
+    index = torch.repeat_interleave(padded)  # (P,) class of each position, by size
     # Rows take the first positions of their class, dummies what is left.
     row_class = by_size.argsort()[classes.index]  # (N,)
     order = row_class.argsort(stable=True)
     first = counts.cumsum(0) - counts
-    place = (ends - torch.tensor(padded, device=device) - first)[row_class[order]] + torch.arange(len(order), device=device)
+    place = (padded.cumsum(0) - padded - first)[row_class[order]] + torch.arange(len(order), device=device)
     taken = torch.full((len(index),), -1, dtype=torch.int64, device=device)
     taken[place] = order
     excess = _stand_ins(taken, plan, order[first[index]])
@@ -341,10 +341,11 @@ def _some_against_all(
         left = PreparedRows(gathered(features, mine[slab]).to(device), None, frame, unit=unit)
         here = slice(0, slab.stop - slab.start)
         sums = torch.zeros(size, here.stop, dtype=torch.float64, device=device)
-        for block in blocks.row_slices(features.shape[0], 1, _TILE * 4):
+        parts = [(part, left.right(part)) for part in blocks.row_slices(here.stop, 1, _TILE * 2)]
+        for block in blocks.row_slices(features.shape[0], 1, _TILE * 2):
             right = PreparedRows(features[block].to(device), None, frame, unit=unit)
-            for part in blocks.row_slices(here.stop, 1, _TILE * 4):
-                tile = distance_tile(right, slice(0, len(right)), left, part, left.right(part))
+            for part, laid_out in parts:
+                tile = distance_tile(right, slice(0, len(right)), left, part, laid_out)
                 sums[:, part] += class_sums(tile, classes.index[block], size)
         _take_in(found, own, slab, slice(0, size), sums, classes.counts.double(), classes.index[mine])
     return distributed.concatenated(own), found.of_all_processes()

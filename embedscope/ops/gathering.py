@@ -46,8 +46,11 @@ def gather(
     *,
     ids: np.ndarray[Any, Any] | None = None,
     source: str = "",
+    kind: str = "",
 ) -> None:
     """Give every block of the rows to every gatherer: one pass, this process's share.
+
+    An error calls a row by its id, the rows by their `source`, and where that leaves a doubt by their `kind`.
 
     Raises:
         InputError: rows that hold NaN or infinite values, with their number and the first of their ids.
@@ -64,7 +67,7 @@ def gather(
     if wrong:
         names = ", ".join(f"{row} ({ids[row]})" if ids is not None else str(row) for row in wrong[:_NAMED])
         more = ", …" if len(wrong) > _NAMED else ""
-        whose = f"{source}: " if source else ""
-        raise InputError(f"{whose}{len(wrong)} of {features.shape[0]} rows hold NaN or infinite values: rows {names}{more}")
+        whose, of = f"{source}: " if source else "", f" of the {kind}" if kind else ""
+        raise InputError(f"{whose}{len(wrong)} of {features.shape[0]} rows{of} hold NaN or infinite values: rows {names}{more}")
     for gatherer in gatherers:
         gatherer.fold()

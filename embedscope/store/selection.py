@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from embedscope.errors import InputError, UsageError, unknown
-from embedscope.ops.blocks import over_rows
+from embedscope.ops.gathering import gather
 
 if TYPE_CHECKING:
     from embedscope.records import FeatureSet, Rows
@@ -82,14 +82,5 @@ def select_labelled(features: FeatureSet) -> tuple[FeatureSet, int]:
 def check_finite(features: FeatureSet) -> None:
     """Raise InputError with the count and the first ids if rows hold NaN or infinite values."""
     for kind, rows in (("features", features.features), ("magnitudes", features.magnitudes)):
-        if rows is None:
-            continue
-        bad = np.zeros(rows.shape[0], dtype=bool)
-        for block, values in over_rows(rows, torch.float32 if rows.dtype != torch.float64 else torch.float64):
-            bad[block] = ~torch.isfinite(values).all(dim=1).numpy()
-        if count := int(bad.sum()):
-            first = ", ".join(f"{row} ({features.ids[row]})" for row in np.flatnonzero(bad)[:5])
-            more = ", …" if count > 5 else ""
-            raise InputError(
-                f"{features.source}: {count} of {len(bad)} rows of the {kind} hold NaN or infinite values: rows {first}{more}"
-            )
+        if rows is not None:
+            gather(rows, [], torch.device("cpu"), ids=features.ids, source=features.source, kind=kind)
