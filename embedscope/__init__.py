@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedscope.data import open_dataset as open_dataset
     from embedscope.errors import EmbedscopeError as EmbedscopeError
     from embedscope.extraction import extract as extract
+    from embedscope.extraction import list_layers as list_layers
     from embedscope.finetuning import finetune as finetune
     from embedscope.models import open_model as open_model
     from embedscope.plotting import plot as plot
@@ -24,6 +25,7 @@ _HOMES = {
     "EmbedscopeError": "errors",
     "extract": "extraction",
     "finetune": "finetuning",
+    "list_layers": "extraction",
     "open_dataset": "data",
     "open_features": "store",
     "open_model": "models",

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch import distributed as group
 
+from embedscope.errors import EmbedscopeError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -21,9 +23,10 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the group that torchrun announced in the environment: nccl where there is a GPU a process, else gloo.
+    """Join the group that torchrun announced in the environment: gloo, and nccl too where there is a GPU a process.
 
-    Without torchrun, and where a group is there already, this does nothing.
+    Without torchrun, and where a group is there already, this does nothing. An error that several processes run into is marked
+    as repeated in all but one of them, so that it is told once.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or group.is_initialized():
         yield
@@ -32,11 +35,22 @@ def process_group() -> Iterator[None]:
     on_gpus = torch.cuda.device_count() > local
     if on_gpus:
         torch.cuda.set_device(local)
-    group.init_process_group("nccl" if on_gpus else "gloo")
+    group.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")  # objects and CPU tensors go through gloo
     try:
         yield
+    except EmbedscopeError as error:
+        error.repeated = not _first_to_say(str(error))
+        raise
     finally:
         group.destroy_process_group()
+
+
+def _first_to_say(text: str) -> bool:
+    try:
+        said: int = group.distributed_c10d._get_default_store().add(f"embedscope: {text}", 1)
+    except RuntimeError:  # the process that keeps the count has ended
+        return rank() == 0
+    return said == 1
 
 
 def rank() -> int:
@@ -70,6 +84,30 @@ def folded(state: T, merge: Callable[[T, T], T]) -> T:
     for other in others:
         first = merge(first, other)
     return first
+
+
+def to_first(value: T) -> list[T]:
+    """Hand a value to process 0: there the values of all processes in the order of their ranks, elsewhere an empty list."""
+    if size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * size() if rank() == 0 else None
+    group.gather_object(value, values)
+    return values or []
+
+
+def from_first(value: Callable[[], T]) -> T:
+    """Let process 0 compute a value, and give it to all; an EmbedscopeError is raised in all of them."""
+    outcome: tuple[Any, EmbedscopeError | None] = (None, None)
+    if rank() == 0:
+        try:
+            outcome = (value(), None)
+        except EmbedscopeError as error:
+            outcome = (None, error)
+    found, raised = folded(outcome, lambda one, other: one)
+    if raised is not None:
+        raise raised
+    result: T = found
+    return result
 
 
 def _gathered(value: T) -> list[T]:

@@ -6,7 +6,8 @@
     │   └── UndefinedError     a metric has no value on these data (one class, say); reports show it as null
     ├── OutputError            the output exists, or cannot be written
     ├── MissingExtraError      an optional dependency is not installed
-    └── ThresholdError         exit code 3: a value is on the wrong side of the limit given for it
+    ├── ThresholdError         exit code 3: a value is on the wrong side of the limit given for it
+    └── InterruptedRunError    exit code 130: stopped by a signal, with what was done so far kept
 
 A message is one line: what was wrong, what was found, what is allowed, what to do next. Anything else that is raised is a
 bug and keeps its traceback.
@@ -16,16 +17,23 @@ from __future__ import annotations
 
 import difflib
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 class EmbedscopeError(Exception):
-    """Root of the tree; `exit_code` is what the command line ends with."""
+    """Root of the tree.
+
+    Attributes:
+        exit_code: what the command line ends with.
+        repeated: of several processes another one has the same to say; None outside of a process group.
+    """
 
     exit_code = 1
+    repeated: bool | None = None
 
 
 class UsageError(EmbedscopeError):
@@ -54,6 +62,27 @@ class ThresholdError(EmbedscopeError):
     """A value on the wrong side of the limit that was given for it."""
 
     exit_code = 3
+
+
+class InterruptedRunError(EmbedscopeError):
+    """A run that a signal stopped after its work so far was committed; the message says how to go on."""
+
+    exit_code = 130
+
+
+@contextmanager
+def explained(problem: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever a stranger's code raises into an InputError of one line: the problem, its reason, the advice.
+
+    SystemExit too, which would end the program in silence. Errors of embedscope stay as they are.
+    """
+    try:
+        yield
+    except EmbedscopeError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0][:200]
+        raise InputError(f"{problem} ({reason}); {advice}" if advice else f"{problem}: {reason}") from error
 
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:

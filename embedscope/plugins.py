@@ -11,7 +11,8 @@ A metric, `metrics/foo.py`:
 
 A loss, `losses/foo.py`, is likewise `foo(num_classes, dim, *, options) -> nn.Module` under `@loss(reference=…)`, whose
 `forward(features, labels, logits)` is a scalar. A model source is `models/foo.py`, `foo(location, *args, **options) ->
-Encoder`, typed `foo:location(options)`. A data source is `data/foo.py`, `foo(location) -> Dataset` under `@data_source(…)`.
+Encoder`, typed `foo:location(options)`; a data source is `data/foo.py`, `foo(location, *, options) -> Dataset`, typed likewise.
+A source under `@recognises(…)` also opens bare paths, without `foo:` before them.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from embedscope.errors import UsageError, unknown
+from embedscope.errors import MissingExtraError, UsageError, explained, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from types import ModuleType
 
 Kind = Literal["metrics", "losses", "models", "data", "plotting"]
+F = TypeVar("F", bound="Callable[..., Any]")
 
 # Modules that live in a kind's folder and are what its plugins share, not plugins.
 _SHARED: dict[str, frozenset[str]] = {
+    "data": frozenset({"columns"}),
     "losses": frozenset({"expression"}),
-    "models": frozenset({"checkpoint", "transforms"}),
+    "models": frozenset({"checkpoint", "preparation"}),
     "plotting": frozenset({"figure"}),
 }
 _SINGULAR = {
@@ -82,6 +86,37 @@ def load(kind: Kind, name: str) -> Any:
     return getattr(importlib.import_module(f"embedscope.{kind}.{name}"), name)
 
 
+def recognises(test: Callable[[Path], bool]) -> Callable[[F], F]:
+    """Declare that a source of models or data opens the bare paths that pass the test."""
+
+    def declare(source: F) -> F:
+        source.recognises = test  # type: ignore[attr-defined]
+        return source
+
+    return declare
+
+
+def recognising(kind: Kind, path: Path) -> str | None:
+    """Name the first source of a kind that recognises a path, or None."""
+    for name in names(kind):
+        if getattr(load(kind, name), "recognises", lambda path: False)(path):
+            return name
+    return None
+
+
+def imported(module: str, *, extra: str) -> ModuleType:
+    """Import an optional dependency; MissingExtraError with the pip line if it is not installed, InputError if it is broken."""
+    package = module.partition(".")[0]
+    advice = f"install versions that belong together: pip install 'embedscope[{extra}]'"
+    with explained(f"{package} is installed but cannot be imported", advice):
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != package:  # what the package itself needs is not there, or too old
+                raise
+            raise MissingExtraError(f"{package} is not installed; pip install 'embedscope[{extra}]'") from error
+
+
 def parse(text: str) -> Spec:
     """Read `name`, `name(option=value)` or `name(value, …)`; UsageError if the bracket holds anything but literals.
 
@@ -115,18 +150,20 @@ def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def bind(plugin: Callable[..., Any], spec: Spec, *, hidden: Collection[str] = ()) -> dict[str, Any]:
     """Check a spec's options against the plugin's keyword options; return all of them, defaults included.
 
-    `hidden` are keywords that the program passes and a user does not.
+    `hidden` are keywords that the program passes and a user does not. A plugin with `**options` takes any.
     """
+    parameters = inspect.signature(plugin).parameters.values()
     known = {
         parameter.name: parameter.default
-        for parameter in inspect.signature(plugin).parameters.values()
+        for parameter in parameters
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in hidden
     }
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     if spec.args:
         given = ", ".join(repr(arg) for arg in spec.args)
         raise UsageError(f"options of {spec.name} need a name, as in {spec.name}(option={given}); {_takes(known)}")
     for option in spec.options:
-        if option not in known:
+        if option not in known and not takes_any:
             raise UsageError(unknown(f"option of {spec.name}", option, known))
     return {**known, **spec.options}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    # B items of a data set as they come to a model's preparation: a list of them, or a (B, ...) Tensor.
+    Items = Sequence[Any] | Tensor
+
 Better = Literal["higher", "lower"]
 T = TypeVar("T")
 
@@ -20,14 +23,20 @@ T = TypeVar("T")
 class Track(Protocol):
     """Wraps an iterable to show how far it is: a progress bar from the command line, nothing in the library."""
 
-    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
-        """Give the items on, one by one; `total` is their number."""
+    def __call__(
+        self, items: Iterable[T], description: str, total: int, *, size: Callable[[T], int] | None = None
+    ) -> Iterable[T]:
+        """Give the items on, one by one; `total` is their number, or that of the rows where `size` counts those of an item."""
         ...
 
 
-def untracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+def untracked(items: Iterable[T], description: str, total: int, *, size: Callable[[T], int] | None = None) -> Iterable[T]:
     """Show nothing: what a Track is in the library."""
     return items
+
+
+def silent(text: str) -> None:
+    """Say nothing: what is told while a function runs goes nowhere in the library."""
 
 
 class Rows(Protocol):
@@ -80,29 +89,79 @@ class Dataset:
     """Labelled inputs of a model.
 
     Attributes:
-        inputs: N items; `inputs[i]` is the i-th input as the source gives it: a Tensor or a PIL image.
+        inputs: N items; `inputs[i]` is the i-th input as the source gives it: a PIL image, a Tensor or a str.
         labels: (N,) int64; -1 is unlabelled, otherwise an index into `class_names`.
         class_names: (K,).
         ids: (N,) unique.
         split: (N,) or None.
         location: where the inputs lie, as the user named it.
         fingerprint: sha256 over what decides the inputs and their order (hex).
+        notes: what the user has to know of how the data were read, a sentence each.
     """
 
     inputs: Inputs
     labels: np.ndarray[Any, np.dtype[np.int64]]
     class_names: tuple[str, ...]
-    ids: tuple[str, ...]
-    split: tuple[str, ...] | None
+    ids: Sequence[str]
+    split: Sequence[str] | None
     location: str
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 class Inputs(Protocol):
-    """Items by position."""
+    """Items by position. InputError where an item cannot be read."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+@runtime_checkable
+class BatchedInputs(Inputs, Protocol):
+    """Inputs that lie in memory and are given many at once, which is faster than one by one and needs no worker processes."""
+
+    def batch(self, rows: Sequence[int], /) -> Items:
+        """The items of these rows: (B, ...) Tensor, or a list."""
+        ...
+
+
+class Preparation(Protocol):
+    """Turns items of a Dataset into what a model takes. Picklable, because worker processes do it."""
+
+    @property
+    def text(self) -> str:
+        """What it does, with the values used, for the record."""
+        ...
+
+    def __call__(self, items: Items, /) -> Any:
+        """Prepare a batch: B items, or a (B, ...) Tensor of them -> (B, ...) Tensor, or a mapping of such Tensors by name.
+
+        InputError for items that are of the wrong kind, or differ in shape.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's parameters and buffers came from.
+
+    Attributes:
+        file: the checkpoint, or None where the model's source filled them.
+        sha256: of that file (hex), or None.
+        matched: parameters and buffers that were filled, by name.
+        missing: those that were not, and hold what the model starts with: not in the file, or of another shape there.
+        left_over: names in the file that the model has no place for.
+        origin: which part of the file was taken, such as "state_dict, without the prefix model.".
+        notes: what the user has to know, a sentence each.
+    """
+
+    file: str | None = None
+    sha256: str | None = None
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    left_over: tuple[str, ...] = ()
+    origin: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,21 +170,25 @@ class Encoder:
 
     Attributes:
         module: the network, in evaluation mode.
-        transform: turns an item of a Dataset into the Tensor that the module takes, without the batch axis.
-        transform_text: what the transform does, for the record.
+        prepare: turns items of a Dataset into a batch.
         spec: what the user typed.
-        checkpoint: the file that the weights came from, if any.
-        checkpoint_sha256: its hash (hex), if any.
-        matched: parameters and buffers that the checkpoint filled, by name.
+        weights: where the parameters came from; None where they are what the model starts with, as its code made them.
+        call: runs the module on a batch; None calls it with a Tensor as its argument, a mapping as its keyword arguments.
+        embedding: the layer that is the embedding where none is named; None for the input of the last Linear that runs.
+        outputs_only: why layers inside of the module cannot be reached, or None where they can.
+        batch_size: the only batch size that the module takes, or None for any.
+        device: the only kind of device that the module runs on ("cpu", "cuda"), or None for any.
     """
 
     module: nn.Module
-    transform: Callable[[Any], Tensor]
-    transform_text: str
+    prepare: Preparation
     spec: str
-    checkpoint: str | None = None
-    checkpoint_sha256: str | None = None
-    matched: tuple[str, ...] = ()
+    weights: Weights | None = None
+    call: Callable[[nn.Module, Any], Any] | None = None
+    embedding: str | None = None
+    outputs_only: str | None = None
+    batch_size: int | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +200,10 @@ class Extraction:
         rows: how many.
         layers: layer -> width.
         seconds: it took.
-        not_finite: rows with NaN or infinite values in some layer.
+        not_finite: rows with NaN or infinite values in some layer, of those that this run computed.
+        skipped: id -> why, of the inputs that could not be read and became no row.
+        resumed: rows that an earlier run had written.
+        batch_size: rows in a forward pass.
     """
 
     path: Path
@@ -145,6 +211,61 @@ class Extraction:
     layers: Mapping[str, int]
     seconds: float
     not_finite: int = 0
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    resumed: int = 0
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A dataset of rows in a store: a layer, its magnitudes, or the logits.
+
+    Attributes:
+        name: as the file has it, such as "features/conv1".
+        shape: (N, D).
+        dtype: of the rows.
+        pooling: how activations became rows, or None where that is not known.
+        type: of the module, or None likewise.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    pooling: str | None
+    type: str | None
+
+
+@dataclass(frozen=True)
+class StoreContents:
+    """What a store holds.
+
+    Attributes:
+        path: of the file.
+        schema_version: of its format.
+        complete: whether all rows are there.
+        rows: announced.
+        done: committed.
+        layers: its datasets of rows.
+        classes: class name -> how many rows.
+        unlabelled: rows without a label.
+        splits: split -> how many rows; empty where the data have none.
+        skipped: id -> why, of inputs that are no rows because they could not be read.
+        resume: the command that finishes an unfinished store, else None.
+        provenance: as the file has it.
+    """
+
+    path: Path
+    schema_version: int
+    complete: bool
+    rows: int
+    done: int
+    layers: Sequence[StoredLayer]
+    classes: Mapping[str, int]
+    unlabelled: int
+    splits: Mapping[str, int]
+    skipped: Mapping[str, str]
+    resume: str | None
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

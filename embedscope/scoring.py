@@ -13,7 +13,7 @@ from embedscope.errors import ThresholdError, UsageError, check_number
 from embedscope.metrics import STANDARD, Measured, bind, declaration, measure
 from embedscope.ops import statistics
 from embedscope.ops.blocks import limits
-from embedscope.records import FeatureSet, Measurement, Samples, Scores, Track, untracked
+from embedscope.records import FeatureSet, Measurement, Samples, Scores, Track, silent, untracked
 from embedscope.store import open_features, select_labelled, select_split
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def score(
     memory: int | None = None,
     device: str = "auto",
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = silent,
     track: Track = untracked,
 ) -> list[Scores]:
     """Measure every layer of every source.

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from embedscope.cli.env import env
 from embedscope.cli.extract import extract
 from embedscope.cli.finetune import finetune
+from embedscope.cli.inspect import inspect
 from embedscope.cli.plot import plot
 from embedscope.cli.score import score
 from embedscope.errors import EmbedscopeError
@@ -34,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (extract, score, finetune, plot):
+for _command in (extract, score, finetune, plot, inspect, env):
     app.command()(_command)
 
 
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=given or ["--help"], prog_name="embedscope", standalone_mode=False)
     except EmbedscopeError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code, repeated=error.repeated)
     except _UsageError as error:
         return _fail(f"{error.format_message()} Try --help.", 2)
     except OSError as error:
@@ -72,11 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"cannot write to the standard output: {error.strerror}", 1)
     if code == _INTERRUPTED:
-        return _fail("interrupted; nothing was written", _INTERRUPTED)
+        return _fail("interrupted; no output was finished", _INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one speaks
+def _fail(message: str, code: int, *, repeated: bool | None = None) -> int:
+    if repeated is None:  # outside of a process group all processes of torchrun run into the same, and one speaks
+        repeated = os.environ.get("RANK", "0") != "0"
+    if not repeated:
         print(f"embedscope: {' '.join(message.split())}", file=sys.stderr)
     return code

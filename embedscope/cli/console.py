@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.table import Table
 
@@ -48,29 +48,45 @@ class Talk:
         """Tell what a reader of the result has to know."""
         print(f"warning: {text}", file=sys.stderr)
 
-    def track(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
-        """Show a progress bar on a terminal; elsewhere a line every few seconds."""
+    def track(self, items: Iterable[T], description: str, total: int, *, size: Callable[[T], int] | None = None) -> Iterable[T]:
+        """Show a progress bar on a terminal; elsewhere a line every few seconds. Rows also show their speed."""
         if self.quiet:
             return items
-        return (_bar if sys.stderr.isatty() else _lines)(items, description, total)
+        return (_bar if sys.stderr.isatty() else _lines)(items, description, total, size)
 
 
-def _bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+def _bar(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    if size is not None:
+        columns.insert(3, TextColumn("{task.fields[speed]}"))
+    started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=total, description=description)
+        task = progress.add_task(description, total=total, speed="")
+        done = 0
+        for item in items:
+            yield item
+            done += 1 if size is None else size(item)
+            progress.update(task, completed=done, speed=_speed(done, started))
 
 
-def _lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    said = time.monotonic()
-    for done, item in enumerate(items, start=1):
+def _lines(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None) -> Iterator[T]:
+    started = said = time.monotonic()
+    done = 0
+    for item in items:
         yield item
-        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
-            print(f"{description}: {done}/{total}", file=sys.stderr)
-            said = time.monotonic()
+        done += 1 if size is None else size(item)
+        now = time.monotonic()
+        if now - said >= _SECONDS_BETWEEN_LINES:
+            left = f", {_speed(done, started)}, {(total - done) * (now - started) / done:,.0f} s left" if size else ""
+            print(f"{description}: {done:,}/{total:,}{left}", file=sys.stderr)
+            said = now
+
+
+def _speed(done: int, started: float) -> str:
+    return f"{done / max(time.monotonic() - started, 1e-9):,.0f} rows/s"
 
 
 def command_line() -> str:

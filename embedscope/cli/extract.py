@@ -2,32 +2,85 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, command_line, print_json
-from embedscope.cli.options import Device, Json, Layers, Output, Overwrite, Quiet, Seed, Verbose
+from embedscope.cli.console import Talk, command_line, print_columns, print_json
+from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Verbose
+from embedscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedscope.extraction import LayerInfo
+    from embedscope.records import Dataset, Encoder
+
+_DATA = (
+    "A folder of class folders (splits are recognised), a .npz with X and y, a table with a column of paths or texts, idx "
+    "files, hf:NAME or torchvision:NAME(root=...)."
+)
 
 
 def extract(
     model: Annotated[
         str,
         typer.Argument(
-            help="path/to/file.py:Factory or package.module:Factory; options in brackets, as in net.py:Net(width=32)."
+            help="timm:NAME, torchvision:NAME, hf:PATH, st:PATH, path/to/file.py:Factory, package.module:Factory, program.pt2, "
+            "scripted.pt or model.onnx; options in brackets, as in timm:resnet18(num_classes=10)."
         ),
     ],
-    data: Annotated[str, typer.Argument(help="A folder of class folders (splits are recognised), or a .npz with X and y.")],
-    output: Output,
+    data: Annotated[str, typer.Argument(help=_DATA)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Weights for the model: .safetensors, or a state dict saved by torch.")
+        str | None, typer.Option(help="Weights for the model: .safetensors, or saved by torch (.pt, .pth, .ckpt).")
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of a checkpoint that holds several: raw, ema, or a prefix of its names.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Measure layers whose weights the checkpoint does not have.")
+    ] = False,
+    unsafe_pickle: Annotated[bool, typer.Option("--unsafe-pickle", help="Let a checkpoint run code while it is read.")] = False,
     layer: Layers = None,
-    batch_size: Annotated[int, typer.Option(help="Rows in a forward pass.", min=1, envvar="EMBEDSCOPE_BATCH_SIZE")] = 256,
+    list_layers: Annotated[
+        bool, typer.Option("--list-layers", help="Print the layers with their output shapes, and stop.")
+    ] = False,
+    pool: Annotated[
+        str,
+        typer.Option(help="auto, gap, mean, cls, flatten or none; for one layer: --layer NAME:cls.", envvar="EMBEDSCOPE_POOL"),
+    ] = "auto",
+    logits: Annotated[bool, typer.Option("--logits", help="Keep the classifier's output too.")] = False,
+    size: Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160 (height x width).")] = None,
+    mean: Annotated[str | None, typer.Option(help="Of the channels, as in 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="Of the channels, as in 0.229,0.224,0.225.")] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Rows in a forward pass, or auto: what fits into memory.", envvar="EMBEDSCOPE_BATCH_SIZE")
+    ] = "256",
     device: Device = "auto",
+    amp: Annotated[
+        bool, typer.Option("--amp", help="Run in half precision where it is safe.", envvar="EMBEDSCOPE_AMP")
+    ] = False,
+    dtype: Annotated[
+        str, typer.Option(help="Of the features in the store: float32 or float16.", envvar="EMBEDSCOPE_DTYPE")
+    ] = "float32",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read inputs; by default as many as help.", envvar="EMBEDSCOPE_WORKERS")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many rows, spread evenly over the data.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="At an input that cannot be read: stop, or skip it.", envvar="EMBEDSCOPE_ON_ERROR")
+    ] = "stop",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only deterministic algorithms.", envvar="EMBEDSCOPE_DETERMINISTIC")
+    ] = False,
     seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished output.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -35,36 +88,117 @@ def extract(
 ) -> None:
     """Run a model over labelled data and write the latent features of its layers.
 
-    A layer is a module's name, or NAME.input for what goes into it; by default the input of the last Linear.
+    A layer is a module's name, NAME.input for what goes into it, or a pattern such as 'layer*.1'; by default the embedding,
+    which is the input of the last Linear. Killed at any moment, --resume goes on where it was.
     """
+    from embedscope import extraction
     from embedscope.data import open_dataset
-    from embedscope.extraction import extract
+    from embedscope.distributed import process_group, rank
     from embedscope.models import open_model
+    from embedscope.models.preparation import parse_numbers, parse_size
     from embedscope.store.files import check_output
 
-    talk = Talk(quiet, verbose)
-    check_output(output, overwrite=overwrite, inputs=[checkpoint, data, model.partition(":")[0]])
-    dataset = open_dataset(data)
-    encoder = open_model(model, checkpoint)
-    if checkpoint:
-        talk.detail(f"{checkpoint}: all {len(encoder.matched)} tensors match")
-    else:
-        talk.warn(f"no --checkpoint: the weights are those that {model} starts with")
-    done = extract(
-        encoder,
-        dataset,
-        output,
-        layers=layer or (),
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-        overwrite=overwrite,
-        command=command_line(),
-        track=talk.track,
-    )
-    widths = ", ".join(f"{name} ({width})" for name, width in done.layers.items())
+    if output is None and not list_layers:
+        raise UsageError("nothing says where to write; pass -o FEATURES.h5, or --list-layers to see what there is")
+    rows = None if batch_size == "auto" else _rows(batch_size)
+    if output is not None and not list_layers:
+        check_output(output, overwrite=overwrite or resume, inputs=[checkpoint, data, model.partition(":")[0]])
+    with process_group():
+        talk = Talk(quiet or rank() > 0, verbose)
+        with redirect_stdout(sys.stderr):  # a stranger's model may print, and stdout is for data
+            encoder = open_model(
+                model,
+                checkpoint,
+                weights=weights,
+                unsafe_pickle=unsafe_pickle,
+                size=None if size is None else parse_size(size),
+                mean=None if mean is None else parse_numbers("mean", mean),
+                std=None if std is None else parse_numbers("std", std),
+                seed=seed,
+            )
+            dataset = open_dataset(data)
+            if output is None or list_layers:
+                lines = extraction.list_layers(encoder, dataset, device=device)
+            else:
+                if rank() == 0:
+                    _say_what_was_opened(talk, encoder, dataset)
+                done = extraction.extract(
+                    encoder,
+                    dataset,
+                    output,
+                    layers=layer or (),
+                    pooling=pool,
+                    logits=logits,
+                    batch_size=rows,
+                    device=device,
+                    amp=amp,
+                    dtype=dtype,
+                    workers=workers,
+                    limit=limit,
+                    on_error=on_error,
+                    allow_partial=allow_partial,
+                    deterministic=deterministic,
+                    seed=seed,
+                    overwrite=overwrite,
+                    resume=resume,
+                    command=command_line(),
+                    track=talk.track,
+                    say=talk.say,
+                )
+        if rank() > 0:
+            return
+    if output is None or list_layers:
+        if json:
+            print_json([asdict(line) for line in lines])
+        else:
+            _print_layers(lines)
+        return
+    if done.skipped:
+        first = next(iter(done.skipped.values()))
+        talk.warn(f"{len(done.skipped):,} inputs were skipped and are listed in the store; the first: {first}")
     if done.not_finite:
         talk.warn(f"{done.not_finite:,} of {done.rows:,} rows hold NaN or infinite values; score will refuse them")
     if json:
         print_json({**asdict(done), "path": str(done.path)})
-    talk.say(f"{done.rows:,} rows of {widths} in {done.seconds:.1f} s; next: embedscope score {quote(str(done.path))}")
+    widths = ", ".join(f"{name} ({width})" for name, width in done.layers.items())
+    new = done.rows - done.resumed
+    speed = f" in {done.seconds:.1f} s, {new / done.seconds:,.0f} rows/s" if new and done.seconds else ""
+    there = f", {done.resumed:,} of them written before" if done.resumed and new else ""
+    talk.say(f"{done.rows:,} rows of {widths}{speed}{there}; next: embedscope score {quote(str(done.path))}")
+
+
+def _rows(batch_size: str) -> int:
+    if not batch_size.isdecimal() or int(batch_size) < 1:
+        raise UsageError(f"--batch-size is a whole number of rows from 1, or auto; got '{batch_size[:40]}'")
+    return int(batch_size)
+
+
+def _say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset) -> None:
+    weights = encoder.weights
+    if weights is None:
+        talk.warn(f"no --checkpoint: the weights are those that {encoder.spec} starts with")
+    else:
+        source = weights.file or encoder.spec
+        total = len(weights.matched) + len(weights.missing)
+        how = f" ({weights.origin})" if weights.origin else ""
+        text = f"{source}: {len(weights.matched)} of {total} tensors of the model filled{how}"
+        for what, names in (("missing", weights.missing), ("left over", weights.left_over)):
+            if names:
+                text += f"; {len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        talk.say(text)
+        for note in weights.notes:
+            talk.warn(note)
+    talk.detail(f"inputs are prepared so: {encoder.prepare.text}")
+    for note in dataset.notes:
+        talk.warn(note)
+
+
+def _print_layers(lines: Sequence[LayerInfo]) -> None:
+    rows = [
+        (
+            line.name,
+            [line.type, "–" if line.shape is None else " x ".join(map(str, line.shape)) or "1", f"{line.parameters:,}"],
+        )
+        for line in lines
+    ]
+    print_columns("layer", ["type", "output of a sample", "parameters"], [rows])

@@ -1,45 +1,39 @@
-"""Data sources: a file each; a bare path is recognised by what it is."""
+"""Data sources: a file each, `foo(location, *, options) -> Dataset`; a bare path is recognised by what it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedscope import plugins
 from embedscope.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from embedscope.records import Dataset
-
-F = TypeVar("F", bound=Callable[..., "Dataset"])
-
-
-def data_source(*, recognises: Callable[[Path], bool]) -> Callable[[F], F]:
-    """Declare `foo(location: str) -> Dataset` as a data source that `recognises` the paths it can read."""
-
-    def declare(function: F) -> F:
-        function.recognises = recognises  # type: ignore[attr-defined]
-        return function
-
-    return declare
 
 
 def open_dataset(location: str) -> Dataset:
-    """Open labelled inputs: a folder of class folders, or a `.npz`.
+    """Open labelled inputs: `source:location(options)`, or a path that a source recognises, with options or without.
 
     Raises:
-        InputError: nothing is there, or no source recognises it.
+        InputError: nothing is there, no source recognises it, or its source cannot use it.
+        UsageError: an option that the source does not have.
     """
-    from pathlib import Path
-
-    path = Path(location)
-    if not path.exists():
-        raise InputError(f"no such data: {location}")
-    sources = [plugins.load("data", name) for name in plugins.names("data")]
-    for source in sources:
-        if source.recognises(path):
-            dataset: Dataset = source(location)
-            return dataset
-    raise InputError(f"{location} is no data that embedscope knows: give a folder of class folders, or a .npz with X and y")
+    if Path(location).exists():  # a name may hold brackets and colons of its own
+        spec = plugins.Spec(location)
+    else:
+        spec = plugins.parse(location)
+    source, separator, inner = spec.name.partition(":")
+    if not (separator and plugins.canonical(source) in plugins.names("data")):
+        inner = spec.name
+        if not Path(inner).exists():
+            raise InputError(f"no such data: {inner}")
+        source = plugins.recognising("data", Path(inner)) or ""
+        if not source:
+            raise InputError(
+                f"{inner} is no data that embedscope knows: give a folder of class folders, a .npz with X and y, a table "
+                "(.csv, .tsv, .jsonl, .parquet), MNIST-style idx files, hf:NAME or torchvision:NAME(root=...)"
+            )
+    plugin = plugins.load("data", source)
+    dataset: Dataset = plugin(inner, **plugins.bind(plugin, plugins.Spec(source, spec.args, spec.options)))
+    return dataset

@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
-import hashlib
+import zipfile
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from embedscope.data import data_source
+from embedscope.data.columns import Texts, check_unique, fingerprint, gaps
+from embedscope.errors import InputError
+from embedscope.plugins import recognises
 from embedscope.records import Dataset
 from embedscope.store.arrays import encode_labels, load_arrays, text_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class ArrayRows:
     """Rows of an array, as tensors."""
 
-    array: np.ndarray[Any, Any]
+    array: Array
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(self.array[index]))
+        return _tensor(np.asarray(self.array[index]))
+
+    def batch(self, rows: Sequence[int]) -> torch.Tensor:
+        """Give the rows as (B, ...): of a range without gaps those of the array itself, otherwise a copy."""
+        if isinstance(rows, range) and rows.step == 1:
+            return _tensor(self.array[rows.start : rows.stop])
+        return _tensor(self.array[np.asarray(rows, dtype=np.intp)])
 
 
-@data_source(recognises=lambda path: path.suffix == ".npz")
+def _tensor(array: Array) -> torch.Tensor:
+    """Make a tensor on the array's memory, or on a copy where torch cannot use that: read-only, or of foreign byte order."""
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+@recognises(lambda path: path.suffix.lower() == ".npz" and path.is_file())
 def arrays(location: str) -> Dataset:
     """Open a `.npz` of inputs and labels.
 
-    X is given to the model row by row; y holds whole numbers (a negative one is unlabelled) or text. Ids are row numbers if
-    there are none. InputError for a file without X or y, or of different lengths.
+    X is given to the model row by row, as numbers (N, ...) or text (N,); y holds whole numbers (a negative one is unlabelled)
+    or text. Ids are row numbers if there are none. InputError for a file without X or y, or of different lengths.
     """
-    held = load_arrays(location)
+    held = _text_arrays(location) or load_arrays(location)
     class_names, labels = encode_labels(location, held)
     ids, split = text_rows(location, held, "ids"), text_rows(location, held, "split")
+    is_text = held["X"].dtype.kind in "US"
     return Dataset(
-        inputs=ArrayRows(held["X"]),
+        inputs=Texts(tuple(text_rows(location, held, "X") or ())) if is_text else ArrayRows(held["X"]),
         labels=labels,
         class_names=class_names,
         ids=tuple(map(str, range(len(labels)))) if ids is None else tuple(ids),
         split=None if split is None else tuple(split),
         location=location,
-        fingerprint=hashlib.sha256(held["X"].tobytes() + held["y"].tobytes()).hexdigest(),
+        fingerprint=fingerprint([str(held["X"].dtype), str(held["X"].shape), held["X"], held["y"]]),
+        notes=gaps(labels),
     )
+
+
+def _text_arrays(location: str) -> dict[str, Array] | None:
+    """Read an archive whose X is text, which load_arrays does not take; None for any other, so that it says what is wrong."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with zipfile.ZipFile(location) as archive, archive.open("X.npy") as file:
+            shape, _, dtype = headers[np.lib.format.read_magic(file)](file)
+        if dtype.kind not in "US" or len(shape) != 1:
+            return None
+        with np.load(location, allow_pickle=False) as held:
+            found = {name: held[name] for name in ("X", "y", "ids", "split", "class_names") if name in held.files}
+    except Exception:  # a stranger's bytes: load_arrays words what is wrong with them
+        return None
+    for name in ("y", "ids", "split"):
+        if name in found and found[name].shape != shape:
+            raise InputError(f"{location}: X has {shape[0]} rows, but {name} has shape {found[name].shape}")
+    if "y" not in found or not shape[0]:
+        raise InputError(f"{location}: X holds {shape[0]} texts, with{'' if 'y' in found else 'out'} labels y; it needs both")
+    check_unique(location, text_rows(location, found, "ids") or [])
+    return found

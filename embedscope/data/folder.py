@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from embedscope.data import data_source
+from embedscope.data.columns import fingerprint
+from embedscope.data.hf import is_saved
+from embedscope.data.idx import holds_idx
 from embedscope.errors import InputError
+from embedscope.plugins import recognises
 from embedscope.records import Dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from PIL.Image import Image
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -30,24 +34,43 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image:
-        from PIL import Image
-
-        try:
-            with Image.open(self.paths[index]) as image:
-                image.load()
-                return image.copy()
-        except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
-            raise InputError(f"cannot read the image {self.paths[index]}: {error}") from error
+        path = self.paths[index]
+        return read_image(path, str(path))
 
 
-@data_source(recognises=Path.is_dir)
+def read_image(source: Path | IO[bytes], name: str) -> Image:
+    """Decode an image; InputError with its name if that fails, or if it has more pixels than Pillow takes for safe."""
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            image.load()
+            return image.copy()
+    except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
+        raise InputError(f"cannot read the image {name}: {error}") from error
+
+
+def names_and_sizes(names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
+    """Give what the fingerprint of files is made of: their names and sizes in bytes, in order."""
+    for name, file in zip(names, files, strict=True):
+        yield name
+        yield str(file.stat().st_size)
+
+
+def _may_be_tree(path: Path) -> bool:
+    return path.is_dir() and not holds_idx(path) and not is_saved(path)
+
+
+@recognises(_may_be_tree)
 def folder(location: str) -> Dataset:
     """Open a tree of class folders, in sorted order; ids are paths relative to the root.
 
     The folders under the root are classes; or splits, if all of them are called train, val, test or the like. Files that are
-    no images are passed over. InputError for a tree without images.
+    no images are passed over. A class without images stays a class, and a note says so. InputError for a tree without images.
     """
     root = Path(location)
+    if not root.is_dir():
+        raise InputError(f"{location} is no folder; expected one of class folders, as in {root / 'cat' / 'one.png'}")
     top = _folders(root)
     splits = bool(top) and all(path.name.lower() in SPLITS for path in top)
     class_folders = [inner for outer in top for inner in _folders(outer)] if splits else top
@@ -55,15 +78,18 @@ def folder(location: str) -> Dataset:
     files: list[Path] = []
     labels: list[int] = []
     for path in class_folders:
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = sorted(file for file in path.rglob("*") if _is_image(file))
         files += found
         labels += [class_names.index(_text(path.name))] * len(found)
     if not files:
-        raise InputError(f"{location} has no images in class folders, as in {root / 'cat' / 'one.png'}")
+        reason = "has no images in class folders"
+        if any(map(_is_image, root.iterdir())):
+            reason = "holds images itself, and no class folders with images"
+        raise InputError(
+            f"{location} {reason}; put the images of a class into a folder of its name, as in {root / 'cat' / 'one.png'}, or "
+            "list them in a .csv with the columns path and label"
+        )
     ids = tuple(_text(file.relative_to(root).as_posix()) for file in files)
-    digest = hashlib.sha256()
-    for name, file in zip(ids, files, strict=True):
-        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
     return Dataset(
         inputs=ImageFiles(tuple(files)),
         labels=np.array(labels, dtype=np.int64),
@@ -71,8 +97,19 @@ def folder(location: str) -> Dataset:
         ids=ids,
         split=tuple(name.split("/")[0].lower() for name in ids) if splits else None,
         location=location,
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprint(names_and_sizes(ids, files)),
+        notes=_empty_classes(class_names, set(labels)),
     )
+
+
+def _empty_classes(class_names: Sequence[str], used: set[int]) -> tuple[str, ...]:
+    empty = [name for index, name in enumerate(class_names) if index not in used]
+    listed = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+    return (f"{len(empty)} of {len(class_names)} class folders have no images: {listed}",) if empty else ()
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.is_file()
 
 
 def _text(name: str) -> str:

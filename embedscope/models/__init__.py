@@ -2,34 +2,106 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from embedscope import plugins
-from embedscope.errors import UsageError
-from embedscope.models.checkpoint import load_checkpoint
+from embedscope.errors import InputError, UsageError
+from embedscope.models.checkpoint import load_checkpoint, sha256_of
 
 if TYPE_CHECKING:
     from embedscope.records import Encoder
 
 
-def open_model(spec: str, checkpoint: str | None = None) -> Encoder:
+def open_model(
+    spec: str,
+    checkpoint: str | None = None,
+    *,
+    weights: str | None = None,
+    unsafe_pickle: bool = False,
+    size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    seed: int = 0,
+) -> Encoder:
     """Make the model of a spec and load its weights.
 
-    `path/to/file.py:Factory` and `package.module:Factory` are Python code; `source:location` is a model source of that name.
-    Options in brackets go to the factory.
+    `source:location` is a model source of that name (timm, torchvision, hf, st ...), a bare path one that recognises it
+    (program.pt2, scripted.pt, model.onnx); `path/to/file.py:Factory` and `package.module:Factory` are Python code. Options in
+    brackets go to the source, or the factory.
 
-    UsageError for a spec that names no source, InputError for a model that cannot be made or a checkpoint that does not fit.
+    Args:
+        spec: of the model.
+        checkpoint: file of weights; a source that could fetch weights of its own does not, then.
+        weights: which weights of a checkpoint that holds several: "raw", "ema", or a prefix of its names.
+        unsafe_pickle: let the checkpoint run code while it is read.
+        size: (height, width) that images are brought to, in place of the model's own.
+        mean: of the channels, likewise.
+        std: of the channels, likewise.
+        seed: of torch, while the model is made: what is not loaded is the same every time.
+
+    Raises:
+        UsageError: a spec that names no source.
+        InputError: a model that cannot be made, or a checkpoint that does not fit.
+        MissingExtraError: the source needs a package that is not installed.
     """
+    source, location, parsed = _sourced(spec)
+    plugin = plugins.load("models", source)
+    options = dict(parsed.options)
+    if checkpoint is not None and "pretrained" in inspect.signature(plugin).parameters:
+        options.setdefault("pretrained", False)
+    if not any(
+        parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in inspect.signature(plugin).parameters.values()
+    ):
+        options = plugins.bind(plugin, replace(parsed, name=source, options=options))
+        parsed = replace(parsed, args=())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
+    changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
+    if changed:
+        if not hasattr(encoder.prepare, "adjusted"):
+            named = ", ".join(f"--{name}" for name in changed)
+            raise UsageError(f"{spec} brings its own preprocessing, which {named} cannot change; leave them out")
+        encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
+    if checkpoint is None:
+        if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
+            encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
+        return encoder
+    if not encoder.module.state_dict():
+        raise InputError(f"{spec} holds its own weights, which --checkpoint cannot replace; leave it out")
+    return replace(encoder, weights=load_checkpoint(encoder.module, checkpoint, weights=weights, unsafe_pickle=unsafe_pickle))
+
+
+def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
+    """Find the source of a spec, and the location that it gets."""
+    if Path(spec).is_file() and not spec.endswith(".py"):  # its name may hold brackets and colons
+        return _recognised(spec), spec, plugins.Spec(spec)
     parsed = plugins.parse(spec)
     source, separator, location = parsed.name.partition(":")
-    if not separator:
-        raise UsageError(f"cannot read the model '{spec}'; give path/to/file.py:Factory or package.module:Factory")
-    if plugins.canonical(source) not in plugins.names("models"):
-        source, location = "python", parsed.name
-    encoder: Encoder = plugins.load("models", source)(location, *parsed.args, **parsed.options)
-    encoder = replace(encoder, spec=spec)
-    if checkpoint is None:
-        return encoder
-    loaded = load_checkpoint(encoder.module, checkpoint)
-    return replace(encoder, checkpoint=checkpoint, checkpoint_sha256=loaded.sha256, matched=loaded.matched)
+    if separator and plugins.canonical(source) in plugins.names("models"):
+        if not location:
+            raise UsageError(f"'{spec}' names no model; write {source}:NAME")
+        return source, location, parsed
+    if separator:
+        return "python", parsed.name, parsed
+    if Path(parsed.name).is_file() and not parsed.name.endswith(".py"):
+        return _recognised(parsed.name), parsed.name, parsed
+    raise UsageError(
+        f"cannot read the model '{spec}'; give path/to/file.py:Factory, package.module:Factory, a file (.pt2, .pt, .onnx) that "
+        "is there, or one of " + ", ".join(f"{name}:NAME" for name in plugins.names("models") if name != "python")
+    )
+
+
+def _recognised(path: str) -> str:
+    source = plugins.recognising("models", Path(path))
+    if source is None:
+        raise UsageError(
+            f"{path} is no model by itself; give the model and the file as its weights: MODEL DATA --checkpoint {path} "
+            "(of files, .pt2, TorchScript .pt and .onnx are models)"
+        )
+    return source

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from embedscope.errors import EmbedscopeError, InputError, unknown
-from embedscope.models.transforms import TO_INPUT, to_input
+from embedscope.errors import InputError, explained, unknown
+from embedscope.models.preparation import Pixels
 from embedscope.records import Encoder
 
 if TYPE_CHECKING:
@@ -35,17 +35,17 @@ def python(location: str, /, *args: Any, **options: Any) -> Encoder:
     if file is not None and not file.is_file():
         raise InputError(f"no such file: {file}")
     with _importing_from(file.resolve().parent if file else Path.cwd()):
-        with _explained(f"{source} cannot be imported"):
+        with explained(f"{source} cannot be imported"):
             module = _import_file(file) if file else importlib.import_module(source)
         if not hasattr(module, factory):
             public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
             raise InputError(unknown(f"factory in {source}", factory, public))
         typed = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in options.items())])
-        with _explained(f"{location}({typed}) cannot be called"):
+        with explained(f"{location}({typed}) cannot be called"):
             model = getattr(module, factory)(*args, **options)
     if not isinstance(model, nn.Module):
         raise InputError(f"{location} gave {type(model).__name__}, expected a torch.nn.Module")
-    return Encoder(module=model.eval(), transform=to_input, transform_text=TO_INPUT, spec=location)
+    return Encoder(module=model.eval(), prepare=Pixels(), spec=location)
 
 
 @contextmanager
@@ -55,18 +55,6 @@ def _importing_from(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-@contextmanager
-def _explained(problem: str) -> Iterator[None]:
-    """Turn whatever a stranger's code raises into one line; SystemExit too, which would end the program in silence."""
-    try:
-        yield
-    except EmbedscopeError:
-        raise
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise InputError(f"{problem}: {reason}") from error
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -1,16 +1,21 @@
 """The feature store: HDF5 with labels, ids and provenance beside the features; and features made elsewhere."""
 
-from embedscope.store.reader import distinct_names, open_features, read_features
+from embedscope.store.reader import describe, distinct_names, open_features, read_features, resuming, stored_provenance
 from embedscope.store.selection import check_finite, select, select_labelled, select_split
-from embedscope.store.writer import StoreWriter
+from embedscope.store.writer import StoreWriter, Unfinished, read_unfinished
 
 __all__ = [
     "StoreWriter",
+    "Unfinished",
     "check_finite",
+    "describe",
     "distinct_names",
     "open_features",
     "read_features",
+    "read_unfinished",
+    "resuming",
     "select",
     "select_labelled",
     "select_split",
+    "stored_provenance",
 ]

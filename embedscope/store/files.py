@@ -18,6 +18,18 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def publish(written: Path, path: Path) -> None:
+    """Give a file that is complete its name, and have both on the disk before returning."""
+    with written.open("rb") as stream:
+        os.fsync(stream.fileno())
+    written.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
     """Raise OutputError if something of that name is there and may not be replaced, or is one of the inputs."""
     try:

@@ -2,16 +2,22 @@
 
     /features/<layer>      float32 or float16 (N, D), chunked by rows, checksummed (fletcher32)
     /magnitudes/<layer>    float32 (N, C): mean of |activation| over positions, for layers that have positions
+    /logits                float32 (N, K)     the classifier's output, where it was asked for
     /labels                int64 (N,)         -1: unlabelled, otherwise an index into class_names
     /class_names           UTF-8 (K,)
     /ids                   UTF-8 (N,)         unique
     /split                 UTF-8 (N,)         where the data has splits
     /rows/done             int64              how many rows are committed
+    /rows/skipped          int64 (M,)         positions of inputs that could not be read, while the store is unfinished
+    /skipped/ids           UTF-8 (M,)         their ids, when it is complete, where there are any; they are no rows of the store
+    /skipped/reasons       UTF-8 (M,)         why
     /provenance            UTF-8 JSON: model, data, layers, transform, run
     attributes of /        schema, schema_version, complete
 
-Written to `NAME.partial` and renamed when complete. A chunk is written once, whole: with a checksum, a chunk that is filled in
-two steps is rewritten in place, and a kill in between loses the rows that were there before.
+Written to `NAME.partial` and renamed when complete. Rows are committed by blocks, which are whole chunks of every layer: the
+rows, a flush, the counter, a flush. A chunk is written once, whole: with a checksum, a chunk that is filled in two steps is
+rewritten in place, and a kill in between loses the rows that were there before. Up to /rows/done, an unfinished store is as
+good as a finished one, and a run can go on from there.
 
 JSON is a dataset and not an attribute because an attribute holds at most 64 KiB.
 """
@@ -24,7 +30,19 @@ SCHEMA_VERSION = 1
 # The middle of the 256 KiB to 1 MiB that reads fast by rows without wasting memory on a few.
 CHUNK_BYTES = 512 * 2**10
 
+# Rows of all layers that are committed at once: what a kill costs at most, beside the batch that was being computed.
+BLOCK_BYTES = 2 * 2**20
+
 
 def chunk_rows(width: int, itemsize: int) -> int:
-    """Rows in a chunk of a dataset that has `width` columns, at least one."""
-    return max(1, CHUNK_BYTES // max(1, width * itemsize))
+    """Rows in a chunk of a dataset that has `width` columns: a power of two, at least one."""
+    return _power_of_two(CHUNK_BYTES // max(1, width * itemsize))
+
+
+def block_rows(row_bytes: int) -> int:
+    """Rows that are committed at once, where a row of all layers has so many bytes: a power of two, at least one."""
+    return _power_of_two(BLOCK_BYTES // max(1, row_bytes))
+
+
+def _power_of_two(at_most: int) -> int:
+    return 1 << (max(at_most, 1).bit_length() - 1)

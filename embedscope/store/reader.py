@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
-from embedscope.records import FeatureSet
+from embedscope.records import FeatureSet, StoreContents, StoredLayer
 from embedscope.store.arrays import features_from_arrays
+from embedscope.store.files import partial_path
 from embedscope.store.format import SCHEMA, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -52,6 +53,75 @@ def open_features(sources: Sequence[str], *, layers: Sequence[str] = ()) -> list
         UsageError: a layer that the store does not have.
     """
     return distinct_names([features for source in sources for features in _open(source, layers)])
+
+
+def resuming(command: str) -> str:
+    """Write the command that goes on with an interrupted one."""
+    return command if "--resume" in command.split() else f"{command or 'embedscope extract ...'} --resume"
+
+
+def stored_provenance(path: Path) -> tuple[int, dict[str, int], dict[str, Any]]:
+    """Read of a complete store how many rows it has, how wide each layer is, and its provenance; InputError if it is none."""
+    layers = _open(str(path), ())
+    return len(layers[0].labels), {each.layer: each.features.shape[1] for each in layers}, dict(layers[0].provenance)
+
+
+def describe(path: Path) -> StoreContents:
+    """Read what a store holds, finished or not; for `NAME.h5` that is not there, what a run has begun to write of it.
+
+    InputError for anything but a store.
+    """
+    if not path.exists() and partial_path(path).exists():
+        path = partial_path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is a folder; give a feature store (.h5)" if path.is_dir() else f"no such file: {path}")
+    with _opened(path) as file:
+        if file.attrs.get("schema") != SCHEMA:
+            raise InputError(f"{path} is HDF5 but no embedscope store, which embedscope extract writes")
+        try:
+            return _described(path, file)
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path} is damaged, or was not written by embedscope: {reason}") from error
+
+
+def _described(path: Path, file: h5py.File) -> StoreContents:
+    provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
+    recorded = provenance.get("layers", {})
+    complete = bool(file.attrs["complete"])
+    labels, names = file["labels"][:], file["class_names"].asstr()[:]
+    splits = np.unique(file["split"].asstr()[:].astype(str), return_counts=True) if "split" in file else ((), ())
+    order = {layer: place for place, layer in enumerate(recorded)}
+    datasets = [
+        f"{group}/{layer}"
+        for group in ("features", "magnitudes")
+        for layer in sorted(file.get(group, ()), key=lambda layer: (order.get(layer, len(order)), layer))
+    ]
+    return StoreContents(
+        path=path,
+        schema_version=int(file.attrs["schema_version"]),
+        complete=complete,
+        rows=len(labels),
+        done=int(file["rows/done"][()]),
+        layers=[
+            StoredLayer(
+                name,
+                file[name].shape,
+                str(file[name].dtype),
+                recorded.get(name.partition("/")[2], {}).get("pooling"),
+                recorded.get(name.partition("/")[2], {}).get("type"),
+            )
+            for name in [*datasets, *["logits"] * ("logits" in file)]
+        ],
+        classes={str(name): int((labels == code).sum()) for code, name in enumerate(names)},
+        unlabelled=int((labels < 0).sum()),
+        splits={str(name): int(count) for name, count in zip(*splits, strict=True)},
+        skipped=dict(zip(file["skipped/ids"].asstr()[:], file["skipped/reasons"].asstr()[:], strict=True))
+        if "skipped" in file
+        else {},
+        resume=None if complete else resuming(provenance.get("run", {}).get("command", "")),
+        provenance=provenance,
+    )
 
 
 def distinct_names(found: Sequence[FeatureSet]) -> list[FeatureSet]:
@@ -128,9 +198,9 @@ def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) ->
         raise InputError(f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}: update it")
     provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
     if not file.attrs["complete"]:
-        command = provenance.get("run", {}).get("command", "embedscope extract ...")
+        command = resuming(provenance.get("run", {}).get("command", ""))
         raise InputError(
-            f"{path} is unfinished ({int(file['rows/done'][()])} of {len(file['labels'])} rows); run again: {command}"
+            f"{path} is unfinished ({int(file['rows/done'][()])} of {len(file['labels'])} rows); finish it with: {command}"
         )
     recorded = [layer for layer in provenance.get("layers", {}) if layer in file["features"]]
     known = recorded + sorted(set(file["features"]) - set(recorded))

@@ -1,10 +1,10 @@
-"""Write a feature store so that what bears its name is always complete."""
+"""Write a feature store so that what bears its name is always complete, and what was committed is never lost."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +12,77 @@ import h5py
 import numpy as np
 
 from embedscope.errors import InputError, OutputError
-from embedscope.store.files import check_output, finished
-from embedscope.store.format import SCHEMA, SCHEMA_VERSION, chunk_rows
+from embedscope.store.files import check_output, partial_path, publish
+from embedscope.store.format import SCHEMA, SCHEMA_VERSION, block_rows, chunk_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     Array = np.ndarray[Any, Any]
 
 _TEXT = h5py.string_dtype("utf-8")
+_DONE = "rows/done"
+_SKIPPED = "rows/skipped"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What an unfinished store holds.
+
+    Attributes:
+        path: of the file, `NAME.partial`.
+        rows: announced.
+        done: committed.
+        skipped: positions of inputs that could not be read.
+        provenance: as it was written at the start.
+    """
+
+    path: Path
+    rows: int
+    done: int
+    skipped: tuple[int, ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def position(self) -> int:
+        """Of the first input whose row is not committed."""
+        position = self.done
+        for skipped in sorted(set(self.skipped)):
+            position += skipped <= position
+        return position
+
+
+def read_unfinished(path: Path) -> Unfinished | None:
+    """Read what an interrupted run left of the store `path`, or None if there is nothing.
+
+    OutputError if another process is writing it, or it is damaged.
+    """
+    partial = partial_path(path.resolve())
+    if not partial.exists():
+        return None
+    try:
+        with h5py.File(partial, "r") as file:
+            return Unfinished(
+                path=partial,
+                rows=len(file["labels"]),
+                done=int(file[_DONE][()]),
+                skipped=tuple(int(position) for position in file[_SKIPPED][:] if position >= 0),
+                provenance=json.loads(file["provenance"].asstr()[()]),
+            )
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        if _is_locked(error):
+            raise OutputError(f"{partial} is being written by another process; wait for it, or choose another name") from error
+        reason = str(error).partition("\n")[0]
+        raise OutputError(f"{partial} is damaged and cannot be resumed ({reason}); pass --overwrite to start again") from error
 
 
 class StoreWriter:
     """A store in the making; use as a context manager, and `add` rows in order.
 
-    Labels, ids and provenance are written at once, features as they come. Leaving the context with all rows added checks the
-    file, sets `complete` and gives it its name; leaving it on an error removes what was written.
+    Labels, ids and provenance are written at once, rows as they come, by blocks. Leaving the context with all rows added checks
+    the file, sets `complete` and gives it its name. Leaving it on an error removes what was written; or, where `resumable`,
+    keeps it if any block was committed.
 
     Args:
         path: of the finished store.
@@ -38,10 +92,15 @@ class StoreWriter:
         split: (N,) or None.
         provenance: anything that JSON can hold.
         overwrite: replace a store of that name; otherwise OutputError, before anything is written.
+        resumable: keep what was committed when an error ends the context.
+        resume: go on with the unfinished store that is there, whose rows, labels and ids have to be these.
+
+    Attributes:
+        done: rows that are committed.
 
     Raises:
         InputError: ids that are not unique, or text that UTF-8 cannot hold.
-        OutputError: the output exists, or the file system refuses.
+        OutputError: the output exists, the file system refuses, or another process is writing it.
     """
 
     def __init__(
@@ -54,36 +113,48 @@ class StoreWriter:
         split: Sequence[str] | None,
         provenance: Mapping[str, Any],
         overwrite: bool = False,
+        resumable: bool = False,
+        resume: bool = False,
     ) -> None:
         self.path = Path(path)
         check_output(self.path, overwrite=overwrite)
-        if len(set(ids)) != len(labels) or len(ids) != len(labels):
-            raise InputError(f"ids have to be unique, one a row: {len(set(ids))} distinct ids for {len(labels)} rows")
+        distinct = len(set(ids))
+        if distinct != len(labels) or len(ids) != len(labels):
+            raise InputError(f"ids have to be unique, one a row: {distinct} distinct ids for {len(labels)} rows")
         texts = {"class_names": class_names, "ids": ids, "split": split}
         for name, values in texts.items():
-            for value in values or ():
+            for value in values if values is not None else ():
                 if "\0" in value or not _encodable(value):
                     raise InputError(f"{name} hold {value!r}, which a store cannot: text has to be UTF-8 without NUL")
         self.rows = len(labels)
+        self.done = 0
         self._labels = np.asarray(labels, dtype=np.int64)
         self._texts = {name: values for name, values in texts.items() if values is not None}
         self._provenance = json.dumps(provenance)
+        self._resumable, self._resume = resumable, resume
         self._pending: dict[str, list[Array]] = {}
-        self._written: dict[str, int] = {}
-        self._finished = finished(self.path)
+        self._waiting = 0
+        self._block = 0
+        self._skipped: dict[int, str] = {}
+        self._final = self.path.resolve()  # what a symbolic link points to is replaced, not the link
+        self._partial = partial_path(self._final)
 
     def __enter__(self) -> StoreWriter:
-        self._partial = self._finished.__enter__()
         try:
-            self._file = h5py.File(self._partial, "w")
-            self._file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, complete=False)
-            self._file["labels"] = self._labels
-            for name, values in self._texts.items():
-                self._file.create_dataset(name, data=np.array(list(values), dtype=object), dtype=_TEXT)
-            self._file.create_dataset("provenance", data=self._provenance, dtype=_TEXT)
-            self._file["rows/done"] = np.int64(0)
-        except OSError as error:
-            self._finished.__exit__(type(error), error, error.__traceback__)
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            if not self._resume:
+                self._create()
+            self._file = h5py.File(self._partial, "r+")
+            self.done = int(self._file[_DONE][()])
+            self._listed = set(self._file[_SKIPPED][:].tolist())
+        except (OSError, RuntimeError) as error:
+            if _is_locked(error):
+                raise OutputError(
+                    f"cannot write {self.path}: {self._partial.name} is locked by another process; wait for it, or on a "
+                    "network file system set HDF5_USE_FILE_LOCKING=FALSE"
+                ) from error
+            if not self._resume:
+                self._remove()
             raise OutputError(f"cannot write {self.path}: {error}") from error
         return self
 
@@ -92,62 +163,170 @@ class StoreWriter:
             if error is None:
                 self._finish()
         except BaseException as failed:
-            self._close_quietly()
-            self._finished.__exit__(type(failed), failed, failed.__traceback__)
+            self._abandon()
             if isinstance(failed, OSError | RuntimeError):  # HDF5 reports a full disk as either
-                raise OutputError(f"cannot write {self.path}: {failed}") from failed
+                raise OutputError(f"cannot write {self.path}: {failed}{self._kept()}") from failed
             raise
-        self._close_quietly()
-        self._finished.__exit__(kind, error, trace)
+        if error is not None:
+            self._abandon()
 
-    def add(self, features: Mapping[str, Array], magnitudes: Mapping[str, Array] | None = None) -> None:
-        """Append the next rows of every layer: layer -> (B, D) float32 or float16, and (B, C) float32 magnitudes."""
+    def add(
+        self, features: Mapping[str, Array], magnitudes: Mapping[str, Array] | None = None, *, logits: Array | None = None
+    ) -> None:
+        """Append the next rows of every layer.
+
+        Args:
+            features: layer -> (B, D) float32 or float16.
+            magnitudes: layer -> (B, C) float32, for the layers that have any.
+            logits: (B, K) float32, where the store keeps them.
+        """
+        arrays = {f"features/{layer}": np.asarray(array) for layer, array in features.items()}
+        arrays |= {f"magnitudes/{layer}": np.asarray(array) for layer, array in (magnitudes or {}).items()}
+        if logits is not None:
+            arrays["logits"] = np.asarray(logits)
         try:
-            for group, arrays in (("features", features), ("magnitudes", magnitudes or {})):
-                for layer, array in arrays.items():
-                    self._append(f"{group}/{layer}", np.asarray(array))
-            self._file["rows/done"][()] = min(self._written.values(), default=0)
+            if not self._block:
+                self._prepare(arrays)
+            for name, array in arrays.items():
+                self._pending[name].append(array)
+            self._waiting += len(next(iter(arrays.values())))
+            self._commit()
         except (OSError, RuntimeError) as error:
-            raise OutputError(f"cannot write {self.path}: {error}") from error
+            raise OutputError(f"cannot write {self.path}: {error}{self._kept()}") from error
 
-    def _append(self, name: str, array: Array) -> None:
-        if name not in self._file:
-            rows = chunk_rows(array.shape[1], array.dtype.itemsize)
-            self._file.create_dataset(
-                name,
-                shape=(self.rows, array.shape[1]),
-                dtype=array.dtype,
-                chunks=(min(rows, max(self.rows, 1)), array.shape[1]),
-                fletcher32=True,
-            )
-            self._pending[name], self._written[name] = [], 0
-        self._pending[name].append(array)
-        waiting = sum(len(block) for block in self._pending[name])
-        chunk = self._file[name].chunks[0]
-        last = self._written[name] + waiting == self.rows
-        whole = waiting if last else waiting - waiting % chunk
-        if whole:
-            block = np.concatenate(self._pending[name])
-            start = self._written[name]
-            self._file[name][start : start + whole] = block[:whole]
-            self._pending[name] = [block[whole:]]
-            self._written[name] += whole
-            self._file.flush()
+    def skip(self, position: int, reason: str) -> None:
+        """Leave the input at a position out: it could not be read."""
+        self._skipped[position] = reason
+        if position not in self._listed:
+            stored = self._file[_SKIPPED]
+            stored.resize(len(stored) + 1, axis=0)
+            stored[-1] = position
+            self._listed.add(position)
+
+    def _create(self) -> None:
+        """Write what is known before the first row; the file gets its temporary name when that can be read again."""
+        started = self._partial.with_name(self._partial.name + ".new")
+        try:
+            with h5py.File(started, "w") as file:
+                file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, complete=False)
+                file["labels"] = self._labels
+                for name, values in self._texts.items():
+                    _write_texts(file, name, values)
+                file.create_dataset("provenance", data=self._provenance, dtype=_TEXT)
+                file[_DONE] = np.int64(0)
+                file.create_dataset(_SKIPPED, shape=(0,), maxshape=(None,), dtype=np.int64, chunks=(1024,), fillvalue=-1)
+            _check_unlocked(self._partial)
+            started.replace(self._partial)
+        finally:
+            started.unlink(missing_ok=True)
+
+    def _prepare(self, arrays: Mapping[str, Array]) -> None:
+        """Make a dataset an array, or check that those of an unfinished store are like them."""
+        self._block = block_rows(sum(array.shape[1] * array.dtype.itemsize for array in arrays.values()))
+        for name, array in arrays.items():
+            width = array.shape[1]
+            if self.done and (name not in self._file or self._file[name].shape[1:] != (width,)):
+                raise InputError(f"{self._partial} has no /{name} {width} wide to go on with; pass --overwrite to start again")
+            if not self.done:
+                if name in self._file:
+                    del self._file[name]
+                rows = min(chunk_rows(width, array.dtype.itemsize), self._block, max(self.rows, 1))
+                self._file.create_dataset(name, (self.rows, width), array.dtype, chunks=(rows, width), fletcher32=True)
+            self._pending[name] = []
+
+    def _commit(self) -> None:
+        """Write the blocks that are full, and the last one when no more rows can come: rows, flush, counter, flush."""
+        last = self.done + self._waiting + len(self._skipped) >= self.rows
+        whole = self._waiting if last else self._waiting - self._waiting % self._block
+        if not whole:
+            return
+        for name, blocks in self._pending.items():
+            rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+            self._file[name][self.done : self.done + whole] = rows[:whole]
+            self._pending[name] = [rows[whole:].copy()]
+        self._file.flush()
+        self.done += whole
+        self._waiting -= whole
+        self._file[_DONE][()] = self.done
+        self._file.flush()
 
     def _finish(self) -> None:
-        if min(self._written.values(), default=0) != self.rows:
-            raise ValueError(f"{self.path}: {self.rows} rows were announced, and not all of them were added")
+        rows = self.rows - len(self._skipped)
+        if self._pending:
+            self._commit()
+        if self.done != rows:
+            raise ValueError(f"{self.path}: {rows} rows were announced, and {self.done} were added")
+        names = [name for group in ("features", "magnitudes") for name in _datasets(self._file, group)]
+        names += ["logits"] * ("logits" in self._file)
+        if self._skipped:
+            self._leave_out(names, rows)
+        del self._file[_SKIPPED]
         self._file.attrs["complete"] = True
         self._file.close()
         with h5py.File(self._partial, "r") as check:  # reads one block of every layer through its checksum
-            for name in self._written:
+            for name in names:
                 check[name][: check[name].chunks[0]]
-        with self._partial.open("rb") as written:
-            os.fsync(written.fileno())
+        publish(self._partial, self._final)
 
-    def _close_quietly(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError):  # closing flushes, which a full disk refuses: the file is removed next
+    def _leave_out(self, names: Iterable[str], rows: int) -> None:
+        """Shorten everything to the rows that are there, and list those that are not."""
+        kept = np.ones(self.rows, dtype=bool)
+        kept[list(self._skipped)] = False
+        for name in names:
+            self._file[name].resize(rows, axis=0)
+        del self._file["labels"]
+        self._file["labels"] = self._labels[kept]
+        for name in ("ids", "split"):
+            if name in self._texts:
+                del self._file[name]
+                _write_texts(self._file, name, [value for value, keep in zip(self._texts[name], kept, strict=True) if keep])
+        self._file.pop("skipped", None)
+        positions = sorted(self._skipped)
+        _write_texts(self._file, "skipped/ids", [self._texts["ids"][position] for position in positions])
+        _write_texts(self._file, "skipped/reasons", [_plain(self._skipped[position]) for position in positions])
+
+    def _kept(self) -> str:
+        return f"; {self.done:,} rows are kept: --resume goes on with them" if self._resumable and self.done else ""
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # closing flushes, which a full disk refuses
             self._file.close()
+        if not (self._resumable and self.done):
+            self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):  # its folder cannot be reached, which another error says
+            self._partial.unlink(missing_ok=True)
+
+
+def _write_texts(file: h5py.File, name: str, values: Sequence[str]) -> None:
+    """Write UTF-8 in slices: HDF5 would copy all of a million texts at once."""
+    dataset = file.create_dataset(name, shape=(len(values),), dtype=_TEXT)
+    step = 2**16
+    for start in range(0, len(values), step):
+        dataset[start : start + step] = np.array(values[start : start + step], dtype=object)
+
+
+def _datasets(file: h5py.File, group: str) -> list[str]:
+    return [f"{group}/{name}" for name in file.get(group, ())]
+
+
+def _check_unlocked(partial: Path) -> None:
+    """Raise the error of HDF5 if another process is writing an unfinished store; a damaged one is nobody's."""
+    try:
+        if partial.exists():
+            h5py.File(partial, "r+").close()
+    except OSError as error:
+        if _is_locked(error):
+            raise
+
+
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, BlockingIOError) or "unable to lock" in str(error)
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _encodable(text: str) -> bool:

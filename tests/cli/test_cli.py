@@ -64,7 +64,7 @@ def test_from_checkpoints_to_pictures(tmp_path, capsys):
         assert run("extract", model, SAMPLE / "digits", "--checkpoint", checkpoint, "-o", tmp_path / f"{name}.h5") == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert re.search(r"1,797 rows of classifier.input \(64\) in .* s; next: embedscope score", captured.err)
+    assert re.search(r"1,797 rows of classifier.input \(64\) in .* s, .* rows/s; next: embedscope score", captured.err)
     assert run("score", tmp_path / "early.h5", tmp_path / "late.h5", "--split", "test", "--json") == 0
     results = json.loads(capsys.readouterr().out)["results"]
     early, late = (result["metrics"]["silhouette"]["value"] for result in results)
@@ -144,10 +144,93 @@ def test_model_without_a_checkpoint_is_warned_about(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("warning: no --checkpoint: the weights are those that")
 
 
+def extracted(tmp_path, *options):
+    arguments = [f"{SAMPLE / 'network.py'}:DigitNet", SAMPLE / "digits", "--checkpoint", SAMPLE / "late.safetensors"]
+    return run("extract", *arguments, "-o", tmp_path / "a.h5", *options)
+
+
+def test_list_layers(tmp_path, capsys):
+    assert extracted(tmp_path, "--list-layers") == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"conv1 +Conv2d +32 x 8 x 8 +320", out)
+    assert err == ""
+    assert not list(tmp_path.iterdir())
+    assert extracted(tmp_path, "--list-layers", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["shape"] == [32, 8, 8]
+
+
+def test_json_of_an_extraction(tmp_path, capsys):
+    assert extracted(tmp_path, "--json", "--limit", 100, "-l", "conv*", "--logits", "-q") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["layers"], found["skipped"]) == (100, {"conv1": 32, "conv2": 32}, {})
+
+
+def test_inspect(tmp_path, capsys):
+    assert extracted(tmp_path, "-q") == 0
+    assert run("inspect", tmp_path / "a.h5") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"features/classifier.input +1797 x 64 +float32 +none +Linear", out)
+    assert "split test: 582 rows" in out
+    assert run("inspect", tmp_path / "a.h5", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["complete"], found["rows"], found["classes"]["3"]) == (True, 1797, 183)
+
+
+def test_resuming_from_the_command_line(tmp_path, capsys, monkeypatch):
+    from embedscope.data.folder import ImageFiles
+
+    real = ImageFiles.__getitem__
+
+    def stops(images, index):
+        if index == 1500:
+            raise MemoryError
+        return real(images, index)
+
+    monkeypatch.setattr("embedscope.store.format.BLOCK_BYTES", 2**14)
+    monkeypatch.setattr(ImageFiles, "__getitem__", stops)
+    with pytest.raises(MemoryError):
+        extracted(tmp_path, "-q")
+    monkeypatch.setattr(ImageFiles, "__getitem__", real)
+    assert run("inspect", tmp_path / "a.h5") == 1
+    assert "unfinished: 1,280 rows written; finish it with:" in capsys.readouterr().out
+    assert run("score", tmp_path / "a.h5.partial") == 1
+    assert "is unfinished (1280 of 1797 rows)" in capsys.readouterr().err
+    assert extracted(tmp_path) == 1
+    assert "1,280 of 1,797 rows of an unfinished run: --resume goes on with it" in capsys.readouterr().err
+    assert extracted(tmp_path, "--resume") == 0
+    assert re.search(r"1,797 rows of classifier.input .*, 1,280 of them written before; next", capsys.readouterr().err)
+    assert extracted(tmp_path, "--resume") == 0
+    assert "is complete already; nothing was done" in capsys.readouterr().err
+
+
+def test_model_that_prints_does_not_disturb_the_json(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n"
+        "    def __init__(self):\n        print('made')\n        super().__init__(2, 3)\n"
+        "    def forward(self, x):\n        print('called')\n        return super().forward(x)\n"
+    )
+    np.savez(tmp_path / "d.npz", X=np.eye(2, dtype=np.float32), y=[0, 1])
+    assert run("extract", f"{tmp_path}/net.py:Net", tmp_path / "d.npz", "-o", tmp_path / "a.h5", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rows"] == 2
+    assert "called" in err
+
+
+def test_env(capsys, monkeypatch):
+    monkeypatch.setenv("EMBEDSCOPE_SEED", "3")
+    assert run("env", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["embedscope"] == __version__
+    assert found["packages"]["torch"].startswith("2.")
+    assert found["variables"] == {"EMBEDSCOPE_SEED": "3"}
+    assert run("env") == 0
+    assert "usable cores" in capsys.readouterr().out
+
+
 BAD = [
     ("score nowhere.h5", 1, "no such file: nowhere.h5"),
     ("score {text}", 1, "text.h5 is not an HDF5 file"),
-    ("score {unfinished}", 1, "is unfinished (0 of 90 rows); run again: embedscope extract"),
+    ("score {unfinished}", 1, "is unfinished (0 of 90 rows); finish it with: embedscope extract"),
     ("score {nan}", 1, "1 of 90 rows hold NaN or infinite values: rows 7 (row7)"),
     ("score {lengths}", 1, "X has 90 rows, but y has shape (89,)"),
     ("score {store} -l embeding", 2, "no layer in {store} 'embeding'; did you mean 'embedding'?"),
@@ -166,7 +249,21 @@ BAD = [
     ("extract {net}:DigitNet {digits} -o {new} --checkpoint {text}", 1, "cannot be read as a checkpoint"),
     ("extract {net}:DigitNot {digits} -o {new}", 1, "did you mean 'DigitNet'?"),
     ("extract {net} {digits} -o {new}", 2, "cannot read the model"),
-    ("extract {net}:DigitNet {digits} -o {new} --batch-size 0", 2, "Invalid value for '--batch-size'"),
+    (
+        "extract {net}:DigitNet {digits} -o {new} --batch-size 0",
+        2,
+        "--batch-size is a whole number of rows from 1, or auto; got '0'",
+    ),
+    ("extract {net}:DigitNet {digits}", 2, "nothing says where to write; pass -o FEATURES.h5, or --list-layers"),
+    ("extract {net}:DigitNet {digits} -o {new} --pool max", 2, "no pooling 'max'"),
+    ("extract {net}:DigitNet {digits} -o {new} --size 0x3", 2, "cannot read the size '0x3'"),
+    ("extract {net}:DigitNet {digits} -o {new} --mean x", 2, "cannot read the mean 'x'"),
+    ("extract {net}:DigitNet {digits} -o {new} --on-error ignore", 2, "no on-error 'ignore'"),
+    ("extract {net}:DigitNet {digits} -o {new} --weights ema --checkpoint {late}", 2, "has no ema weights"),
+    ("extract {net}:DigitNet {store} -o {new}", 1, "is no data that embedscope knows"),
+    ("extract {late} {digits} -o {new}", 2, "is no model by itself; give the model and the file as its weights"),
+    ("inspect nowhere.h5", 1, "no such file: nowhere.h5"),
+    ("inspect {text}", 1, "text.h5 is not an HDF5 file"),
     ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 classes"),
     ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
     ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
@@ -205,6 +302,7 @@ def places(make_store, blobs, tmp_path):
         "new": tmp_path / "new",
         "net": SAMPLE / "network.py",
         "digits": SAMPLE / "digits",
+        "late": SAMPLE / "late.safetensors",
     }
 
 
@@ -218,7 +316,8 @@ def test_bad_input_is_one_line(line, code, message, places, tmp_path, capsys):
     assert main(arguments) == code
     out, err = capsys.readouterr()
     assert out == ""
-    lines = [text for text in err.splitlines() if not text.startswith("warning: no --checkpoint")]
+    talk = ("warning: no --checkpoint", f"{SAMPLE / 'late.safetensors'}: 8 of 8 tensors")
+    lines = [text for text in err.splitlines() if not text.startswith(talk)]
     assert len(lines) == 1, err
     assert message.format(**places) in lines[0]
     assert lines[0].startswith("embedscope: ")

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from embedscope.data import open_dataset
+from embedscope.data.arrays import ArrayRows
 from embedscope.errors import InputError
+from embedscope.records import BatchedInputs
 
 
 def image(path, value=0, mode="L", size=(2, 3)):
@@ -73,6 +76,37 @@ def test_unreadable_image_is_named(tmp_path):
         open_dataset(str(tmp_path)).inputs[0]
 
 
+def test_class_folder_without_images_is_noted(tmp_path):
+    image(tmp_path / "cat" / "a.png")
+    (tmp_path / "eel").mkdir()
+    found = open_dataset(str(tmp_path))
+    assert found.class_names == ("cat", "eel")
+    assert found.notes == ("1 of 2 class folders have no images: eel",)
+
+
+def test_images_without_class_folders(tmp_path):
+    image(tmp_path / "a.png")
+    with pytest.raises(InputError, match="holds images itself, and no class folders"):
+        open_dataset(str(tmp_path))
+
+
+def test_folder_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="none is no folder; expected"):
+        open_dataset(f"folder:{tmp_path / 'none'}")
+
+
+def test_image_with_too_many_pixels(tmp_path, monkeypatch):
+    image(tmp_path / "cat" / "a.png", size=(20, 20))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"cannot read the image .*a.png: .*decompression bomb"):
+        open_dataset(str(tmp_path)).inputs[0]
+
+
+def test_images_can_be_looped_over(tmp_path):
+    image(tmp_path / "cat" / "a.png")
+    assert len(list(open_dataset(str(tmp_path)).inputs)) == 1
+
+
 def test_arrays(tmp_path):
     np.savez(
         tmp_path / "a.npz", X=np.arange(12).reshape(3, 2, 2), y=["b", "a", "b"], ids=["x", "y", "z"], split=["s", "s", "t"]
@@ -82,6 +116,61 @@ def test_arrays(tmp_path):
     assert found.labels.tolist() == [1, 0, 1]
     assert (found.ids, found.split) == (("x", "y", "z"), ("s", "s", "t"))
     assert found.inputs[1].tolist() == [[4, 5], [6, 7]]
+
+
+def test_arrays_of_text(tmp_path):
+    np.savez(tmp_path / "a.npz", X=["one", "two", "three"], y=[1, -1, 0], ids=["x", "y", "z"])
+    found = open_dataset(str(tmp_path / "a.npz"))
+    assert isinstance(found.inputs, BatchedInputs)
+    assert found.inputs.batch([2, 0]) == ["three", "one"]
+    assert found.inputs[1] == "two"
+    assert (found.class_names, found.labels.tolist()) == (("0", "1"), [1, -1, 0])
+    assert found.notes == ("1 of 3 rows have no label",)
+
+
+def test_arrays_of_text_without_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", X=["one", "two"])
+    with pytest.raises(InputError, match="X holds 2 texts, without labels y"):
+        open_dataset(str(tmp_path / "a.npz"))
+
+
+def test_arrays_of_text_of_other_length(tmp_path):
+    np.savez(tmp_path / "a.npz", X=["one", "two"], y=[1])
+    with pytest.raises(InputError, match="X has 2 rows, but y has shape"):
+        open_dataset(str(tmp_path / "a.npz"))
+
+
+def test_arrays_of_text_with_equal_ids(tmp_path):
+    np.savez(tmp_path / "a.npz", X=["one", "two"], y=[1, 2], ids=["a", "a"])
+    with pytest.raises(InputError, match="'a' stands in 2 rows"):
+        open_dataset(str(tmp_path / "a.npz"))
+
+
+def test_arrays_of_objects(tmp_path):
+    np.savez(tmp_path / "a.npz", X=np.array(["one", None], dtype=object), y=[1, 2])
+    with pytest.raises(InputError, match="cannot be read as NumPy arrays"):
+        open_dataset(str(tmp_path / "a.npz"))
+
+
+def test_batch_of_a_range_is_the_memory_of_the_array():
+    values = np.arange(12.0).reshape(6, 2)
+    inputs = ArrayRows(values)
+    assert isinstance(inputs, BatchedInputs)
+    values[2] = -1
+    batch = inputs.batch(range(1, 3))
+    values[1] = -2
+    assert batch.tolist() == [[-2, -2], [-1, -1]]
+    assert inputs.batch([5, 0]).tolist() == [[10, 11], [0, 1]]
+    assert inputs.batch(range(4, 0, -2)).tolist() == [[8, 9], [-1, -1]]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", ">i2"])
+def test_arrays_that_torch_does_not_take_as_they_are(dtype):
+    values = np.arange(6, dtype=dtype).reshape(3, 2)
+    values.flags.writeable = False
+    inputs = ArrayRows(values[::-1])
+    assert torch.equal(inputs[0], torch.tensor([4, 5], dtype=inputs[0].dtype))
+    assert inputs.batch(range(2)).tolist() == [[4, 5], [2, 3]]
 
 
 def test_no_such_data():

@@ -1,4 +1,3 @@
-import os
 import sys
 
 import numpy as np
@@ -9,7 +8,8 @@ from safetensors.torch import save_file
 
 from embedscope.errors import InputError, UsageError
 from embedscope.models import open_model
-from embedscope.models.transforms import to_input
+from embedscope.models.preparation import Pixels, to_input
+from embedscope.records import Encoder
 
 CODE = """
 import neighbour
@@ -66,14 +66,44 @@ def test_dataclasses_in_a_file(tmp_path):
 def test_source_by_name(monkeypatch):
     from embedscope import plugins
 
+    given = []
+
     def mine(location, /, *args, **options):
-        return (location, args, options)
+        given.append((location, args, options))
+        return Encoder(torch.nn.Identity(), Pixels(), "mine")
 
     real = plugins.names, plugins.load
     monkeypatch.setattr(plugins, "names", lambda kind: ["mine", "python"] if kind == "models" else real[0](kind))
     monkeypatch.setattr(plugins, "load", lambda kind, name: mine if name == "mine" else real[1](kind, name))
-    monkeypatch.setattr("embedscope.models.replace", lambda encoder, **changes: encoder)
-    assert open_model("mine:resnet(3, width=2)") == ("resnet", (3,), {"width": 2})
+    assert open_model("mine:resnet(3, width=2)").spec == "mine:resnet(3, width=2)"
+    assert given == [("resnet", (3,), {"width": 2})]
+
+
+def test_weights_that_are_not_loaded_are_the_same_every_time(code):
+    first, second, other = (open_model(f"{code}:Net", seed=seed).module.weight for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_preprocessing_is_adjusted(code):
+    encoder = open_model(f"{code}:Net", size=(4, 6), mean=(0.5,), std=(0.25,))
+    image = Image.new("L", (12, 8), 255)
+    batch = encoder.prepare([image])
+    assert batch.shape == (1, 1, 4, 6)
+    assert (batch == 2).all()
+    assert "4x6" in encoder.prepare.text
+    assert "0.25" in encoder.prepare.text
+
+
+def test_checkpoint_as_a_model(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(UsageError, match="is no model by itself; give the model and the file as its weights"):
+        open_model(str(tmp_path / "w.pt"))
+
+
+def test_source_without_a_name():
+    with pytest.raises(UsageError, match="'python:' names no model; write python:NAME"):
+        open_model("python:")
 
 
 def test_factory_in_a_module():
@@ -121,56 +151,13 @@ def test_checkpoint_fills_the_model(code, tmp_path, suffix):
     save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
     encoder = open_model(f"{code}:Net", str(path))
     assert torch.equal(encoder.module.weight, weights["weight"])
-    assert encoder.matched == ("weight", "bias")
-    assert len(encoder.checkpoint_sha256) == 64
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({"weight": torch.zeros(3, 2)}, r"fills 1 of 2 tensors of the model: 1 missing \(bias\)"),
-        ({"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "x": torch.zeros(1)}, r"fills 2 of 2 .*1 left over \(x\)"),
-        ({"weight": torch.zeros(4, 2), "bias": torch.zeros(3)}, r"1 of another shape \(weight \(4, 2\) for \(3, 2\)\)"),
-    ],
-)
-def test_checkpoint_that_does_not_fit(code, tmp_path, weights, message):
-    save_file(weights, tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match=message):
-        open_model(f"{code}:Net", str(tmp_path / "a.safetensors"))
+    assert encoder.weights.matched == ("weight", "bias")
+    assert len(encoder.weights.sha256) == 64
 
 
 def test_missing_checkpoint(code):
     with pytest.raises(InputError, match=r"no such checkpoint: nowhere\.pt"):
         open_model(f"{code}:Net", "nowhere.pt")
-
-
-@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
-def test_damaged_checkpoint(code, tmp_path, name):
-    (tmp_path / name).write_bytes(b"hello")
-    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-        open_model(f"{code}:Net", str(tmp_path / name))
-
-
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_pickle_that_would_run_code_does_not(code, tmp_path):
-    torch.save({"weight": Evil(str(tmp_path / "evil"))}, tmp_path / "a.pt")
-    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
-        open_model(f"{code}:Net", str(tmp_path / "a.pt"))
-    assert not (tmp_path / "evil").exists()
-
-
-@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(1)], {1: torch.zeros(1)}])
-def test_checkpoint_of_something_else(code, tmp_path, content):
-    torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(InputError, match="is no state dict of tensors"):
-        open_model(f"{code}:Net", str(tmp_path / "a.pt"))
 
 
 @pytest.mark.parametrize(

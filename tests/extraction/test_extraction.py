@@ -9,7 +9,7 @@ from torch import nn
 from embedscope.data import open_dataset
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.extraction import extract
-from embedscope.models.transforms import to_input
+from embedscope.models.preparation import Pixels, to_input
 from embedscope.records import Encoder
 from embedscope.store import open_features
 
@@ -26,7 +26,7 @@ class Net(nn.Module):
 
 
 def encoder_of(module, spec="x"):
-    return Encoder(module, to_input, "as it is", spec)
+    return Encoder(module, Pixels(), spec)
 
 
 @pytest.fixture
@@ -78,10 +78,17 @@ def test_provenance(encoder, dataset, tmp_path):
     extract(encoder, dataset, tmp_path / "a.h5", layers=["conv"], seed=5, command="embedscope extract ...")
     with h5py.File(tmp_path / "a.h5") as file:
         provenance = json.loads(file["provenance"].asstr()[()])
-    assert provenance["model"] == {"spec": "net.py:Net", "checkpoint": None, "sha256": None, "matched": []}
+    assert len(provenance["model"].pop("weights_sha256")) == 64
+    assert provenance["model"] == dict.fromkeys(["checkpoint", "sha256", "origin"]) | {
+        "spec": "net.py:Net",
+        "matched": [],
+        "missing": [],
+    }
     assert provenance["layers"] == {"conv": {"type": "Conv2d", "pooling": "gap", "shape": [4, 3, 3]}}
     assert provenance["data"]["fingerprint"] == dataset.fingerprint
-    assert {"device", "dtype", "torch", "seed", "command", "embedscope", "created"} == set(provenance["run"])
+    assert {"device", "dtype", "autocast", "batch_size", "torch", "seed", "command", "embedscope", "created"} == set(
+        provenance["run"]
+    )
     assert provenance["run"]["seed"] == 5
 
 
@@ -183,7 +190,7 @@ def test_unknown_layer_names_the_nearest(encoder, dataset, tmp_path):
 
 
 def test_no_linear_and_no_layer(dataset, tmp_path):
-    with pytest.raises(UsageError, match="the model has no Linear whose input could be the embedding"):
+    with pytest.raises(UsageError, match="x has no Linear whose input could be the embedding"):
         extract(encoder_of(nn.Sequential(nn.Flatten())), dataset, tmp_path / "a.h5")
 
 
@@ -215,12 +222,13 @@ def test_layer_without_a_tensor(dataset, tmp_path):
 
         class Inner(nn.Module):
             def forward(self, x):
-                return {"out": x}
+                return {"out": "text"}
 
         def forward(self, x):
-            return self.inner(x)["out"]
+            self.inner(x)
+            return x
 
-    with pytest.raises(InputError, match="layer inner gives dict, expected a tensor"):
+    with pytest.raises(InputError, match="layer inner gives dict, with no row a sample to take: expected a tensor"):
         extract(encoder_of(Words()), dataset, tmp_path / "a.h5", layers=["inner"])
 
 

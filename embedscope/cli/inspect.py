@@ -1,0 +1,62 @@
+"""`embedscope inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedscope.cli.console import print_columns, print_json
+from embedscope.cli.options import Json
+
+if TYPE_CHECKING:
+    from embedscope.records import StoreContents
+
+# Classes that a table shows; --json has all of them.
+_MOST_CLASSES = 20
+
+
+def inspect(
+    features: Annotated[Path, typer.Argument(help="A store written by extract, finished or not.")],
+    json: Json = False,
+) -> None:
+    """Print what a store holds and where it came from; exit code 1 if it is unfinished."""
+    from embedscope.store import describe
+
+    found = describe(features)
+    if json:
+        print_json({**asdict(found), "path": str(found.path)})
+    else:
+        _print(found)
+    if not found.complete:
+        raise typer.Exit(1)
+
+
+def _print(found: StoreContents) -> None:
+    state = "complete" if found.complete else f"unfinished: {found.done:,} rows written; finish it with: {found.resume}"
+    print(f"{found.path}: embedscope store, format version {found.schema_version}, {state}")
+    print(f"{found.rows:,} rows, {len(found.classes):,} classes, {found.unlabelled:,} unlabelled")
+    for name, count in found.splits.items():
+        print(f"split {name}: {count:,} rows")
+    lines = [
+        (layer.name, [" x ".join(map(str, layer.shape)), layer.dtype, layer.pooling or "–", layer.type or "–"])
+        for layer in found.layers
+    ]
+    print_columns("dataset", ["shape", "dtype", "pooling", "module"], [lines])
+    counts = list(found.classes.items())
+    print_columns("class", ["rows"], [[(name, [f"{count:,}"]) for name, count in counts[:_MOST_CLASSES]]])
+    if len(counts) > _MOST_CLASSES:
+        print(f"... and {len(counts) - _MOST_CLASSES:,} classes more; --json has all of them")
+    for part, value in found.provenance.items():
+        if not isinstance(value, dict):
+            print(f"{part}: {value}")
+        elif part != "layers":
+            for key, each in value.items():
+                text = f"{len(each)} names" if isinstance(each, list) else each
+                print(f"{part} {key}: {'–' if text is None else text}")
+    for name, reason in list(found.skipped.items())[:_MOST_CLASSES]:
+        print(f"skipped {name}: {reason}")
+    if len(found.skipped) > _MOST_CLASSES:
+        print(f"... and {len(found.skipped) - _MOST_CLASSES:,} inputs more were skipped; --json has all of them")

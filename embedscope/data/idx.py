@@ -1,0 +1,164 @@
+"""MNIST-style idx files, gzipped or not: `train-images-idx3-ubyte.gz` beside `train-labels-idx1-ubyte.gz`."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope.data.arrays import ArrayRows
+from embedscope.data.columns import fingerprint, gaps, number_rows
+from embedscope.errors import InputError
+from embedscope.plugins import recognises
+from embedscope.records import Dataset
+from embedscope.store.arrays import encode_labels
+
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, Any]
+
+# The third byte of a file says what its numbers are, all of them with the highest byte first.
+_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_NAME = re.compile(r"(?P<prefix>.*?)[-._]?(?P<what>images|labels)[-._]idx\d[-._]\w+?(\.gz)?", re.IGNORECASE)
+_SPLIT = re.compile(r"(?:.*[-._])?(train|test|t10k|val\w*)", re.IGNORECASE)
+# Deflate makes nothing smaller than by this factor: a header that promises more is wrong.
+_DEFLATE = 1032
+
+
+def holds_idx(path: Path) -> bool:
+    """Whether a folder holds idx files of images, by their names."""
+    return path.is_dir() and any(_part(file) == "images" for file in path.iterdir())
+
+
+@recognises(lambda path: _part(path) is not None or holds_idx(path))
+def idx(location: str) -> Dataset:
+    """Open a folder of idx files, or one file of images with the file of labels that lies beside it.
+
+    Images are found by their names, as in train-images-idx3-ubyte.gz; train comes first, and t10k is called test. Images of
+    (N, H, W) bytes are given as (1, H, W); anything else as it is. InputError for files that are cut short, no idx, or do not
+    belong together.
+    """
+    images: list[Array] = []
+    labels: list[Array] = []
+    counts: dict[str, int] = {}
+    for split, file in _image_files(Path(location)).items():
+        images.append(_read(file))
+        labels.append(_read(beside := _labels_of(file)))
+        counts[split] = len(images[-1])
+        if labels[-1].ndim != 1 or images[-1].ndim < 2 or not images[-1].size:
+            raise InputError(
+                f"{file} holds numbers of shape {images[-1].shape}, {beside.name} of {labels[-1].shape}; expected images "
+                "(N, H, W) and labels (N,), with N above 0"
+            )
+        if len(labels[-1]) != len(images[-1]):
+            raise InputError(f"{file} holds {len(images[-1])} images, but {beside.name} {len(labels[-1])} labels")
+        if images[-1].shape[1:] != images[0].shape[1:] or images[-1].dtype != images[0].dtype:
+            raise InputError(
+                f"{location}: images differ between the files: {images[0].shape[1:]} {images[0].dtype} and "
+                f"{images[-1].shape[1:]} {images[-1].dtype}; give one of the files"
+            )
+    rows = np.concatenate(images) if len(images) > 1 else images[0]
+    class_names, codes = encode_labels(location, {"y": np.concatenate(labels)})
+    ids, names = number_rows(counts)
+    return Dataset(
+        inputs=ArrayRows(rows[:, None] if rows.ndim == 3 and rows.dtype == np.uint8 else rows),
+        labels=codes,
+        class_names=class_names,
+        ids=ids,
+        split=names,
+        location=location,
+        fingerprint=fingerprint([str(rows.dtype), str(rows.shape), rows]),
+        notes=gaps(codes),
+    )
+
+
+def _part(file: Path) -> str | None:
+    """Say whether a file is one of images or of labels, by its name; None for neither."""
+    match = _NAME.fullmatch(file.name)
+    return match["what"].lower() if match and file.is_file() else None
+
+
+def _image_files(path: Path) -> dict[str, Path]:
+    """Find the files of images, by split: train, then test, then others; of a file and its .gz the one that is unpacked."""
+    if _part(path) == "labels":
+        raise InputError(f"{path} holds labels; give the file of images beside it, or their folder")
+    if path.is_file():
+        return {"": path}
+    if not holds_idx(path):
+        raise InputError(f"{path} holds no idx images; expected files such as train-images-idx3-ubyte.gz")
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):  # "x" comes before "x.gz"
+        match = _NAME.fullmatch(file.name)
+        if match is None or _part(file) != "images":
+            continue
+        known = _SPLIT.fullmatch(match["prefix"])
+        split = known[1].lower().replace("t10k", "test") if known else match["prefix"].lower()
+        other = found.setdefault(split, file)
+        if other.name != file.name.removesuffix(".gz") and other != file:
+            raise InputError(
+                f"{path} holds several sets of images called {split}: {other.name}, {file.name}; give one of the files"
+            )
+    order = ("train", "test")
+    return dict(sorted(found.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order)))
+
+
+def _labels_of(images: Path) -> Path:
+    """Find the labels of a file of images, which differ in the word and in the rank; gzipped or not."""
+    match = _NAME.fullmatch(images.name)
+    if match is None:
+        raise InputError(
+            f"{images} is not named as in train-images-idx3-ubyte, so that its labels cannot be found; rename both"
+        )
+    beside = [
+        file
+        for file in sorted(images.parent.iterdir())
+        if _part(file) == "labels" and (other := _NAME.fullmatch(file.name)) and other["prefix"] == match["prefix"]
+    ]
+    if not beside:
+        expected = images.name.replace("images", "labels").replace("idx3", "idx1")
+        raise InputError(f"{images} has no labels beside it; expected a file such as {images.with_name(expected)}")
+    return beside[0]
+
+
+def _read(path: Path) -> Array:
+    """Read an idx file: (d0, d1, ...) as its header says, in the machine's byte order."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            limit = path.stat().st_size * (_DEFLATE if packed else 1)
+            if packed:
+                with gzip.open(file) as unpacked:
+                    return _parse(path, unpacked, limit)
+            return _parse(path, file, limit)
+    except (EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}; it is cut short or damaged, get it again") from error
+
+
+def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
+        raise InputError(f"{path} is no idx file: it begins with {magic.hex(' ') or 'nothing'}, expected such as 00 00 08 03")
+    dtype, rank = np.dtype(_DTYPES[magic[2]]), magic[3]
+    dims = file.read(4 * rank)
+    shape = tuple(int(dim) for dim in np.frombuffer(dims, dtype=">u4")) if len(dims) == 4 * rank else (0,)
+    size = math.prod(shape) * dtype.itemsize
+    buffer = bytearray(size if size <= limit else 0)
+    if len(dims) < 4 * rank or size > limit or _fill(file, buffer) < size:
+        raise InputError(f"{path} is cut short: its header promises numbers of shape {shape}, {size:,} bytes; get it again")
+    if file.read(1):
+        raise InputError(f"{path} goes on after the {size:,} bytes of shape {shape} that its header promises; get it again")
+    array = np.frombuffer(buffer, dtype=dtype).reshape(shape)
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _fill(file: IO[bytes] | gzip.GzipFile, buffer: bytearray) -> int:
+    """Read into the buffer until it is full or the file ends; return how many bytes came."""
+    view, filled = memoryview(buffer), 0
+    while filled < len(buffer) and (count := file.readinto(view[filled:])):  # type: ignore[union-attr]
+        filled += count
+    return filled

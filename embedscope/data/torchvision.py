@@ -1,0 +1,183 @@
+"""Data sets of torchvision that are on disk: `torchvision:FashionMNIST(root='data')`."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope.data.columns import encode, fingerprint, gaps, number_rows
+from embedscope.data.folder import names_and_sizes
+from embedscope.errors import InputError, UsageError, unknown
+from embedscope.plugins import imported
+from embedscope.records import Dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# Where torchvision's classes keep the labels, or pairs of file and label.
+_LABELS = ("targets", "labels", "_labels", "_samples", "samples")
+_FILES = ("_samples", "samples", "_image_files", "_images", "images")
+_TRANSFORMS = ("transform", "target_transform", "transforms")
+
+
+@dataclass(frozen=True)
+class FirstItems:
+    """The inputs of data sets of torchvision, one after the other, as these give them."""
+
+    parts: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> Any:
+        place = index
+        for part in self.parts:
+            if 0 <= place < len(part):
+                try:
+                    return part[place][0]
+                except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
+                    raise InputError(f"cannot read row {place} of {type(part).__name__}: {error}") from error
+            place -= len(part)
+        raise IndexError(index)
+
+
+def torchvision(location: str, **options: Any) -> Dataset:
+    """Open a class of torchvision.datasets with its own options, such as root and split.
+
+    Nothing is downloaded but with download=True. A class with train=True or False gives both, if neither is asked for. Class
+    names are those that it has, otherwise the label numbers. UsageError for a class or an option that there is not, InputError
+    for data that are not there or have other targets than a class a row.
+    """
+    library = imported("torchvision.datasets", extra="vision")
+    base = library.VisionDataset
+    known = {name: value for name, value in vars(library).items() if inspect.isclass(value) and issubclass(value, base)}
+    del known["VisionDataset"]
+    if location not in known:
+        raise UsageError(unknown("data set of torchvision", location, sorted(known)))
+    parameters = _parameters(known[location])
+    _check_options(location, parameters, options)
+    if "download" in parameters:  # some classes would, unless they are told not to
+        options = {"download": False, **options}
+    calls = {"": options}
+    if "train" in parameters and not {"train", "what"} & options.keys():  # QMNIST's what stands for train
+        calls = {"train": {**options, "train": True}, "test": {**options, "train": False}}
+    parts = {split: _opened(location, known[location], call) for split, call in calls.items()}
+    labels = [value for part in parts.values() for value in _targets(location, part)]
+    class_names, codes = _encode(location, next(iter(parts.values())), labels)
+    ids, split = number_rows({name: len(part) for name, part in parts.items()})
+    return Dataset(
+        inputs=FirstItems(tuple(parts.values())),
+        labels=codes,
+        class_names=class_names,
+        ids=ids,
+        split=split,
+        location=location,
+        fingerprint=fingerprint(_contents(location, options, parts, codes)),
+        notes=gaps(codes),
+    )
+
+
+def _parameters(kind: type) -> dict[str, inspect.Parameter]:
+    """Take a class's parameters by name, with those of the classes above that it hands its **kwargs to."""
+    found: dict[str, inspect.Parameter] = {}
+    for parent in kind.__mro__:
+        own = [value for name, value in inspect.signature(parent.__init__).parameters.items() if name != "self"]  # type: ignore[misc]
+        variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        found = {**{value.name: value for value in own if value.kind not in variable}, **found}
+        if not any(value.kind is inspect.Parameter.VAR_KEYWORD for value in own):
+            break
+    return found
+
+
+def _check_options(location: str, parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> None:
+    allowed = {name: value for name, value in parameters.items() if name not in _TRANSFORMS}
+    for option in options:
+        if option in _TRANSFORMS:
+            raise UsageError(f"torchvision:{location} takes no {option}: how images are prepared belongs to the model")
+        if option not in allowed:
+            raise UsageError(unknown(f"option of torchvision:{location}", option, allowed))
+    needed = [name for name, value in allowed.items() if value.default is inspect.Parameter.empty and name not in options]
+    if needed:
+        example = ", ".join(f"{name}=..." for name in needed)
+        raise UsageError(f"torchvision:{location} needs {' and '.join(needed)}, as in torchvision:{location}({example})")
+
+
+def _opened(location: str, kind: type, options: Mapping[str, Any]) -> Any:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # some classes print; stdout is for data
+            part = kind(**options)
+            count = len(part)
+    except Exception as error:  # a stranger's files: every class fails in ways of its own
+        reason = " ".join(str(error).split())
+        where = f" in root={options['root']!r}" if "root" in options else ""
+        raise InputError(f"torchvision:{location} cannot be opened{where}: {type(error).__name__}: {reason}") from error
+    if not count:
+        raise InputError(f"torchvision:{location} has no rows with {dict(options)}")
+    return part
+
+
+def _targets(location: str, part: Any) -> list[int | None]:
+    """Take the labels of all rows: from where the class keeps them, otherwise from the rows themselves."""
+    for name in _LABELS:
+        values = getattr(part, name, None)
+        if values is None or len(values) != len(part):
+            continue
+        if name.endswith("samples"):
+            values = [row[1] if isinstance(row, tuple | list) and len(row) == 2 else row for row in values]
+        try:
+            return [_number(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
+        except (TypeError, ValueError):
+            continue
+    try:
+        return [_number(part[row][1]) for row in range(len(part))]
+    except Exception as error:  # a stranger's bytes, or targets that are boxes or captions
+        raise InputError(
+            f"torchvision:{location} has no class number for every row, or rows that cannot be read: {error}"
+        ) from error
+
+
+def _number(value: Any) -> int | None:
+    """Take a label as a whole number; None stays; TypeError or ValueError for anything else."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if getattr(value, "ndim", None) == 0 and int(value) == value:
+        return int(value)
+    raise TypeError(f"a target is {type(value).__name__} {str(value)[:40]}, no class number")
+
+
+def _encode(location: str, part: Any, labels: list[int | None]) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:
+    index = getattr(part, "class_to_idx", None) or {}
+    names = getattr(part, "classes", None) or sorted(index, key=index.__getitem__)
+    if not names or max((label for label in labels if label is not None), default=-1) >= len(names):
+        return encode(f"torchvision:{location}", "targets", labels)
+    texts = [", ".join(name) if isinstance(name, tuple) else str(name) for name in names]  # ImageNet's are synonyms
+    distinct = tuple(f"{text} ({place})" if texts.count(text) > 1 else text for place, text in enumerate(texts))
+    return distinct, np.array([-1 if label is None else max(label, -1) for label in labels], dtype=np.int64)
+
+
+def _contents(
+    location: str, options: Mapping[str, Any], parts: Mapping[str, Any], codes: np.ndarray[Any, np.dtype[np.int64]]
+) -> Iterator[str | np.ndarray[Any, Any]]:
+    """Give what the fingerprint is made of: the options, the labels, and the arrays or the files where the class has them."""
+    yield f"{location} {sorted((name, str(value)) for name, value in options.items() if name not in ('root', 'download'))}"
+    yield codes
+    for split, part in parts.items():
+        yield f"{split} {len(part)}"
+        data = getattr(part, "data", None)
+        if hasattr(data, "numpy") or isinstance(data, np.ndarray):
+            yield np.asarray(data)
+        for name in _FILES:
+            entries = getattr(part, name, None)
+            if not isinstance(entries, list | tuple) or len(entries) != len(part):
+                continue
+            paths = [entry[0] if isinstance(entry, tuple | list) else entry for entry in entries]
+            if all(isinstance(path, str | Path) and Path(path).is_file() for path in paths):
+                files = [Path(path) for path in paths]
+                yield from names_and_sizes([file.name for file in files], files)
+                break

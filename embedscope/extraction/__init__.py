@@ -1,0 +1,347 @@
+"""Run a model over labelled data and write the latent features of its layers to a store.
+
+layers.py finds the layers and taps them, pooling.py makes a row of what goes through, loading.py reads the inputs, running.py
+calls the model, schedule.py brings the rows into the store in their order, stopping.py ends a run where nothing is lost.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from embedscope import __version__, distributed
+from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
+from embedscope.extraction.layers import LayerInfo
+from embedscope.extraction.loading import Batches, choose_workers, first_readable, limited
+from embedscope.extraction.running import LOGITS, Runner
+from embedscope.extraction.schedule import Schedule
+from embedscope.extraction.stopping import stop_requested
+from embedscope.records import Dataset, Encoder, Extraction, Track, silent, untracked
+from embedscope.store import StoreWriter, Unfinished, read_unfinished, resuming, stored_provenance
+from embedscope.store.files import check_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["LayerInfo", "extract", "list_layers"]
+
+_BATCH_SIZE = 256
+_DTYPES = ("float32", "float16")
+_ON_ERROR = ("stop", "skip")
+
+
+def extract(
+    encoder: Encoder,
+    dataset: Dataset,
+    output: Path | str,
+    *,
+    layers: Sequence[str] = (),
+    pooling: str = "auto",
+    logits: bool = False,
+    batch_size: int | None = _BATCH_SIZE,
+    device: str = "auto",
+    amp: bool = False,
+    dtype: str = "float32",
+    workers: int | None = None,
+    limit: int | None = None,
+    on_error: str = "stop",
+    allow_partial: bool = False,
+    deterministic: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+    track: Track = untracked,
+    say: Callable[[str], None] = silent,
+) -> Extraction:
+    """Write the features of named layers for every row of the data, in the data's order.
+
+    Maps (B, C, ...) become the mean over positions, tokens (B, T, C) the mean over tokens (padding left out); both keep the
+    mean of |activation| beside it, which Gini and KL read. Which axis holds the channels is told by the widths of the modules
+    that run. Activations are pooled as the layer gives them, before anything changes them in place.
+
+    Rows are committed to `output.partial` by blocks of about 2 MiB. Killed at any moment, it goes on after the last block with
+    `resume`, and the finished store equals that of an uninterrupted run. SIGINT and SIGTERM finish the block.
+
+    Under torchrun the batches are shared by the processes; the first one writes the same file as one process would.
+
+    Args:
+        encoder: from `models.open_model`.
+        dataset: from `data.open_dataset`.
+        output: the store; nothing bears that name until it is complete.
+        layers: names of modules, `NAME.input` for what goes into one, "input", "output" or "output.KEY" of the whole model, or
+            patterns (`blocks.*.mlp`), each with `:POOLING` behind it or without. By default the model's embedding: what its
+            source says, or the input of the last Linear that runs.
+        pooling: of layers that name none: "auto", "gap", "mean", "cls", "flatten" or "none".
+        logits: keep the model's output too, (B, K).
+        batch_size: rows in a forward pass; None takes what fits into the memory of the device. Halved where memory runs out.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        amp: run in bfloat16 where the device has it, else float16, where torch.autocast does; pooling is in float32.
+        dtype: of the features in the store, "float32" or "float16" (rounded to 11 bits; beyond 65,504 it is infinite).
+        workers: processes that read inputs; None takes as many as help. The order of rows never depends on it.
+        limit: at most so many rows, spread evenly over the data.
+        on_error: "stop" at an input that cannot be read, or "skip" it: it becomes no row, and is listed in the store.
+        allow_partial: measure layers that depend on weights which the checkpoint does not have.
+        deterministic: use torch's deterministic algorithms alone; an operation that has none raises.
+        seed: of torch, for models that draw numbers.
+        overwrite: replace an existing output, or start an unfinished one again.
+        resume: go on with an unfinished output; a finished one is left as it is.
+        command: recorded, so that a reader can repeat the run.
+        track: shows progress over rows.
+        say: is told what a user should know while it runs.
+
+    Raises:
+        UsageError: a layer that the model does not have (the nearest is named), or an option out of its range.
+        InputError: the model does not take the data, a layer gives no tensor, or gives other than one row a sample; an input
+            cannot be read; the layers depend on weights that were not loaded.
+        OutputError: the output exists, cannot be written, would not fit on the disk, or was begun with other settings.
+        InterruptedRunError: a signal stopped it; the message says how to go on.
+    """
+    started = time.perf_counter()
+    output = Path(output)
+    _check_options(output, batch_size, dtype, workers, limit, on_error)
+    if distributed.rank():  # of several processes, one speaks
+        track, say = untracked, silent
+    held, unfinished = distributed.from_first(lambda: _written_before(output, overwrite=overwrite, resume=resume))
+    if held is not None:
+        return _finished_before(held, encoder, dataset, output, say)
+    if limit is not None:
+        dataset = limited(dataset, limit)
+    if not len(dataset.inputs):
+        raise InputError(f"{dataset.location} has no inputs")
+    workers = choose_workers(dataset, workers)
+    batches = Batches(dataset, encoder.prepare, skip=on_error == "skip")
+    torch.manual_seed(seed)
+    with ExitStack() as stack:
+        runner = stack.enter_context(Runner(encoder, device=device, amp=amp, deterministic=deterministic, say=say))
+        sample = first_readable(batches)
+        runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
+        if not layers:
+            say(f"the embedding is taken from layer {runner.layers[0].name}; --layer names another")
+        size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
+        provenance = _provenance(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command)
+        if unfinished is not None:
+            _check_same(unfinished, provenance, len(dataset.inputs))
+        else:
+            _check_space(output, runner, len(dataset.inputs), np.dtype(dtype))
+        schedule = Schedule(batches, runner, np.dtype(dtype), size, unfinished, workers)
+        stop = stack.enter_context(stop_requested(say))
+        store = None
+        if distributed.rank() == 0:
+            store = stack.enter_context(
+                StoreWriter(
+                    output,
+                    labels=dataset.labels,
+                    class_names=dataset.class_names,
+                    ids=dataset.ids,
+                    split=dataset.split,
+                    provenance=provenance,
+                    overwrite=overwrite,
+                    resumable=True,
+                    resume=unfinished is not None,
+                )
+            )
+        try:
+            finished = schedule.run(store, track, stop)
+        except KeyboardInterrupt as error:  # the second one
+            raise InterruptedRunError(_interrupted(output, store, command)) from error
+        if not finished:
+            raise InterruptedRunError(_interrupted(output, store, command))
+    return Extraction(
+        path=output,
+        rows=len(dataset.inputs) - len(schedule.skipped),
+        layers={layer.name: runner.widths[layer.name] for layer in runner.layers},
+        seconds=time.perf_counter() - started,
+        not_finite=schedule.not_finite,
+        skipped={dataset.ids[position]: reason for position, reason in sorted(schedule.skipped.items())},
+        resumed=0 if unfinished is None else unfinished.done,
+        batch_size=size,
+    )
+
+
+def list_layers(encoder: Encoder, dataset: Dataset, *, device: str = "auto") -> list[LayerInfo]:
+    """List the modules of a model with the shapes of their outputs for the first input of the data; nothing is written."""
+    with Runner(encoder, device=device, say=silent) as runner:
+        return runner.listing(first_readable(Batches(dataset, encoder.prepare)))
+
+
+def _check_options(
+    output: Path, batch_size: int | None, dtype: str, workers: int | None, limit: int | None, on_error: str
+) -> None:
+    if output.suffix.lower() in (".npz", ".npy"):
+        raise UsageError(f"output {output} would be read as NumPy arrays; a store is HDF5: call it {output.with_suffix('.h5')}")
+    for what, number, least in (("batch size", batch_size, 1), ("limit", limit, 1), ("number of workers", workers, 0)):
+        if number is not None and number < least:
+            raise UsageError(f"the {what} has to be at least {least}, got {number}")
+    check_choice("dtype", dtype, _DTYPES)
+    check_choice("on-error", on_error, _ON_ERROR)
+
+
+def _written_before(
+    output: Path, *, overwrite: bool, resume: bool
+) -> tuple[tuple[int, dict[str, int], dict[str, Any]] | None, Unfinished | None]:
+    """Read what is there to go on with: rows, widths and provenance of a complete store, or what a run left unfinished."""
+    unfinished = read_unfinished(output) if resume or not overwrite else None
+    if resume and unfinished is None and output.is_file():
+        return stored_provenance(output), None
+    check_output(output, overwrite=overwrite)
+    if unfinished is not None and not resume:
+        raise OutputError(
+            f"{unfinished.path} holds {unfinished.done:,} of {unfinished.rows:,} rows of an unfinished run: --resume goes on "
+            "with it, --overwrite starts again"
+        )
+    return None, unfinished
+
+
+def _rows_in_a_batch(runner: Runner, sample: Any, wanted: int | None, unfinished: Unfinished | None) -> int:
+    """Choose the batch size; a run that goes on keeps the one that it began with, so that it rounds as an uninterrupted one."""
+    if runner.encoder.batch_size:
+        return runner.encoder.batch_size
+    if unfinished is not None:
+        begun = unfinished.provenance.get("run", {}).get("batch_size")
+        if isinstance(begun, int):
+            return begun
+    return runner.fitting(sample) if wanted is None else wanted
+
+
+def _finished_before(
+    held: tuple[int, dict[str, int], dict[str, Any]],
+    encoder: Encoder,
+    dataset: Dataset,
+    output: Path,
+    say: Callable[[str], None],
+) -> Extraction:
+    """Say of a complete store what it holds; OutputError if it is of another model or other data."""
+    rows, widths, provenance = held
+    for what, found, asked in (
+        ("model", provenance.get("model", {}).get("spec"), encoder.spec),
+        ("checkpoint", provenance.get("model", {}).get("sha256"), encoder.weights and encoder.weights.sha256),
+        ("data", provenance.get("data", {}).get("fingerprint"), dataset.fingerprint),
+    ):
+        if found != asked:
+            raise OutputError(
+                f"{output} is complete, but its {what} is {found}, not {asked}; choose another name or pass --overwrite"
+            )
+    say(f"{output} is complete already; nothing was done")
+    return Extraction(output, rows, widths, seconds=0.0, resumed=rows)
+
+
+def _check_same(unfinished: Unfinished, provenance: dict[str, Any], count: int) -> None:
+    """Raise OutputError unless a run would go on as the unfinished one began."""
+    begun = dict(unfinished.provenance)
+    if unfinished.rows != count:
+        raise OutputError(f"{unfinished.path} was begun with {unfinished.rows:,} rows, and now there are {count:,}; {_ANEW}")
+    for part in ("model", "data", "layers", "transform", "run"):
+        for key, (before, now) in _differences(begun.get(part), provenance[part]).items():
+            if part != "run" or key in ("device", "dtype", "autocast", "seed"):
+                name = f"{part} ({key})" if key else part
+                raise OutputError(f"{unfinished.path} was begun with another {name}: {before}, now {now}; {_ANEW}")
+
+
+_ANEW = "resume with what it was begun with, or pass --overwrite to start again"
+
+
+def _differences(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+    return {} if before == now else {"": (before, now)}
+
+
+def _check_space(output: Path, runner: Runner, rows: int, dtype: np.dtype[Any]) -> None:
+    """Raise OutputError if the store would not fit on the disk."""
+    row = 0
+    for name, (features, magnitudes) in runner.captured.items():
+        row += features.shape[1] * (4 if name == LOGITS else dtype.itemsize)
+        row += 0 if magnitudes is None else magnitudes.shape[1] * 4
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    needed, free = int(rows * row * 1.02), shutil.disk_usage(folder).free  # chunks, checksums and labels are below 2 %
+    if needed > free:
+        raise OutputError(
+            f"{output} would take {needed / 1e9:,.2f} GB and {folder} has {free / 1e9:,.2f} GB free; choose another place, "
+            "fewer layers, or --dtype float16"
+        )
+
+
+def _interrupted(output: Path, store: StoreWriter | None, command: str) -> str:
+    if store is None or not store.done:
+        return "interrupted; no block of rows was complete, so nothing is kept"
+    return f"interrupted with {store.done:,} of {store.rows:,} rows written; go on with: {resuming(command)}"
+
+
+def _weights_digest(encoder: Encoder) -> str:
+    """Hash the parameters and buffers of a model that no file stands for; sha256 (hex)."""
+    digest = hashlib.sha256()
+    for name, tensor in encoder.module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _labels_digest(dataset: Dataset) -> str:
+    """Hash what a store holds of the data beside features: labels, class names, ids and split; sha256 (hex)."""
+    digest = hashlib.sha256(dataset.labels.tobytes())
+    for values in (dataset.class_names, dataset.ids, dataset.split or ()):
+        for value in values:
+            digest.update(value.encode("utf-8", "backslashreplace") + b"\0")
+        digest.update(b"\0\0")
+    return digest.hexdigest()
+
+
+def _provenance(
+    encoder: Encoder,
+    dataset: Dataset,
+    runner: Runner,
+    dtype: np.dtype[Any],
+    size: int,
+    limit: int | None,
+    seed: int,
+    command: str,
+) -> dict[str, Any]:
+    weights = encoder.weights
+    modules = dict(encoder.module.named_modules())
+    return {
+        "model": {
+            "spec": encoder.spec,
+            "checkpoint": weights and weights.file,
+            "sha256": weights and weights.sha256,
+            "weights_sha256": None if weights and weights.sha256 else _weights_digest(encoder),
+            "origin": weights and weights.origin,
+            "matched": list(weights.matched) if weights else [],
+            "missing": list(weights.missing) if weights else [],
+        },
+        "data": {
+            "spec": dataset.location,
+            "fingerprint": dataset.fingerprint,
+            "labels": _labels_digest(dataset),
+            "limit": limit,
+        },
+        "layers": {
+            layer.name: {
+                "type": type(modules[layer.module]).__name__,
+                "pooling": runner.poolings[layer.name].name,
+                "shape": list(runner.poolings[layer.name].shape),
+            }
+            for layer in runner.layers
+        },
+        "transform": encoder.prepare.text,
+        "run": {
+            "device": str(runner.device),
+            "dtype": str(dtype),
+            "autocast": None if runner.autocast is None else str(runner.autocast).removeprefix("torch."),
+            "batch_size": size,
+            "torch": torch.__version__,
+            "seed": seed,
+            "command": command,
+            "embedscope": __version__,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+    }

@@ -1,0 +1,194 @@
+"""Read the inputs of a model batch by batch: in order, whatever number of worker processes reads them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils import data
+
+from embedscope.errors import EmbedscopeError, InputError
+from embedscope.records import BatchedInputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from embedscope.records import Dataset, Inputs, Items, Preparation
+
+# More readers than this wait for each other, or for the disk.
+_MOST_WORKERS = 8
+
+# Starting workers takes as long as decoding so many small images.
+_WORTH_WORKERS = 2_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs that are ready for the model.
+
+    Attributes:
+        rows: their positions in the data.
+        inputs: what the model takes; None where no input of the batch could be read.
+        skipped: positions that could not be read -> why.
+        error: why the whole batch is of no use, or None. Handed on instead of raised, for a worker process would wrap it.
+    """
+
+    rows: Sequence[int]
+    inputs: Any
+    skipped: dict[int, str]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Batches(data.Dataset[Batch]):
+    """Batches of a data set by the positions of their rows: what worker processes get a copy of.
+
+    Attributes:
+        dataset: whose inputs are read.
+        prepare: turns items into what the model takes.
+        skip: leave an input that cannot be read out of its batch; otherwise it is the error of the batch.
+    """
+
+    dataset: Dataset
+    prepare: Preparation
+    skip: bool = False
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        inputs = self.dataset.inputs
+        if isinstance(inputs, BatchedInputs):
+            return self._prepared(rows, inputs.batch(rows), {})
+        items, readable, skipped = [], [], {}
+        for row in rows:
+            try:
+                items.append(inputs[row])
+                readable.append(row)
+            except InputError as error:
+                if not self.skip:
+                    return Batch(rows, None, {}, f"{error}; pass --on-error skip to leave such inputs out")
+                skipped[row] = str(error)
+        return self._prepared(readable, items, skipped)
+
+    def _prepared(self, rows: Sequence[int], items: Items, skipped: dict[int, str]) -> Batch:
+        if not len(rows):
+            return Batch(rows, None, skipped)
+        try:
+            return Batch(rows, self.prepare(items), skipped)
+        except Exception as error:  # preprocessing may be a stranger's: which input it fails on is what the user needs
+            return self._one_by_one(rows, items, skipped, error)
+
+    def _one_by_one(self, rows: Sequence[int], items: Items, skipped: dict[int, str], error: Exception) -> Batch:
+        """Find out which inputs of a batch cannot be prepared, or do not go together."""
+        shapes: dict[Any, int] = {}
+        good: list[int] = []
+        for place, row in enumerate(rows):
+            try:
+                shape = getattr(self.prepare([items[place]]), "shape", None)
+            except Exception as alone:
+                name = self.dataset.ids[row]
+                if not self.skip:
+                    return Batch(rows, None, {}, f"{name} cannot be prepared for the model: {_reason(alone)}")
+                skipped[row] = _reason(alone)
+            else:
+                shapes.setdefault(shape, row)
+                good.append(place)
+        if len(shapes) > 1:
+            told = ", ".join(
+                f"{self.dataset.ids[row]} is {tuple((shape or ())[1:])}" for shape, row in list(shapes.items())[:2]
+            )
+            return Batch(rows, None, {}, f"inputs differ in shape: {told}; bring them to one with --size")
+        if len(good) == len(rows):
+            return Batch(rows, None, {}, _reason(error))
+        return self._prepared([rows[place] for place in good], [items[place] for place in good], skipped)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the inputs of a data set, by position."""
+
+    inputs: Inputs
+    positions: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.inputs[self.positions[index]]
+
+
+@dataclass(frozen=True)
+class ChosenBatched(Chosen):
+    """The same of inputs that are given many at once."""
+
+    inputs: BatchedInputs
+
+    def batch(self, rows: Sequence[int]) -> Items:
+        """The items of these rows."""
+        return self.inputs.batch([self.positions[row] for row in rows])
+
+
+def limited(dataset: Dataset, limit: int) -> Dataset:
+    """Take at most `limit` inputs, spread evenly over the data, in their order: class folders come class by class."""
+    if limit >= len(dataset.inputs):
+        return dataset
+    positions: list[int] = np.linspace(0, len(dataset.inputs) - 1, limit).round().astype(int).tolist()
+    inputs = dataset.inputs
+    return replace(
+        dataset,
+        inputs=ChosenBatched(inputs, positions) if isinstance(inputs, BatchedInputs) else Chosen(inputs, positions),
+        labels=dataset.labels[positions],
+        ids=[dataset.ids[position] for position in positions],
+        split=None if dataset.split is None else [dataset.split[position] for position in positions],
+    )
+
+
+def first_readable(batches: Batches) -> Any:
+    """Prepare the first input; of those that are skipped where they cannot be read, the first one that can."""
+    for position in range(len(batches.dataset.inputs)):
+        batch = batches[range(position, position + 1)]
+        if batch.error is not None:
+            raise InputError(batch.error)
+        if batch.inputs is not None:
+            return batch.inputs
+    raise InputError(f"none of the {len(batches.dataset.inputs):,} inputs of {batches.dataset.location} can be read")
+
+
+def choose_workers(dataset: Dataset, wanted: int | None) -> int:
+    """Say how many processes read: those wanted, else none for what lies in memory and up to 8 for what is decoded."""
+    if wanted is not None:
+        return wanted
+    if (
+        isinstance(dataset.inputs, BatchedInputs) or len(dataset.inputs) < 2_000
+    ):  # starting them takes longer than 2,000 small images
+        return 0
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, _MOST_WORKERS)
+
+
+def load(batches: Batches, rows: Sequence[Sequence[int]], *, workers: int) -> Iterator[Batch]:
+    """Give the batches of these rows, in this order. Worker processes are started at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # as many as the user asked for
+        loader: data.DataLoader[Batch] = data.DataLoader(
+            batches,
+            batch_size=None,
+            sampler=rows,  # any iterable of what __getitem__ takes
+            num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_parent if workers else None,
+        )
+        return iter(loader)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Ctrl-C goes to every process of the terminal; the parent finishes its block, for which the workers still have to read.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, EmbedscopeError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

@@ -1,0 +1,367 @@
+"""Call a model on batches: on its device, in its precision, in pieces that fit into memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from embedscope import devices, distributed
+from embedscope.errors import EmbedscopeError, InputError, UsageError
+from embedscope.extraction.layers import Layer, LayerInfo, Listing, Taps, find, first_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from embedscope.extraction.pooling import Pooling
+    from embedscope.records import Encoder
+
+LOGITS = "logits"
+
+# The largest batches that "auto" tries: beyond them no device computes a row faster.
+_LARGEST = {"cuda": 1024}
+_LARGEST_ELSEWHERE = 256
+
+# The share of the free memory that activations may take. On a GPU it is measured; elsewhere it is estimated from the sizes of
+# all outputs, and other programs want their part.
+_SHARE = {"cuda": 0.8}
+_SHARE_ELSEWHERE = 0.25
+
+# Up to so many missing tensors are tried one by one, to name those that matter.
+_NAMED = 20
+
+
+class Runner:
+    """A model on its device with taps on its layers; a context manager.
+
+    `plan` has to come first: it runs a sample, finds the layers and says how each is pooled. Then a call on the inputs of a
+    batch gives the pooled arrays.
+
+    Attributes:
+        device: that the model runs on.
+        autocast: the type of torch.autocast, or None.
+        layers: what is written, in order.
+        widths: layer -> D.
+        poolings: layer -> how it is pooled.
+        captured: layer -> (features, magnitudes or None) of the last forward pass.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        device: str = "auto",
+        amp: bool = False,
+        deterministic: bool = False,
+        say: Callable[[str], None],
+    ) -> None:
+        self.encoder = encoder
+        self.device = _device(encoder, device)
+        self.autocast = _autocast_type(self.device) if amp else None
+        self.layers: list[Layer] = []
+        self.widths: dict[str, int] = {}
+        self._deterministic = deterministic
+        self._say = say
+        self._piece = encoder.batch_size or 0  # rows in a forward pass; 0 for all of a batch
+        self._taps = Taps(encoder, ())
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Runner:
+        self.encoder.module.to(self.device).eval()
+        self._stack.enter_context(_numerics(self.device, exact=self.autocast is None, deterministic=self._deterministic))
+        self._stack.enter_context(torch.inference_mode())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    @property
+    def poolings(self) -> Mapping[str, Pooling]:
+        """Layer -> how it is pooled."""
+        return self._taps.poolings
+
+    @property
+    def captured(self) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """Layer -> (features, magnitudes or None) of the last forward pass."""
+        return self._taps.captured
+
+    def listing(self, sample: Any) -> list[LayerInfo]:
+        """Give a line a module with the shape of its output for a sample."""
+        with Listing(self.encoder) as listing:
+            output = self._forward(self._fixed(sample))
+        return list(listing.lines(output))
+
+    def plan(self, sample: Any, names: Sequence[str], *, pooling: str, logits: bool, allow_partial: bool) -> None:
+        """Find the layers, run the sample through them, plan how they are pooled, and check that their weights were loaded."""
+        sample = self._fixed(sample)
+        with Listing(self.encoder) as listing:
+            self._forward(sample)
+        self._sample_bytes = listing.bytes / _rows(sample)
+        self.layers = find(self.encoder, names or [self._embedding(listing)], pooling=pooling)
+        wanted = (
+            [*self.layers, Layer(LOGITS, "", "output", LOGITS if self._has_logits(sample) else None)] if logits else self.layers
+        )
+        if logits and any(layer.name == LOGITS for layer in self.layers):
+            raise UsageError("a layer called logits and --logits cannot be in one store; leave one of them out")
+        self._taps = Taps(self.encoder, wanted)
+        self._stack.enter_context(self._taps)
+        with self._taps.probe():
+            self._tapped(sample)
+        idle = [layer.name for layer in wanted if layer.name not in self.captured]
+        if idle:
+            raise InputError(f"layer {idle[0]} did not run in the forward pass of {self.encoder.spec}")
+        if logits and self.poolings[LOGITS].positions:
+            raise UsageError(
+                f"{self.encoder.spec} has no logits: it gives {self.poolings[LOGITS].shape} for a sample; leave out --logits"
+            )
+        self.widths = {name: int(features.shape[1]) for name, (features, _) in self.captured.items()}
+        if not allow_partial:
+            self._check_weights(sample)
+
+    def __call__(self, inputs: Any) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Run a batch: layer -> features (B, D) and magnitudes (B, C) or None, on the CPU, float32."""
+        count = _rows(inputs)
+        done = 0
+        pieces: list[dict[str, tuple[Tensor, Tensor | None]]] = []
+        while done < count:
+            size = min(self._piece or count, count - done)
+            try:
+                pieces.append(self._measured(_cut(inputs, done, done + size), size))
+            except _OutOfMemoryError as error:
+                if size == 1 or self.encoder.batch_size:
+                    raise InputError(f"{self.encoder.spec} does not fit into the memory of {self.device}: {error}") from error
+                self._piece = size // 2
+                self._say(f"memory ran out with {size} rows in a forward pass; going on with {self._piece}")
+                continue
+            done += size
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def fitting(self, sample: Any) -> int:
+        """Find how many rows fit into a forward pass: a power of two. All processes of a group find the same."""
+        if self.encoder.batch_size:
+            return self.encoder.batch_size
+        kind = self.device.type
+        free = devices.free_memory(self.device) * _SHARE.get(kind, _SHARE_ELSEWHERE) / max(distributed.local_size(), 1)
+        largest, size, bytes_of_one = _LARGEST.get(kind, _LARGEST_ELSEWHERE), 1, self._sample_bytes
+        while size < largest and 2 * size * bytes_of_one < free:
+            if kind == "cuda":
+                try:
+                    bytes_of_one = self._peak(_repeated(sample, 2 * size)) / (2 * size)
+                except _OutOfMemoryError:
+                    break
+            size *= 2
+        return distributed.folded(size, min)
+
+    def _embedding(self, listing: Listing) -> str:
+        if self.encoder.embedding is not None:
+            return self.encoder.embedding
+        if listing.linears:
+            return f"{listing.linears[-1]}.input"
+        if isinstance(self.encoder.module, nn.Linear):
+            return "input"
+        names = [name for name, _ in self.encoder.module.named_modules() if name]
+        raise UsageError(
+            f"{self.encoder.spec} has no Linear whose input could be the embedding; name a layer with --layer: "
+            f"{', '.join([*names[-10:], 'output'])}" + ("; --list-layers prints all" if len(names) > 10 else "")
+        )
+
+    def _has_logits(self, sample: Any) -> bool:
+        output = self._forward(sample)
+        return isinstance(output, Mapping) and LOGITS in output
+
+    def _check_weights(self, sample: Any) -> None:
+        """Refuse layers that depend on weights which were not loaded: with NaN in their place, NaN comes out."""
+        weights = self.encoder.weights
+        if weights is None or not weights.missing:
+            return
+        before = {name: features for name, (features, _) in self.captured.items()}
+        spoiled = self._spoiled_by(sample, weights.missing, before)
+        if spoiled:
+            guilty = [name for name in weights.missing if self._spoiled_by(sample, [name], before)]
+            named = guilty if len(weights.missing) <= _NAMED and guilty else weights.missing
+            shown = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
+            reasons = "".join(f"; {note}" for note in weights.notes)
+            raise InputError(
+                f"layer {spoiled[0]} depends on {len(named)} tensors that {weights.file or 'the model source'} does not fill "
+                f"({shown}): they would be random{reasons}; pass --allow-partial to measure it all the same"
+            )
+        self._tapped(sample)
+
+    def _spoiled_by(self, sample: Any, names: Sequence[str], before: Mapping[str, Tensor]) -> list[str]:
+        with _poisoned(self.encoder.module, names):
+            try:
+                self._tapped(sample)
+            except InputError:  # a model may check its numbers itself
+                return list(before)
+        return [name for name, (features, _) in self.captured.items() if bool((features.isnan() & ~before[name].isnan()).any())]
+
+    def _measured(self, inputs: Any, rows: int) -> dict[str, tuple[Tensor, Tensor | None]]:
+        self._tapped(self._fixed(inputs))
+        found = {}
+        for name, (features, magnitudes) in self.captured.items():
+            expected = self.encoder.batch_size or rows
+            if len(features) != expected:
+                raise InputError(
+                    f"layer {name} gives {len(features)} rows for {expected} samples: its first axis is not the batch, or it "
+                    "mixes samples"
+                )
+            if features.shape[1] != self.widths[name]:
+                raise InputError(
+                    f"layer {name} gives {features.shape[1]} values a row here and gave {self.widths[name]} for the first "
+                    "input; bring the inputs to one size, or pool with mean"
+                )
+            found[name] = (features[:rows].cpu(), None if magnitudes is None else magnitudes[:rows].cpu())
+        return found
+
+    def _tapped(self, inputs: Any) -> None:
+        moved = _moved(inputs, self.device)
+        self._taps.start(moved)
+        self._taps.end(self._forward(moved))
+
+    def _forward(self, inputs: Any) -> Any:
+        inputs = _moved(inputs, self.device)
+        call = self.encoder.call or _call
+        try:
+            if self.autocast is None:
+                return call(self.encoder.module, inputs)
+            with torch.autocast(self.device.type, dtype=self.autocast):
+                return call(self.encoder.module, inputs)
+        except EmbedscopeError:
+            raise
+        except Exception as error:  # the code is a stranger's: what it says of its input is the best explanation there is
+            reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+            if _is_out_of_memory(error):
+                raise _OutOfMemoryError(reason) from error
+            raise InputError(f"{self.encoder.spec} does not take inputs of {_shapes(inputs)}: {reason}") from error
+
+    def _peak(self, inputs: Any) -> int:
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self._tapped(inputs)
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def _fixed(self, inputs: Any) -> Any:
+        """Fill a batch up with its last row where the model takes one size only."""
+        size = self.encoder.batch_size
+        if size is None or _rows(inputs) == size:
+            return inputs
+        last = _cut(inputs, _rows(inputs) - 1, _rows(inputs))
+        return _mapped(
+            lambda one, rest: torch.cat([one, rest.expand(size - len(one), *rest.shape[1:])]), _cut(inputs, 0, size), last
+        )
+
+
+class _OutOfMemoryError(Exception):
+    """The device has no memory left for a forward pass."""
+
+
+def _device(encoder: Encoder, name: str) -> torch.device:
+    if encoder.device is not None and name == "auto":
+        name = encoder.device
+    where = devices.choose(name)
+    if encoder.device is not None and where.type != encoder.device:
+        raise InputError(f"{encoder.spec} runs on {encoder.device} only, not on {name}; leave out --device")
+    return where
+
+
+def _autocast_type(device: torch.device) -> torch.dtype:
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.float16 if device.type == "mps" else torch.bfloat16
+
+
+@contextmanager
+def _numerics(device: torch.device, *, exact: bool, deterministic: bool) -> Iterator[None]:
+    """Compute in full float32 unless less was asked for, and deterministically where it was; leave torch as it was found.
+
+    A GPU's TF32, which convolutions use by default, rounds inputs to 11 bits: results would differ from the CPU's by 1e-3.
+    """
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    algorithms, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if device.type == "cuda" and exact:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        if device.type == "cuda" and exact:
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
+        if deterministic:
+            torch.use_deterministic_algorithms(algorithms)
+            if workspace is None:
+                del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+@contextmanager
+def _poisoned(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Put NaN into parameters and buffers for a while; those of whole numbers, which hold constants, are left alone."""
+    tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    saved = {name: tensors[name].clone() for name in names if name in tensors and tensors[name].is_floating_point()}
+    for name in saved:
+        tensors[name].fill_(float("nan"))
+    try:
+        yield
+    finally:
+        for name, values in saved.items():
+            tensors[name].copy_(values)
+
+
+def _call(module: nn.Module, inputs: Any) -> Any:
+    return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+
+
+def _mapped(change: Callable[..., Tensor], inputs: Any, *others: Any) -> Any:
+    """Apply a function to a tensor, or to each tensor of a mapping."""
+    if not isinstance(inputs, Mapping):
+        return change(inputs, *others)
+    return {
+        name: change(value, *(other[name] for other in others)) if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+    }
+
+
+def _moved(inputs: Any, device: torch.device) -> Any:
+    return _mapped(lambda tensor: tensor.to(device), inputs)
+
+
+def _cut(inputs: Any, start: int, stop: int) -> Any:
+    return _mapped(lambda tensor: tensor[start:stop], inputs)
+
+
+def _repeated(inputs: Any, count: int) -> Any:
+    return _mapped(lambda tensor: tensor[:1].expand(count, *tensor.shape[1:]).contiguous(), inputs)
+
+
+def _rows(inputs: Any) -> int:
+    tensor = first_tensor(inputs)
+    if tensor is None or not tensor.ndim:
+        raise InputError(f"the inputs were prepared to {type(inputs).__name__}, expected a tensor or a mapping of tensors")
+    return len(tensor)
+
+
+def _shapes(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items() if isinstance(value, Tensor))
+    return f"shape {tuple(inputs.shape)}"
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    magnitudes = [each for _, each in parts if each is not None]
+    return torch.cat([features for features, _ in parts]), torch.cat(magnitudes) if magnitudes else None

@@ -1,0 +1,187 @@
+"""From what a data source gives to what a network takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embedscope.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from PIL.Image import Image
+
+    from embedscope.records import Items
+
+# Pillow's modes that hold one channel; "I" and its variants are 16 or 32 bits deep.
+_GREY = frozenset({"1", "L", "I", "F", "I;16", "LA"})
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How images and arrays become float32 tensors where the model says nothing about it.
+
+    Images become (C, H, W) in [0, 1]: one channel for grey ones, otherwise RGB; 16-bit grey is divided by 65535. Arrays stay as
+    they are, but for uint8, which is divided by 255, and other floating types, which become float32. Whole numbers of other
+    types (token ids) are left alone.
+
+    Attributes:
+        size: (height, width) that images are brought to: the shorter side is resized (bicubic), the centre is cut out.
+        mean: a number a channel, or one for all, subtracted from what lies in [0, 1].
+        std: likewise, divided by afterwards.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def text(self) -> str:
+        """What is done, for the record."""
+        resized = "" if self.size is None else f"shorter side to {self.size[0]}x{self.size[1]} (bicubic), centre; "
+        scaled = "" if self.mean is None and self.std is None else f"; minus {self.mean or (0.0,)}, over {self.std or (1.0,)}"
+        return (
+            f"image: {resized}(C, H, W) float32 in [0, 1], one channel for grey images, otherwise RGB; "
+            f"uint8 array: divided by 255{scaled}"
+        )
+
+    def adjusted(self, **values: Any) -> Pixels:
+        """Return one with another size, mean or std."""
+        return replace(self, **values)
+
+    def __call__(self, items: Items) -> Tensor:
+        """Prepare a batch: B images or arrays of one shape -> (B, ...)."""
+        if isinstance(items, Tensor) and self.size is None:
+            return self._scaled(to_input(items), batched=True)
+        return stack([self._scaled(to_input(self._resized(item)), batched=False) for item in items])
+
+    def _resized(self, item: Image | Tensor | str) -> Image | Tensor | str:
+        if self.size is None:
+            return item
+        from PIL import ImageOps
+
+        image = as_image(item)
+        if image.mode not in _GREY and image.mode != "RGB":
+            image = image.convert("RGB")
+        height, width = self.size
+        return ImageOps.fit(image, (width, height), method=3)  # 3: bicubic, with antialiasing
+
+    def _scaled(self, values: Tensor, *, batched: bool) -> Tensor:
+        for numbers, change in ((self.mean, torch.sub), (self.std, torch.div)):
+            if numbers is not None:
+                axis = 1 if batched else 0
+                channels = values.shape[axis] if values.ndim > axis else 0
+                if len(numbers) not in (1, channels):
+                    raise InputError(
+                        f"mean and std have {len(numbers)} numbers, the inputs {channels} channels {tuple(values.shape[axis:])}"
+                    )
+                shape = (-1, *[1] * (values.ndim - axis - 1))
+                values = change(values.float(), torch.tensor(numbers).reshape(shape))
+        return values
+
+
+@dataclass(frozen=True)
+class ImagePreset:
+    """A model's own preprocessing of one image, as its library has it.
+
+    Attributes:
+        transform: PIL image -> (C, H, W) float32.
+        mode: of Pillow, that images are brought to first: "RGB" or "L".
+        text: what the transform does, for the record.
+        make: builds the preset anew with another size, mean or std, given by keyword.
+    """
+
+    transform: Callable[[Any], Tensor]
+    mode: str
+    text: str
+    make: Callable[..., ImagePreset]
+
+    def adjusted(self, **values: Any) -> ImagePreset:
+        """Return one with another size, mean or std."""
+        return self.make(**values)
+
+    def __call__(self, items: Items) -> Tensor:
+        """Prepare a batch of images, or of uint8 arrays that are images; floating arrays are taken to be prepared already."""
+        if isinstance(items, Tensor) and items.is_floating_point():
+            return items.float()
+        return stack(
+            [
+                item.float()
+                if isinstance(item, Tensor) and item.is_floating_point()
+                else self.transform(as_image(item).convert(self.mode))
+                for item in items
+            ]
+        )
+
+
+def to_input(item: Image | Tensor | str) -> Tensor:
+    """Turn a PIL image into (C, H, W) float32 in [0, 1], and an array into float32 where it is floating or uint8.
+
+    Grey images keep their one channel, all others become RGB. 16-bit grey is divided by 65535. Other integers (token ids) stay
+    as they are. InputError for text.
+    """
+    if isinstance(item, Tensor):
+        if item.dtype == torch.uint8:
+            return item.float() / 255
+        # A copy: the first layer of a model may work in place, and the data are read again.
+        return item.to(torch.float32, copy=True) if item.is_floating_point() else item
+    if isinstance(item, str):
+        raise InputError("the data are text, and the model takes images or arrays; use hf: or st: for models of text")
+    if item.mode.startswith("I"):
+        return torch.from_numpy(np.asarray(item, dtype=np.float32) / 65535)[None]
+    pixels = np.array(item.convert("L" if item.mode in _GREY else "RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def as_image(item: Image | Tensor | str) -> Image:
+    """Return a PIL image: an image as it is, a uint8 array (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4 as one."""
+    from PIL import Image
+
+    if isinstance(item, str):
+        raise InputError("the data are text, and the model takes images; use hf: or st: for models of text")
+    if not isinstance(item, Tensor):
+        return item
+    if item.ndim == 3 and item.shape[2] not in (1, 3, 4) and item.shape[0] in (1, 3, 4):
+        item = item.permute(1, 2, 0)
+    if item.dtype != torch.uint8 or item.ndim not in (2, 3) or (item.ndim == 3 and item.shape[2] not in (1, 3, 4)):
+        raise InputError(
+            f"an array {tuple(item.shape)} of {str(item.dtype).removeprefix('torch.')} is no image; expected uint8 (H, W), "
+            "(H, W, 3) or (3, H, W)"
+        )
+    return Image.fromarray(item.numpy().squeeze(2) if item.ndim == 3 and item.shape[2] == 1 else item.numpy())
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of one shape; InputError names the shapes where they differ."""
+    shapes = sorted({tuple(tensor.shape) for tensor in tensors})
+    if len(shapes) > 1:
+        raise InputError(f"inputs differ in shape: {shapes[0]} and {shapes[1]}; bring them to one with --size")
+    return torch.stack(list(tensors))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read 224 or 224x160 (height x width) -> (224, 160); UsageError if it is neither.
+
+    >>> parse_size("224")
+    (224, 224)
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= 2**14 for part in parts):
+        raise UsageError(f"cannot read the size '{text}'; write 224, or 224x160 for height x width")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_numbers(what: str, text: str) -> tuple[float, ...]:
+    """Read 0.5 or 0.485,0.456,0.406; UsageError if it is neither, or if std is not above zero."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(np.isfinite(number) for number in numbers) or (what == "std" and min(numbers) <= 0):
+        raise UsageError(f"cannot read the {what} '{text}'; write a number a channel, as in 0.485,0.456,0.406")
+    return numbers

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import nn
+
+from embedscope.errors import InputError, UsageError
+from embedscope.extraction import list_layers
+from embedscope.extraction.layers import find, first_tensor
+from embedscope.models.preparation import Pixels
+from embedscope.records import Dataset, Encoder
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.mlp = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+    def forward(self, x):
+        return self.mlp(self.fc(x))
+
+
+@pytest.fixture
+def encoder():
+    return Encoder(nn.ModuleDict({"layer1": Block(), "layer2": Block(), "head": nn.Linear(2, 3)}), Pixels(), "net")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("layer*", ["layer1", "layer2"]),
+        ("layer*.1", None),
+        ("layer?.mlp.1", ["layer1.mlp.1", "layer2.mlp.1"]),
+        ("layer1.**", ["layer1.fc", "layer1.mlp", "layer1.mlp.0", "layer1.mlp.1"]),
+        ("*.fc.input", ["layer1.fc.input", "layer2.fc.input"]),
+        ("*.mlp:mean", ["layer1.mlp:mean", "layer2.mlp:mean"]),
+    ],
+)
+def test_patterns(encoder, pattern, names):
+    if names is None:
+        with pytest.raises(UsageError, match=r"no layer that matches 'layer\*\.1'"):
+            find(encoder, [pattern])
+    else:
+        assert [layer.name for layer in find(encoder, [pattern])] == names
+
+
+def test_names_of_each_kind(encoder):
+    found = find(encoder, ["head", "head.input", "input", "output", "output.logits", "head:flatten"])
+    assert [(layer.name, layer.module, layer.side, layer.key, layer.pooling) for layer in found] == [
+        ("head", "head", "output", None, "auto"),
+        ("head.input", "head", "input", None, "auto"),
+        ("input", "", "input", None, "auto"),
+        ("output", "", "output", None, "auto"),
+        ("output.logits", "", "output", "logits", "auto"),
+        ("head:flatten", "head", "output", None, "flatten"),
+    ]
+
+
+def test_pooling_with_a_typo(encoder):
+    with pytest.raises(UsageError, match="no pooling of layer head 'men'; did you mean 'mean'"):
+        find(encoder, ["head:men"])
+
+
+@pytest.mark.parametrize("name", ["head", "layer*", "nothing"])
+def test_model_with_outputs_alone(name):
+    encoder = Encoder(nn.ModuleDict({"head": nn.Linear(2, 3)}), Pixels(), "x", outputs_only="it takes no hooks")
+    with pytest.raises(UsageError, match=r"cannot be reached: it takes no hooks|no layer that matches"):
+        find(encoder, [name])
+
+
+def test_first_tensor():
+    one, two = torch.ones(1), torch.zeros(1)
+    assert first_tensor((None, [two, one])) is two
+    assert first_tensor({"a": "text", "b": {"c": one}}) is one
+    assert first_tensor({"a": one, "b": two}, "b") is two
+    assert first_tensor({"a": one}, "c") is None
+    assert first_tensor(one, "a") is None
+    assert first_tensor("text") is None
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.idle = nn.Linear(1, 1)
+
+    def forward(self, x):
+        maps = self.conv(x)
+        return {"maps": maps, "mean": maps.mean((2, 3))}
+
+
+def dataset():
+    import numpy as np
+
+    return Dataset([torch.zeros(1, 5, 5)], np.zeros(1, np.int64), ("a",), ("0",), None, "here", "f")
+
+
+def test_listing():
+    lines = list_layers(Encoder(Two(), Pixels(), "two"), dataset(), device="cpu")
+    assert [(line.name, line.type, line.shape, line.parameters) for line in lines] == [
+        ("conv", "Conv2d", (4, 3, 3), 40),
+        ("idle", "Linear", None, 2),
+        ("output.maps", "Two", (4, 3, 3), 42),
+        ("output.mean", "Two", (4,), 42),
+        ("output", "Two", (4, 3, 3), 42),
+    ]
+
+
+def test_listing_of_data_that_does_not_fit():
+    with pytest.raises(InputError, match=r"x does not take inputs of shape \(1, 1, 5, 5\)"):
+        list_layers(Encoder(nn.Linear(3, 3), Pixels(), "x"), dataset(), device="cpu")

@@ -1,0 +1,313 @@
+"""Runs that were interrupted, in every way, end in the same file as runs that were not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from embedscope.errors import InputError, InterruptedRunError, OutputError
+from embedscope.extraction import extract
+from embedscope.models.preparation import Pixels
+from embedscope.records import Dataset, Encoder
+from embedscope.store import format as layout
+from embedscope.store import read_features, read_unfinished
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 8 * 4 * (5 + 3 + 3))  # eight rows of all that is stored
+    monkeypatch.setattr(layout, "CHUNK_BYTES", 4 * 4 * 5)
+
+
+class Rows:
+    def __init__(self, count, broken=(), stop_at=None, action=None):
+        self.count, self.broken, self.stop_at, self.action = count, broken, stop_at, action
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index == self.stop_at and self.action:
+            self.action()
+        if index in self.broken:
+            raise InputError(f"row{index} is broken")
+        return torch.randn(2, 6, generator=torch.Generator().manual_seed(index))
+
+
+def data(count=61, **changes):
+    labels = np.arange(count) % 3
+    return Dataset(Rows(count, **changes), labels, ("a", "b", "c"), [f"row{row}" for row in range(count)], None, "here", "f")
+
+
+def net():
+    torch.manual_seed(0)
+    return Encoder(nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(12, 5)).eval(), Pixels(), "net")
+
+
+LAYERS = {"layers": ["0", "2"]}
+
+
+def contents(path):
+    """Everything in a store but the time it was made and how."""
+    found = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset) and name != "provenance":
+            found[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return found
+
+
+def assert_same(one, other):
+    first, second = contents(one), contents(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    extract(net(), data(), tmp_path / "whole.h5", batch_size=7, **LAYERS)
+    return tmp_path / "whole.h5"
+
+
+def fail():
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("stop_at", [20, 33, 60])
+def test_run_that_failed_is_resumed(tmp_path, whole, stop_at):
+    with pytest.raises(RuntimeError, match="a bug"):
+        extract(net(), data(stop_at=stop_at, action=fail), tmp_path / "a.h5", batch_size=7, **LAYERS)
+    left = read_unfinished(tmp_path / "a.h5")
+    assert left.done == (stop_at - stop_at % 7) // 8 * 8
+    done = extract(net(), data(), tmp_path / "a.h5", batch_size=7, resume=True, **LAYERS)
+    assert (done.rows, done.resumed) == (61, left.done)
+    assert_same(tmp_path / "a.h5", whole)
+    assert not read_unfinished(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 20])
+def test_batches_are_those_of_an_uninterrupted_run(tmp_path, batch_size):
+    extract(net(), data(), tmp_path / "whole.h5", batch_size=batch_size, **LAYERS)
+    with pytest.raises(RuntimeError):
+        extract(net(), data(stop_at=60, action=fail), tmp_path / "a.h5", batch_size=batch_size, **LAYERS)
+    # Another batch size would round differently: the one that the run began with is kept.
+    extract(net(), data(), tmp_path / "a.h5", batch_size=3, resume=True, **LAYERS)
+    assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
+
+
+def test_nothing_is_kept_where_no_block_was_written(tmp_path):
+    with pytest.raises(RuntimeError):
+        extract(net(), data(stop_at=7, action=fail), tmp_path / "a.h5", batch_size=4, **LAYERS)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_finishes_the_block(tmp_path, whole, number):
+    said = []
+    before = signal.getsignal(number)
+    interrupting = data(stop_at=30, action=lambda: os.kill(os.getpid(), number))
+    with pytest.raises(
+        InterruptedRunError, match=r"interrupted with 32 of 61 rows written; go on with: embedscope .* --resume"
+    ):
+        extract(net(), interrupting, tmp_path / "a.h5", batch_size=7, command="embedscope extract x", say=said.append, **LAYERS)
+    assert said == ["finishing the block of rows that is being written; interrupt again to stop at once"]
+    assert signal.getsignal(number) is before
+    extract(net(), data(), tmp_path / "a.h5", batch_size=7, resume=True, **LAYERS)
+    assert_same(tmp_path / "a.h5", whole)
+
+
+def test_second_signal_stops_at_once(tmp_path, whole):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError, match="interrupted with 24 of 61 rows written"):
+        extract(net(), data(stop_at=30, action=twice), tmp_path / "a.h5", batch_size=7, **LAYERS)
+    extract(net(), data(), tmp_path / "a.h5", resume=True, **LAYERS)
+    assert_same(tmp_path / "a.h5", whole)
+
+
+def test_signal_at_the_end_lets_it_finish(tmp_path, whole):
+    extract(
+        net(), data(stop_at=60, action=lambda: os.kill(os.getpid(), signal.SIGINT)), tmp_path / "a.h5", batch_size=7, **LAYERS
+    )
+    assert_same(tmp_path / "a.h5", whole)
+
+
+@pytest.mark.parametrize("stop_at", [20, 33, 60])
+@pytest.mark.parametrize("broken", [(0, 1, 19, 20, 21, 40), (10,), tuple(range(24, 40))])
+def test_skipped_inputs_and_resuming(tmp_path, stop_at, broken):
+    options = {"batch_size": 7, "on_error": "skip", **LAYERS}
+    extract(net(), data(broken=broken), tmp_path / "whole.h5", **options)
+    with pytest.raises(RuntimeError):
+        extract(net(), data(broken=broken, stop_at=stop_at, action=fail), tmp_path / "a.h5", **options)
+    done = extract(net(), data(broken=broken), tmp_path / "a.h5", resume=True, **options)
+    assert list(done.skipped) == [f"row{row}" for row in broken]
+    assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
+
+
+def interrupted(tmp_path, **options):
+    with pytest.raises(RuntimeError):
+        extract(net(), data(stop_at=40, action=fail), tmp_path / "a.h5", batch_size=8, **{**LAYERS, **options})
+
+
+def test_unfinished_run_is_neither_resumed_nor_replaced_in_silence(tmp_path):
+    interrupted(tmp_path)
+    with pytest.raises(OutputError, match=r"a.h5.partial holds 40 of 61 rows of an unfinished run: --resume goes on with it"):
+        extract(net(), data(), tmp_path / "a.h5", **LAYERS)
+    assert read_unfinished(tmp_path / "a.h5").done == 40
+    extract(net(), data(), tmp_path / "a.h5", overwrite=True, **LAYERS)
+    assert read_features(str(tmp_path / "a.h5"), layer="2").features.shape == (61, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ["2"]}, "another layers"),
+        ({"layers": ["0:flatten", "2"]}, "another layers"),
+        ({"dtype": "float16"}, "another run .dtype.: float32, now float16"),
+        ({"amp": True}, "another run .autocast.: None, now bfloat16"),
+        ({"limit": 30}, "begun with 61 rows, and now there are 30"),
+        ({"seed": 3}, "another run .seed.: 0, now 3"),
+    ],
+)
+def test_run_is_not_resumed_with_other_settings(tmp_path, changes, message):
+    interrupted(tmp_path)
+    with pytest.raises(OutputError, match=message):
+        extract(net(), data(), tmp_path / "a.h5", resume=True, **{**LAYERS, **changes})
+    assert read_unfinished(tmp_path / "a.h5").done == 40
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda given: replace(given, fingerprint="g"), "another data .fingerprint.: f, now g"),
+        (lambda given: replace(given, labels=given.labels[::-1].copy()), "another data .labels."),
+    ],
+)
+def test_run_is_not_resumed_with_other_data(tmp_path, other, message):
+    interrupted(tmp_path)
+    with pytest.raises(OutputError, match=message):
+        extract(net(), other(data()), tmp_path / "a.h5", resume=True, **LAYERS)
+
+
+def test_run_is_not_resumed_with_other_weights(tmp_path):
+    interrupted(tmp_path)
+    given = net()
+    nn.init.zeros_(given.module[2].weight)
+    with pytest.raises(OutputError, match="another model"):
+        extract(given, data(), tmp_path / "a.h5", resume=True, **LAYERS)
+
+
+def test_resuming_what_is_finished_does_nothing(tmp_path, whole):
+    before = whole.read_bytes()
+    said = []
+    done = extract(net(), data(), whole, resume=True, say=said.append, **LAYERS)
+    assert (done.rows, done.resumed, dict(done.layers)) == (61, 61, {"0": 3, "2": 5})
+    assert said == [f"{whole} is complete already; nothing was done"]
+    assert whole.read_bytes() == before
+
+
+def test_resuming_what_is_finished_with_another_model(tmp_path, whole):
+    with pytest.raises(OutputError, match=r"is complete, but its model is net, not other; choose another name"):
+        extract(replace(net(), spec="other"), data(), whole, resume=True, **LAYERS)
+
+
+def test_resuming_nothing_starts(tmp_path, whole):
+    extract(net(), data(), tmp_path / "a.h5", batch_size=7, resume=True, **LAYERS)
+    assert_same(tmp_path / "a.h5", whole)
+
+
+def test_damaged_unfinished_store(tmp_path):
+    interrupted(tmp_path)
+    partial = tmp_path / "a.h5.partial"
+    partial.write_bytes(partial.read_bytes()[:1000])
+    with pytest.raises(OutputError, match=r"is damaged and cannot be resumed .*pass --overwrite to start again"):
+        extract(net(), data(), tmp_path / "a.h5", resume=True, **LAYERS)
+    extract(net(), data(), tmp_path / "a.h5", overwrite=True, **LAYERS)
+
+
+HOLD = """
+import sys, h5py
+with h5py.File(sys.argv[1], "r+"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_write_one_store(tmp_path):
+    interrupted(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "a.h5.partial")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match=r"being written by another process|is locked by another process"):
+                extract(net(), data(), tmp_path / "a.h5", **options, **LAYERS)
+    finally:
+        holder.communicate()
+    assert read_unfinished(tmp_path / "a.h5").done == 40
+
+
+RUN = """
+import sys, time
+import numpy as np, torch
+from torch import nn
+from embedscope.extraction import extract
+from embedscope.models.preparation import Pixels
+from embedscope.records import Dataset, Encoder
+from embedscope.store import format as layout
+
+torch.set_num_threads(1)
+layout.BLOCK_BYTES, layout.CHUNK_BYTES = 8 * 4 * 11, 4 * 4 * 5
+
+class Rows:
+    def __len__(self):
+        return 2000
+
+    def __getitem__(self, index):
+        time.sleep(0.001)
+        return torch.randn(2, 6, generator=torch.Generator().manual_seed(index))
+
+data = Dataset(Rows(), np.arange(2000) % 3, ("a", "b", "c"), [f"row{row}" for row in range(2000)], None, "here", "f")
+torch.manual_seed(0)
+net = Encoder(nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(12, 5)).eval(), Pixels(), "net")
+print("started", flush=True)
+extract(net, data, sys.argv[1], layers=["0", "2"], batch_size=7, resume=True, device="cpu", workers=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_again_and_again(tmp_path, workers):
+    """SIGKILL at random moments, until a run gets through; at once, though worker processes outlive their parent a little."""
+    extract(net(), data(2000), tmp_path / "whole.h5", batch_size=7, device="cpu", **LAYERS)
+    chance = random.Random(0)
+    for kills in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(tmp_path / "a.h5"), str(workers)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert process.stdout.readline() == "started\n"
+        if kills < 2:
+            time.sleep(chance.uniform(0.1, 0.6))
+            process.kill()
+        process.wait(timeout=120)
+        process.stdout.close()
+        if (tmp_path / "a.h5").exists():
+            break
+    assert kills == 2
+    assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")

@@ -1,0 +1,237 @@
+"""Checkpoints as they are found in the wild, and files that must not be believed."""
+
+import collections
+import datetime
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from embedscope.errors import InputError, UsageError
+from embedscope.models.checkpoint import load_checkpoint
+
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
+        self.head = nn.Linear(5, classes)
+
+
+def weights(seed=0, classes=3):
+    torch.manual_seed(seed)
+    net = Net(classes)
+    net.body[1].running_mean.normal_()
+    return net.state_dict()
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def saved(tmp_path, held, name="w.pt"):
+    torch.save(held, tmp_path / name)
+    return str(tmp_path / name)
+
+
+def check(net, state):
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+WRAPPED = {
+    "bare": lambda state: state,
+    "ordered": collections.OrderedDict,
+    "state_dict": lambda state: {"epoch": 3, "state_dict": state},
+    "model": lambda state: {"model": state, "args": "text", "loss": [0.1, 0.2]},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {0: state["head.weight"]}}},
+    "net": lambda state: {"net": state, "acc": 0.9},
+    "module": lambda state: {"module": state},
+    "optimizer beside": lambda state: {
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(5, 4)}}, "param_groups": []},
+        "model": state,
+    },
+    "DataParallel": lambda state: prefixed(state, "module."),
+    "compiled": lambda state: prefixed(state, "_orig_mod."),
+    "compiled and parallel": lambda state: {"state_dict": prefixed(state, "module._orig_mod.")},
+    "compiled inside": lambda state: {name.replace("body.", "body._orig_mod."): tensor for name, tensor in state.items()},
+    "backbone": lambda state: prefixed(state, "backbone."),
+    "lightning": lambda state: {
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": prefixed(state, "model.encoder.") | {"criterion.weight": torch.ones(7)},
+        "callbacks": {},
+        "hyper_parameters": {"lr": 0.1},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrappings(tmp_path, kind):
+    state = weights()
+    net = Net()
+    loaded = load_checkpoint(net, saved(tmp_path, WRAPPED[kind](state)))
+    check(net, state)
+    assert set(loaded.matched) == set(state)
+    assert loaded.missing == ()
+
+
+def test_safetensors_with_a_prefix(tmp_path):
+    state = weights()
+    save_file(prefixed(state, "encoder."), tmp_path / "w.safetensors")
+    net = Net()
+    loaded = load_checkpoint(net, str(tmp_path / "w.safetensors"))
+    check(net, state)
+    assert loaded.origin == "without the prefix encoder."
+
+
+def test_model_has_a_prefix_that_the_file_lacks(tmp_path):
+    state = weights()
+    net = nn.ModuleDict({"backbone": Net()})
+    loaded = load_checkpoint(net, saved(tmp_path, state))
+    check(net["backbone"], state)
+    assert loaded.origin == "under the prefix backbone."
+    assert len(loaded.matched) == len(state)
+
+
+def test_raw_and_ema(tmp_path):
+    raw, ema = weights(0), weights(1)
+    path = saved(tmp_path, {"state_dict": raw, "state_dict_ema": ema})
+    net = Net()
+    assert "EMA weights too" in load_checkpoint(net, path).notes[0]
+    check(net, raw)
+    assert load_checkpoint(net, path, weights="ema").notes == ()
+    check(net, ema)
+    load_checkpoint(net, path, weights="raw")
+    check(net, raw)
+
+
+def test_only_ema(tmp_path):
+    net = Net()
+    loaded = load_checkpoint(net, saved(tmp_path, {"model_ema": weights()}))
+    check(net, weights())
+    assert "only EMA" in loaded.notes[0]
+
+
+def test_ema_of_a_wrapper(tmp_path):
+    net = Net()
+    load_checkpoint(net, saved(tmp_path, {"ema": {"shadow": weights(1), "decay": 0.99}, "model": weights(0)}), weights="ema")
+    check(net, weights(1))
+
+
+def test_no_ema_there(tmp_path):
+    with pytest.raises(UsageError, match="has no ema weights; it has: model"):
+        load_checkpoint(Net(), saved(tmp_path, {"model": weights()}), weights="ema")
+
+
+def test_two_sets_that_fit_equally_well(tmp_path):
+    path = saved(tmp_path, {"state_dict": prefixed(weights(0), "encoder_q.") | prefixed(weights(1), "encoder_k.")})
+    with pytest.raises(InputError, match=r"holds 2 sets of weights that fit equally well: .*--weights: encoder_q, encoder_k"):
+        load_checkpoint(Net(), path)
+    net = Net()
+    load_checkpoint(net, path, weights="encoder_k")
+    check(net, weights(1))
+    with pytest.raises(UsageError, match="did you mean 'encoder_k'"):
+        load_checkpoint(net, path, weights="encoder_kk")
+
+
+def test_student_and_teacher_side_by_side(tmp_path):
+    path = saved(tmp_path, {"student": prefixed(weights(0), "module.backbone."), "teacher": prefixed(weights(1), "backbone.")})
+    net = Net()
+    load_checkpoint(net, path, weights="teacher")
+    check(net, weights(1))
+
+
+def test_head_of_another_shape_is_missing_and_told(tmp_path):
+    net = Net(classes=7)
+    before = net.head.weight.clone()
+    loaded = load_checkpoint(net, saved(tmp_path, weights()))
+    assert set(loaded.missing) == {"head.weight", "head.bias"}
+    assert set(loaded.left_over) == {"head.weight", "head.bias"}
+    assert "2 tensors of another shape: head.weight is (7, 5) and in the file (3, 5)" in loaded.notes[0]
+    assert torch.equal(net.head.weight, before)
+    assert torch.equal(net.body[0].weight, weights()["body.0.weight"])
+
+
+def test_nothing_fits(tmp_path):
+    with pytest.raises(InputError, match=r"fits nothing in the model: it has 1 tensor \(x\), the model 9"):
+        load_checkpoint(Net(), saved(tmp_path, {"x": torch.ones(3)}))
+
+
+def test_no_tensors(tmp_path):
+    with pytest.raises(InputError, match="holds no named tensors, but a mapping of epoch"):
+        load_checkpoint(Net(), saved(tmp_path, {"epoch": 3}))
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickle_that_would_run_code_does_not(tmp_path):
+    path = saved(tmp_path, {"state_dict": weights(), "extra": Evil(tmp_path / "ran")})
+    with pytest.raises(InputError, match=r"would run \w+\.mkdir; if you trust its author, pass --unsafe-pickle"):
+        load_checkpoint(Net(), path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_old_pickle_that_would_run_code_does_not(tmp_path):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"state_dict": Evil(tmp_path / "ran")}))
+    with pytest.raises(InputError, match=r"would run \w+\.mkdir"):
+        load_checkpoint(Net(), str(tmp_path / "w.pkl"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_unsafe_pickle_when_asked_for(tmp_path):
+    path = saved(tmp_path, {"state_dict": weights(), "when": datetime.date(2020, 1, 1)})
+    with pytest.raises(InputError, match=r"datetime.date"):
+        load_checkpoint(Net(), path)
+    net = Net()
+    load_checkpoint(net, path, unsafe_pickle=True)
+    check(net, weights())
+
+
+def test_whole_module_when_asked_for(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5))
+    path = saved(tmp_path, model)
+    net = nn.Sequential(nn.Linear(4, 5))
+    load_checkpoint(net, path, unsafe_pickle=True)
+    assert torch.equal(net[0].weight, model[0].weight)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
+def test_file_that_is_cut_short(tmp_path, name, part):
+    if name == "w.pt":
+        saved(tmp_path, weights())
+    else:
+        save_file(weights(), tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(InputError, match="cut short"):
+        load_checkpoint(Net(), str(tmp_path / name))
+
+
+def test_folder(tmp_path):
+    with pytest.raises(InputError, match="is a folder; give the file of the weights"):
+        load_checkpoint(Net(), str(tmp_path))
+
+
+def test_sparse_tensors(tmp_path):
+    with pytest.raises(InputError, match="holds sparse tensors"):
+        load_checkpoint(Net(), saved(tmp_path, {"head.weight": torch.eye(5).to_sparse()}))
+
+
+def test_lazy_module(tmp_path):
+    net = nn.Sequential(nn.LazyLinear(5))
+    torch.manual_seed(0)
+    state = nn.Sequential(nn.Linear(4, 5)).state_dict()
+    load_checkpoint(net, saved(tmp_path, state))
+    assert torch.equal(net[0].weight, state["0.weight"])
