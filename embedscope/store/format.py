@@ -8,8 +8,9 @@
     /ids                   UTF-8 (N,)         unique
     /split                 UTF-8 (N,)         where the data has splits
     /rows/done             int64              how many rows are committed
-    /rows/skipped          int64 (M,)         positions of inputs that could not be read, while the store is unfinished
-    /skipped/ids           UTF-8 (M,)         their ids, when it is complete, where there are any; they are no rows of the store
+    /rows/announced        int64              how many inputs there are
+    /rows/skipped          int64 (M,)         positions, among all inputs, of those that could not be read and are no rows
+    /skipped/ids           UTF-8 (M,)         their ids, written last, where there are any
     /skipped/reasons       UTF-8 (M,)         why
     /provenance            UTF-8 JSON: model, data, layers, transform, run
     attributes of /        schema, schema_version, complete

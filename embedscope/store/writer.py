@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _TEXT = h5py.string_dtype("utf-8")
 _DONE = "rows/done"
+_ANNOUNCED = "rows/announced"
 _SKIPPED = "rows/skipped"
 
 
@@ -65,7 +66,7 @@ def read_unfinished(path: Path) -> Unfinished | None:
         with h5py.File(partial, "r") as file:
             return Unfinished(
                 path=partial,
-                rows=len(file["labels"]),
+                rows=int(file[_ANNOUNCED][()]),
                 done=int(file[_DONE][()]),
                 skipped=tuple(int(position) for position in file[_SKIPPED][:] if position >= 0),
                 provenance=json.loads(file["provenance"].asstr()[()]),
@@ -213,6 +214,7 @@ class StoreWriter:
                 for name, values in self._texts.items():
                     _write_texts(file, name, values)
                 file.create_dataset("provenance", data=self._provenance, dtype=_TEXT)
+                file[_ANNOUNCED] = np.int64(self.rows)
                 file[_DONE] = np.int64(0)
                 file.create_dataset(_SKIPPED, shape=(0,), maxshape=(None,), dtype=np.int64, chunks=(1024,), fillvalue=-1)
             _check_unlocked(self._partial)
@@ -260,7 +262,6 @@ class StoreWriter:
         names += ["logits"] * ("logits" in self._file)
         if self._skipped:
             self._leave_out(names, rows)
-        del self._file[_SKIPPED]
         self._file.attrs["complete"] = True
         self._file.close()
         with h5py.File(self._partial, "r") as check:  # reads one block of every layer through its checksum
@@ -269,16 +270,19 @@ class StoreWriter:
         publish(self._partial, self._final)
 
     def _leave_out(self, names: Iterable[str], rows: int) -> None:
-        """Shorten everything to the rows that are there, and list those that are not."""
+        """Shorten everything to the rows that are there, and list those that are not.
+
+        A kill in the middle leaves what can be done again from the start: nothing that resuming reads is touched.
+        """
         kept = np.ones(self.rows, dtype=bool)
         kept[list(self._skipped)] = False
         for name in names:
             self._file[name].resize(rows, axis=0)
-        del self._file["labels"]
+        self._file.pop("labels", None)
         self._file["labels"] = self._labels[kept]
         for name in ("ids", "split"):
             if name in self._texts:
-                del self._file[name]
+                self._file.pop(name, None)
                 _write_texts(self._file, name, [value for value, keep in zip(self._texts[name], kept, strict=True) if keep])
         self._file.pop("skipped", None)
         positions = sorted(self._skipped)

@@ -232,6 +232,34 @@ def test_resuming_nothing_starts(tmp_path, whole):
     assert_same(tmp_path / "a.h5", whole)
 
 
+@pytest.mark.parametrize(
+    ("broken", "step"), [((), "publish"), *(((0, 19, 60), step) for step in ("_leave_out", "_write_texts", "publish"))]
+)
+def test_killed_while_it_finishes(tmp_path, monkeypatch, broken, step):
+    """All rows are there, and the last steps are not: a copy of the file at that moment is what a kill leaves."""
+    from embedscope.store import writer
+
+    options = {"batch_size": 7, "on_error": "skip", **LAYERS}
+    extract(net(), data(broken=broken), tmp_path / "whole.h5", **options)
+    calls = []
+    home = writer.StoreWriter if step == "_leave_out" else writer
+    real = getattr(home, step)
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == {"_write_texts": 3}.get(step, 1):  # class names and ids come first, at the start
+            raise SystemExit
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home, step, killed)
+        with pytest.raises(SystemExit):
+            extract(net(), data(broken=broken), tmp_path / "a.h5", **options)
+    assert read_unfinished(tmp_path / "a.h5").done == 61 - len(broken)
+    extract(net(), data(broken=broken), tmp_path / "a.h5", resume=True, **options)
+    assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
+
+
 def test_damaged_unfinished_store(tmp_path):
     interrupted(tmp_path)
     partial = tmp_path / "a.h5.partial"

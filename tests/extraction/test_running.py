@@ -334,6 +334,40 @@ def test_masked_tokens(tmp_path):
         extract(given, texts, tmp_path / "c.h5", batch_size=2, layers=["table:flatten"])
 
 
+def test_model_that_needs_the_usual_order_in_memory(tmp_path):
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(2, 3, 3), nn.Linear(3 * 16, 4)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).view(len(x), -1))
+
+    torch.manual_seed(0)
+    module = Views()
+    extract(encoder(module), data(shape=(2, 6, 6)), tmp_path / "a.h5", layers=["output"], batch_size=20, device="cpu")
+    expected = module(torch.stack([data(shape=(2, 6, 6)).inputs[row] for row in range(20)])).detach()
+    torch.testing.assert_close(features(tmp_path / "a.h5"), expected, atol=1e-6, rtol=0)
+
+
+def test_layout_of_the_weights_is_put_back(tmp_path):
+    seen = []
+
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            seen.append(self.conv.weight.is_contiguous(memory_format=torch.channels_last))
+            return self.conv(x)
+
+    module = Looks()
+    extract(encoder(module), data(shape=(2, 6, 6)), tmp_path / "a.h5", layers=["output"], device="cpu")
+    assert set(seen) == {True}
+    assert module.conv.weight.is_contiguous()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_agrees_with_the_cpu(tmp_path):
