@@ -37,7 +37,7 @@ from embedscope.ops.class_moments import (
 )
 from embedscope.ops.gathering import gather
 from embedscope.ops.minima import HARD, MinimumForm, RunningMinimum
-from embedscope.ops.pairwise import Frame, PreparedRows, distance_tile, distances, squared_distances
+from embedscope.ops.pairwise import Frame, PreparedRows, distance_sums, distance_tile, squared_distances
 
 if TYPE_CHECKING:
     from embedscope.ops._class_distances_triton import Tiling
@@ -152,15 +152,16 @@ def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) ->
     if distance != "cosine":
         features = features - features.mean(dim=0).detach()  # changes no distance and no gradient, and cancels no digits
     if distance == "euclidean":
-        between = distances(features)  # (B, B)
-    elif distance == "sqeuclidean":
-        norms = features.square().sum(dim=1)
-        between = norms[:, None] + norms[None, :] - 2 * features @ features.T
+        sums = distance_sums(features, classes.index, member)  # (B, K)
     else:
-        unit = torch.nn.functional.normalize(features, dim=1)
-        between = 1 - unit @ unit.T
-    to_self = torch.eye(len(features), dtype=torch.bool, device=features.device)
-    sums = between.clamp(min=0).masked_fill(to_self, 0) @ member  # (B, K)
+        if distance == "sqeuclidean":
+            norms = features.square().sum(dim=1)
+            between = norms[:, None] + norms[None, :] - 2 * features @ features.T
+        else:
+            unit = torch.nn.functional.normalize(features, dim=1)
+            between = 1 - unit @ unit.T
+        to_self = torch.eye(len(features), dtype=torch.bool, device=features.device)
+        sums = between.clamp(min=0).masked_fill(to_self, 0) @ member
     counts = classes.counts.to(features.dtype)
     own = (sums * member).sum(dim=1) / (counts[classes.index] - 1).clamp(min=1)
     return own, sums / counts, member.bool(), counts[classes.index] == 1

@@ -3,12 +3,17 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from embedscope.ops.pairwise import distances, squared_distances
+from embedscope.ops.pairwise import distance_sums, squared_distances
 
 
 @pytest.fixture
 def rows():
     return torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def each(rows):
+    """The distances of all pairs: every row is a group of its own."""
+    return distance_sums(rows, torch.arange(len(rows)), torch.eye(len(rows), dtype=rows.dtype))
 
 
 def test_equals_scipy(rows):
@@ -36,11 +41,24 @@ def test_never_negative_in_float32():
 
 
 def test_batch_distances_equal_scipy(rows):
-    np.testing.assert_allclose(distances(rows), cdist(rows, rows), atol=1e-7)  # equal rows: sqrt of rounding
-    assert distances(rows).diagonal().abs().max() == 0
+    found = each(rows)
+    np.testing.assert_allclose(found, cdist(rows, rows), atol=1e-7)  # equal rows: sqrt of rounding
+    assert found.diagonal().abs().max() == 0
+
+
+def test_gradients_of_the_sums_of_distances(rows):
+    index = torch.arange(len(rows)) % 4
+    member = torch.nn.functional.one_hot(index).double()
+    weights = torch.randn(len(rows), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    by_hand = rows.clone().requires_grad_()
+    pairs = (by_hand[:, None] - by_hand[None] + 1e-300).norm(dim=2)  # the gradient of a norm at 0 is 0 in torch
+    ((pairs @ member) * weights).sum().backward()
+    found = rows.clone().requires_grad_()
+    (distance_sums(found, index, member) * weights).sum().backward()
+    torch.testing.assert_close(found.grad, by_hand.grad, atol=1e-12, rtol=1e-10)
 
 
 def test_batch_distances_have_finite_gradients_at_duplicates(rows):
     rows = torch.cat([rows, rows[:5], torch.zeros(2, 7, dtype=torch.float64)]).requires_grad_()
-    distances(rows).sum().backward()
+    each(rows).sum().backward()
     assert torch.isfinite(rows.grad).all()
