@@ -59,6 +59,8 @@ def hf(
         MissingExtraError: transformers is not installed.
     """
     library = imported("transformers", extra="hf")
+    if int(library.__version__.partition(".")[0]) < 5:  # it names missing weights otherwise, so that they would go unnoticed
+        raise InputError(f"transformers {library.__version__} is too old, 5.0 is needed; pip install -U 'embedscope[hf]'")
     check_flag("pretrained", pretrained)
     check_flag("trust_remote_code", trust_remote_code)
     if modality is not None:
@@ -117,10 +119,14 @@ def _loaded(
     if not pretrained:
         options.pop("revision")
         return library.AutoModel.from_config(config, **options).float(), None
-    dtype = "dtype" if int(library.__version__.partition(".")[0]) >= 5 else "torch_dtype"
-    model, report = library.AutoModel.from_pretrained(location, **{dtype: torch.float32, **options}, output_loading_info=True)
-    missing = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    model, report = library.AutoModel.from_pretrained(location, dtype=torch.float32, **options, output_loading_info=True)
     names = tuple(model.state_dict())
+    reported = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    missing = {name for name in reported if name in names}
+    if missing != reported:
+        raise InputError(
+            f"hf:{location}: transformers reports weights that the model does not have as missing: {reported - missing}"
+        )
     commit = getattr(model.config, "_commit_hash", None)
     weights = Weights(
         matched=tuple(name for name in names if name not in missing),

@@ -45,6 +45,10 @@ def st(
         MissingExtraError: sentence-transformers is not installed.
     """
     library = imported("sentence_transformers", extra="text")
+    if int(library.__version__.partition(".")[0]) < 6:  # it tokenizes without the prompts that encode adds
+        raise InputError(
+            f"sentence-transformers {library.__version__} is too old, 6.0 is needed; pip install -U 'embedscope[text]'"
+        )
     check_flag("trust_remote_code", trust_remote_code)
     if prompt is not None and prompt_name is not None:
         raise UsageError("give st: a prompt or the prompt_name of one, not both")
@@ -133,8 +137,4 @@ class _Sentences:
         return {name: value for name, value in self._features(["text"]).items() if not isinstance(value, Tensor)}
 
     def _features(self, texts: list[str]) -> dict[str, Any]:
-        if hasattr(self.first, "preprocess"):
-            return dict(self.first.preprocess(texts, prompt=self.prompt or None))
-        if self.prompt:
-            raise InputError("this sentence-transformers is too old for prompts here; pip install -U sentence-transformers")
-        return dict(self.first.tokenize(texts))
+        return dict(self.first.preprocess(texts, prompt=self.prompt or None))
