@@ -134,6 +134,7 @@ def distances(x: Tensor) -> Tensor:
     norms = x.square().sum(dim=1)  # (B,)
     squared = norms[:, None] + norms[None, :] - 2 * x @ x.T  # (B, B)
     # The square root has an infinite slope at 0: keep zeros out of it, in the value and in the graph.
-    apart = squared > torch.finfo(x.dtype).eps * (norms[:, None] + norms[None, :])
+    # What is not a number is not near, so that it shows.
+    apart = ~(squared <= torch.finfo(x.dtype).eps * (norms[:, None] + norms[None, :]))
     apart = apart & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     return torch.where(apart, squared, 1.0).sqrt() * apart
