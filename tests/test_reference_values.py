@@ -52,6 +52,25 @@ def test_gini_and_class_kl(reference, batch, activation):
         class_kl(*batch[:2], activation=activation, direction="feature_to_target"),
     )
     assert tuple(map(float, found)) == pytest.approx(expected, abs=1e-6)  # the sheet rounds these to six places
+    losses = (
+        build(f"gini(activation='{activation}')", num_classes=3, dim=2),
+        build(f"class_kl(activation='{activation}')", num_classes=3, dim=2),
+        build(f"class_kl(activation='{activation}', direction='feature_to_target')", num_classes=3, dim=2),
+    )
+    assert [float(loss(*batch)) for loss in losses] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("hinge", "key"), [(True, "Magnet sigma^2 global, hinge"), (False, "Magnet no hinge")])
+def test_magnet(reference, batch, hinge, key):
+    assert float(build(f"magnet(hinge={hinge})", 3, 2)(*batch)) == pytest.approx(reference.out[key], abs=1e-10)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
+def test_latent_boost(reference, batch, beta):
+    expected = reference.out[f"LatentBoost no PCA alpha=1 beta={beta} hinge|none"]
+    options = f"explained_variance=1, alpha0=0, beta0={beta}, beta_schedule='constant'"
+    found = [float(build(f"latent_boost({options}, hinge={hinge})", 3, 2)(*batch)) for hinge in (True, False)]
+    assert found == pytest.approx(expected, abs=1e-6)  # the sheet rounds these to six places
 
 
 def test_cross_entropy(reference, batch):

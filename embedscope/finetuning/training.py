@@ -62,7 +62,7 @@ def train(plan: Plan, objective: str, seed: int, track: Track) -> tuple[Head, li
     order = torch.Generator().manual_seed(seed)
     log = []
     for epoch in track(range(1, plan.epochs + 1), f"training {objective} (seed {seed})", plan.epochs):
-        criterion.epoch = epoch
+        criterion.start_epoch(epoch, plan.epochs)
         totals: defaultdict[str, float] = defaultdict(float)
         shuffled = torch.randperm(rows, generator=order).to(plan.features.device)
         for batch in torch.split(shuffled, plan.batch_size):

@@ -32,11 +32,15 @@ class Term:
 class Objective(nn.Module):
     """A weighted sum of losses: `objective(features (B, D), labels (B,), logits (B, K)) -> scalar`.
 
+    Call `start_epoch` at the start of each epoch of a training: terms with an `@` are switched on by it, and losses that
+    change with the epoch, which have a `start_epoch` of their own, are told. Without it every batch is of the first epoch.
+
     Attributes:
         names: of the terms, in order; a second `silhouette` is `silhouette_2`.
         terms: name -> 0-d tensor, the value of that loss at the last call, before its weight and without a graph; a term that
             is switched off is absent.
-        epoch: counted from 1; set it at the start of each epoch for terms with an `@`.
+        epoch: counted from 1, what `start_epoch` was last called with; setting it alone switches terms with an `@` on and off,
+            and tells no loss.
     """
 
     def __init__(self, terms: list[Term], losses: list[nn.Module]) -> None:
@@ -48,6 +52,17 @@ class Objective(nn.Module):
         self.names = tuple(f"{name}_{n + 1}" if n else name for name, n in zip(names, before, strict=True))
         self.terms: dict[str, Tensor] = {}
         self.epoch = 1
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Go on to an epoch, counted from 1, of a planned number; the losses that have a `start_epoch` are called with both.
+
+        A term with an `@` is told of every epoch of the training, also before it is switched on.
+        """
+        self.epoch = epoch
+        for loss in self.losses:
+            start = getattr(loss, "start_epoch", None)
+            if start is not None:
+                start(epoch, epochs)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """Compute the weighted sum of the terms that are switched on; 0 with a graph if there is none."""

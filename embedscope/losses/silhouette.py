@@ -19,7 +19,7 @@ class silhouette(nn.Module):  # noqa: N801
     The options are those of the metric `soft_silhouette`, which is minus this loss on the same rows, up to the batch's dtype. A
     sample that is alone in its class counts as 0, and is still a competitor to the others; a batch with fewer than two classes
     gives 0 with a graph. Gradients at duplicates are finite. Where b(i) < -0.7 tau_m the gradient pushes a sample away from its
-    own class: keep tau_s ln(K - 1) below the distance between classes.
+    own class: keep tau_s ln(K - 1) below the distance between classes, or `negative_share` at 0.
 
     Args:
         num_classes: not used; losses take it.
@@ -29,6 +29,11 @@ class silhouette(nn.Module):  # noqa: N801
         softmin: "lse" (the paper's), "lme", "weighted" or "hard".
         distance: "euclidean", "sqeuclidean" or "cosine".
         normalize: divide every row by its length first.
+
+    Attributes:
+        negative_share: 0-d tensor in [0, 1] on the device of the features, without a graph: the share of the samples of the
+            last batch with b(i) < 0, which only softmin="lse" allows. Above 0 the value may fall below -1 for a sample, and
+            tau_s is too high for the distances and the number of classes. 0 before the first batch, and without two classes.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class silhouette(nn.Module):  # noqa: N801
         self.form = soft_form(tau_s, tau_m, softmin)
         self.distance = check_choice("distance", distance, DISTANCES)
         self.tau_m, self.normalize = float(tau_m), check_flag("normalize", normalize)
+        self.negative_share = torch.zeros(())
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), logits unused -> scalar, in float32 at least."""
@@ -55,6 +61,8 @@ class silhouette(nn.Module):  # noqa: N801
                 rows = nn.functional.normalize(rows, dim=1)
             own, means, member, alone = batch_class_distances(rows, labels, distance=self.distance)
             if means.shape[1] < 2:
+                self.negative_share = rows.new_zeros(())
                 return rows.sum() * 0
             other = minimum(means.masked_fill(member, torch.inf), self.form)
+            self.negative_share = (other.detach() < 0).to(rows.dtype).mean()
             return -soft_silhouette(own, other, alone, tau=self.tau_m).mean()

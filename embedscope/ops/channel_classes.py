@@ -39,9 +39,16 @@ def activate(values: Tensor, activation: str) -> Tensor:
     return values.abs() if activation == "abs" else values.relu()
 
 
-def channel_shares(values: Tensor, classes: Classes) -> Tensor:
-    """Compute S-bar from the activations of one batch, with gradients: (B, C) >= 0 -> (C, K)."""
-    return _normalized(class_sums(values, classes.index, len(classes)) / classes.counts[:, None])
+def batch_channel_shares(features: Tensor, classes: Classes, *, activation: str) -> Tensor:
+    """Compute S-bar of one batch, with gradients: (B, C) of any sign -> (C, K), in float32 at least.
+
+    The gradient of a channel grows as 1 / its total over the class means; a channel whose total is below 1e-10, or below the
+    smallest normal number of the features' type, where activations have lost their digits, has none, like a dead one.
+    """
+    rows = features if features.dtype == torch.float64 else features.float()
+    means = class_sums(activate(rows, activation), classes.index, len(classes)) / classes.counts[:, None]  # (K, C)
+    faint = means.sum(dim=0) < max(1e-10, torch.finfo(features.dtype).tiny)
+    return _normalized(torch.where(faint, means.detach(), means))
 
 
 class ChannelSums:
@@ -79,7 +86,7 @@ def gathered_channel_sums(features: Rows, labels: Tensor, *, activation: str) ->
 def _normalized(means: Tensor) -> Tensor:
     # (K, C) class means -> (C, K) shares; a dead channel, whose total is 0, has none.
     total = means.sum(dim=0)
-    return torch.where(total > 0, means / torch.where(total > 0, total, 1), 0).T
+    return torch.where(total == 0, 0, means / torch.where(total == 0, 1, total)).T
 
 
 def channel_gini(shares: Tensor, *, dead: str) -> Tensor:
@@ -89,7 +96,7 @@ def channel_gini(shares: Tensor, *, dead: str) -> Tensor:
     """
     check_choice("dead", dead, DEAD)
     impurity = 1 - shares.square().sum(dim=1)
-    return impurity[shares.sum(dim=1) > 0] if dead == "ignore" else impurity
+    return impurity[shares.sum(dim=1) != 0] if dead == "ignore" else impurity
 
 
 def class_histograms(shares: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:

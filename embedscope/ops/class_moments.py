@@ -38,6 +38,31 @@ def class_sums(values: Tensor, index: Tensor, num_classes: int) -> Tensor:
     return values.new_zeros(num_classes, *values.shape[1:]).index_add(0, index, values)
 
 
+def squared_to_means(rows: Tensor, classes: Classes) -> Tensor:
+    """Compute squared Euclidean distances to the class means, with gradients through both: (B, D) -> (B, K) >= 0.
+
+    The distance to the own mean is taken from the difference, so that a class of equal rows has no spread; the others are of
+    one matrix product about the mean of the batch.
+    """
+    rows = rows - rows.mean(dim=0).detach()  # changes no distance and no gradient, and cancels fewer digits
+    means = class_sums(rows, classes.index, len(classes)) / classes.counts[:, None]  # (K, D)
+    squared = rows.square().sum(dim=1)[:, None] + means.square().sum(dim=1) - 2 * rows @ means.T
+    own = (rows - means[classes.index]).square().sum(dim=1)
+    return squared.clamp(min=0).scatter(1, classes.index[:, None], own[:, None])
+
+
+def smallest_spread(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what a class variance may not fall below where one divides by it: (B, D) -> 0-d > 0, no graph.
+
+    It is eps of the dtype that the rows came in, times the variance of the batch: smaller ones are noise in d² / variance, and
+    their gradients overflow a half. Equal rows differ by eps of their length when their mean is rounded: that is added.
+    """
+    with torch.no_grad():
+        spread = (rows - rows.mean(dim=0)).square().sum(dim=1).mean()
+        rounding = torch.finfo(rows.dtype).eps * rows.square().sum(dim=1).mean()
+        return (torch.finfo(dtype).eps * (spread + rounding)).clamp(min=torch.finfo(rows.dtype).tiny)
+
+
 @dataclass(frozen=True)
 class ClassMoments:
     """Means and spread of the classes, of all rows or of some; two of them merge into that of both.

@@ -139,7 +139,7 @@ class _DistanceSums(torch.autograd.Function):
         pairs = norms[:, None] + norms[None, :]  # (B, B)
         together = pairs * torch.finfo(x.dtype).eps
         squared = torch.addmm(pairs, x, x.T, alpha=-2)
-        # What is not above rounding is no distance: a row and itself, and its duplicates.
+        # What is not above rounding is no distance: a row and itself, and its duplicates. NaN is left, so that it shows.
         between = squared.masked_fill_(squared <= together, 0).sqrt_().fill_diagonal_(0)
         ctx.save_for_backward(x, index, between)
         return between @ member

@@ -108,3 +108,24 @@ def _eigenvalues(product: Tensor, size: int) -> Tensor:
 def entropy_rank(shares: Tensor) -> Tensor:
     """Compute exp of the entropy of shares (D,) >= 0 that sum to about 1: their effective number."""
     return torch.exp(-torch.xlogy(shares, shares).sum())
+
+
+def principal_axes(rows: Tensor, share: float) -> Tensor:
+    """Find the fewest principal axes of one batch that hold a share in (0, 1] of its variance: (B, D) -> (D, P), orthonormal.
+
+    No graph: the gradient of an axis is unbounded where two variances are nearly equal. One axis of zeros if all rows are
+    equal.
+    """
+    with torch.no_grad():
+        rows = rows - rows.mean(dim=0)
+        few = len(rows) < rows.shape[1]
+        product = rows @ rows.T if few else rows.T @ rows
+        # Rows that are not finite are for the caller to notice; eigh would raise.
+        variances, vectors = torch.linalg.eigh(product.nan_to_num(0, 0, 0))  # ascending
+        variances, vectors = variances.clamp(min=0).flip(0), vectors.flip(1)
+        held = variances.cumsum(dim=0)
+        count = int((held < share * held[-1]).sum()) + 1
+        axes: Tensor = vectors[:, :count] * (held[-1] > 0)
+        if few:
+            axes = rows.T @ axes / variances[:count].sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
+        return axes

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from embedscope import plugins
-from embedscope.errors import UsageError
+from embedscope.errors import UndefinedError, UsageError
 from embedscope.losses.expression import build
+from embedscope.metrics.class_kl import class_kl
+from embedscope.metrics.gini import gini
 from embedscope.metrics.soft_silhouette import soft_silhouette
+from embedscope.ops.spectrum import principal_axes
 from tests.oracles import losses as oracles
 
 NAMES = plugins.names("losses")
@@ -19,6 +22,17 @@ OPTIONS = {
         {},
         *({"softmin": form, "tau_s": 0.5, "tau_m": 0.3} for form in ("lse", "lme", "weighted", "hard")),
         *({"distance": distance, "normalize": False} for distance in ("euclidean", "sqeuclidean", "cosine")),
+    ],
+    "gini": [{}, {"activation": "relu"}, {"dead": "ignore"}, {"activation": "relu", "dead": "ignore"}],
+    "class_kl": [{}, {"activation": "relu"}, {"direction": "feature_to_target"}],
+    "magnet": [{}, {"alpha": 0.0}, {"alpha": 7.18}, {"hinge": False}],
+    "latent_boost": [
+        {},
+        {"explained_variance": 1.0},
+        {"explained_variance": 0.6, "beta_schedule": "paper", "alpha0": 2.0},
+        {"explained_variance": 1.0, "beta_schedule": "constant", "beta0": 0.7, "hinge": False},
+        {"explained_variance": 1.0, "beta0": 0.5, "beta_min": 0.4, "alpha0": 0.0},
+        {"detach_variance": True, "hinge": False},
     ],
 }
 CASES = [(name, options) for name in NAMES for options in OPTIONS[name]]
@@ -43,7 +57,12 @@ def test_equals_naive_loops(name, options, batch):
     assert float(found) == pytest.approx(float(getattr(oracles, name)(*batch, **options)), abs=1e-10)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+def holds_something_constant(name, options):
+    return name == "latent_boost" and (options.get("explained_variance", 0.95) < 1 or "detach_variance" in options)
+
+
+# What has no gradient on purpose, finite differences see: such losses have their own tests.
+@pytest.mark.parametrize(("name", "options"), [case for case in CASES if not holds_something_constant(*case)])
 def test_gradcheck(name, options, batch):
     features, labels, logits = (tensor.clone() for tensor in batch)
     loss = make(name, **options)
@@ -86,6 +105,13 @@ def test_bfloat16_autocast(name, batch):
         value = make(name)(features @ torch.eye(4), labels, logits @ torch.eye(5))
     # The inputs were rounded to 8 bits before they reached the loss.
     assert float(value) == pytest.approx(float(exact), abs=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_that_are_not_finite_show(name, batch):
+    features, labels, logits = batch[0].clone(), batch[1], batch[2].clone()
+    features[3], logits[3] = math.nan, math.nan
+    assert not torch.isfinite(make(name)(features, labels, logits))
 
 
 def test_silhouette_is_minus_the_metric(digits):
@@ -232,3 +258,242 @@ def test_metric_and_loss_agree_far_from_the_origin(batch):
 def test_weights_may_not_be_infinite():
     with pytest.raises(UsageError, match="the weight before"):
         build(f"{math.inf}*ce".replace("inf", "1e999"), 5, 4)
+
+
+def test_silhouette_tells_how_many_samples_have_a_negative_b(batch):
+    features, labels, logits = batch
+    loss = make("silhouette", tau_s=0.1)
+    assert loss.negative_share == 0
+    loss(features.requires_grad_(), labels, logits)
+    assert loss.negative_share == 0
+    loss = make("silhouette", tau_s=2.0)  # with distances up to 2, every b(i) is negative from 2 / ln 4 on
+    loss(features, labels, logits)
+    assert loss.negative_share == 1
+    assert loss.negative_share.ndim == 0
+    assert not loss.negative_share.requires_grad
+    loss(features, torch.zeros_like(labels), logits)
+    assert loss.negative_share == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "relu"}, {"activation": "none"}, {"dead": "ignore"}])
+def test_gini_is_the_metric(options, digits):
+    features, labels = digits[0][:300].float(), digits[1][:300]  # some pixels are always 0
+    assert float(make("gini", **options)(features, labels, features)) == pytest.approx(
+        float(gini(features, labels, **options)), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "none"}, {"direction": "feature_to_target"}])
+def test_class_kl_is_the_metric(options, digits):
+    features, labels = digits[0][:300].float(), digits[1][:300]
+    assert float(make("class_kl", **options)(features, labels, features)) == pytest.approx(
+        float(class_kl(features, labels, **options)), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["gini", "class_kl"])
+def test_signed_features_need_an_activation(name, batch):
+    with pytest.raises(UndefinedError, match="activation='none' needs features that are not negative"):
+        make(name, activation="none")(*batch)
+
+
+@pytest.mark.parametrize(("dead", "expected"), [("keep", 0.5), ("ignore", 0.0)])
+def test_a_dead_channel_counts_one_or_is_left_out(dead, expected):
+    features = torch.tensor([[1.0, 0], [2, 0], [0, 0]], requires_grad=True)
+    value = make("gini", dead=dead)(features, torch.tensor([0, 0, 1]), features)
+    value.backward()
+    assert value.item() == expected
+    assert features.grad[:, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gini", {"dead": "ignore"}), ("class_kl", {}), ("class_kl", {"direction": "feature_to_target"})],
+)
+def test_no_activation_at_all_is_zero_with_a_graph(name, options):
+    features = torch.zeros(4, 3, requires_grad=True)
+    value = make(name, **options)(features, torch.tensor([0, 0, 1, 2]), features)
+    value.backward()
+    assert value.item() == 0
+    assert features.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize(("name", "dtype"), [(n, d) for n in ("gini", "class_kl") for d in (torch.float16, torch.float32)])
+def test_faint_channels_have_finite_gradients(name, dtype):
+    features = torch.tensor([[1.0, 1e-7], [0.5, 0], [0.2, 1e-40]]).to(dtype).requires_grad_()
+    make(name)(features, torch.tensor([0, 1, 1]), features).backward()
+    assert torch.isfinite(features.grad).all()
+    assert (features.grad[:, 1] == 0).all() == (dtype == torch.float16)
+
+
+def test_a_silent_class_costs_22_times_its_share_and_has_no_gradient():
+    features = torch.tensor([[1.0, 2], [3, 1], [-1, -2]], dtype=torch.float64, requires_grad=True)
+    value = make("class_kl", activation="relu")(features, torch.tensor([0, 0, 1]), features)
+    value.backward()
+    assert value.item() == pytest.approx(math.log(2e10 / 3) / 3 + 2 / 3 * math.log(2 / 3), abs=1e-8)
+    assert features.grad[2].abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ["gini", "class_kl"])
+def test_classes_missing_from_the_batch_do_not_count(name, batch):
+    features, labels, logits = batch
+    assert torch.equal(make(name)(features, labels, logits), make(name)(features, labels * 7, logits))
+
+
+@pytest.mark.parametrize(("name", "options"), [("magnet", {}), ("latent_boost", {}), ("latent_boost", {"hinge": False})])
+def test_magnet_and_latent_boost_do_not_depend_on_scale_or_origin(name, options, batch):
+    features, labels, logits = batch
+    loss = make(name, **options)
+    assert float(loss(features * 1e4 + 3e5, labels, logits)) == pytest.approx(float(loss(features, labels, logits)), rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "labels"), [("magnet", [1] * 4), ("latent_boost", [1] * 4), ("latent_boost", [0, 1, 2, 3])])
+def test_magnet_and_latent_boost_without_an_anchor_are_zero_with_a_graph(name, labels):
+    features = torch.randn(4, 4, requires_grad=True)
+    value = make(name)(features, torch.tensor(labels), torch.zeros(4, 5))
+    value.backward()
+    assert value.item() == 0
+    assert features.grad.abs().max() == 0
+
+
+def test_the_pooled_variance_of_magnet_is_in_the_graph(batch):
+    """The own terms then sum to (B - 1) / 2 whatever the features are: all the gradient is of the other classes."""
+    labels, logits = batch[1:]
+    rows = batch[0].clone().requires_grad_()
+    means = torch.stack([rows[labels == c].mean(dim=0) for c in range(5)])
+    squared = (rows[:, None] - means).square().sum(dim=2)
+    exponents = -squared / (2 * squared[torch.arange(18), labels].sum() / 17)
+    others = exponents.masked_fill(torch.nn.functional.one_hot(labels, 5).bool(), -math.inf).logsumexp(dim=1).mean()
+    value = make("magnet", alpha=0, hinge=False)(rows, labels, logits)
+    assert value.item() == pytest.approx(17 / 2 / 18 + others.item(), abs=1e-10)
+    found, expected = (torch.autograd.grad(v, rows, retain_graph=True)[0] for v in (value, others))
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["magnet", "latent_boost"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_equal_rows_that_are_no_binary_fraction(name, dtype):
+    rows = torch.full((7, 4), 0.1).to(dtype).requires_grad_()
+    value = make(name, hinge=False)(rows, torch.tensor([0, 1, 2, 0, 1, 2, 2]), rows)
+    value.backward()
+    alpha = 1.0 if name == "magnet" else 1 + math.exp(-1 / 10.5)
+    assert value.item() == pytest.approx(alpha + math.log(2), abs=1e-4)
+    assert torch.isfinite(rows.grad).all()
+
+
+def test_latent_boost_holds_its_axes_constant(batch, monkeypatch):
+    features, labels, logits = batch
+    axes = principal_axes(features, 0.7)
+    assert axes.shape == (4, 2)
+    loss = make("latent_boost", explained_variance=0.7)
+    monkeypatch.setattr("embedscope.losses.latent_boost.principal_axes", lambda rows, share: axes)
+    assert torch.autograd.gradcheck(lambda rows: loss(rows, labels, logits), features.requires_grad_())
+
+
+@pytest.mark.parametrize("hinge", [True, False])
+def test_latent_boost_is_inert_without_beta(hinge, batch):
+    features, labels, logits = batch
+    loss = make("latent_boost", explained_variance=1, beta_schedule="paper", hinge=hinge)
+    loss.start_epoch(2, 10)
+    assert loss.beta == 0
+    members = labels < 4  # without the class that has one member only
+    features = features.requires_grad_()
+    loss(features[members], labels[members], logits[members]).backward()
+    assert features.grad.abs().max() < 1e-12
+
+
+def test_latent_boost_with_its_variance_detached_pulls_to_the_class_means(batch):
+    features, labels, logits = batch
+    members = labels < 4
+    rows, labels = features[members].requires_grad_(), labels[members]
+    options = {"explained_variance": 1, "beta0": 0, "detach_variance": True, "hinge": False}
+    make("latent_boost", **options)(rows, labels, logits).backward()
+    for c in range(4):
+        inside = rows.detach()[labels == c]
+        gap = inside - inside.mean(dim=0)
+        variance = gap.square().sum() / (len(inside) - 1)
+        np.testing.assert_allclose(rows.grad[labels == c], gap / variance / len(rows), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "betas"),
+    [("rising", [0.5, 1, 1, 1]), ("paper", [0.5, 0.1, 0.1, 0.1]), ("constant", [1, 1, 1, 1])],
+)
+def test_schedules_of_latent_boost(schedule, betas, batch):
+    options = {"beta_schedule": schedule, "beta_min": 0.1}
+    loss = make("latent_boost", **options)
+    for epoch, beta in zip((1, 2, 3, 10), betas, strict=True):
+        loss.start_epoch(epoch, 10)
+        assert loss.beta == pytest.approx(beta)
+        expected = oracles.latent_boost(*batch, **options, epoch=epoch, epochs=10)
+        assert float(loss(*batch)) == pytest.approx(expected, abs=1e-10)
+    assert loss.alpha == pytest.approx(1.386, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("magnet", {"alpha": -1}, "alpha has to be a number from 0"),
+        ("magnet", {"hinge": 1}, "hinge has to be True or False"),
+        ("latent_boost", {"explained_variance": 0}, "explained_variance has to be a number above 0"),
+        ("latent_boost", {"explained_variance": 95}, "explained_variance has to be a number"),
+        ("latent_boost", {"beta_min": 2.0}, "beta_min has to be a number from 0 to 1"),
+        ("latent_boost", {"beta_schedule": "falling"}, "no beta_schedule 'falling'"),
+        ("gini", {"dead": "drop"}, "no dead 'drop'"),
+        ("class_kl", {"direction": "both"}, "no direction 'both'"),
+        ("class_kl", {"activation": "gelu"}, "no activation 'gelu'"),
+    ],
+)
+def test_options_out_of_range(name, options, problem):
+    with pytest.raises(UsageError, match=problem):
+        make(name, **options)
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12)])
+def test_principal_axes_are_those_of_a_singular_value_decomposition(shape):
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 5
+    _, singular, expected = np.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
+    held = (singular**2).cumsum() / (singular**2).sum()
+    for share in (0.1, 0.6, 0.95):
+        axes = principal_axes(rows, share)
+        dims = int((held < share).sum()) + 1
+        np.testing.assert_allclose(axes.T @ axes, np.eye(dims), atol=1e-10)
+        np.testing.assert_allclose(axes @ axes.T, expected[:dims].T @ expected[:dims], atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["magnet", "latent_boost"])
+def test_training_with_a_magnet_separates_classes(name):
+    torch.manual_seed(0)
+    features = torch.randn(60, 4, requires_grad=True)
+    labels = torch.arange(60) % 3
+    loss, optimizer = make(name), torch.optim.Adam([features], lr=0.05)
+    before = float(soft_silhouette(features.detach(), labels))
+    for epoch in range(1, 101):
+        if name == "latent_boost":
+            loss.start_epoch(epoch, 100)
+        optimizer.zero_grad()
+        loss(features, labels, features).backward()
+        optimizer.step()
+    assert before < 0
+    assert float(soft_silhouette(features.detach(), labels)) > 0.4
+
+
+def test_objective_starts_epochs_of_its_losses(batch):
+    objective = build("ce + latent_boost + 0.5*silhouette@3 + 2*latent_boost(beta_schedule='paper')@2", 5, 4)
+    objective(*batch)
+    assert list(objective.terms) == ["ce", "latent_boost"]
+    objective.start_epoch(3, 20)
+    value = objective(*batch)
+    assert objective.epoch == 3
+    assert list(objective.terms) == ["ce", "latent_boost", "silhouette", "latent_boost_2"]
+    expected = (
+        oracles.ce(*batch)
+        + oracles.latent_boost(*batch, epoch=3, epochs=20)
+        + 0.5 * oracles.silhouette(*batch)
+        + 2 * oracles.latent_boost(*batch, beta_schedule="paper", epoch=3, epochs=20)
+    )
+    assert float(value) == pytest.approx(expected, abs=1e-10)
+    objective.epoch = 1  # as before: it switches terms, and tells no loss
+    assert float(objective(*batch)) == pytest.approx(
+        oracles.ce(*batch) + oracles.latent_boost(*batch, epoch=3, epochs=20), abs=1e-10
+    )
