@@ -110,6 +110,13 @@ def from_first(value: Callable[[], T]) -> T:
     return result
 
 
+def first_alone(action: Callable[[], T]) -> T | None:
+    """Let process 0 act, and the others wait for it; an EmbedscopeError is raised in all of them. What it gives stays there."""
+    result: list[T] = []
+    from_first(lambda: result.append(action()))
+    return result[0] if result else None
+
+
 def _gathered(value: T) -> list[T]:
     if size() == 1:
         return [value]

@@ -127,7 +127,7 @@ def parse(text: str) -> Spec:
     """
     text = text.strip()
     if not text.endswith(")"):
-        if re.fullmatch(r"[\w-]+\(.*", text):
+        if re.fullmatch(r"[\w:./-]+\([^)]*", text):
             raise UsageError(f"'{text[:80]}' opens a bracket and does not close it")
         return Spec(text)
     for start in (match.start() for match in re.finditer(r"\(", text)):

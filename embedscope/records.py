@@ -172,6 +172,7 @@ class Encoder:
         module: the network, in evaluation mode.
         prepare: turns items of a Dataset into a batch.
         spec: what the user typed.
+        code_sha256: hash (hex) of the Python file that the model is from, or None where its library's version stands for it.
         weights: where the parameters came from; None where they are what the model starts with, as its code made them.
         call: runs the module on a batch; None calls it with a Tensor as its argument, a mapping as its keyword arguments.
         embedding: the layer that is the embedding where none is named; None for the input of the last Linear that runs.
@@ -189,6 +190,7 @@ class Encoder:
     outputs_only: str | None = None
     batch_size: int | None = None
     device: str | None = None
+    code_sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def env(json: Json = False) -> None:
         print_json(found)
         return
     for part, values in found.items():
-        print(f"{part}: {values}" if not isinstance(values, dict) else part)
+        print(f"{part}: {values or 'none'}" if not isinstance(values, dict) or not values else part)
         for name, value in values.items() if isinstance(values, dict) else ():
             print(f"  {name}: {'not installed' if value is None else value}")
 

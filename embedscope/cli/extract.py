@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -16,7 +17,7 @@ from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed,
 from embedscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from embedscope.extraction import LayerInfo
     from embedscope.records import Dataset, Encoder
@@ -59,6 +60,7 @@ def extract(
     size: Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160 (height x width).")] = None,
     mean: Annotated[str | None, typer.Option(help="Of the channels, as in 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, typer.Option(help="Of the channels, as in 0.229,0.224,0.225.")] = None,
+    channels: Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.")] = None,
     batch_size: Annotated[
         str, typer.Option(help="Rows in a forward pass, or auto: what fits into memory.", envvar="EMBEDSCOPE_BATCH_SIZE")
     ] = "256",
@@ -93,19 +95,26 @@ def extract(
     """
     from embedscope import extraction
     from embedscope.data import open_dataset
+    from embedscope.devices import choose
     from embedscope.distributed import process_group, rank
     from embedscope.models import open_model
     from embedscope.models.preparation import parse_numbers, parse_size
+    from embedscope.plugins import parse
     from embedscope.store.files import check_output
 
     if output is None and not list_layers:
         raise UsageError("nothing says where to write; pass -o FEATURES.h5, or --list-layers to see what there is")
     rows = None if batch_size == "auto" else _rows(batch_size)
     if output is not None and not list_layers:
-        check_output(output, overwrite=overwrite or resume, inputs=[checkpoint, data, model.partition(":")[0]])
+        given = [checkpoint, data, model, parse(data).name, parse(model).name.partition(":")[0]]
+        check_output(output, overwrite=overwrite or resume, inputs=given)
+        extraction.check_options(output, rows, dtype, workers, limit, on_error, pool)
+    choose(device)
     with process_group():
         talk = Talk(quiet or rank() > 0, verbose)
-        with redirect_stdout(sys.stderr):  # a stranger's model may print, and stdout is for data
+        if model.partition(":")[0] in ("timm", "torchvision", "hf", "st"):
+            talk.say(f"opening {model}; weights that are not here yet are fetched")
+        with _stdout_to_stderr():
             encoder = open_model(
                 model,
                 checkpoint,
@@ -114,6 +123,7 @@ def extract(
                 size=None if size is None else parse_size(size),
                 mean=None if mean is None else parse_numbers("mean", mean),
                 std=None if std is None else parse_numbers("std", std),
+                channels=channels,
                 seed=seed,
             )
             dataset = open_dataset(data)
@@ -161,10 +171,29 @@ def extract(
     if json:
         print_json({**asdict(done), "path": str(done.path)})
     widths = ", ".join(f"{name} ({width})" for name, width in done.layers.items())
+    widths += " and logits" if logits else ""
     new = done.rows - done.resumed
     speed = f" in {done.seconds:.1f} s, {new / done.seconds:,.0f} rows/s" if new and done.seconds else ""
     there = f", {done.resumed:,} of them written before" if done.resumed and new else ""
     talk.say(f"{done.rows:,} rows of {widths}{speed}{there}; next: embedscope score {quote(str(done.path))}")
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what a stranger's model prints to stderr, from compiled code too: stdout is for data."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # a program without these streams
+        kept = None
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _rows(batch_size: str) -> int:

@@ -54,9 +54,14 @@ def _print(found: StoreContents) -> None:
             print(f"{part}: {value}")
         elif part != "layers":
             for key, each in value.items():
-                text = f"{len(each)} names" if isinstance(each, list) else each
+                text = _names(each) if isinstance(each, list) else each
                 print(f"{part} {key}: {'–' if text is None else text}")
     for name, reason in list(found.skipped.items())[:_MOST_CLASSES]:
         print(f"skipped {name}: {reason}")
     if len(found.skipped) > _MOST_CLASSES:
         print(f"... and {len(found.skipped) - _MOST_CLASSES:,} inputs more were skipped; --json has all of them")
+
+
+def _names(names: list[str]) -> str:
+    shown = f": {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" if names else ""
+    return f"{len(names)} tensors{shown}"

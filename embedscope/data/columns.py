@@ -112,7 +112,7 @@ def encode(location: str, column: str, values: Sequence[Any]) -> tuple[tuple[str
 def gaps(labels: Labels) -> tuple[str, ...]:
     """Say in a sentence how many rows have no label; nothing if all have one."""
     missing = int((labels < 0).sum())
-    return (f"{missing} of {len(labels)} rows have no label",) if missing else ()
+    return (f"{missing} of {len(labels)} rows have no label (none is given, or a negative number)",) if missing else ()
 
 
 def texts(location: str, column: str, values: Sequence[Any], *, numbers: bool = False) -> tuple[str, ...]:

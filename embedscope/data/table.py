@@ -193,7 +193,10 @@ def _delimited(file: Path, delimiter: str) -> Columns:
 
 
 def _comma(file: Path) -> Columns:
-    return _delimited(file, ",")
+    """Read a .csv; where the decimal sign is a comma, spreadsheets separate fields with semicolons."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        header = lines.readline()
+    return _delimited(file, ";" if ";" in header and "," not in header else ",")
 
 
 def _tab(file: Path) -> Columns:

@@ -21,6 +21,7 @@ from embedscope import __version__, distributed
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
 from embedscope.extraction.layers import LayerInfo
 from embedscope.extraction.loading import Batches, choose_workers, first_readable, limited
+from embedscope.extraction.pooling import POOLINGS
 from embedscope.extraction.running import LOGITS, Runner
 from embedscope.extraction.schedule import Schedule
 from embedscope.extraction.stopping import stop_requested
@@ -29,13 +30,16 @@ from embedscope.store import StoreWriter, Unfinished, read_unfinished, resuming,
 from embedscope.store.files import check_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["LayerInfo", "extract", "list_layers"]
+__all__ = ["LayerInfo", "check_options", "extract", "list_layers"]
 
 _BATCH_SIZE = 256
 _DTYPES = ("float32", "float16")
 _ON_ERROR = ("stop", "skip")
+
+# A signal lets the block end that is being computed; schedulers of clusters kill after 30 s.
+_SECONDS_IN_A_BLOCK = 20.0
 
 
 def extract(
@@ -107,36 +111,43 @@ def extract(
     """
     started = time.perf_counter()
     output = Path(output)
-    _check_options(output, batch_size, dtype, workers, limit, on_error)
+    check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent
     held, unfinished = distributed.from_first(lambda: _written_before(output, overwrite=overwrite, resume=resume))
-    if held is not None:
-        return _finished_before(held, encoder, dataset, output, say)
     if limit is not None:
         dataset = limited(dataset, limit)
     if not len(dataset.inputs):
         raise InputError(f"{dataset.location} has no inputs")
     workers = choose_workers(dataset, workers)
     batches = Batches(dataset, encoder.prepare, skip=on_error == "skip")
-    torch.manual_seed(seed)
     with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        torch.manual_seed(seed)
         runner = stack.enter_context(Runner(encoder, device=device, amp=amp, deterministic=deterministic, say=say))
         sample = first_readable(batches)
         runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
         if not layers:
             say(f"the embedding is taken from layer {runner.layers[0].name}; --layer names another")
+            if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):
+                say("warning: it is as wide as there are classes, and may be their scores; the Python model has more layers")
         size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
         provenance = _provenance(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command)
+        if held is not None:
+            _check_same(output, held[2], provenance)
+            say(f"{output} is complete already; nothing was done")
+            return Extraction(output, held[0], held[1], seconds=0.0, resumed=held[0])
         if unfinished is not None:
-            _check_same(unfinished, provenance, len(dataset.inputs))
+            if unfinished.rows != len(dataset.inputs):
+                counts = f"{unfinished.rows:,} rows, and now there are {len(dataset.inputs):,}"
+                raise OutputError(f"{unfinished.path} was begun with {counts}; {_ANEW}")
+            _check_same(unfinished.path, unfinished.provenance, provenance)
         else:
             _check_space(output, runner, len(dataset.inputs), np.dtype(dtype))
-        schedule = Schedule(batches, runner, np.dtype(dtype), size, unfinished, workers)
+        schedule = Schedule(batches, runner, np.dtype(dtype), size, unfinished, workers, seed)
         stop = stack.enter_context(stop_requested(say))
-        store = None
-        if distributed.rank() == 0:
-            store = stack.enter_context(
+        store = distributed.first_alone(
+            lambda: stack.enter_context(
                 StoreWriter(
                     output,
                     labels=dataset.labels,
@@ -145,10 +156,12 @@ def extract(
                     split=dataset.split,
                     provenance=provenance,
                     overwrite=overwrite,
+                    most_rows=max(1, int(_SECONDS_IN_A_BLOCK / max(runner.seconds_per_row, 1e-9))),
                     resumable=True,
                     resume=unfinished is not None,
                 )
             )
+        )
         try:
             finished = schedule.run(store, track, stop)
         except KeyboardInterrupt as error:  # the second one
@@ -173,9 +186,16 @@ def list_layers(encoder: Encoder, dataset: Dataset, *, device: str = "auto") -> 
         return runner.listing(first_readable(Batches(dataset, encoder.prepare)))
 
 
-def _check_options(
-    output: Path, batch_size: int | None, dtype: str, workers: int | None, limit: int | None, on_error: str
+def check_options(
+    output: Path,
+    batch_size: int | None,
+    dtype: str,
+    workers: int | None,
+    limit: int | None,
+    on_error: str,
+    pooling: str,
 ) -> None:
+    """Raise UsageError for what `extract` could never do, before a model is opened that takes minutes to read."""
     if output.suffix.lower() in (".npz", ".npy"):
         raise UsageError(f"output {output} would be read as NumPy arrays; a store is HDF5: call it {output.with_suffix('.h5')}")
     for what, number, least in (("batch size", batch_size, 1), ("limit", limit, 1), ("number of workers", workers, 0)):
@@ -183,6 +203,7 @@ def _check_options(
             raise UsageError(f"the {what} has to be at least {least}, got {number}")
     check_choice("dtype", dtype, _DTYPES)
     check_choice("on-error", on_error, _ON_ERROR)
+    check_choice("pooling", pooling, POOLINGS)
 
 
 def _written_before(
@@ -212,41 +233,21 @@ def _rows_in_a_batch(runner: Runner, sample: Any, wanted: int | None, unfinished
     return runner.fitting(sample) if wanted is None else wanted
 
 
-def _finished_before(
-    held: tuple[int, dict[str, int], dict[str, Any]],
-    encoder: Encoder,
-    dataset: Dataset,
-    output: Path,
-    say: Callable[[str], None],
-) -> Extraction:
-    """Say of a complete store what it holds; OutputError if it is of another model or other data."""
-    rows, widths, provenance = held
-    for what, found, asked in (
-        ("model", provenance.get("model", {}).get("spec"), encoder.spec),
-        ("checkpoint", provenance.get("model", {}).get("sha256"), encoder.weights and encoder.weights.sha256),
-        ("data", provenance.get("data", {}).get("fingerprint"), dataset.fingerprint),
-    ):
-        if found != asked:
-            raise OutputError(
-                f"{output} is complete, but its {what} is {found}, not {asked}; choose another name or pass --overwrite"
-            )
-    say(f"{output} is complete already; nothing was done")
-    return Extraction(output, rows, widths, seconds=0.0, resumed=rows)
-
-
-def _check_same(unfinished: Unfinished, provenance: dict[str, Any], count: int) -> None:
-    """Raise OutputError unless a run would go on as the unfinished one began."""
-    begun = dict(unfinished.provenance)
-    if unfinished.rows != count:
-        raise OutputError(f"{unfinished.path} was begun with {unfinished.rows:,} rows, and now there are {count:,}; {_ANEW}")
+def _check_same(path: Path, begun: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Raise OutputError unless a file holds, or was begun with, what is asked for now."""
     for part in ("model", "data", "layers", "transform", "run"):
         for key, (before, now) in _differences(begun.get(part), provenance[part]).items():
-            if part != "run" or key in ("device", "dtype", "autocast", "seed"):
+            if part != "run" or key in ("device", "dtype", "autocast", "seed", "logits"):
                 name = f"{part} ({key})" if key else part
-                raise OutputError(f"{unfinished.path} was begun with another {name}: {before}, now {now}; {_ANEW}")
+                raise OutputError(f"{path} was made with another {name}: {_short(before)}, now {_short(now)}; {_ANEW}")
 
 
-_ANEW = "resume with what it was begun with, or pass --overwrite to start again"
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_ANEW = "resume with what it was begun with, or pass --overwrite without --resume to start again"
 
 
 def _differences(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
@@ -281,8 +282,10 @@ def _weights_digest(encoder: Encoder) -> str:
     """Hash the parameters and buffers of a model that no file stands for; sha256 (hex)."""
     digest = hashlib.sha256()
     for name, tensor in encoder.module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):  # a module may keep extra state of any kind
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -311,6 +314,7 @@ def _provenance(
     return {
         "model": {
             "spec": encoder.spec,
+            "code_sha256": encoder.code_sha256,
             "checkpoint": weights and weights.file,
             "sha256": weights and weights.sha256,
             "weights_sha256": None if weights and weights.sha256 else _weights_digest(encoder),
@@ -340,6 +344,7 @@ def _provenance(
             "batch_size": size,
             "torch": torch.__version__,
             "seed": seed,
+            "logits": LOGITS in runner.poolings,
             "command": command,
             "embedscope": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.extraction.pooling import POOLINGS, Pooling, plan
@@ -44,6 +45,7 @@ class Layer:
         side: "output" or "input".
         key: of a whole model with named outputs, which one; None for the first tensor.
         pooling: wanted, "auto" by default.
+        matched: by a pattern, rather than named.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Layer:
     side: str = "output"
     key: str | None = None
     pooling: str = "auto"
+    matched: bool = False
 
 
 def find(encoder: Encoder, names: Sequence[str], *, pooling: str = "auto") -> list[Layer]:
@@ -74,14 +77,15 @@ def find(encoder: Encoder, names: Sequence[str], *, pooling: str = "auto") -> li
             if not matching:
                 raise UsageError(unknown("layer that matches", name, _near(name, modules)))
             tail = _INPUT if side == "input" else ""
-            found += [Layer(module + tail + suffix, module, side, None, wanted) for module in matching]
+            found += [Layer(module + tail + suffix, module, side, None, wanted, matched=True) for module in matching]
         else:
             found.append(_one(encoder, name, name + suffix, wanted, modules))
     if encoder.outputs_only:
         inner = [layer.name for layer in found if layer.module]
         if inner:
             raise UsageError(f"layer {inner[0]} cannot be reached: {encoder.outputs_only}")
-    return list({layer.name: layer for layer in found}.values())
+    # In HDF5 a slash would make a group of what stands before it.
+    return list({layer.name: replace(layer, name=layer.name.replace("/", ".")) for layer in found}.values())
 
 
 def _one(encoder: Encoder, name: str, stored: str, pooling: str, modules: Sequence[str]) -> Layer:
@@ -126,6 +130,7 @@ class Taps:
     poolings: dict[str, Pooling] = field(default_factory=dict)
     captured: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     mask: Tensor | None = None
+    times: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> Taps:
         self._layout = _Layout(self.encoder)
@@ -160,6 +165,7 @@ class Taps:
     def start(self, batch: Any) -> None:
         """Forget the last forward pass, and take the input of the whole model and the mask of its tokens."""
         self.captured.clear()
+        self.times.clear()
         mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
         self.mask = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
         for layer in self.layers:
@@ -184,8 +190,13 @@ class Taps:
             raise InputError(f"layer {layer.name} gives {type(value).__name__}, with no row a sample to take: {what}")
         if tensor.ndim == 0:
             raise InputError(f"layer {layer.name} gives a single number, expected a tensor with one row a sample")
+        if tensor.is_complex():
+            raise InputError(f"layer {layer.name} gives complex numbers, which no metric here measures; take a layer after it")
+        self.times[layer.name] = self.times.get(layer.name, 0) + 1
         if layer.name not in self.poolings:
-            last = not isinstance(child, _CHANNELS_FIRST) and self._layout.channels_last(tuple(tensor.shape[1:]))
+            last = self._layout.channels_last(tuple(tensor.shape[1:])) and not isinstance(child, _CHANNELS_FIRST)
+            if tensor.ndim == 3 and layer.pooling in ("gap", "mean", "cls"):  # who names one says what the axes are
+                last = layer.pooling != "gap"
             self.poolings[layer.name] = plan(layer.name, layer.pooling, tensor.shape[1:], channels_last=last)
         pooling = self.poolings[layer.name]
         if tensor.ndim - 1 != len(pooling.shape):
@@ -223,6 +234,10 @@ class _Layout:
             if isinstance(width, int):
                 self._width, self._last = width, last
                 return
+        if isinstance(child, nn.RNNBase):
+            width = child.proj_size or child.hidden_size
+            self._width, self._last = width * (1 + child.bidirectional), True
+            return
         normalized = getattr(child, "normalized_shape", None)
         if normalized:
             self._width, self._last = int(tuple(normalized)[-1]), not type(child).__name__.endswith("2d")
@@ -258,7 +273,7 @@ def inner_modules(encoder: Encoder) -> list[tuple[str, nn.Module]]:
 
 
 def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(0 if is_lazy(parameter) else parameter.numel() for parameter in module.parameters())
 
 
 @dataclass(frozen=True)
@@ -285,6 +300,7 @@ class Listing:
         self._encoder = encoder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.bytes = 0
+        self.ran: set[str] = set()
         self.linears: list[str] = []
 
     def __enter__(self) -> Listing:
@@ -298,6 +314,7 @@ class Listing:
     def _note(self, name: str) -> Any:
         def hook(child: nn.Module, args: Any, output: Any) -> None:
             tensor = first_tensor(output)
+            self.ran.add(name)
             if tensor is not None:
                 self.shapes[name] = tuple(tensor.shape[1:])
                 self.bytes += tensor.numel() * tensor.element_size()

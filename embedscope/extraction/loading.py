@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils import data
 
+from embedscope import distributed
 from embedscope.errors import EmbedscopeError, InputError
+from embedscope.models.preparation import advice
 from embedscope.records import BatchedInputs
 
 if TYPE_CHECKING:
@@ -90,16 +92,18 @@ class Batches(data.Dataset[Batch]):
             except Exception as alone:
                 name = self.dataset.ids[row]
                 if not self.skip:
-                    return Batch(rows, None, {}, f"{name} cannot be prepared for the model: {_reason(alone)}")
+                    return Batch(rows, None, {}, f"input {name} cannot be prepared for the model: {_reason(alone)}")
                 skipped[row] = _reason(alone)
             else:
                 shapes.setdefault(shape, row)
                 good.append(place)
         if len(shapes) > 1:
+            one, other = [tuple((shape or ())[1:]) for shape in list(shapes)[:2]]
+            together = advice(one, other)
             told = ", ".join(
                 f"{self.dataset.ids[row]} is {tuple((shape or ())[1:])}" for shape, row in list(shapes.items())[:2]
             )
-            return Batch(rows, None, {}, f"inputs differ in shape: {told}; bring them to one with --size")
+            return Batch(rows, None, {}, f"inputs differ in shape: {told}; {together}")
         if len(good) == len(rows):
             return Batch(rows, None, {}, _reason(error))
         return self._prepared([rows[place] for place in good], [items[place] for place in good], skipped)
@@ -160,12 +164,10 @@ def choose_workers(dataset: Dataset, wanted: int | None) -> int:
     """Say how many processes read: those wanted, else none for what lies in memory and up to 8 for what is decoded."""
     if wanted is not None:
         return wanted
-    if (
-        isinstance(dataset.inputs, BatchedInputs) or len(dataset.inputs) < 2_000
-    ):  # starting them takes longer than 2,000 small images
+    if isinstance(dataset.inputs, BatchedInputs) or len(dataset.inputs) < _WORTH_WORKERS:
         return 0
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, _MOST_WORKERS)
+    return max(1, min(available // distributed.local_size(), _MOST_WORKERS))
 
 
 def load(batches: Batches, rows: Sequence[Sequence[int]], *, workers: int) -> Iterator[Batch]:
@@ -180,6 +182,14 @@ def load(batches: Batches, rows: Sequence[Sequence[int]], *, workers: int) -> It
             worker_init_fn=_leave_signals_to_the_parent if workers else None,
         )
         return iter(loader)
+
+
+DEAD_WORKER = "a process that read inputs was killed, probably because memory ran out; take fewer --workers"
+
+
+def is_dead_worker(error: Exception) -> bool:
+    """Whether an error says that a worker process ended: torch raises it wherever the program is at that moment."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

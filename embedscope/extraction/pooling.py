@@ -79,8 +79,9 @@ class Pooling:
 def plan(layer: str, wanted: str, shape: Sequence[int], *, channels_last: bool) -> Pooling:
     """Choose how to pool activations of one sample's `shape`.
 
-    "auto" is "none" without positions, "gap" for maps and "mean" for tokens. "gap" and "mean" are the same mean; each is
-    recorded by the name that fits the shape. UsageError for a pooling that the shape does not allow.
+    "auto" is "none" without positions, "gap" for maps and "mean" for tokens. "gap" and "mean" are the same mean over
+    positions; of two axes, where it is not sure which are positions, "gap" says (C, L), and "mean" and "cls" say (T, C).
+    UsageError for a pooling that the shape does not allow.
     """
     check_choice("pooling", wanted, POOLINGS)
     shape = tuple(shape)

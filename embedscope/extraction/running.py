@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from embedscope import devices, distributed
 from embedscope.errors import EmbedscopeError, InputError, UsageError
 from embedscope.extraction.layers import Layer, LayerInfo, Listing, Taps, find, first_tensor
+from embedscope.extraction.loading import DEAD_WORKER, is_dead_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +53,7 @@ class Runner:
         widths: layer -> D.
         poolings: layer -> how it is pooled.
         captured: layer -> (features, magnitudes or None) of the last forward pass.
+        seconds_per_row: that a forward pass of the sample took, an upper bound of what a row takes in a batch.
     """
 
     def __init__(
@@ -70,11 +75,18 @@ class Runner:
         self._piece = encoder.batch_size or 0  # rows in a forward pass; 0 for all of a batch
         self._taps = Taps(encoder, ())
         self._channels_last = False
+        self._laid_out: list[Tensor] = []
+        self.seconds_per_row = 0.0
         self._stack = ExitStack()
 
     def __enter__(self) -> Runner:
+        held = [*self.encoder.module.parameters(), *self.encoder.module.buffers()]
+        if any(tensor.is_meta for tensor in held):
+            raise InputError(f"{self.encoder.spec} is on the meta device, where weights have no values; make it on the CPU")
         self.encoder.module.to(self.device).eval()
-        self._lay_out(channels_last=self._prefers_channels_last())
+        self._float = next((tensor.dtype for tensor in held if tensor.is_floating_point()), torch.float32)
+        if self._prefers_channels_last():
+            self._lay_out(channels_last=True)
         self._stack.enter_context(_numerics(self.device, exact=self.autocast is None, deterministic=self._deterministic))
         self._stack.enter_context(torch.inference_mode())
         return self
@@ -104,9 +116,13 @@ class Runner:
         """Find the layers, run the sample through them, plan how they are pooled, and check that their weights were loaded."""
         sample = self._fixed(sample)
         with Listing(self.encoder) as listing:
-            self._forward(sample)
+            self._forward(sample)  # the first pass may also make what is lazy
         self._sample_bytes = listing.bytes / _rows(sample)
-        self.layers = find(self.encoder, names or [self._embedding(listing)], pooling=pooling)
+        found = find(self.encoder, names or [self._embedding(listing)], pooling=pooling)
+        # A pattern also matches containers that never run, such as a ModuleList.
+        self.layers = [layer for layer in found if not layer.matched or layer.module in listing.ran]
+        if not self.layers:
+            raise InputError(f"none of the layers that {', '.join(names)} matches ran in the forward pass")
         wanted = (
             [*self.layers, Layer(LOGITS, "", "output", LOGITS if self._has_logits(sample) else None)] if logits else self.layers
         )
@@ -115,7 +131,12 @@ class Runner:
         self._taps = Taps(self.encoder, wanted)
         self._stack.enter_context(self._taps)
         with self._taps.probe():
+            started = time.perf_counter()
             self._tapped(sample)
+            self.seconds_per_row = (time.perf_counter() - started) / _rows(sample)
+        for name, times in self._taps.times.items():
+            if times > 1:
+                self._say(f"layer {name} runs {times} times in a forward pass; the last one is taken")
         idle = [layer.name for layer in wanted if layer.name not in self.captured]
         if idle:
             raise InputError(f"layer {idle[0]} did not run in the forward pass of {self.encoder.spec}")
@@ -123,9 +144,9 @@ class Runner:
             raise UsageError(
                 f"{self.encoder.spec} has no logits: it gives {self.poolings[LOGITS].shape} for a sample; leave out --logits"
             )
+        self._check_rows(_rows(sample))
         self.widths = {name: int(features.shape[1]) for name, (features, _) in self.captured.items()}
-        if not allow_partial:
-            self._check_weights(sample)
+        self._check_weights(sample, allow_partial=allow_partial)
 
     def __call__(self, inputs: Any) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Run a batch: layer -> features (B, D) and magnitudes (B, C) or None, on the CPU, float32."""
@@ -180,17 +201,22 @@ class Runner:
         output = self._forward(sample)
         return isinstance(output, Mapping) and LOGITS in output
 
-    def _check_weights(self, sample: Any) -> None:
-        """Refuse layers that depend on weights which were not loaded: with NaN in their place, NaN comes out."""
+    def _check_weights(self, sample: Any, *, allow_partial: bool) -> None:
+        """Refuse layers that depend on weights which were not loaded: with other numbers in their place, they change."""
         weights = self.encoder.weights
         if weights is None or not weights.missing:
             return
+        torch.manual_seed(0)
+        self._tapped(sample)
         before = {name: features for name, (features, _) in self.captured.items()}
         spoiled = self._spoiled_by(sample, weights.missing, before)
         if spoiled:
             guilty = [name for name in weights.missing if self._spoiled_by(sample, [name], before)]
             named = guilty if len(weights.missing) <= _NAMED and guilty else weights.missing
             shown = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
+            if allow_partial:
+                self._say(f"warning: layer {', '.join(spoiled)} comes out of weights that were not filled ({shown})")
+                return
             reasons = "".join(f"; {note}" for note in weights.notes)
             raise InputError(
                 f"layer {spoiled[0]} depends on {len(named)} tensors that {weights.file or 'the model source'} does not fill "
@@ -199,23 +225,28 @@ class Runner:
         self._tapped(sample)
 
     def _spoiled_by(self, sample: Any, names: Sequence[str], before: Mapping[str, Tensor]) -> list[str]:
-        with _poisoned(self.encoder.module, names):
-            try:
-                self._tapped(sample)
-            except InputError:  # a model may check its numbers itself
-                return list(before)
-        return [name for name, (features, _) in self.captured.items() if bool((features.isnan() & ~before[name].isnan()).any())]
+        spoiled: dict[str, None] = {}
+        for poison in (lambda values: values * torch.nan, lambda values: -3 * values - 1):  # a threshold hides NaN
+            with _poisoned(self.encoder.module, names, poison):
+                try:
+                    torch.manual_seed(0)  # a model that draws numbers draws the same
+                    self._tapped(sample)
+                except InputError:  # a model may check its numbers itself
+                    return list(before)
+            for name, (features, _) in self.captured.items():
+                was = before[name]
+                if not torch.allclose(features, was, rtol=1e-3, atol=1e-3 * _size(was), equal_nan=True):
+                    spoiled[name] = None
+        return list(spoiled)
 
     def _measured(self, inputs: Any, rows: int) -> dict[str, tuple[Tensor, Tensor | None]]:
         self._tapped(self._fixed(inputs))
+        self._check_rows(self.encoder.batch_size or rows)
         found = {}
-        for name, (features, magnitudes) in self.captured.items():
-            expected = self.encoder.batch_size or rows
-            if len(features) != expected:
-                raise InputError(
-                    f"layer {name} gives {len(features)} rows for {expected} samples: its first axis is not the batch, or it "
-                    "mixes samples"
-                )
+        for name in self.widths:
+            if name not in self.captured:
+                raise InputError(f"layer {name} ran for the first input, and does not for all of them")
+            features, magnitudes = self.captured[name]
             if features.shape[1] != self.widths[name]:
                 raise InputError(
                     f"layer {name} gives {features.shape[1]} values a row here and gave {self.widths[name]} for the first "
@@ -223,6 +254,14 @@ class Runner:
                 )
             found[name] = (features[:rows].cpu(), None if magnitudes is None else magnitudes[:rows].cpu())
         return found
+
+    def _check_rows(self, expected: int) -> None:
+        for name, (features, _) in self.captured.items():
+            if len(features) != expected:
+                raise InputError(
+                    f"layer {name} gives {len(features)} rows for {expected} samples: its first axis is not the batch, or it "
+                    "mixes samples"
+                )
 
     def _prefers_channels_last(self) -> bool:
         """Whether convolutions run with the channels last in memory: they and pooling take 0.3 to 0.95 of the time on a CPU.
@@ -235,11 +274,15 @@ class Runner:
         return any(isinstance(module, nn.Conv2d) for module in self.encoder.module.modules())
 
     def _lay_out(self, *, channels_last: bool) -> None:
+        """Lay the weights of convolutions out for maps with the channels last in memory, or those that were so back."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        with torch.inference_mode(mode=False):  # else the weights would never again take part in training
+            if channels_last:
+                weights = [module.weight for module in self.encoder.module.modules() if isinstance(module, nn.Conv2d)]
+                self._laid_out = [weight for weight in weights if not is_lazy(weight) and weight.is_contiguous()]
+            for weight in self._laid_out:
+                weight.data = weight.data.contiguous(memory_format=layout)
         self._channels_last = channels_last
-        if any(True for _ in self.encoder.module.parameters()) and not self.encoder.outputs_only:
-            layout = torch.channels_last if channels_last else torch.contiguous_format
-            with torch.inference_mode(mode=False):  # else the weights would never again take part in training
-                self.encoder.module.to(memory_format=layout)  # type: ignore[call-overload]
 
     def _tapped(self, inputs: Any) -> None:
         moved = _mapped(lambda tensor: tensor.to(self.device), inputs)
@@ -252,17 +295,21 @@ class Runner:
         except EmbedscopeError:
             raise
         except Exception as error:  # the code is a stranger's: what it says of its input is the best explanation there is
+            if is_dead_worker(error):  # torch tells it in the middle of whatever runs
+                raise InputError(DEAD_WORKER) from error
             if self._channels_last and not _is_out_of_memory(error):  # a view of maps needs the usual order in memory
                 self._lay_out(channels_last=False)
                 return self._forward(inputs)
             reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
             if _is_out_of_memory(error):
                 raise _OutOfMemoryError(reason) from error
-            raise InputError(f"{self.encoder.spec} does not take inputs of {_shapes(inputs)}: {reason}") from error
+            wanted = re.search(r"to have ([13]) channels?, but got [13] channels? instead", reason)
+            hint = f"; --channels {wanted[1]} makes images so" if wanted else ""
+            raise InputError(f"{self.encoder.spec} does not take inputs of {_shapes(inputs)}: {reason}{hint}") from error
 
     def _called(self, inputs: Any) -> Any:
         def laid_out(tensor: Tensor) -> Tensor:
-            tensor = tensor.to(self.device)
+            tensor = tensor.to(self.device, self._float if tensor.is_floating_point() else tensor.dtype)
             return tensor.contiguous(memory_format=torch.channels_last) if self._channels_last and tensor.ndim == 4 else tensor
 
         call = self.encoder.call or _call
@@ -332,17 +379,22 @@ def _numerics(device: torch.device, *, exact: bool, deterministic: bool) -> Iter
 
 
 @contextmanager
-def _poisoned(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Put NaN into parameters and buffers for a while; those of whole numbers, which hold constants, are left alone."""
+def _poisoned(module: nn.Module, names: Sequence[str], poison: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Change parameters and buffers for a while; those of whole numbers, which hold constants, are left alone."""
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     saved = {name: tensors[name].clone() for name in names if name in tensors and tensors[name].is_floating_point()}
     for name in saved:
-        tensors[name].fill_(float("nan"))
+        tensors[name].copy_(poison(saved[name]))
     try:
         yield
     finally:
         for name, values in saved.items():
             tensors[name].copy_(values)
+
+
+def _size(values: Tensor) -> float:
+    """The largest finite magnitude."""
+    return float(values.nan_to_num(0, 0, 0).abs().max()) if values.numel() else 0.0
 
 
 def _call(module: nn.Module, inputs: Any) -> Any:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from embedscope import distributed
 from embedscope.errors import EmbedscopeError, InputError
-from embedscope.extraction.loading import Batch, Batches, load
+from embedscope.extraction.loading import DEAD_WORKER, Batches, is_dead_worker, load
 from embedscope.extraction.running import LOGITS, Runner
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class _Outcome:
     features: dict[str, Array] = field(default_factory=dict)
     magnitudes: dict[str, Array] = field(default_factory=dict)
     logits: Array | None = None
+    positions: Sequence[int] = ()
     skipped: dict[int, str] = field(default_factory=dict)
     not_finite: int = 0
     error: EmbedscopeError | None = None
@@ -50,6 +52,7 @@ class Schedule:
         size: rows in a batch.
         unfinished: the run that this one goes on with, or None.
         workers: processes that read inputs.
+        seed: of torch; each batch starts from it and its own first row.
 
     Attributes:
         skipped: positions that could not be read -> why.
@@ -64,8 +67,9 @@ class Schedule:
         size: int,
         unfinished: Unfinished | None,
         workers: int,
+        seed: int,
     ) -> None:
-        self._batches, self._runner, self._dtype = batches, runner, dtype
+        self._batches, self._runner, self._dtype, self._seed = batches, runner, dtype, seed
         self._store: StoreWriter | None = None
         self._first = 0 if unfinished is None else unfinished.position
         self._skipped_before = () if unfinished is None else unfinished.skipped
@@ -85,15 +89,15 @@ class Schedule:
         self._store = store
         count = len(self._batches.dataset.inputs)
         for position in self._skipped_before:
-            if position < self._first:  # reading it once more tells why
-                reasons = replace(self._batches, skip=True)[[position]].skipped
-                self._skip({position: reasons.get(position, "could not be read when the run began")})
+            reasons = replace(self._batches, skip=True)[[position]].skipped  # reading it once more tells why
+            self._skip({position: reasons.get(position, "could not be read when the run began")})
         for _ in track(self._steps, "extracting", _rows(self._steps), size=lambda step: _rows([step])):
-            outcome = self._outcome(next(self._inputs, None))
+            outcome = self._outcome()
             error = distributed.folded(outcome.error, lambda one, other: one or other)
             if error is not None:
                 raise error
-            committed = self._write(distributed.to_first(outcome))
+            outcomes = distributed.to_first(outcome)
+            committed = distributed.first_alone(lambda found=outcomes: self._write(found)) or False  # type: ignore[misc]
             if distributed.folded((stop.is_set(), committed), _either) == (True, True):
                 break
         else:
@@ -106,17 +110,25 @@ class Schedule:
             self._store is not None and self._store.done + len(self.skipped) == count, lambda one, other: one
         )
 
-    def _outcome(self, batch: Batch | None) -> _Outcome:
-        if batch is None:
-            return _Outcome()
-        if batch.error is not None:
-            return _Outcome(error=InputError(batch.error))
-        if batch.inputs is None:
-            return _Outcome(skipped=batch.skipped)
+    def _outcome(self) -> _Outcome:
+        """Compute the next batch of this process; an error is handed on, for the other processes have to end too."""
         try:
+            batch = next(self._inputs, None)
+            if batch is None:
+                return _Outcome()
+            if batch.error is not None:
+                return _Outcome(error=InputError(batch.error))
+            skipped = {position: reason for position, reason in batch.skipped.items() if position >= self._first}
+            if batch.inputs is None:
+                return _Outcome(skipped=skipped)
+            torch.manual_seed(self._seed + batch.rows[0])  # a batch draws the same whoever computes it, and when
             found = self._runner(batch.inputs)
         except EmbedscopeError as error:
             return _Outcome(error=error)
+        except RuntimeError as error:
+            if not is_dead_worker(error):
+                raise
+            return _Outcome(error=InputError(DEAD_WORKER))
         new = int(np.searchsorted(np.asarray(batch.rows), self._first))  # what lies before it is committed
         wrong = np.zeros(len(batch.rows) - new, dtype=bool)
         features, magnitudes = {}, {}
@@ -127,7 +139,7 @@ class Schedule:
             if positions is not None and name != LOGITS:
                 magnitudes[name] = positions[new:].numpy()
         logits = features.pop(LOGITS, None)
-        return _Outcome(features, magnitudes, logits, batch.skipped, int(wrong.sum()))
+        return _Outcome(features, magnitudes, logits, batch.rows[new:], skipped, int(wrong.sum()))
 
     def _write(self, outcomes: Sequence[_Outcome]) -> bool:
         """Hand the rows of all processes to the store; whether a block was committed."""
@@ -137,7 +149,7 @@ class Schedule:
         for outcome in outcomes:
             self._skip(outcome.skipped)
             if outcome.features:
-                self._store.add(outcome.features, outcome.magnitudes, logits=outcome.logits)
+                self._store.add(outcome.features, outcome.magnitudes, logits=outcome.logits, positions=outcome.positions)
             self.not_finite += outcome.not_finite
         return self._store.done > before
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedscope import plugins
-from embedscope.errors import InputError, UsageError
+from embedscope.errors import InputError, UsageError, check_choice
 from embedscope.models.checkpoint import load_checkpoint, sha256_of
+from embedscope.models.preparation import Pixels
 
 if TYPE_CHECKING:
     from embedscope.records import Encoder
@@ -26,6 +27,7 @@ def open_model(
     size: tuple[int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    channels: int | None = None,
     seed: int = 0,
 ) -> Encoder:
     """Make the model of a spec and load its weights.
@@ -42,6 +44,7 @@ def open_model(
         size: (height, width) that images are brought to, in place of the model's own.
         mean: of the channels, likewise.
         std: of the channels, likewise.
+        channels: 1 makes images grey, 3 RGB, for models that bring no preprocessing.
         seed: of torch, while the model is made: what is not loaded is the same every time.
 
     Raises:
@@ -68,6 +71,11 @@ def open_model(
             named = ", ".join(f"--{name}" for name in changed)
             raise UsageError(f"{spec} brings its own preprocessing, which {named} cannot change; leave them out")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
+    if channels is not None:
+        check_choice("number of channels", str(channels), ("1", "3"))
+        if not isinstance(encoder.prepare, Pixels):
+            raise UsageError(f"{spec} brings its own preprocessing, which decides on channels; leave out --channels")
+        encoder = replace(encoder, prepare=encoder.prepare.adjusted(channels=channels))
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
@@ -93,7 +101,7 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
         return _recognised(parsed.name), parsed.name, parsed
     raise UsageError(
         f"cannot read the model '{spec}'; give path/to/file.py:Factory, package.module:Factory, a file (.pt2, .pt, .onnx) that "
-        "is there, or one of " + ", ".join(f"{name}:NAME" for name in plugins.names("models") if name != "python")
+        "is there, or one of timm:NAME, torchvision:NAME, hf:PATH, st:PATH"
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import hashlib
 import io
+import pathlib
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.models.torchscript import is_torchscript
 from embedscope.records import Weights
 
 if TYPE_CHECKING:
@@ -35,6 +40,9 @@ _EMA = (
     "ema_weights",
     "params_ema",
 )
+
+# Kinds of plain values that training code saves beside weights; making one of them runs none of a file's code.
+_PLAIN = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, datetime.datetime, datetime.date, datetime.timedelta)
 
 # What torch.compile and (Distributed)DataParallel put into names.
 _COMPILED = "_orig_mod"
@@ -64,27 +72,31 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
         raise InputError(
             f"{path} is a folder; give the file of the weights" if file.is_dir() else f"no such checkpoint: {path}"
         )
-    key, held, notes = _chosen(path, _read(file, unsafe_pickle), weights)
-    expected = module.state_dict()
-    prefixes = None if weights in (None, "raw", "ema") or key == weights else weights
-    filling, prefix = _fitted(path, expected, held, prefixes)
-    matched = tuple(name for name, source in filling.items() if _same_shape(expected[name], held[source]))
+    found = dict(_state_dicts(_read(file, unsafe_pickle), ""))
+    if not found:
+        raise InputError(f"{path} holds no named tensors; give a file with those of model.state_dict()")
+    kept = module.state_dict(keep_vars=True)
+    expected = {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
+    fit, notes = _best(path, expected, found, weights)
+    filled = {name for name, source in fit.sources.items() if _same_shape(expected[name], fit.held[source])}
     reshaped = [
-        f"{name} is {tuple(expected[name].shape)} and in the file {tuple(held[source].shape)}"
-        for name, source in filling.items()
-        if name not in set(matched)
+        f"{name} is {tuple(expected[name].shape)} and in the file {tuple(fit.held[source].shape)}"
+        for name, source in fit.sources.items()
+        if name not in filled
     ]
     if reshaped:
         notes = [*notes, f"{_counted(len(reshaped), 'tensor')} of another shape: {_some(reshaped)}"]
-    module.load_state_dict({name: held[filling[name]] for name in matched}, strict=False)
-    kept = {filling[name] for name in matched}
+    module.load_state_dict({name: fit.held[fit.sources[name]] for name in expected if name in filled}, strict=False)
+    taken = {fit.sources[name] for name in filled}
+    tied = {id(expected[name]) for name in filled}  # under another name the same tensor, which is filled with it
+    matched = tuple(name for name in expected if name in filled or id(expected[name]) in tied)
     return Weights(
         file=path,
         sha256=sha256_of(path),
         matched=matched,
         missing=tuple(name for name in expected if name not in set(matched)),
-        left_over=tuple(name for name in held if name not in kept),
-        origin=", ".join(part for part in (key, prefix) if part),
+        left_over=tuple(name for name in fit.held if name not in taken),
+        origin=", ".join(part for part in (fit.key, fit.words) if part),
         notes=tuple(notes),
     )
 
@@ -95,30 +107,92 @@ def sha256_of(path: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _chosen(path: str, held: Any, weights: str | None) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Find the tensors in what a file holds: the key they lay under, the tensors by name, and what to tell of the choice."""
-    found = dict(_state_dicts(held, ""))
-    if not found:
-        raise InputError(f"{path} holds no named tensors, but {_described(held)}; save model.state_dict()")
-    ema = [key for key in found if key.rpartition(".")[2] in _EMA or key.partition(".")[0] in _EMA]
-    raw = [key for key in found if key not in ema]
-    if weights == "ema" or (weights == "raw" and not raw):
-        wanted = ema if weights == "ema" else raw
-        if not wanted:
-            raise UsageError(f"{path} has no {weights} weights; it has: {_listed(found)}")
-        return wanted[0], found[wanted[0]], []
-    if weights is not None and weights != "raw" and weights in found:
-        return weights, found[weights], []
+@dataclass(frozen=True)
+class _Fit:
+    """How a set of weights in a file goes into a module.
+
+    Attributes:
+        key: under which it lies in the file, "" for the whole.
+        held: its tensors by name.
+        sources: the module's name -> the file's name.
+        words: what was done to the file's names.
+        size: how many tensors fit in name and shape.
+        rivals: prefixes in the file under which as many fit.
+    """
+
+    key: str
+    held: Mapping[str, Tensor]
+    sources: Mapping[str, str]
+    words: str
+    size: int
+    rivals: tuple[str, ...] = ()
+
+
+def _best(
+    path: str, expected: Mapping[str, Tensor], found: Mapping[str, Mapping[str, Tensor]], weights: str | None
+) -> tuple[_Fit, list[str]]:
+    """Choose among the sets of weights in a file: those that were asked for, the raw ones, or the ones that fit best."""
+    fits = {key: fit for key, held in found.items() if (fit := _fitted(key, expected, held)).size}
+    ema = {key: fit for key, fit in fits.items() if _is_ema(key) or _is_ema(fit.words.rpartition(" ")[2])}
+    if weights not in (None, "raw", "ema"):
+        return _wanted(path, expected, found, str(weights)), []
+    raw = {key: fit for key, fit in fits.items() if key not in ema}
+    if weights == "ema" and not ema:  # one mapping may hold both, under prefixes
+        for key, held in found.items():
+            for start in dict.fromkeys(name.split(".")[0] for name in held):
+                if _is_ema(start) and (fit := _under(key, expected, held, start)).size:
+                    return fit, []
+        raise UsageError(f"{path} has no ema weights that fit; it has: {_listed(found)}")
+    candidates = ema if weights == "ema" else raw if raw or weights == "raw" else ema
+    if not candidates:
+        biggest = max(found.values(), key=len)
+        raise InputError(
+            f"{path} fits nothing in the model: it has {_counted(len(biggest), 'tensor')} ({_some(list(biggest))}), "
+            f"the model {len(expected)} ({_some(list(expected))})"
+        )
+    most = max(fit.size for fit in candidates.values())
     order = {name: place for place, name in enumerate(_RAW)}
-    best = min(raw or ema, key=lambda key: (order.get(key.rpartition(".")[2], -1 if not key else len(order)), -len(found[key])))
+    best = [fit for fit in candidates.values() if fit.size == most]
+    best.sort(key=lambda fit: order.get(fit.key.rpartition(".")[2], -1 if not fit.key else len(order)))
+    rivals = [*best[0].rivals, *(fit.key for fit in best[1:] if fit.key.rpartition(".")[2] not in order)]
+    if rivals and (best[0].rivals or best[0].key.rpartition(".")[2] not in order):
+        own = best[0].words.rpartition(" ")[2].rstrip(".") if best[0].rivals else best[0].key
+        choices = ", ".join([own, *rivals])
+        raise InputError(
+            f"{path} holds {len(rivals) + 1} sets of weights that fit equally well: choose one with --weights: {choices}"
+        )
     notes = []
     if raw and ema and weights is None:
-        notes = [
-            f"{path} holds EMA weights too ({ema[0]}); the raw ones ({best or 'bare'}) were taken: --weights ema takes those"
-        ]
+        notes = [f"{path} holds EMA weights too ({next(iter(ema))}); the raw ones were taken: --weights ema takes those"]
     elif not raw:
-        notes = [f"{path} holds only EMA weights ({best})"]
-    return best, found[best], notes
+        notes = [f"{path} holds only EMA weights ({best[0].key or best[0].words})"]
+    return best[0], notes
+
+
+def _wanted(path: str, expected: Mapping[str, Tensor], found: Mapping[str, Mapping[str, Tensor]], weights: str) -> _Fit:
+    """Take the weights under a key or a prefix that was asked for."""
+    if weights in found:
+        fit = _fitted(weights, expected, found[weights])
+    else:
+        fits = [_under(key, expected, held, weights) for key, held in found.items()]
+        starts = dict.fromkeys(name.split(".")[0] for held in found.values() for name in held)
+        if not any(fit.held for fit in fits):
+            raise UsageError(unknown(f"weights in {path} under the prefix", weights, [*filter(None, found), *starts]))
+        fit = max(fits, key=lambda fit: fit.size)
+    if not fit.size:
+        raise InputError(f"{path}: the weights under {weights} fit nothing in the model ({_some(list(fit.held))})")
+    return fit
+
+
+def _under(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor], prefix: str) -> _Fit:
+    dotted = prefix.rstrip(".") + "."
+    inside = {name[name.find(dotted) + len(dotted) :]: tensor for name, tensor in held.items() if f".{dotted}" in f".{name}"}
+    return _fitted(key, expected, inside)
+
+
+def _is_ema(name: str) -> bool:
+    parts = name.rstrip(".").split(".")
+    return any(part in _EMA for part in parts)
 
 
 def _state_dicts(held: Any, key: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -137,67 +211,63 @@ def _state_dicts(held: Any, key: str, depth: int = 0) -> Iterator[tuple[str, dic
             yield from _state_dicts(value, f"{key}.{name}" if key else name, depth + 1)
 
 
-def _fitted(
-    path: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor], wanted: str | None
-) -> tuple[dict[str, str], str]:
-    """Match names: the module's name -> the file's name, and what was done to the file's names, in words.
+def _fitted(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> _Fit:
+    """Match the names of a file with those of a module, in the way in which most tensors fit in name and shape.
 
-    A prefix is stripped from all of the file's names, or one of the module's is put before them. Each way of doing so that lets
-    at least one name match is tried; the one that fits most tensors in name and shape is taken.
+    Names are compared as they are; without what torch.compile and DataParallel put before them; without it anywhere; and
+    without dots. Each time a prefix may be stripped from all of the file's names, or one of the module's be put before them.
     """
-    plain = {source: _unwrapped(source) for source in held}
-    if wanted is not None:
-        dotted = wanted.rstrip(".") + "."
-        if not any(name.startswith(dotted) for name in [*plain, *plain.values()]):
-            starts = dict.fromkeys(name.split(".")[0] for name in plain.values())
-            raise UsageError(unknown(f"weights in {path} under the prefix", wanted, starts))
-        plain = {
-            source: name.removeprefix(dotted)
-            for source, name in plain.items()
-            if name.startswith(dotted) or source.startswith(dotted)
-        }
-    by_name = dict(expected)
-    votes: Counter[tuple[str, str]] = (
-        Counter()
-    )  # (prefix of the file, prefix of the module) -> tensors that fit in name and shape
-    for source, name in plain.items():
+    best = _Fit(key, held, {}, "", 0)
+    for plain in (str, _unwrapped, _bare, _dotless):
+        fit = _fitted_as(key, expected, held, plain)
+        if fit.size > best.size:
+            best = fit
+    return best
+
+
+def _fitted_as(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor], plain: Callable[[str], str]) -> _Fit:
+    targets = {plain(name): name for name in reversed(list(expected))}
+    # Of two names that become one, that which was so already is meant.
+    sources = {plain(name): name for name in sorted(held, key=lambda name: plain(name) == name)}
+    votes: Counter[tuple[str, str]] = Counter()  # (prefix of the file, prefix of the module) -> tensors that fit
+    for name, source in sources.items():
         for front, rest in _tails(name):
-            if rest in by_name and _same_shape(by_name[rest], held[source]):
+            if rest in targets and _same_shape(expected[targets[rest]], held[source]):
                 votes[front, ""] += 1
-    names = set(plain.values())
-    source_of = {name: source for source, name in plain.items()}
-    for name, tensor in by_name.items():
+    for name, target in targets.items():
         for front, rest in _tails(name):
-            if front and rest in names and _same_shape(tensor, held[source_of[rest]]):
+            if front and rest in sources and _same_shape(expected[target], held[sources[rest]]):
                 votes["", front] += 1
     if not votes:
-        raise InputError(
-            f"{path} fits nothing in the model: it has {_counted(len(held), 'tensor')} ({_some(list(held))}), "
-            f"the model {len(expected)} ({_some(list(expected))})"
-        )
+        return _Fit(key, held, {}, "", 0)
     (stripped, put), most = max(votes.items(), key=lambda vote: (vote[1], -len(vote[0][0]) - len(vote[0][1])))
-    rivals = [front for (front, added), count in votes.items() if count == most and front != stripped and not added and not put]
-    if rivals and stripped:
-        choices = ", ".join(front.rstrip(".") for front in [stripped, *rivals])
-        raise InputError(
-            f"{path} holds {len(rivals) + 1} sets of weights that fit equally well: choose one with --weights: {choices}"
-        )
-    filling = {}
-    for source, name in plain.items():
-        if name.startswith(stripped):
-            target = put + name.removeprefix(stripped)
-            if target in by_name:
-                filling[target] = source
+    filling = {
+        targets[target]: source
+        for name, source in sources.items()
+        if name.startswith(stripped) and (target := put + name.removeprefix(stripped)) in targets
+    }
+    rivals = [front.rstrip(".") for (front, added), count in votes.items() if count == most and front != stripped and not added]
     words = [f"without the prefix {stripped}"] * bool(stripped) + [f"under the prefix {put}"] * bool(put)
-    return {name: filling[name] for name in expected if name in filling}, ", ".join(words)
+    ordered = {name: filling[name] for name in expected if name in filling}
+    return _Fit(key, held, ordered, ", ".join(words), most, tuple(rivals) if stripped else ())
 
 
 def _unwrapped(name: str) -> str:
-    """Take out what torch.compile and DataParallel put into a name."""
+    """Take out what torch.compile put into a name, and DataParallel before it."""
     parts = [part for part in name.split(".") if part != _COMPILED]
     while len(parts) > 1 and parts[0] == _PARALLEL:
         parts = parts[1:]
     return ".".join(parts)
+
+
+def _bare(name: str) -> str:
+    """Take out what either put anywhere: parts of a model may be wrapped by themselves."""
+    return ".".join(part for part in name.split(".") if part not in (_COMPILED, _PARALLEL))
+
+
+def _dotless(name: str) -> str:
+    """Take out all dots, as diffusion models' averages of weights have their names."""
+    return _bare(name).replace(".", "")
 
 
 def _tails(name: str) -> Iterator[tuple[str, str]]:
@@ -224,7 +294,10 @@ def _read(path: Path, unsafe_pickle: bool) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, on what kind of file this is; it is refused or read all the same
         try:
-            return _plain(path, torch.load(path, map_location="cpu", weights_only=not unsafe_pickle))
+            if is_torchscript(path):
+                return torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            with torch.serialization.safe_globals(list(_PLAIN)):
+                return _plain(path, torch.load(path, map_location="cpu", weights_only=not unsafe_pickle))
         except InputError:
             raise
         except Exception as error:  # unpickling a stranger's bytes may raise anything
@@ -245,7 +318,7 @@ def _read(path: Path, unsafe_pickle: bool) -> Any:
 
 
 def _plain(path: Path, held: Any) -> Any:
-    """Give tensors that a state dict can be loaded from; TorchScript programs give their parameters."""
+    """Give what was read, unless it holds tensors that a module cannot be filled from."""
     for key, tensors in _state_dicts(held, ""):
         odd = [name for name, tensor in tensors.items() if tensor.layout != torch.strided]
         if odd:
@@ -281,12 +354,6 @@ def _globals(path: Path) -> set[str]:
     except ValueError:
         pass  # no pickle, or one that is cut short
     return {name for name in names if not name.startswith(("torch.", "torch._utils", "collections.OrderedDict"))}
-
-
-def _described(held: Any) -> str:
-    if isinstance(held, Mapping):
-        return f"a mapping of {_some([str(key) for key in held]) or 'nothing'}"
-    return f"a {type(held).__name__}"
 
 
 def _listed(found: Iterable[str]) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import pickle
+import re
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +29,36 @@ if TYPE_CHECKING:
 # Operators that know whether they train -> where: the place of the argument. batch_norm without running statistics (argument 3)
 # is how weights are standardised, and no sign of training.
 _TRAINS = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}
+
+
+# Of what a size may be made: symbols such as s0, numbers, operators, and these functions.
+_ARITHMETIC = (
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Call, ast.keyword, ast.Load),
+    *(ast.operator, ast.unaryop, ast.cmpop, ast.boolop),
+)
+_FUNCTIONS = frozenset(
+    (
+        *("Symbol", "Integer", "Float", "Rational", "Abs", "Pow", "Add", "Mul", "Max", "Min", "Mod", "PythonMod", "sqrt"),
+        *("FloorDiv", "CleanDiv", "CeilDiv", "IntTrueDiv", "ModularIndexing", "floor", "ceiling", "ToFloat"),
+        *(
+            "TruncToInt",
+            "FloorToInt",
+            "CeilToInt",
+            "RoundToInt",
+            "Eq",
+            "Ne",
+            "Lt",
+            "Le",
+            "Gt",
+            "Ge",
+            "And",
+            "Or",
+            "Not",
+            "Where",
+        ),
+    )
+)
+_SYMBOL = re.compile(r"[a-z]+\d*(_\d+)?|True|False")
 
 
 @recognises(lambda path: path.suffix.lower() == ".pt2")
@@ -66,6 +100,7 @@ def exported(location: str, /) -> Encoder:
 
 def _loaded(location: str) -> ExportedProgram:
     """Load a program; InputError if that would run code which lies in the file."""
+    _check_expressions(location)
     with _tensors_only():
         try:
             return torch.export.load(location)
@@ -74,6 +109,46 @@ def _loaded(location: str) -> ExportedProgram:
                 f"{location} holds more than tensors, and reading it could run any code; export the model again, with tensors "
                 "alone as example inputs"
             ) from error
+
+
+def _check_expressions(location: str) -> None:
+    """Raise InputError for a size that is written as anything but arithmetic: torch evaluates these texts as Python."""
+    with zipfile.ZipFile(location) as archive:
+        for member in archive.namelist():
+            if member.endswith(".json"):
+                for expression in _expressions(json.loads(archive.read(member))):
+                    if not _is_arithmetic(expression):
+                        raise InputError(
+                            f"{location} holds a size that is no arithmetic, '{expression[:60]}', and reading it would run "
+                            "that as code; export the model again"
+                        )
+
+
+def _expressions(value: Any) -> Iterator[str]:
+    """Give all texts called expr_str in what a JSON file holds."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "expr_str":
+                yield str(inner)
+            else:
+                yield from _expressions(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _expressions(inner)
+
+
+def _is_arithmetic(expression: str) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    return all(
+        isinstance(node, _ARITHMETIC)
+        or (isinstance(node, ast.Constant) and (not isinstance(node.value, str) or node.value.isidentifier()))
+        or (isinstance(node, ast.Name) and (node.id in _FUNCTIONS if id(node) in called else bool(_SYMBOL.fullmatch(node.id))))
+        for node in nodes
+    )
 
 
 @contextmanager

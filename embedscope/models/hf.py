@@ -244,6 +244,11 @@ def check_texts(items: Sequence[Any] | Tensor) -> list[str]:
 def _tokens(tokenizer: Any, module: nn.Module, config: Any, max_length: int | None, keys: tuple[str, ...]) -> _Tokens:
     """Set up tokenization: a pad token where there is none, and the length that both tokenizer and positions allow."""
     note = ""
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise InputError(
+            f"{tokenizer.name_or_path} has no vocabulary, so that all words would be the same; save the model's tokenizer "
+            "beside it"
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise InputError(

@@ -34,21 +34,21 @@ class Pixels:
         size: (height, width) that images are brought to: the shorter side is resized (bicubic), the centre is cut out.
         mean: a number a channel, or one for all, subtracted from what lies in [0, 1].
         std: likewise, divided by afterwards.
+        channels: 1 makes all images grey, 3 all RGB; None leaves grey images grey and makes all others RGB.
     """
 
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channels: int | None = None
 
     @property
     def text(self) -> str:
         """What is done, for the record."""
         resized = "" if self.size is None else f"shorter side to {self.size[0]}x{self.size[1]} (bicubic), centre; "
+        colours = {1: "grey", 3: "RGB", None: "one channel for grey images, otherwise RGB"}[self.channels]
         scaled = "" if self.mean is None and self.std is None else f"; minus {self.mean or (0.0,)}, over {self.std or (1.0,)}"
-        return (
-            f"image: {resized}(C, H, W) float32 in [0, 1], one channel for grey images, otherwise RGB; "
-            f"uint8 array: divided by 255{scaled}"
-        )
+        return f"image: {resized}(C, H, W) float32 in [0, 1], {colours}; uint8 array: divided by 255{scaled}"
 
     def adjusted(self, **values: Any) -> Pixels:
         """Return one with another size, mean or std."""
@@ -56,11 +56,13 @@ class Pixels:
 
     def __call__(self, items: Items) -> Tensor:
         """Prepare a batch: B images or arrays of one shape -> (B, ...)."""
-        if isinstance(items, Tensor) and self.size is None:
+        if isinstance(items, Tensor) and self.size is None and self.channels is None:
             return self._scaled(to_input(items), batched=True)
         return stack([self._scaled(to_input(self._resized(item)), batched=False) for item in items])
 
     def _resized(self, item: Image | Tensor | str) -> Image | Tensor | str:
+        if self.channels is not None and not (isinstance(item, Tensor) and item.is_floating_point()):
+            item = as_image(item).convert("L" if self.channels == 1 else "RGB")
         if self.size is None:
             return item
         from PIL import ImageOps
@@ -160,8 +162,15 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
     """Stack tensors of one shape; InputError names the shapes where they differ."""
     shapes = sorted({tuple(tensor.shape) for tensor in tensors})
     if len(shapes) > 1:
-        raise InputError(f"inputs differ in shape: {shapes[0]} and {shapes[1]}; bring them to one with --size")
+        raise InputError(f"inputs differ in shape: {shapes[0]} and {shapes[1]}; {advice(shapes[0], shapes[1])}")
     return torch.stack(list(tensors))
+
+
+def advice(one: tuple[int, ...], other: tuple[int, ...]) -> str:
+    """Say what brings two shapes of inputs together."""
+    if len(one) == len(other) == 3 and one[1:] == other[1:]:
+        return "--channels 3 makes all images RGB, --channels 1 all grey"
+    return "bring them to one with --size"
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from embedscope.errors import InputError, explained, unknown
+from embedscope.models.checkpoint import sha256_of
 from embedscope.models.preparation import Pixels
 from embedscope.records import Encoder
 
@@ -45,7 +46,16 @@ def python(location: str, /, *args: Any, **options: Any) -> Encoder:
             model = getattr(module, factory)(*args, **options)
     if not isinstance(model, nn.Module):
         raise InputError(f"{location} gave {type(model).__name__}, expected a torch.nn.Module")
-    return Encoder(module=model.eval(), prepare=Pixels(), spec=location)
+    return Encoder(module=model.eval(), prepare=Pixels(), spec=location, code_sha256=_code_of(model))
+
+
+def _code_of(model: nn.Module) -> str | None:
+    """Hash the file that a model's class is from; None for torch's own, and for code without a file."""
+    module = sys.modules.get(type(model).__module__)
+    file = getattr(module, "__file__", None)
+    if type(model).__module__.startswith("torch.") or file is None or not Path(file).is_file():
+        return None
+    return sha256_of(file)
 
 
 @contextmanager

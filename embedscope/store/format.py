@@ -9,6 +9,7 @@
     /split                 UTF-8 (N,)         where the data has splits
     /rows/done             int64              how many rows are committed
     /rows/announced        int64              how many inputs there are
+    /rows/committed        int64 (2,)         /rows/done again, and the position of the first input after those rows
     /rows/skipped          int64 (M,)         positions, among all inputs, of those that could not be read and are no rows
     /skipped/ids           UTF-8 (M,)         their ids, written last, where there are any
     /skipped/reasons       UTF-8 (M,)         why
@@ -40,9 +41,10 @@ def chunk_rows(width: int, itemsize: int) -> int:
     return _power_of_two(CHUNK_BYTES // max(1, width * itemsize))
 
 
-def block_rows(row_bytes: int) -> int:
+def block_rows(row_bytes: int, most: int | None = None) -> int:
     """Rows that are committed at once, where a row of all layers has so many bytes: a power of two, at least one."""
-    return _power_of_two(BLOCK_BYTES // max(1, row_bytes))
+    rows = BLOCK_BYTES // max(1, row_bytes)
+    return _power_of_two(rows if most is None else min(rows, most))
 
 
 def _power_of_two(at_most: int) -> int:

@@ -157,6 +157,8 @@ def named(source: str) -> tuple[str, str]:
 def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
     name, path = named(source)
     first = Path(path.split(",")[0])
+    if not first.exists() and partial_path(first).exists():
+        path, first = str(partial_path(first)), partial_path(first)  # which is unfinished, and says how to finish it
     if not first.exists():
         raise InputError(f"no such file: {first}")
     if (first / "run.json").exists():
@@ -187,7 +189,7 @@ def _opened(path: Path) -> h5py.File:
             ) from error
         if path.suffix == ".partial":
             raise InputError(f"{path} is unfinished and was cut off; run the same extract again") from error
-        raise InputError(f"{path} is not an HDF5 file, or it is cut short ({error})") from error
+        raise InputError(f"{path} is not an HDF5 file, as a feature store is, or it is cut short ({error})") from error
 
 
 def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) -> list[FeatureSet]:

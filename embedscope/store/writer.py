@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _TEXT = h5py.string_dtype("utf-8")
 _DONE = "rows/done"
+_HELD = "{} is being written by another process; wait for it, or choose another name"
+_COMMITTED = "rows/committed"
 _ANNOUNCED = "rows/announced"
 _SKIPPED = "rows/skipped"
 
@@ -35,23 +37,17 @@ class Unfinished:
         path: of the file, `NAME.partial`.
         rows: announced.
         done: committed.
-        skipped: positions of inputs that could not be read.
+        position: of the first input that is neither a committed row nor skipped before one.
+        skipped: positions, below that, of inputs that could not be read.
         provenance: as it was written at the start.
     """
 
     path: Path
     rows: int
     done: int
+    position: int
     skipped: tuple[int, ...]
     provenance: Mapping[str, Any]
-
-    @property
-    def position(self) -> int:
-        """Of the first input whose row is not committed."""
-        position = self.done
-        for skipped in sorted(set(self.skipped)):
-            position += skipped <= position
-        return position
 
 
 def read_unfinished(path: Path) -> Unfinished | None:
@@ -64,18 +60,26 @@ def read_unfinished(path: Path) -> Unfinished | None:
         return None
     try:
         with h5py.File(partial, "r") as file:
+            done, position = (int(number) for number in file[_COMMITTED][:])
+            # What lies beyond belongs to rows that were not committed, and may be readable the next time.
+            skipped = sorted({int(each) for each in file[_SKIPPED][:] if 0 <= each < position})
+            if position - len(skipped) != done:
+                raise ValueError(f"{done} rows are committed of {position} inputs with {len(skipped)} skipped")
             return Unfinished(
                 path=partial,
                 rows=int(file[_ANNOUNCED][()]),
-                done=int(file[_DONE][()]),
-                skipped=tuple(int(position) for position in file[_SKIPPED][:] if position >= 0),
+                done=done,
+                position=position,
+                skipped=tuple(skipped),
                 provenance=json.loads(file["provenance"].asstr()[()]),
             )
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         if _is_locked(error):
-            raise OutputError(f"{partial} is being written by another process; wait for it, or choose another name") from error
+            raise OutputError(_HELD.format(partial)) from error
         reason = str(error).partition("\n")[0]
-        raise OutputError(f"{partial} is damaged and cannot be resumed ({reason}); pass --overwrite to start again") from error
+        raise OutputError(
+            f"{partial} is damaged and cannot be resumed ({reason}); --overwrite without --resume starts again"
+        ) from error
 
 
 class StoreWriter:
@@ -93,6 +97,7 @@ class StoreWriter:
         split: (N,) or None.
         provenance: anything that JSON can hold.
         overwrite: replace a store of that name; otherwise OutputError, before anything is written.
+        most_rows: that may be committed at once, where rows take long to compute; None leaves it to their size.
         resumable: keep what was committed when an error ends the context.
         resume: go on with the unfinished store that is there, whose rows, labels and ids have to be these.
 
@@ -114,6 +119,7 @@ class StoreWriter:
         split: Sequence[str] | None,
         provenance: Mapping[str, Any],
         overwrite: bool = False,
+        most_rows: int | None = None,
         resumable: bool = False,
         resume: bool = False,
     ) -> None:
@@ -132,7 +138,9 @@ class StoreWriter:
         self._labels = np.asarray(labels, dtype=np.int64)
         self._texts = {name: values for name, values in texts.items() if values is not None}
         self._provenance = json.dumps(provenance)
-        self._resumable, self._resume = resumable, resume
+        self._resumable, self._resume, self._most_rows = resumable, resume, most_rows
+        self._position = 0
+        self._positions: list[int] = []
         self._pending: dict[str, list[Array]] = {}
         self._waiting = 0
         self._block = 0
@@ -146,14 +154,13 @@ class StoreWriter:
             if not self._resume:
                 self._create()
             self._file = h5py.File(self._partial, "r+")
-            self.done = int(self._file[_DONE][()])
-            self._listed = set(self._file[_SKIPPED][:].tolist())
+            self.done, self._position = (int(number) for number in self._file[_COMMITTED][:])
+            self._listed = [each for each in self._file[_SKIPPED][:].tolist() if 0 <= each < self._position]
+            self._file[_SKIPPED].resize(len(self._listed), axis=0)
+            self._file[_SKIPPED][:] = self._listed
         except (OSError, RuntimeError) as error:
             if _is_locked(error):
-                raise OutputError(
-                    f"cannot write {self.path}: {self._partial.name} is locked by another process; wait for it, or on a "
-                    "network file system set HDF5_USE_FILE_LOCKING=FALSE"
-                ) from error
+                raise OutputError(_HELD.format(self._partial)) from error
             if not self._resume:
                 self._remove()
             raise OutputError(f"cannot write {self.path}: {error}") from error
@@ -172,7 +179,12 @@ class StoreWriter:
             self._abandon()
 
     def add(
-        self, features: Mapping[str, Array], magnitudes: Mapping[str, Array] | None = None, *, logits: Array | None = None
+        self,
+        features: Mapping[str, Array],
+        magnitudes: Mapping[str, Array] | None = None,
+        *,
+        logits: Array | None = None,
+        positions: Sequence[int] | None = None,
     ) -> None:
         """Append the next rows of every layer.
 
@@ -180,6 +192,7 @@ class StoreWriter:
             features: layer -> (B, D) float32 or float16.
             magnitudes: layer -> (B, C) float32, for the layers that have any.
             logits: (B, K) float32, where the store keeps them.
+            positions: (B,) of the inputs that the rows are of, ascending; None where no input is skipped.
         """
         arrays = {f"features/{layer}": np.asarray(array) for layer, array in features.items()}
         arrays |= {f"magnitudes/{layer}": np.asarray(array) for layer, array in (magnitudes or {}).items()}
@@ -190,7 +203,10 @@ class StoreWriter:
                 self._prepare(arrays)
             for name, array in arrays.items():
                 self._pending[name].append(array)
-            self._waiting += len(next(iter(arrays.values())))
+            count = len(next(iter(arrays.values())))
+            start = self.done + self._waiting
+            self._positions += range(start, start + count) if positions is None else positions
+            self._waiting += count
             self._commit()
         except (OSError, RuntimeError) as error:
             raise OutputError(f"cannot write {self.path}: {error}{self._kept()}") from error
@@ -198,11 +214,10 @@ class StoreWriter:
     def skip(self, position: int, reason: str) -> None:
         """Leave the input at a position out: it could not be read."""
         self._skipped[position] = reason
-        if position not in self._listed:
+        if position >= self._position:
             stored = self._file[_SKIPPED]
             stored.resize(len(stored) + 1, axis=0)
             stored[-1] = position
-            self._listed.add(position)
 
     def _create(self) -> None:
         """Write what is known before the first row; the file gets its temporary name when that can be read again."""
@@ -216,6 +231,7 @@ class StoreWriter:
                 file.create_dataset("provenance", data=self._provenance, dtype=_TEXT)
                 file[_ANNOUNCED] = np.int64(self.rows)
                 file[_DONE] = np.int64(0)
+                file[_COMMITTED] = np.zeros(2, dtype=np.int64)
                 file.create_dataset(_SKIPPED, shape=(0,), maxshape=(None,), dtype=np.int64, chunks=(1024,), fillvalue=-1)
             _check_unlocked(self._partial)
             started.replace(self._partial)
@@ -224,7 +240,7 @@ class StoreWriter:
 
     def _prepare(self, arrays: Mapping[str, Array]) -> None:
         """Make a dataset an array, or check that those of an unfinished store are like them."""
-        self._block = block_rows(sum(array.shape[1] * array.dtype.itemsize for array in arrays.values()))
+        self._block = block_rows(sum(array.shape[1] * array.dtype.itemsize for array in arrays.values()), self._most_rows)
         for name, array in arrays.items():
             width = array.shape[1]
             if self.done and (name not in self._file or self._file[name].shape[1:] != (width,)):
@@ -235,6 +251,16 @@ class StoreWriter:
                 rows = min(chunk_rows(width, array.dtype.itemsize), self._block, max(self.rows, 1))
                 self._file.create_dataset(name, (self.rows, width), array.dtype, chunks=(rows, width), fletcher32=True)
             self._pending[name] = []
+        if self.done:
+            self._drop_uncommitted(list(arrays))
+
+    def _drop_uncommitted(self, names: Sequence[str]) -> None:
+        """Forget what a killed run wrote beyond its last block: a short last chunk would be read before it is written again."""
+        self._block = max(int(self._file[name].chunks[0]) for name in names)  # all are powers of two, or the whole
+        for name in names:
+            if self.done % self._file[name].chunks[0] == 0:
+                self._file[name].resize(self.done, axis=0)
+                self._file[name].resize(self.rows, axis=0)
 
     def _commit(self) -> None:
         """Write the blocks that are full, and the last one when no more rows can come: rows, flush, counter, flush."""
@@ -249,6 +275,9 @@ class StoreWriter:
         self._file.flush()
         self.done += whole
         self._waiting -= whole
+        self._position = self._positions[whole - 1] + 1
+        self._positions = self._positions[whole:]
+        self._file[_COMMITTED][...] = (self.done, self._position)  # both in one write, so that no kill parts them
         self._file[_DONE][()] = self.done
         self._file.flush()
 

@@ -56,7 +56,7 @@ def test_json_lines(tmp_path):
     rows = [{"sentence": "a", "label": 1}, {"sentence": "b"}, {"sentence": "c", "label": float("nan")}]
     found = open_dataset(table(tmp_path, "\n\n".join(map(json.dumps, rows)), "a.jsonl"))
     assert found.labels.tolist() == [0, -1, -1]
-    assert found.notes == ("2 of 3 rows have no label",)
+    assert found.notes == ("2 of 3 rows have no label (none is given, or a negative number)",)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +214,9 @@ def test_no_parquet(tmp_path):
     pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match=r"a.parquet cannot be read as parquet"):
         open_dataset(table(tmp_path, "text,label\n", "a.parquet"))
+
+
+def test_semicolons(tmp_path):
+    (tmp_path / "a.csv").write_text("text;label\none, two;a\nthree;b\n")
+    found = open_dataset(str(tmp_path / "a.csv"))
+    assert (found.inputs[0], found.class_names) == ("one, two", ("a", "b"))

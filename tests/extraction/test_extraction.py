@@ -79,14 +79,14 @@ def test_provenance(encoder, dataset, tmp_path):
     with h5py.File(tmp_path / "a.h5") as file:
         provenance = json.loads(file["provenance"].asstr()[()])
     assert len(provenance["model"].pop("weights_sha256")) == 64
-    assert provenance["model"] == dict.fromkeys(["checkpoint", "sha256", "origin"]) | {
+    assert provenance["model"] == dict.fromkeys(["checkpoint", "sha256", "origin", "code_sha256"]) | {
         "spec": "net.py:Net",
         "matched": [],
         "missing": [],
     }
     assert provenance["layers"] == {"conv": {"type": "Conv2d", "pooling": "gap", "shape": [4, 3, 3]}}
     assert provenance["data"]["fingerprint"] == dataset.fingerprint
-    assert {"device", "dtype", "autocast", "batch_size", "torch", "seed", "command", "embedscope", "created"} == set(
+    assert {"device", "dtype", "autocast", "batch_size", "torch", "seed", "logits", "command", "embedscope", "created"} == set(
         provenance["run"]
     )
     assert provenance["run"]["seed"] == 5
@@ -210,7 +210,7 @@ def test_layer_that_mixes_samples(dataset, tmp_path):
         def forward(self, x):
             return self.all(x)
 
-    with pytest.raises(InputError, match="layer all gives 275 rows for 11 samples"):
+    with pytest.raises(InputError, match="layer all gives 25 rows for 1 samples"):
         extract(encoder_of(Mixer()), dataset, tmp_path / "a.h5", layers=["all"])
 
 

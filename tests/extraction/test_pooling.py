@@ -127,3 +127,25 @@ def test_channels_of_what_follows_a_one_dimensional_convolution():
     with Runner(encoder, device="cpu", say=silent) as runner:
         runner.plan(torch.randn(1, 2, 9), ["*"], pooling="auto", logits=False, allow_partial=False)
         assert [features.shape[1] for features, _ in runner.captured.values()] == [5, 5, 5]
+
+
+def test_channels_of_a_recurrent_network():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.lstm = nn.Conv1d(2, 9, 1), nn.LSTM(9, 5, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(self.conv(x).transpose(1, 2))[0]
+
+    with Runner(Encoder(Recurrent(), Pixels(), "x"), device="cpu", say=silent) as runner:
+        runner.plan(torch.randn(1, 2, 9), ["lstm"], pooling="auto", logits=False, allow_partial=False)
+        assert runner.widths == {"lstm": 5}
+
+
+def test_who_names_a_pooling_says_what_the_axes_are():
+    encoder = Encoder(nn.Identity(), Pixels(), "x")
+    with Runner(encoder, device="cpu", say=silent) as runner:
+        for pooling, width in (("gap", 4), ("mean", 6), ("cls", 6)):
+            runner.plan(torch.randn(1, 4, 6), ["output"], pooling=pooling, logits=False, allow_partial=False)
+            assert runner.widths == {"output": width}

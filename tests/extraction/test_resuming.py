@@ -223,7 +223,7 @@ def test_resuming_what_is_finished_does_nothing(tmp_path, whole):
 
 
 def test_resuming_what_is_finished_with_another_model(tmp_path, whole):
-    with pytest.raises(OutputError, match=r"is complete, but its model is net, not other; choose another name"):
+    with pytest.raises(OutputError, match=r"was made with another model .spec.: net, now other"):
         extract(replace(net(), spec="other"), data(), whole, resume=True, **LAYERS)
 
 
@@ -260,11 +260,85 @@ def test_killed_while_it_finishes(tmp_path, monkeypatch, broken, step):
     assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"layers": ["2"]}, "another layers"), ({"dtype": "float16"}, "another run"), ({"logits": True}, "another run .logits.")],
+)
+def test_resuming_what_is_finished_with_other_settings(tmp_path, whole, changes, message):
+    with pytest.raises(OutputError, match=message):
+        extract(net(), data(), whole, resume=True, **{**LAYERS, **changes})
+
+
+def test_input_that_is_readable_again(tmp_path):
+    """Whether an input can be read may change between runs: rows stay beside their ids."""
+    options = {"batch_size": 7, "on_error": "skip", **LAYERS}
+    with pytest.raises(RuntimeError):
+        extract(net(), data(broken=(26,), stop_at=30, action=fail), tmp_path / "a.h5", **options)
+    assert (read_unfinished(tmp_path / "a.h5").done, read_unfinished(tmp_path / "a.h5").skipped) == (24, ())
+    with pytest.raises(RuntimeError):
+        extract(net(), data(stop_at=50, action=fail), tmp_path / "a.h5", resume=True, **options)
+    done = extract(net(), data(), tmp_path / "a.h5", resume=True, **options)
+    assert dict(done.skipped) == {}
+    extract(net(), data(), tmp_path / "whole.h5", **options)
+    assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
+
+
+def test_committed_input_that_is_no_longer_readable(tmp_path):
+    options = {"batch_size": 7, "on_error": "skip", **LAYERS}
+    extract(net(), data(), tmp_path / "whole.h5", **options)
+    with pytest.raises(RuntimeError):
+        extract(net(), data(stop_at=30, action=fail), tmp_path / "a.h5", **options)
+    extract(net(), data(broken=(22,)), tmp_path / "a.h5", resume=True, **options)  # in the batch that was half committed
+    first, second = contents(tmp_path / "a.h5"), contents(tmp_path / "whole.h5")
+    np.testing.assert_array_equal(first["ids"], second["ids"])
+    np.testing.assert_allclose(first["features/2"], second["features/2"], atol=1e-6)  # its batch was a row smaller
+
+
+def test_torn_last_chunk_is_written_again(tmp_path, whole):
+    """A kill while the short last chunk is written leaves bytes that fail their checksum."""
+    with pytest.raises(RuntimeError):
+        extract(net(), data(stop_at=60, action=fail), tmp_path / "a.h5", batch_size=7, **LAYERS)
+    partial = tmp_path / "a.h5.partial"
+    with h5py.File(partial, "r+") as file:
+        rows = file["features/2"]
+        rows[56:] = 1
+        file.flush()
+        where = rows.id.get_chunk_info_by_coord((60 - 60 % rows.chunks[0], 0)).byte_offset
+    torn = bytearray(partial.read_bytes())
+    torn[where : where + 8] = b"\xff" * 8
+    partial.write_bytes(bytes(torn))
+    extract(net(), data(), tmp_path / "a.h5", batch_size=7, resume=True, **LAYERS)
+    assert_same(tmp_path / "a.h5", whole)
+
+
+def test_model_that_draws_numbers_is_resumed_alike(tmp_path):
+    class Draws(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :5] + torch.randn(len(x), 5)
+
+    given = replace(net(), module=Draws())
+    options = {"layers": ["output"], "batch_size": 7, "seed": 3}
+    extract(given, data(), tmp_path / "whole.h5", **options)
+    before = torch.random.get_rng_state()
+    with pytest.raises(RuntimeError):
+        extract(given, data(stop_at=50, action=fail), tmp_path / "a.h5", **options)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    extract(given, data(), tmp_path / "a.h5", resume=True, **options)
+    assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
+
+
+def test_blocks_of_a_slow_model_are_small(tmp_path, monkeypatch):
+    monkeypatch.setattr("embedscope.extraction._SECONDS_IN_A_BLOCK", 1e-9)
+    with pytest.raises(RuntimeError):
+        extract(net(), data(stop_at=5, action=fail), tmp_path / "a.h5", batch_size=1, **LAYERS)
+    assert read_unfinished(tmp_path / "a.h5").done == 5
+
+
 def test_damaged_unfinished_store(tmp_path):
     interrupted(tmp_path)
     partial = tmp_path / "a.h5.partial"
     partial.write_bytes(partial.read_bytes()[:1000])
-    with pytest.raises(OutputError, match=r"is damaged and cannot be resumed .*pass --overwrite to start again"):
+    with pytest.raises(OutputError, match=r"is damaged and cannot be resumed .*--overwrite without --resume starts again"):
         extract(net(), data(), tmp_path / "a.h5", resume=True, **LAYERS)
     extract(net(), data(), tmp_path / "a.h5", overwrite=True, **LAYERS)
 

@@ -205,6 +205,118 @@ def test_buffers_that_the_layers_depend_on(tmp_path):
         extract(given, data(), tmp_path / "a.h5", layers=["1"])
 
 
+@pytest.mark.parametrize("hides", [lambda x: (x > 0).float(), lambda x: x.nan_to_num(0.0)])
+def test_weights_behind_what_hides_nan(tmp_path, hides):
+    class Hides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 40), nn.Linear(40, 4)
+
+        def forward(self, x):
+            return self.b(hides(self.a(x)))
+
+    torch.manual_seed(0)
+    given = encoder(Hides(), weights=Weights(file="w.pt", missing=("a.weight", "a.bias")))
+    with pytest.raises(InputError, match="depends on"):
+        extract(given, data(), tmp_path / "a.h5", layers=["b"])
+
+
+class Odd(nn.Module):
+    """What a layer may do that a row a sample cannot be had of, by name."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.inner, self.blocks = kind, nn.Identity(), nn.ModuleList([nn.Identity(), nn.Identity()])
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.kind == "sequence first":
+            self.inner(x.reshape(len(x), 3, 2).transpose(0, 1))
+        elif self.kind == "complex":
+            self.inner(torch.fft.fft(x))
+        elif self.kind == "sometimes" and len(x) > 4:
+            pass
+        else:
+            self.inner(x)
+        return self.blocks[1](self.blocks[0](x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("sequence first", "layer inner gives 3 rows for 1 samples: its first axis is not the batch"),
+        ("complex", "layer inner gives complex numbers"),
+        ("sometimes", "layer inner ran for the first input, and does not for all of them"),
+    ],
+)
+def test_layers_without_a_row_a_sample(tmp_path, kind, message):
+    with pytest.raises(InputError, match=message):
+        extract(encoder(Odd(kind)), data(), tmp_path / "a.h5", layers=["inner"], batch_size=8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pattern_leaves_out_containers_that_never_run(tmp_path):
+    assert list(extract(encoder(Odd("")), data(), tmp_path / "a.h5", layers=["blocks**"]).layers) == ["blocks.0", "blocks.1"]
+
+
+def test_module_that_runs_twice_is_told(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.act(x)[:, :3])
+
+    said = []
+    extract(encoder(Twice()), data(), tmp_path / "a.h5", layers=["act"], say=said.append)
+    assert said == ["layer act runs 2 times in a forward pass; the last one is taken"]
+
+
+def test_name_with_a_slash(tmp_path):
+    module = nn.ModuleDict({"a/b": nn.Linear(6, 3)})
+    module.forward = lambda x: module["a/b"](x)
+    assert list(extract(encoder(module), data(), tmp_path / "a.h5", layers=["a/b"]).layers) == ["a.b"]
+
+
+def test_model_in_double_precision(tmp_path):
+    extract(encoder(linear().double()), data(), tmp_path / "a.h5", layers=["0"])
+    extract(encoder(), data(), tmp_path / "b.h5", layers=["0"])
+    torch.testing.assert_close(features(tmp_path / "a.h5"), features(tmp_path / "b.h5"), atol=1e-6, rtol=0)
+
+
+def test_model_without_values(tmp_path):
+    with pytest.raises(InputError, match="net is on the meta device"):
+        extract(encoder(linear().to("meta")), data(), tmp_path / "a.h5")
+
+
+def test_lazy_and_three_dimensional_convolutions(tmp_path):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.deep, self.lazy = nn.LazyConv2d(3, 1), nn.Conv3d(1, 2, 1), nn.LazyLinear(4)
+
+        def forward(self, x):
+            return self.lazy(self.deep(self.flat(x)[:, None]).flatten(1))
+
+    assert extract(encoder(Mixed()), data(shape=(2, 3, 3)), tmp_path / "a.h5", layers=["lazy", "deep"]).rows == 20
+
+
+def test_killed_worker_is_one_line(tmp_path):
+    class Kills(Rows):
+        def __getitem__(self, index):
+            import os
+
+            if index == 9:
+                os._exit(9)
+            return super().__getitem__(index)
+
+    given = replace(data(), inputs=Kills(20))
+    with pytest.raises(InputError, match="a process that read inputs was killed"):
+        extract(encoder(), given, tmp_path / "a.h5", batch_size=2, workers=1)
+
+
 def test_input_that_cannot_be_read_stops(tmp_path):
     with pytest.raises(InputError, match=r"cannot read the image row7.png: broken; pass --on-error skip"):
         extract(encoder(), data(broken=(7,)), tmp_path / "a.h5", batch_size=4)

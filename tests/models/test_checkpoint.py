@@ -1,7 +1,8 @@
 """Checkpoints as they are found in the wild, and files that must not be believed."""
 
+import argparse
 import collections
-import datetime
+import fractions
 import pickle
 
 import pytest
@@ -121,7 +122,7 @@ def test_ema_of_a_wrapper(tmp_path):
 
 
 def test_no_ema_there(tmp_path):
-    with pytest.raises(UsageError, match="has no ema weights; it has: model"):
+    with pytest.raises(UsageError, match="has no ema weights that fit; it has: model"):
         load_checkpoint(Net(), saved(tmp_path, {"model": weights()}), weights="ema")
 
 
@@ -134,6 +135,107 @@ def test_two_sets_that_fit_equally_well(tmp_path):
     check(net, weights(1))
     with pytest.raises(UsageError, match="did you mean 'encoder_k'"):
         load_checkpoint(net, path, weights="encoder_kk")
+
+
+def test_set_that_fits_is_taken(tmp_path):
+    bigger = {f"blocks.{name}": tensor for name, tensor in weights(2).items()} | {"more": torch.zeros(3)}
+    net = Net()
+    assert load_checkpoint(net, saved(tmp_path, {"generator": {"w": torch.ones(3)}, "critic": weights(0)})).origin == "critic"
+    check(net, weights(0))
+    load_checkpoint(net, saved(tmp_path, {"model": {"other": torch.ones(3)}, "blocks": bigger}))
+    check(net, weights(2))
+
+
+def test_unnamed_sets_that_fit_equally_well(tmp_path):
+    path = saved(tmp_path, {"student": weights(0), "teacher": weights(1)})
+    with pytest.raises(
+        InputError, match="2 sets of weights that fit equally well: choose one with --weights: student, teacher"
+    ):
+        load_checkpoint(Net(), path)
+    net = Net()
+    load_checkpoint(net, path, weights="teacher")
+    check(net, weights(1))
+
+
+def test_name_that_is_right_already_wins(tmp_path):
+    net = Net()
+    load_checkpoint(net, saved(tmp_path, weights(0) | prefixed(weights(1), "module.")))
+    check(net, weights(0))
+
+
+def test_tied_weights_are_filled_together(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.b.weight = self.a.weight
+
+    torch.manual_seed(0)
+    state = Tied().state_dict()
+    del state["b.weight"]
+    save_file(state, tmp_path / "w.safetensors")
+    net = Tied()
+    assert load_checkpoint(net, str(tmp_path / "w.safetensors")).missing == ()
+    assert torch.equal(net.b.weight, state["a.weight"])
+
+
+def test_wrapped_part_of_a_model(tmp_path):
+    state = weights()
+    net = Net()
+    inner = {name.replace("body.", "body.module."): tensor for name, tensor in state.items()}
+    load_checkpoint(net, saved(tmp_path, inner))
+    check(net, state)
+
+
+def test_model_with_a_compiled_part_loads_its_own_weights(tmp_path):
+    net = Net()
+    net.body = nn.ModuleDict({"_orig_mod": net.body})
+    state = {name: tensor.clone() + 1 for name, tensor in net.state_dict().items()}
+    load_checkpoint(net, saved(tmp_path, state))
+    check(net, state)
+
+
+def test_ema_under_a_prefix(tmp_path):
+    held = prefixed(weights(0), "model.") | prefixed(weights(1), "model_ema.")
+    net = Net()
+    load_checkpoint(net, saved(tmp_path, held), weights="ema")
+    check(net, weights(1))
+
+
+@pytest.mark.parametrize("wrap", [lambda held: {"model_ema": held}, lambda held: prefixed(held, "model_ema.")])
+def test_averages_whose_names_have_no_dots(tmp_path, wrap):
+    average = {name.replace(".", ""): tensor for name, tensor in weights(1).items()} | {"decay": torch.tensor(0.9)}
+    net = Net()
+    load_checkpoint(net, saved(tmp_path, {"state_dict": weights(0), **wrap(average)}), weights="ema")
+    check(net, weights(1))
+
+
+def test_arguments_beside_the_weights(tmp_path):
+    net = Net()
+    load_checkpoint(net, saved(tmp_path, {"model": weights(), "args": argparse.Namespace(lr=0.1, out=tmp_path)}))
+    check(net, weights())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_weights_of_a_torchscript_program(tmp_path):
+    torch.manual_seed(0)
+    source = Net().eval()
+    torch.jit.trace(source.body, torch.zeros(2, 4)).save(str(tmp_path / "p.pt"))
+    net = Net().eval()
+    load_checkpoint(net, str(tmp_path / "p.pt"))
+    assert torch.equal(net.body[0].weight, source.body[0].weight)
+
+
+def test_extra_state_is_no_tensor(tmp_path):
+    class Extra(Net):
+        def get_extra_state(self):
+            return {"steps": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    net = Extra()
+    assert load_checkpoint(net, saved(tmp_path, weights())).missing == ()
 
 
 def test_student_and_teacher_side_by_side(tmp_path):
@@ -160,7 +262,7 @@ def test_nothing_fits(tmp_path):
 
 
 def test_no_tensors(tmp_path):
-    with pytest.raises(InputError, match="holds no named tensors, but a mapping of epoch"):
+    with pytest.raises(InputError, match="holds no named tensors; give a file"):
         load_checkpoint(Net(), saved(tmp_path, {"epoch": 3}))
 
 
@@ -189,8 +291,8 @@ def test_old_pickle_that_would_run_code_does_not(tmp_path):
 
 
 def test_unsafe_pickle_when_asked_for(tmp_path):
-    path = saved(tmp_path, {"state_dict": weights(), "when": datetime.date(2020, 1, 1)})
-    with pytest.raises(InputError, match=r"datetime.date"):
+    path = saved(tmp_path, {"state_dict": weights(), "when": fractions.Fraction(1, 2)})
+    with pytest.raises(InputError, match=r"fractions.Fraction"):
         load_checkpoint(Net(), path)
     net = Net()
     load_checkpoint(net, path, unsafe_pickle=True)

@@ -1,5 +1,7 @@
 import io
+import json
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -136,3 +138,27 @@ def test_example_inputs_that_would_run_code_do_not(network, save, tmp_path, monk
 def test_absent():
     with pytest.raises(InputError, match=r"no such file: nowhere\.pt2"):
         open_model("exported:nowhere.pt2")
+
+
+def test_size_that_would_run_code_does_not(tmp_path):
+    import zipfile
+
+    program = torch.export.export(
+        torch.nn.Linear(3, 2).eval(), (torch.zeros(4, 3),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+    )
+    torch.export.save(program, tmp_path / "good.pt2")
+    evil = f"__import__('os').mkdir({str(tmp_path / 'ran')!r}) or s0"
+    changed = 0
+    with zipfile.ZipFile(tmp_path / "good.pt2") as source, zipfile.ZipFile(tmp_path / "evil.pt2", "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith(".json"):
+                text = re.sub(r'"expr_str": *"[^"]*"', lambda match: f'"expr_str": {json.dumps(evil)}', content.decode())
+                changed += text != content.decode()
+                content = text.encode()
+            target.writestr(name, content)
+    assert changed
+    with pytest.raises(InputError, match="holds a size that is no arithmetic, '__import__"):
+        open_model(str(tmp_path / "evil.pt2"))
+    assert not (tmp_path / "ran").exists()
+    open_model(str(tmp_path / "good.pt2"))

@@ -269,3 +269,10 @@ def test_without_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"transformers is not installed; pip install 'embedscope\[hf\]'"):
         open_model("hf:anything")
+
+
+def test_tokenizer_without_a_vocabulary(tmp_path):
+    config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=12, **SMALL)
+    transformers.BertModel(config).save_pretrained(tmp_path / "bare")
+    with pytest.raises(InputError, match=r"has no vocabulary|has no image processor and no tokenizer"):
+        open_model(f"hf:{tmp_path / 'bare'}")

@@ -214,14 +214,14 @@ def test_no_such_file():
 
 def test_not_hdf5(tmp_path):
     (tmp_path / "a.h5").write_text("hello")
-    with pytest.raises(InputError, match="is not an HDF5 file, or it is cut short"):
+    with pytest.raises(InputError, match="is not an HDF5 file, as a feature store is, or it is cut short"):
         read_features(str(tmp_path / "a.h5"))
 
 
 def test_cut_short(make_store):
     path = make_store(np.zeros((400, 50)), np.arange(400) % 2)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match="is not an HDF5 file, or it is cut short"):
+    with pytest.raises(InputError, match="is not an HDF5 file, as a feature store is, or it is cut short"):
         read_features(str(path))
 
 
