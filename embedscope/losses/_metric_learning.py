@@ -116,7 +116,7 @@ def _classes(kind: str) -> dict[str, type[nn.Module]]:
     return {
         name: value
         for name, value in sorted(found.items())
-        if issubclass(value, nn.Module) and not name.startswith("Base") and name not in _ABSTRACT
+        if issubclass(value, nn.Module) and not name.startswith("Base") and name not in _ABSTRACT | _UNSUITED.keys()
     }
 
 

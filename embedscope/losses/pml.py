@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
     """Any loss of pytorch-metric-learning by its class name, as in pml.TripletMarginLoss(margin=0.2).
 
-    It is computed exactly as that library (the extra `losses`) does, in float32 at least. In an objective `pml.SupConLoss(temperature=0.07)` is short for `pml(loss='SupConLoss(temperature=0.07)')`. Its range, its
-    value on a batch without pairs (mostly 0) and its defaults are the library's; the losses that embedscope has under a name of
-    its own (`supcon`, `triplet`, `proxy_nca` ...) close the gaps that their docstrings name. A row of zeros gets no gradient
-    where the loss divides rows by their length; beyond that, values and gradients on degenerate batches are the library's
-    (NCALoss of a batch without pairs is NaN). The loss is tried out when it is made.
+    That is `pml(loss='TripletMarginLoss(margin=0.2)')` in an objective. The loss is computed exactly as the library (the extra
+    `losses`) does, in float32 at least: its range, its defaults and its value on a batch without pairs (mostly 0) are the
+    library's. The losses that embedscope has under a name of its own (`supcon`, `triplet`, `proxy_nca` ...) close the gaps that
+    their docstrings name. A row of zeros gets no gradient where the loss divides rows by their length; beyond that, degenerate
+    batches are the library's affair (NCALoss of a batch without pairs is NaN). The loss is tried out when it is made.
 
     Args:
         num_classes: K, filled in where the loss has to know it.
