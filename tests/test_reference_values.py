@@ -1,6 +1,7 @@
 """The values of the formula sheet, where it is at hand."""
 
 import importlib.util
+import math
 
 import pytest
 import torch
@@ -71,6 +72,55 @@ def test_latent_boost(reference, batch, beta):
     options = f"explained_variance=1, alpha0=0, beta0={beta}, beta_schedule='constant'"
     found = [float(build(f"latent_boost({options}, hinge={hinge})", 3, 2)(*batch)) for hinge in (True, False)]
     assert found == pytest.approx(expected, abs=1e-6)  # the sheet rounds these to six places
+
+
+# Rows of the sheet for losses that need nothing beside the batch.
+@pytest.mark.parametrize(
+    ("objective", "key"),
+    [
+        ("supcon", "SupCon tau=.1"),
+        ("supcon(temperature=0.07)", "SupCon tau=.07"),
+        ("pml.NTXentLoss(temperature=0.1)", "decoupled softmax / pml NTXent tau=.1"),
+        ("contrastive", "pml Contrastive(0,1)"),
+        ("triplet", "pml Triplet(.05)"),
+        ("multi_similarity", "MultiSimilarity(2,50,.5), no miner"),
+        ("npair", "pml NPairs (cosine logits)"),
+    ],
+)
+def test_losses_of_pairs(reference, batch, objective, key):
+    pytest.importorskip("pytorch_metric_learning")
+    assert build(objective, 3, 2)(*batch).item() == pytest.approx(reference.out[key], abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("objective", "key"),
+    [
+        ("proxy_nca", "pml ProxyNCA scale=1"),
+        ("proxy_nca(scale=9)", "ProxyNCA++ (scale 9)"),
+        ("proxy_anchor", "ProxyAnchor(.1,32)"),
+        ("normalized_softmax", "NormalizedSoftmax T=.05"),
+        ("pml.ProxyAnchorLoss", "ProxyAnchor(.1,32)"),
+    ],
+)
+def test_losses_of_proxies(reference, batch, objective, key):
+    pytest.importorskip("pytorch_metric_learning")
+    built = build(objective, 3, 2)
+    (parameter,) = built.parameters()
+    proxies = torch.from_numpy(reference.P)
+    with torch.no_grad():
+        parameter.copy_(proxies if parameter.shape == proxies.shape else proxies.T)
+    assert built(*batch).item() == pytest.approx(reference.out[key], abs=1e-10)
+
+
+def test_arcface_of_the_library_counts_its_margin_in_degrees(reference, batch):
+    pytest.importorskip("pytorch_metric_learning")
+    built = build(f"pml.ArcFaceLoss(margin={180 * 0.5 / math.pi}) + pml.CosFaceLoss", 3, 2)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.copy_(torch.from_numpy(reference.P).T)
+    built(*batch)
+    found = [value.item() for value in built.terms.values()]
+    assert found == pytest.approx([reference.out["ArcFace s=64 m=.5"], reference.out["CosFace s=64 m=.35"]], abs=1e-5)
 
 
 def test_cross_entropy(reference, batch):

@@ -1,23 +1,27 @@
 """Objectives as one writes them: `ce + 0.5*silhouette(tau_s=0.05)`, `ce + 0.5*silhouette@10`.
 
     objective = term ("+" term)*
-    term      = [weight "*"] name ["(" options ")"] ["@" epoch]
+    term      = [weight "*"] name ["." member] ["(" options ")"] ["@" epoch]
 
 The weight is a number >= 0 and 1 if left out. A term counts from its epoch on, epochs counted from 1; before it is switched on
-it is not computed. Dashes and underscores are the same. Options are literals; nothing is evaluated.
+it is not computed. Dashes and underscores are the same. Options are literals; nothing is evaluated. A member is one of a
+family of losses: `pml.SupConLoss(temperature=0.07)` is `pml(loss='SupConLoss(temperature=0.07)')`.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from embedscope import plugins
 from embedscope.errors import UsageError, check_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,20 @@ def build(expression: str, num_classes: int, dim: int) -> Objective:
     terms = parse(expression)
     losses = []
     for term in terms:
-        factory = plugins.load("losses", term.spec.name)
-        losses.append(factory(num_classes, dim, **plugins.bind(factory, term.spec)))
+        factory, spec = _resolved(term.spec)
+        losses.append(factory(num_classes, dim, **plugins.bind(factory, spec)))
     return Objective(terms, losses)
+
+
+def _resolved(spec: plugins.Spec) -> tuple[Callable[..., nn.Module], plugins.Spec]:
+    """Find the plugin of a term and what to ask of it: of `pml.Foo(x=1)`, `pml` and `pml(loss='Foo(x=1)')`."""
+    name, dot, member = spec.name.partition(".")
+    factory = plugins.load("losses", name)
+    if not dot:
+        return factory, spec
+    if not getattr(getattr(factory, "declaration", None), "family", False):
+        raise UsageError(f"no loss '{spec.name}': {name} is a single loss, without a dot")
+    return factory, plugins.Spec(name, options={"loss": str(replace(spec, name=member))})
 
 
 def parse(expression: str) -> list[Term]:

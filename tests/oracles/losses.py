@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 
 from tests.oracles.metrics import soft_silhouette
 
@@ -130,3 +131,166 @@ def latent_boost(
             value = _margin(row, label, clusters, variances, alpha, beta)
             values.append(max(value, 0.0) if hinge else value)
     return sum(values) / len(values)
+
+
+def _rows(features, normalize=True):
+    rows = [[float(value) for value in row] for row in features.tolist()]
+    return [[value / math.hypot(*row) for value in row] for row in rows] if normalize else rows
+
+
+def _dot(x, y):
+    return sum(a * b for a, b in zip(x, y, strict=True))
+
+
+def _distance(x, y):
+    return math.sqrt(sum((a - b) ** 2 for a, b in zip(x, y, strict=True)))
+
+
+def _mean(values):
+    return sum(values) / len(values) if values else 0.0
+
+
+def _parameter(module, name):
+    """Rows of unit length of the one parameter of that name."""
+    (parameter,) = [value for key, value in module.named_parameters() if key.endswith(name)]
+    return _rows(parameter.detach().double())
+
+
+def center(features, labels, logits, module, alpha=0.5):
+    rows, y, centers = _rows(features, normalize=False), labels.tolist(), module.centers.double().tolist()
+    return sum(_distance(row, centers[label]) ** 2 for row, label in zip(rows, y, strict=True)) / (2 * len(y))
+
+
+def contrastive(features, labels, logits, margin=1.0, pos_margin=0.0, normalize=True):
+    rows, y = _rows(features, normalize), labels.tolist()
+    pulled, pushed = [], []
+    for i in range(len(y)):
+        for j in range(len(y)):
+            d = _distance(rows[i], rows[j])
+            if y[i] == y[j] and i != j:
+                pulled.append(max(d - pos_margin, 0))
+            elif y[i] != y[j]:
+                pushed.append(max(margin - d, 0))
+    return _mean([value for value in pulled if value > 0]) + _mean([value for value in pushed if value > 0])
+
+
+def triplet(features, labels, logits, margin=0.05, triplets="all", swap=False, smooth=False, normalize=True):
+    rows, y = _rows(features, normalize), labels.tolist()
+    values = []
+    for a in range(len(y)):
+        for p in range(len(y)):
+            for n in range(len(y)):
+                if a == p or y[a] != y[p] or y[a] == y[n]:
+                    continue
+                near, far = _distance(rows[a], rows[p]), _distance(rows[a], rows[n])
+                if triplets == "hard" and far > near:
+                    continue
+                if triplets == "semihard" and not near < far <= near + margin:
+                    continue
+                if swap:
+                    far = min(far, _distance(rows[p], rows[n]))
+                violation = near - far + margin
+                values.append(math.log1p(math.exp(violation)) if smooth else max(violation, 0))
+    return _mean([value for value in values if value > 0])
+
+
+def npair(features, labels, logits, normalize=True, regularization=0.0):
+    rows, y = _rows(features, normalize), labels.tolist()
+    pairs = []
+    for label in sorted(set(y)):
+        members = [row for row, other in zip(rows, y, strict=True) if other == label]
+        if len(members) > 1:
+            pairs.append(members[:2])
+    total = 0.0
+    for c, (f, g) in enumerate(pairs):
+        total += math.log1p(sum(math.exp(_dot(f, other[1]) - _dot(f, g)) for k, other in enumerate(pairs) if k != c))
+    return total / len(pairs) + regularization * _mean([math.hypot(*row) for row in _rows(features, normalize=False)])
+
+
+def supcon(features, labels, logits, temperature=0.1):
+    rows, y = _rows(features), labels.tolist()
+    anchors = []
+    for i in range(len(y)):
+        positives = [j for j in range(len(y)) if j != i and y[j] == y[i]]
+        if not positives:
+            continue
+        total = sum(math.exp(_dot(rows[i], rows[a]) / temperature) for a in range(len(y)) if a != i)
+        anchors.append(-_mean([math.log(math.exp(_dot(rows[i], rows[p]) / temperature) / total) for p in positives]))
+    return _mean(anchors)
+
+
+def proxy_nca(features, labels, logits, module, scale=1.0):
+    rows, y, proxies = _rows(features), labels.tolist(), _parameter(module, "proxies")
+    values = []
+    for row, label in zip(rows, y, strict=True):
+        weights = [math.exp(-scale * _distance(row, proxy) ** 2) for proxy in proxies]
+        values.append(-math.log(weights[label] / sum(weights)))
+    return _mean(values)
+
+
+def proxy_anchor(features, labels, logits, module, margin=0.1, alpha=32.0):
+    rows, y, proxies = _rows(features), labels.tolist(), _parameter(module, "proxies")
+    pulled, pushed = [], []
+    for k, proxy in enumerate(proxies):
+        own = [_dot(row, proxy) for row, label in zip(rows, y, strict=True) if label == k]
+        rest = [_dot(row, proxy) for row, label in zip(rows, y, strict=True) if label != k]
+        if own:
+            pulled.append(math.log1p(sum(math.exp(-alpha * (s - margin)) for s in own)))
+        pushed.append(math.log1p(sum(math.exp(alpha * (s + margin)) for s in rest)))
+    return _mean(pulled) + _mean(pushed)
+
+
+def multi_similarity(features, labels, logits, alpha=2.0, beta=50.0, base=0.5, miner=False, epsilon=0.1):
+    rows, y = _rows(features), labels.tolist()
+    values = []
+    for i in range(len(y)):
+        positive = [_dot(rows[i], rows[j]) for j in range(len(y)) if j != i and y[j] == y[i]]
+        negative = [_dot(rows[i], rows[j]) for j in range(len(y)) if y[j] != y[i]]
+        if miner:
+            highest, lowest = max(negative), min(positive, default=math.inf)
+            positive, negative = (
+                [s for s in positive if s - epsilon < highest],
+                [s for s in negative if s + epsilon > lowest],
+            )
+        pulled = math.log1p(sum(math.exp(-alpha * (s - base)) for s in positive)) / alpha
+        values.append(pulled + math.log1p(sum(math.exp(beta * (s - base)) for s in negative)) / beta)
+    return _mean(values)
+
+
+def normalized_softmax(features, labels, logits, module, temperature=0.05):
+    (weights,) = module.parameters()
+    rows, y, vectors = _rows(features), labels.tolist(), _rows(weights.detach().double().T)
+    values = []
+    for row, label in zip(rows, y, strict=True):
+        shares = [math.exp(_dot(row, vector) / temperature) for vector in vectors]
+        values.append(-math.log(shares[label] / sum(shares)))
+    return _mean(values)
+
+
+def pml(features, labels, logits, module, loss):
+    """The library itself, called directly."""
+    from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
+
+    made, miner = {
+        "SupConLoss(temperature=0.2)": lambda: (losses.SupConLoss(temperature=0.2), None),
+        "TripletMarginLoss(margin=0.2, distance='CosineSimilarity', miner='MultiSimilarityMiner')": lambda: (
+            losses.TripletMarginLoss(margin=0.2, distance=distances.CosineSimilarity()),
+            miners.MultiSimilarityMiner(),
+        ),
+        "NTXentLoss(reducer='PerAnchorReducer')": lambda: (losses.NTXentLoss(reducer=reducers.PerAnchorReducer()), None),
+        "CosFaceLoss(scale=16, weight_regularizer='RegularFaceRegularizer')": lambda: (
+            losses.CosFaceLoss(5, 4, scale=16, weight_regularizer=regularizers.RegularFaceRegularizer()),
+            None,
+        ),
+        "SoftTripleLoss(centers_per_class=2, embedding_regularizer='LpRegularizer', embedding_reg_weight=0.1)": lambda: (
+            losses.SoftTripleLoss(
+                5, 4, centers_per_class=2, embedding_regularizer=regularizers.LpRegularizer(), embedding_reg_weight=0.1
+            ),
+            None,
+        ),
+    }[loss]()
+    owned = list(module.parameters())
+    with torch.no_grad():
+        for parameter, value in zip(made.parameters(), owned, strict=True):
+            parameter.copy_(value)
+    return made(features, labels, miner(features, labels) if miner else None).item()

@@ -1,0 +1,38 @@
+"""The multi-class N-pair loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embedscope.errors import check_flag, check_number
+from embedscope.losses import loss
+from embedscope.losses._metric_learning import EmbeddingLoss, metric_learning
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@loss(reference="arXiv:2008.09164")
+def npair(num_classes: int, dim: int, *, normalize: bool = True, regularization: float = 0.0) -> nn.Module:
+    """N-pair loss (Sohn 2016, NIPS): an anchor is more similar to its positive than to the positives of all other classes.
+
+        mean over classes c of ln(1 + sum over classes k != c of exp(f_c · g_k - f_c · g_c)),   at least 0
+
+    f_c and g_c are the first two rows of class c in the batch, one pair a class; the other rows are not used, so a batch of two
+    a class wastes nothing. A batch without a pair, or with pairs of one class only, gives 0 with a graph.
+
+    The default is that of pytorch-metric-learning: similarities are cosines, without a temperature, so the loss cannot fall
+    below ln(1 + (C - 1) exp(-2)) for C classes. The paper's form is npair(normalize=False, regularization=...): inner products,
+    kept small by a penalty on lengths.
+
+    Args:
+        num_classes: not used; losses take it.
+        dim: not used.
+        normalize: divide every row by its length first.
+        regularization: weight, >= 0, of the mean length of all rows of the batch, which is added.
+    """
+    weight = check_number("regularization", regularization, low=0)
+    distance = metric_learning("distances").DotProductSimilarity(normalize_embeddings=check_flag("normalize", normalize))
+    penalty = metric_learning("regularizers").LpRegularizer() if weight else None
+    made = metric_learning("losses").NPairsLoss(distance=distance, embedding_regularizer=penalty, embedding_reg_weight=weight)
+    return EmbeddingLoss(made)
