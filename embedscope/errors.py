@@ -123,3 +123,10 @@ def check_flag(what: str, got: Any) -> bool:
     if not isinstance(got, bool):
         raise UsageError(f"{what} has to be True or False, got {str(got)[:40]!r}")
     return got
+
+
+def check_whole(what: str, got: Any, *, low: int) -> int:
+    """Return `got` if it is a whole number of at least `low`, else raise a UsageError."""
+    if type(got) is not int or got < low:
+        raise UsageError(f"{what} has to be a whole number from {low}, got {str(got)[:40]!r}")
+    return got

@@ -125,3 +125,33 @@ def test_arcface_of_the_library_counts_its_margin_in_degrees(reference, batch):
 
 def test_cross_entropy(reference, batch):
     assert float(build("ce", 3, 2)(*batch)) == pytest.approx(reference.out["CE"], abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("term", "key"),
+    [
+        ("comp_sum(tau=1.7)", "GCE q=.7"),
+        ("comp_sum(tau=2)", "MAE(tau=2) 1-p"),
+        ("comp_sum(tau=0)", "sum-exp(tau=0)"),
+        ("comp_sum(tau=1)", "CE"),
+        ("ldr(lam=1, margin=1)", "LDR-KL lam=1,c=1"),
+        ("z_loss(a=1, b=0)", "Z-loss a=1,b=0"),
+        ("mann_whitney(temperature=1)", "MW loss on cosine, tau=1"),
+        ("decoupled_softmax(temperature=0.1)", "decoupled softmax / pml NTXent tau=.1"),
+        ("uniformity(t=2)", "uniformity t=2 (pairs i<j)"),
+        ("elastic_face(kind='arc', sd=0)", "ArcFace s=64 m=.5"),
+        ("elastic_face(kind='cos', sd=0)", "CosFace s=64 m=.35"),
+        ("sface", "SFace s=64,k=80,a=.8,b=1.23"),
+    ],
+)
+def test_losses(reference, batch, term, key):
+    objective = build(term, 3, 2)
+    for weight in objective.parameters():
+        weight.data = torch.from_numpy(reference.P)
+    assert float(objective(*batch).detach()) == pytest.approx(reference.out[key], abs=1e-10)
+
+
+def test_any_loss(reference, batch):
+    # The sheet leaves out what the authors' code adds to the denominator, 1e-5 beside 4.
+    value = build("any_loss(score='f1', amplification=73)", 3, 2)(*batch)
+    assert float(value) == pytest.approx(reference.out["AnyLoss macro-F1 L=73"], abs=5e-6)

@@ -127,6 +127,20 @@ def _compute_again(
         squared[i[block], j[block]] = gap.square().sum(dim=1).to(squared.dtype)
 
 
+def distances(x: Tensor) -> Tensor:
+    """Euclidean distances between the rows of one batch, with gradients: (B, D) -> (B, B), zero on the diagonal.
+
+    The gradient of a distance at zero (a row and its duplicate, or itself) is 0, the one subgradient that pushes neither row.
+    """
+    norms = x.square().sum(dim=1)  # (B,)
+    squared = norms[:, None] + norms[None, :] - 2 * x @ x.T  # (B, B)
+    # The square root has an infinite slope at 0: keep zeros out of it, in the value and in the graph.
+    # What is not a number is not near, so that it shows.
+    apart = ~(squared <= torch.finfo(x.dtype).eps * (norms[:, None] + norms[None, :]))
+    apart = apart & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return torch.where(apart, squared, 1.0).sqrt() * apart
+
+
 class _DistanceSums(torch.autograd.Function):
     """Sums of distances to groups of a batch, with a backward of one product and three passes over the pairs.
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from embedscope.ops.pairwise import distance_sums, squared_distances
+from embedscope.ops.pairwise import distance_sums, distances, squared_distances
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def test_batch_distances_equal_scipy(rows):
     found = each(rows)
     np.testing.assert_allclose(found, cdist(rows, rows), atol=1e-7)  # equal rows: sqrt of rounding
     assert found.diagonal().abs().max() == 0
+    torch.testing.assert_close(distances(rows), found, atol=1e-12, rtol=0)
 
 
 def test_gradients_of_the_sums_of_distances(rows):
