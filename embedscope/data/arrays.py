@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from embedscope.data.columns import Texts, check_unique, fingerprint, gaps
-from embedscope.errors import InputError
+from embedscope.data.columns import Texts, fingerprint, gaps
 from embedscope.plugins import recognises
 from embedscope.records import Dataset
 from embedscope.store.arrays import encode_labels, load_arrays, text_rows
@@ -52,7 +50,7 @@ def arrays(location: str) -> Dataset:
     X is given to the model row by row, as numbers (N, ...) or text (N,); y holds whole numbers (a negative one is unlabelled)
     or text. Ids are row numbers if there are none. InputError for a file without X or y, or of different lengths.
     """
-    held = _text_arrays(location) or load_arrays(location)
+    held = load_arrays(location, text=True)
     class_names, labels = encode_labels(location, held)
     ids, split = text_rows(location, held, "ids"), text_rows(location, held, "split")
     is_text = held["X"].dtype.kind in "US"
@@ -66,24 +64,3 @@ def arrays(location: str) -> Dataset:
         fingerprint=fingerprint([str(held["X"].dtype), str(held["X"].shape), held["X"], held["y"]]),
         notes=gaps(labels),
     )
-
-
-def _text_arrays(location: str) -> dict[str, Array] | None:
-    """Read an archive whose X is text, which load_arrays does not take; None for any other, so that it says what is wrong."""
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        with zipfile.ZipFile(location) as archive, archive.open("X.npy") as file:
-            shape, _, dtype = headers[np.lib.format.read_magic(file)](file)
-        if dtype.kind not in "US" or len(shape) != 1:
-            return None
-        with np.load(location, allow_pickle=False) as held:
-            found = {name: held[name] for name in ("X", "y", "ids", "split", "class_names") if name in held.files}
-    except Exception:  # a stranger's bytes: load_arrays words what is wrong with them
-        return None
-    for name in ("y", "ids", "split"):
-        if name in found and found[name].shape != shape:
-            raise InputError(f"{location}: X has {shape[0]} rows, but {name} has shape {found[name].shape}")
-    if "y" not in found or not shape[0]:
-        raise InputError(f"{location}: X holds {shape[0]} texts, with{'' if 'y' in found else 'out'} labels y; it needs both")
-    check_unique(location, text_rows(location, found, "ids") or [])
-    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
 _NAMES = ("X", "y", "ids", "split", "class_names")
 
 
-def load_arrays(path: str) -> dict[str, Array]:
+def load_arrays(path: str, *, text: bool = False) -> dict[str, Array]:
     """Read `file.npz`, or `X.npy,y.npy`, into arrays by name; "X" and "y" are there and belong together.
 
     Whatever else an archive holds is left unread, and nothing is ever unpickled. Numbers come in the machine's byte order.
+    With `text`, X may be text (N,) too.
 
     InputError for a file that is not there, not NumPy's, without X or y, empty, of different lengths, or with other than
     numbers in X.
@@ -27,14 +30,19 @@ def load_arrays(path: str) -> dict[str, Array]:
     arrays = {name: _native(array) for name, array in _read(path).items()}
     for name in ("X", "y"):
         if name not in arrays:
-            raise InputError(f"{path} has no {name}; an archive of features holds X (N, D) and y (N,)")
+            raise InputError(
+                f"{path} has no {name}; it holds {', '.join(_names(path)) or 'nothing'}; an archive needs X (N, ...) and y (N,)"
+            )
     inputs = arrays["X"]
-    if inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8:
+    is_text = text and inputs.dtype.kind in "US" and inputs.ndim == 1
+    if not is_text and (inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8):
         raise InputError(f"{path}: X has to be numbers of at most 64 bits, got {inputs.dtype}")
     if not inputs.size:
         raise InputError(f"{path}: X of shape {inputs.shape} has no rows or no columns")
-    if inputs.ndim < 2:
+    if inputs.ndim < 2 and not is_text:
         raise InputError(f"{path}: X has to have rows, as in (N, D), got the shape {inputs.shape}")
+    if arrays["y"].ndim == 2 and arrays["y"].shape[0] == len(inputs):
+        raise InputError(f"{path}: y has the shape {arrays['y'].shape}; give one label a row, as y.argmax(1) of one-hot labels")
     for name in ("y", "ids", "split"):
         if name in arrays and arrays[name].shape != (len(inputs),):
             raise InputError(f"{path}: X has {len(inputs)} rows, but {name} has shape {arrays[name].shape}")
@@ -58,6 +66,7 @@ def _read(path: str) -> dict[str, Array]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path} holds a single array; give features and labels as X.npy,y.npy")
         with archive:
+            _check_sizes(path)
             return {name: archive[name] for name in _NAMES if name in archive.files}
     except InputError:
         raise
@@ -66,6 +75,25 @@ def _read(path: str) -> dict[str, Array]:
     except Exception as error:  # a stranger's bytes: zip, NumPy's header and its pickles fail in ways of their own
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read as NumPy arrays: {type(error).__name__}: {reason}") from error
+
+
+def _check_sizes(path: str) -> None:
+    """Raise InputError for an array whose header promises more than its file holds: NumPy would take the memory first."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with zipfile.ZipFile(path) as archive:
+        for name in set(archive.namelist()) & {f"{name}.npy" for name in _NAMES}:
+            with archive.open(name) as member:
+                shape, _, dtype = headers[np.lib.format.read_magic(member)](member)
+            promised, held = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size
+            if promised > held:
+                raise InputError(f"{path}: {name} promises {promised:,} bytes and holds {held:,}; it is cut short or damaged")
+
+
+def _names(path: str) -> list[str]:
+    if not path.lower().endswith(".npz"):
+        return []
+    with np.load(path, allow_pickle=False) as archive:
+        return list(archive.files)
 
 
 def _native(array: Array) -> Array:

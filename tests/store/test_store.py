@@ -351,7 +351,7 @@ def test_npy_pair(tmp_path):
     ("arrays", "message"),
     [
         ({"X": np.zeros((3, 2)), "y": [0, 1]}, r"X has 3 rows, but y has shape \(2,\)"),
-        ({"X": np.zeros((3, 2))}, "has no y; an archive of features holds X"),
+        ({"X": np.zeros((3, 2))}, "has no y; it holds X; an archive needs X"),
         ({"X": np.zeros((0, 2)), "y": np.zeros(0, np.int64)}, "has no rows"),
         ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X has to be numbers of shape \(N, D\)"),
         ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels have to be whole numbers or text"),
@@ -452,3 +452,16 @@ def test_rows_that_are_not_finite_are_named(make_store):
 
 def test_partial_lies_beside(tmp_path):
     assert partial_path(tmp_path / "a.h5") == tmp_path / "a.h5.partial"
+
+
+def test_npz_that_promises_more_than_it_holds(tmp_path):
+    import io
+    import zipfile
+
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("X.npy", header.getvalue() + b"0" * 80)
+        archive.writestr("y.npy", header.getvalue())
+    with pytest.raises(InputError, match="promises 8,000,000,000,000 bytes and holds"):
+        read_features(str(tmp_path / "a.npz"))
