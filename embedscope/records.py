@@ -365,6 +365,8 @@ class Summary:
         difference: mean of the paired differences to the first objective; None for the first one itself.
         ci95: its 95 % t interval, or None where the trials leave nothing to estimate it from.
         p_value: two-sided, of the paired t test, uncorrected; None likewise.
+        p_corrected: the same by Holm's method, for the number of comparisons in the run.
+        wilcoxon_p: two-sided, of Wilcoxon's signed-rank test, uncorrected; None where all differences are 0.
     """
 
     mean: float | None
@@ -372,6 +374,8 @@ class Summary:
     difference: float | None = None
     ci95: tuple[float, float] | None = None
     p_value: float | None = None
+    p_corrected: float | None = None
+    wilcoxon_p: float | None = None
 
 
 @dataclass(frozen=True)

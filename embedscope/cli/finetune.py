@@ -71,17 +71,19 @@ def finetune(
         print_json(as_json(result))
     else:
         _print(result)
+    for sentence in finetuning.conclusions(result):
+        talk.say(sentence)
     talk.say(f"{result.seconds:.1f} s; next: embedscope plot {quote(str(output))} -o {quote(f'{output}.png')}")
 
 
 def _print(result: Finetuning) -> None:
-    from embedscope import plugins
+    from embedscope import finetuning, plugins
     from embedscope.metrics import declaration
 
     before = result.objectives[0].trials[0].before
     rows = []
     for name in before:
-        better = "higher" if name == "accuracy" else declaration(plugins.load("metrics", name)).better
+        better = "higher" if name in finetuning.ACCURACIES else declaration(plugins.load("metrics", name)).better
         cells = [number(before[name]), *(_cell(done.summary[name]) for done in result.objectives)]
         rows.append((f"{name}{arrow(better)}", cells))
     print_columns("held-out rows", ["before", *(f"after {done.expression}" for done in result.objectives)], [rows])

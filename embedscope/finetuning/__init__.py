@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.metrics import f1_score
+from torch import Tensor
 
 from embedscope import devices, plugins
 from embedscope.errors import UsageError, check_number
@@ -16,7 +19,7 @@ from embedscope.finetuning.holdout import hold_out
 from embedscope.finetuning.training import Plan, apply, train
 from embedscope.losses import expression
 from embedscope.metrics import STANDARD, measure
-from embedscope.ops.statistics import mean_and_std, paired_difference
+from embedscope.ops.statistics import holm, mean_and_std, paired_difference
 from embedscope.records import FeatureSet, Finetuning, ObjectiveResult, Rows, Summary, Track, Trial, untracked
 from embedscope.store import check_finite, select_labelled
 from embedscope.store.runs import RunWriter, check_run, directory_names
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OBJECTIVES = ("ce", "ce + 0.5*silhouette")
+
+# What is measured beside the metrics of `score`; all of them are shares, higher is better.
+ACCURACIES = ("knn_accuracy", "macro_f1", "accuracy")
 
 
 def finetune(
@@ -139,7 +145,12 @@ def finetune(
         "measured_on": "the rows themselves, before and after alike; a layer's magnitudes, which score reads, have no after",
     }
     origin = {"model": features.provenance.get("model"), "data": features.provenance.get("data")}
-    before = {**_measured(test.features, test, where), "accuracy": None}
+    before = {
+        **_measured(test.features, test, where),
+        "knn_accuracy": _knn_accuracy(plan.features, codes, test.features[:], classes, test.labels),
+        "macro_f1": None,
+        "accuracy": None,
+    }
     results: list[ObjectiveResult] = []
     with RunWriter(run, overwrite=overwrite) as writer:
         writer.write_before(test, {**origin, "run": {"command": command}})
@@ -150,8 +161,13 @@ def finetune(
                 trained, log = train(plan, objective, seed + number, track)
                 seconds = time.perf_counter() - began
                 embedding, predicted = apply(trained, test.features)
-                accuracy = float((classes[predicted.numpy()] == test.labels).mean())
-                after = {**_measured(embedding, test, where), "accuracy": accuracy}
+                names = classes[predicted.numpy()]
+                after = {
+                    **_measured(embedding, test, where),
+                    "knn_accuracy": _knn_accuracy(apply(trained, plan.features)[0], codes, embedding, classes, test.labels),
+                    "macro_f1": float(f1_score(test.labels, names, average="macro", zero_division=0)),
+                    "accuracy": float((names == test.labels).mean()),
+                }
                 directory = f"{folder}/trial-{number}"
                 writer.write_trial(
                     directory,
@@ -172,9 +188,19 @@ def finetune(
                 )
                 done.append(Trial(seed + number, epochs, epochs, before, after, seconds, directory))
             results.append(ObjectiveResult(objective, done, _summarised(done, results[0].trials if results else None)))
-        result = Finetuning(run, options, data, results, time.perf_counter() - started)
+        result = Finetuning(run, options, data, _corrected(results), time.perf_counter() - started)
         writer.finish(result)
     return result
+
+
+def _knn_accuracy(
+    known: Tensor, codes: np.ndarray[Any, Any], rows: Tensor, classes: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> float:
+    """The share of rows (N, D) whose class most of the 5 nearest training rows (M, D) have, by Euclidean distance."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    nearest = KNeighborsClassifier(n_neighbors=min(5, len(codes))).fit(known.cpu().numpy(), codes)
+    return float((classes[nearest.predict(rows.cpu().numpy())] == labels).mean())
 
 
 def _measured(rows: Rows, test: FeatureSet, device: torch.device) -> dict[str, float | None]:
@@ -197,5 +223,55 @@ def _summarised(trials: Sequence[Trial], first: Sequence[Trial] | None) -> dict[
             summary[name] = Summary(mean, std)
             continue
         paired = paired_difference(values, reference)
-        summary[name] = Summary(mean, std, paired.difference, paired.ci95, paired.p_value)
+        summary[name] = Summary(mean, std, paired.difference, paired.ci95, paired.p_value, wilcoxon_p=paired.wilcoxon_p)
     return summary
+
+
+def _corrected(results: Sequence[ObjectiveResult]) -> list[ObjectiveResult]:
+    """Correct the p-values for the number of comparisons: of every metric, of every objective with the first."""
+    tested = [
+        (place, name)
+        for place, result in enumerate(results)
+        for name, each in result.summary.items()
+        if each.p_value is not None
+    ]
+    p_values = [p for place, name in tested if (p := results[place].summary[name].p_value) is not None]
+    corrected = dict(zip(tested, holm(p_values), strict=True))
+    return [
+        replace(
+            result,
+            summary={name: replace(each, p_corrected=corrected.get((place, name))) for name, each in result.summary.items()},
+        )
+        for place, result in enumerate(results)
+    ]
+
+
+def conclusions(result: Finetuning) -> list[str]:
+    """Say in a sentence an objective how it differs from the first one: by which metrics, and that the others show nothing.
+
+    A difference counts where its corrected p-value is below 0.05.
+    """
+    found = []
+    first, *others = result.objectives
+    for other in others:
+        count = len(other.trials)
+        against = f"{other.expression} against {first.expression}"
+        if count < 2:
+            found.append(
+                f"{against}: one trial shows no spread, so that no difference can be told from chance; pass --trials 5"
+            )
+            continue
+        moved, same = [], []
+        for name, each in other.summary.items():
+            if each.difference is None:
+                continue
+            if each.p_corrected is not None and each.p_corrected < 0.05 and each.ci95 is not None:
+                low, high = each.ci95
+                moved.append(f"{name} {each.difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+            else:
+                same.append(name)
+        parts = ["; ".join(moved)] if moved else []
+        if same:
+            parts.append(f"no difference that {count} trials can show in {', '.join(same)}")
+        found.append(f"{against}: {'; '.join(parts)}")
+    return found

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from embedscope.errors import InputError, OutputError, UsageError
-from embedscope.finetuning import finetune
+from embedscope.finetuning import conclusions, finetune
 from embedscope.finetuning.head import build_head
 from embedscope.finetuning.holdout import hold_out
 from embedscope.finetuning.training import Plan, apply, train
-from embedscope.records import untracked
+from embedscope.records import Finetuning, ObjectiveResult, Summary, Trial, untracked
 from embedscope.scoring import score
 from embedscope.store import read_features
 from embedscope.store.runs import directory_names, open_run
@@ -266,3 +266,50 @@ def test_interrupted_run_leaves_nothing(features, tmp_path):
 def test_directory_names_are_distinct_and_plain():
     names = directory_names(["ce", "ce + 0.5*silhouette(tau_s=0.05)@10", "c/e", "ce", "***", "x" * 300])
     assert names == ["ce", "ce_0.5-silhouettetau_s=0.05@10", "ce-3", "ce-4", "---", "x" * 100]
+
+
+def test_accuracies_are_those_of_scikit_learn(run, features, tmp_path):
+    from sklearn.metrics import f1_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rest, test, _ = hold_out(features, 0.25, 0)
+    trial = run.objectives[0].trials[0]
+    head = build_head("linear", 8, 3, 1.0)
+    head.load_state_dict(load_file(tmp_path / "run" / trial.directory / "head.safetensors"))
+    with torch.no_grad():
+        known, _ = head(rest.features[:])
+        rows, logits = head(test.features[:])
+    nearest = KNeighborsClassifier(5).fit(known, rest.labels)
+    assert trial.after["knn_accuracy"] == pytest.approx(nearest.score(rows, test.labels))
+    assert trial.after["macro_f1"] == pytest.approx(f1_score(test.labels, logits.argmax(1), average="macro"))
+    before = KNeighborsClassifier(5).fit(rest.features[:], rest.labels)
+    assert trial.before["knn_accuracy"] == pytest.approx(before.score(test.features[:], test.labels))
+
+
+def made_up(summaries, trials=5):
+    trial = Trial(0, 1, 1, {}, {}, 0.0, "d")
+    return Finetuning(
+        None, {}, {}, [ObjectiveResult(name, [trial] * trials, summary) for name, summary in summaries.items()], 0.0
+    )
+
+
+def test_conclusions_are_plain_sentences():
+    moved = Summary(0.5, 0.01, 0.2, (0.1, 0.3), 0.001, p_corrected=0.004)
+    same = Summary(0.9, 0.01, 0.001, (-0.01, 0.02), 0.02, p_corrected=0.08)
+    first = {name: Summary(0.1, 0.01) for name in ("silhouette", "accuracy")}
+    result = made_up({"ce": first, "ce + silhouette": {"silhouette": moved, "accuracy": same}})
+    assert conclusions(result) == [
+        "ce + silhouette against ce: silhouette +0.2000 [+0.1000, +0.3000]; no difference that 5 trials can show in accuracy"
+    ]
+    assert "one trial shows no spread" in conclusions(made_up({"ce": first, "b": {"accuracy": same}}, trials=1))[0]
+
+
+def test_p_values_are_corrected_for_all_comparisons(features, tmp_path):
+    result = finetune(
+        features, tmp_path / "run", objectives=["ce", "ce + gini", "ce + silhouette"], trials=3, epochs=3, batch_size=16
+    )
+    tested = [each for done in result.objectives[1:] for each in done.summary.values() if each.p_value is not None]
+    assert len(tested) > 8
+    smallest = min(tested, key=lambda each: each.p_value)
+    assert smallest.p_corrected == pytest.approx(min(1, smallest.p_value * len(tested)))
+    assert all(each.p_corrected >= each.p_value for each in tested)

@@ -7,6 +7,7 @@ from embedscope.errors import UndefinedError, UsageError
 from embedscope.ops.statistics import (
     bootstrap_interval,
     bootstrap_mean_interval,
+    holm,
     mean_and_std,
     paired_difference,
     stratified_mean,
@@ -117,3 +118,29 @@ def test_bootstrap_of_an_undefined_measure():
         raise UndefinedError("no")
 
     assert bootstrap_interval(undefined, labels_of(3, 3), 0, 5) is None
+
+
+def test_wilcoxon_is_beside_the_t_test():
+    values, reference = [0.5, 0.6, 0.72, 0.61, 0.7], [0.4, 0.55, 0.6, 0.63, 0.5]
+    found = paired_difference(values, reference)
+    assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(values, reference).pvalue, abs=1e-12)
+    assert found.p_value == pytest.approx(stats.ttest_rel(values, reference).pvalue, abs=1e-12)
+    assert paired_difference([1.0, 2.0], [1.0, 2.0]).wilcoxon_p is None
+
+
+def test_all_that_five_trials_can_show_by_ranks():
+    assert paired_difference([1.0, 2.1, 3.2, 4.3, 5.5], [0.0] * 5).wilcoxon_p == pytest.approx(2 / 2**5)
+
+
+@pytest.mark.parametrize("p_values", [[0.01], [0.03, 0.01, 0.02], [0.5, 0.9, 0.9], [0.04, 0.04, 0.001, 0.2]])
+def test_holm_by_its_definition(p_values):
+    expected = []
+    for p in p_values:
+        smaller = sorted(q for q in p_values if q <= p)
+        steps = [min(1.0, q * (len(p_values) - sorted(p_values).index(q))) for q in smaller]
+        expected.append(max(steps))
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_holm_of_nothing():
+    assert holm([]) == []
