@@ -149,22 +149,22 @@ class _DistanceSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, member: Tensor) -> Tensor:
-        norms = x.square().sum(dim=1)  # (B,)
-        pairs = norms[:, None] + norms[None, :]  # (B, B)
-        together = pairs * torch.finfo(x.dtype).eps
-        squared = torch.addmm(pairs, x, x.T, alpha=-2)
-        # What is not above rounding is no distance: a row and itself, and its duplicates. NaN is left, so that it shows.
-        between = squared.masked_fill_(squared <= together, 0).sqrt_().fill_diagonal_(0)
+        # |x|² + |y|² - 2 x·y as one product of (B, D + 2). What rounding may have added to a distance is taken off it, so that
+        # a row and its duplicate come to 0; NaN stays, so that it shows.
+        norms = (1 - torch.finfo(x.dtype).eps) * x.square().sum(dim=1, keepdim=True)  # (B, 1)
+        ones = torch.full_like(norms, 1)
+        squared = torch.cat([-2 * x, norms, ones], dim=1) @ torch.cat([x, ones, norms], dim=1).T  # (B, B)
+        between = squared.clamp_min_(0).sqrt_().fill_diagonal_(0)
         ctx.save_for_backward(x, index, between)
         return between @ member
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         x, index, between = ctx.saved_tensors
-        weights = gradients[0].index_select(1, index)  # (B, B): of each pair, as it counts for its first row
-        weights = weights + weights.T
-        weights = weights.div_(between).masked_fill_(between == 0, 0)
-        return weights.sum(dim=1, keepdim=True) * x - weights @ x, None, None
+        # Of each pair, how it counts for its first row; 0 where there is no distance, which has no direction.
+        weights = gradients[0].index_select(1, index).div_(between).nan_to_num_(0, 0, 0)  # (B, B)
+        both = (weights.sum(dim=1) + weights.sum(dim=0))[:, None]
+        return both * x - weights @ x - weights.T @ x, None, None
 
 
 def distance_sums(x: Tensor, index: Tensor, member: Tensor) -> Tensor:
