@@ -20,17 +20,17 @@ SCHEDULES = ("rising", "paper", "constant")
 class latent_boost(nn.Module):  # noqa: N801
     """How much nearer a sample is to its own class mean than to the others, in units of each class's spread: lower is better.
 
-    With d' the distance in the principal components of the batch and v(c) = sum |r - mean of c|² / (n(c) - 1), summed over all
-    dimensions,
+    With d' the distance in the principal components of the batch and v(c) = sum d'(r, mean of c)² / (n(c) - 1),
         L(n) = [ d'(n, own)² / (2 v(own)) + alpha + ln sum_{c != own} exp(-beta d'(n, c)² / (2 v(c))) ]_+
         alpha = 1 + alpha0 exp(-E / (1.05 E_tot)),        beta by its schedule, in epoch E of E_tot
     and the mean of L(n), >= 0, in nats. The authors add it to cross-entropy: `0.75*latent_boost + 0.25*ce`. There is no public
     code: this is one reading of eqs. 5-11, in logarithms and without the epsilon that they print; name the schedule of beta
     with every result. Before `start_epoch` is called it is epoch 1 of 10.
 
-    Without a graph through the components, with variances in the graph: then the sum of d(n, own)² / (2 v) over a class is
-    constant but for the projection, and all the gradient there is comes from the other classes, by beta. At beta = 0 the loss
-    does not train.
+    There is no gradient through the components, and one through the variances: the sum of d'(n, own)² / (2 v) over a class is
+    then constant, and all the gradient there is comes from the other classes, by beta. At beta = 0 the loss does not train.
+    Variances of all dimensions beside distances in the components, as eq. 8 could also be read, would reward what moves spread
+    into the directions that are left out.
 
     A sample that is alone in its class has no variance: it is no anchor, and to others a competitor with the variance pooled
     over the batch, sum |r - own mean|² / (B - 1) [ours]. Fewer than two classes, or no class with two members, give 0 with a
@@ -90,18 +90,16 @@ class latent_boost(nn.Module):  # noqa: N801
             classes = present_classes(labels)
             if len(classes) < 2:
                 return rows.sum() * 0
-            whole = squared_to_means(rows, classes)
-            own = whole.gather(1, classes.index[:, None]).squeeze(1)
+            if self.explained_variance < 1:
+                rows = (rows - rows.mean(dim=0).detach()) @ principal_axes(rows, self.explained_variance)
+            squared = squared_to_means(rows, classes)
+            own = squared.gather(1, classes.index[:, None]).squeeze(1)
             alone = classes.counts == 1
             variances = class_sums(own, classes.index, len(classes)) / (classes.counts - 1).clamp(min=1)  # (K,)
             variances = torch.where(alone, own.sum() / (len(rows) - 1), variances)
             variances = torch.maximum(variances, smallest_spread(rows, features.dtype))
             if self.detach_variance:
                 variances = variances.detach()
-            squared = whole
-            if self.explained_variance < 1:
-                axes = principal_axes(rows, self.explained_variance)
-                squared = squared_to_means((rows - rows.mean(dim=0).detach()) @ axes, classes)
             margins = magnet_margins(squared, classes, variances, alpha=self.alpha, beta=self.beta)
             anchor = ~alone[classes.index]
             return ((margins.relu() if self.hinge else margins) * anchor).sum() / anchor.sum().clamp(min=1)

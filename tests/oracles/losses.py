@@ -124,11 +124,10 @@ def latent_boost(
     while held < (explained_variance - 1e-12) * (singular**2).sum():
         held += singular[dims] ** 2
         dims += 1
-    whole = _means_and_spread(centred.tolist(), labels)
-    pooled = sum(spread for _, spread in whole.values()) / (len(labels) - 1)
-    variances = {c: spread / (labels.count(c) - 1) if labels.count(c) > 1 else pooled for c, (_, spread) in whole.items()}
     projected = (centred @ axes[:dims].T).tolist()
     clusters = _means_and_spread(projected, labels)
+    pooled = sum(spread for _, spread in clusters.values()) / (len(labels) - 1)
+    variances = {c: spread / (labels.count(c) - 1) if labels.count(c) > 1 else pooled for c, (_, spread) in clusters.items()}
     values = []
     for row, label in zip(projected, labels, strict=True):
         if labels.count(label) > 1:
