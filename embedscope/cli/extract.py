@@ -181,7 +181,7 @@ def extract(
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """Send what a stranger's model prints to stderr, from compiled code too: stdout is for data."""
-    sys.stdout.flush()
+    _flush()
     try:
         kept = os.dup(1)
         os.dup2(2, 1)
@@ -192,8 +192,20 @@ def _stdout_to_stderr() -> Iterator[None]:
             yield
     finally:
         if kept is not None:
+            _flush()
             os.dup2(kept, 1)
             os.close(kept)
+
+
+def _flush() -> None:
+    """Write out what Python and C still hold for the standard output."""
+    import ctypes
+
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream is not None:
+            stream.flush()
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)
 
 
 def _rows(batch_size: str) -> int:

@@ -122,9 +122,10 @@ def extract(
     workers = choose_workers(dataset, workers)
     batches = Batches(dataset, encoder.prepare, skip=on_error == "skip")
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        runner = Runner(encoder, device=device, amp=amp, deterministic=deterministic, say=say)
+        stack.enter_context(torch.random.fork_rng([runner.device] if runner.device.type == "cuda" else []))
         torch.manual_seed(seed)
-        runner = stack.enter_context(Runner(encoder, device=device, amp=amp, deterministic=deterministic, say=say))
+        stack.enter_context(runner)
         sample = first_readable(batches)
         runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
         if not layers:

@@ -211,8 +211,9 @@ class Runner:
         before = {name: features for name, (features, _) in self.captured.items()}
         spoiled = self._spoiled_by(sample, weights.missing, before)
         if spoiled:
-            guilty = [name for name in weights.missing if self._spoiled_by(sample, [name], before)]
-            named = guilty if len(weights.missing) <= _NAMED and guilty else weights.missing
+            few = len(weights.missing) <= _NAMED
+            guilty = [name for name in weights.missing if self._spoiled_by(sample, [name], before)] if few else []
+            named = guilty or weights.missing
             shown = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
             if allow_partial:
                 self._say(f"warning: layer {', '.join(spoiled)} comes out of weights that were not filled ({shown})")
@@ -381,15 +382,18 @@ def _numerics(device: torch.device, *, exact: bool, deterministic: bool) -> Iter
 @contextmanager
 def _poisoned(module: nn.Module, names: Sequence[str], poison: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Change parameters and buffers for a while; those of whole numbers, which hold constants, are left alone."""
-    tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
-    saved = {name: tensors[name].clone() for name in names if name in tensors and tensors[name].is_floating_point()}
-    for name in saved:
-        tensors[name].copy_(poison(saved[name]))
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    tensors = dict(module.named_parameters(remove_duplicate=False)) | buffers
+    poisoned = [tensors[name] for name in names if name in tensors and tensors[name].is_floating_point()]
+    saved = [(tensor, tensor.data) for tensor in {id(each): each for each in [*poisoned, *buffers.values()]}.values()]
+    changed = {id(tensor) for tensor in poisoned}
+    for tensor, values in saved:  # other data for a while; a model may also update its buffers when it runs
+        tensor.data = poison(values) if id(tensor) in changed else values.clone()
     try:
         yield
     finally:
-        for name, values in saved.items():
-            tensors[name].copy_(values)
+        for tensor, values in saved:
+            tensor.data = values
 
 
 def _size(values: Tensor) -> float:

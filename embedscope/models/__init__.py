@@ -62,7 +62,7 @@ def open_model(
     ):
         options = plugins.bind(plugin, replace(parsed, name=source, options=options))
         parsed = replace(parsed, args=())
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):  # models are made on the CPU
         torch.manual_seed(seed)
         encoder: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
     changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}

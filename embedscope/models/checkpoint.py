@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,86 +113,123 @@ class _Fit:
 
     Attributes:
         key: under which it lies in the file, "" for the whole.
-        held: its tensors by name.
+        held: all tensors under that key, by name.
         sources: the module's name -> the file's name.
-        words: what was done to the file's names.
+        prefix: stripped from the file's names, with its dot.
+        put: of the module, put before them.
         size: how many tensors fit in name and shape.
-        rivals: prefixes in the file under which as many fit.
     """
 
     key: str
     held: Mapping[str, Tensor]
     sources: Mapping[str, str]
-    words: str
-    size: int
-    rivals: tuple[str, ...] = ()
+    prefix: str = ""
+    put: str = ""
+    size: int = 0
+
+    @property
+    def is_ema(self) -> bool:
+        """Whether its place in the file is called an average."""
+        return _is_ema(self.key) or _is_ema(self.prefix)
+
+    @property
+    def words(self) -> str:
+        """What was done to the file's names."""
+        parts = [f"without the prefix {self.prefix}"] * bool(self.prefix) + [f"under the prefix {self.put}"] * bool(self.put)
+        return ", ".join(parts)
 
 
 def _best(
     path: str, expected: Mapping[str, Tensor], found: Mapping[str, Mapping[str, Tensor]], weights: str | None
 ) -> tuple[_Fit, list[str]]:
     """Choose among the sets of weights in a file: those that were asked for, the raw ones, or the ones that fit best."""
-    fits = {key: fit for key, held in found.items() if (fit := _fitted(key, expected, held)).size}
-    ema = {key: fit for key, fit in fits.items() if _is_ema(key) or _is_ema(fit.words.rpartition(" ")[2])}
     if weights not in (None, "raw", "ema"):
         return _wanted(path, expected, found, str(weights)), []
-    raw = {key: fit for key, fit in fits.items() if key not in ema}
-    if weights == "ema" and not ema:  # one mapping may hold both, under prefixes
-        for key, held in found.items():
-            for start in dict.fromkeys(name.split(".")[0] for name in held):
-                if _is_ema(start) and (fit := _under(key, expected, held, start)).size:
-                    return fit, []
-        raise UsageError(f"{path} has no ema weights that fit; it has: {_listed(found)}")
-    candidates = ema if weights == "ema" else raw if raw or weights == "raw" else ema
-    if not candidates:
+    fits = [fit for key, held in found.items() for fit in _fitted(key, expected, held)]
+    if weights == "ema" and not any(fit.is_ema for fit in fits):  # beside raw ones that fit better, under a prefix
+        starts = dict.fromkeys(name.split(".")[0] for held in found.values() for name in held)
+        fits += [
+            fit
+            for start in starts
+            if _is_ema(start)
+            for key, held in found.items()
+            for fit in _under(key, expected, held, start)
+        ]
+    raw, ema = [fit for fit in fits if not fit.is_ema], [fit for fit in fits if fit.is_ema]
+    if fits and not {"raw": raw, "ema": ema, None: fits}[weights]:
+        raise UsageError(f"{path} has no {weights} weights that fit; it has: {_listed(fit.key or fit.prefix for fit in fits)}")
+    if not fits:
         biggest = max(found.values(), key=len)
         raise InputError(
             f"{path} fits nothing in the model: it has {_counted(len(biggest), 'tensor')} ({_some(list(biggest))}), "
             f"the model {len(expected)} ({_some(list(expected))})"
         )
-    most = max(fit.size for fit in candidates.values())
-    order = {name: place for place, name in enumerate(_RAW)}
-    best = [fit for fit in candidates.values() if fit.size == most]
-    best.sort(key=lambda fit: order.get(fit.key.rpartition(".")[2], -1 if not fit.key else len(order)))
-    rivals = [*best[0].rivals, *(fit.key for fit in best[1:] if fit.key.rpartition(".")[2] not in order)]
-    if rivals and (best[0].rivals or best[0].key.rpartition(".")[2] not in order):
-        own = best[0].words.rpartition(" ")[2].rstrip(".") if best[0].rivals else best[0].key
-        choices = ", ".join([own, *rivals])
-        raise InputError(
-            f"{path} holds {len(rivals) + 1} sets of weights that fit equally well: choose one with --weights: {choices}"
-        )
+    chosen = _only(path, ema if weights == "ema" else raw or ema)
     notes = []
     if raw and ema and weights is None:
-        notes = [f"{path} holds EMA weights too ({next(iter(ema))}); the raw ones were taken: --weights ema takes those"]
-    elif not raw:
-        notes = [f"{path} holds only EMA weights ({best[0].key or best[0].words})"]
-    return best[0], notes
+        other = (ema[0].key or ema[0].prefix).rstrip(".")
+        notes = [f"{path} holds EMA weights too ({other}); the raw ones were taken: --weights ema takes those"]
+    elif not raw and weights is None:
+        notes = [f"{path} holds only EMA weights ({(chosen.key or chosen.prefix).rstrip('.')})"]
+    return chosen, notes
+
+
+def _only(path: str, fits: Sequence[_Fit]) -> _Fit:
+    """Take the fit that fills most; of several the one under the most usual key; InputError where that does not tell."""
+    most = max(fit.size for fit in fits)
+    order = {"": -1} | {name: place for place, name in enumerate(_RAW)}
+
+    def place(fit: _Fit) -> int:
+        return order.get(fit.key.rpartition(".")[2], len(order))
+
+    best = sorted((fit for fit in fits if fit.size == most), key=place)
+    rivals = [fit for fit in best if place(fit) == place(best[0])]
+    if len(rivals) > 1:
+        choices = ", ".join(fit.prefix.rstrip(".") or fit.key for fit in rivals)
+        raise InputError(
+            f"{path} holds {len(rivals)} sets of weights that fit equally well: choose one with --weights: {choices}"
+        )
+    return best[0]
 
 
 def _wanted(path: str, expected: Mapping[str, Tensor], found: Mapping[str, Mapping[str, Tensor]], weights: str) -> _Fit:
     """Take the weights under a key or a prefix that was asked for."""
     if weights in found:
-        fit = _fitted(weights, expected, found[weights])
+        fits = _fitted(weights, expected, found[weights])
     else:
-        fits = [_under(key, expected, held, weights) for key, held in found.items()]
+        fits = [fit for key, held in found.items() for fit in _under(key, expected, held, weights)]
         starts = dict.fromkeys(name.split(".")[0] for held in found.values() for name in held)
-        if not any(fit.held for fit in fits):
+        if not any(f".{weights.rstrip('.')}." in f".{name}" for held in found.values() for name in held):
             raise UsageError(unknown(f"weights in {path} under the prefix", weights, [*filter(None, found), *starts]))
-        fit = max(fits, key=lambda fit: fit.size)
-    if not fit.size:
-        raise InputError(f"{path}: the weights under {weights} fit nothing in the model ({_some(list(fit.held))})")
-    return fit
+    if not fits:
+        raise InputError(f"{path}: the weights under {weights} fit nothing in the model")
+    return _only(path, fits)
 
 
-def _under(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor], prefix: str) -> _Fit:
+def _under(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor], prefix: str) -> list[_Fit]:
+    """Fit the tensors under a prefix; where no name starts with it, each set that has it further inside by itself."""
     dotted = prefix.rstrip(".") + "."
-    inside = {name[name.find(dotted) + len(dotted) :]: tensor for name, tensor in held.items() if f".{dotted}" in f".{name}"}
-    return _fitted(key, expected, inside)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in held.items():
+        place = f".{name}".find(f".{dotted}")
+        if place >= 0:
+            groups.setdefault(name[:place] + dotted, {})[name[place + len(dotted) :]] = tensor
+    if dotted in groups:
+        groups = {dotted: groups[dotted]}
+    return [
+        replace(
+            fit,
+            held=held,
+            sources={target: front + source for target, source in fit.sources.items()},
+            prefix=front + fit.prefix,
+        )
+        for front, inside in groups.items()
+        for fit in _fitted(key, expected, inside)
+    ]
 
 
 def _is_ema(name: str) -> bool:
-    parts = name.rstrip(".").split(".")
-    return any(part in _EMA for part in parts)
+    return any(part in _EMA or part.endswith("_ema") for part in name.rstrip(".").split("."))
 
 
 def _state_dicts(held: Any, key: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -211,21 +248,22 @@ def _state_dicts(held: Any, key: str, depth: int = 0) -> Iterator[tuple[str, dic
             yield from _state_dicts(value, f"{key}.{name}" if key else name, depth + 1)
 
 
-def _fitted(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> _Fit:
-    """Match the names of a file with those of a module, in the way in which most tensors fit in name and shape.
+def _fitted(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> list[_Fit]:
+    """Match the names of a file with those of a module, in the ways in which most tensors fit in name and shape.
 
     Names are compared as they are; without what torch.compile and DataParallel put before them; without it anywhere; and
-    without dots. Each time a prefix may be stripped from all of the file's names, or one of the module's be put before them.
+    without dots. Each time a prefix may be stripped from all of the file's names, or one of the module's be put before them:
+    several fits are several prefixes under which as many tensors fit.
     """
-    best = _Fit(key, held, {}, "", 0)
+    best: list[_Fit] = []
     for plain in (str, _unwrapped, _bare, _dotless):
-        fit = _fitted_as(key, expected, held, plain)
-        if fit.size > best.size:
-            best = fit
+        fits = _fitted_as(key, expected, held, plain)
+        if fits and (not best or fits[0].size > best[0].size):
+            best = fits
     return best
 
 
-def _fitted_as(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor], plain: Callable[[str], str]) -> _Fit:
+def _fitted_as(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor], plain: Callable[[str], str]) -> list[_Fit]:
     targets = {plain(name): name for name in reversed(list(expected))}
     # Of two names that become one, that which was so already is meant.
     sources = {plain(name): name for name in sorted(held, key=lambda name: plain(name) == name)}
@@ -238,18 +276,24 @@ def _fitted_as(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tens
         for front, rest in _tails(name):
             if front and rest in sources and _same_shape(expected[target], held[sources[rest]]):
                 votes["", front] += 1
-    if not votes:
-        return _Fit(key, held, {}, "", 0)
-    (stripped, put), most = max(votes.items(), key=lambda vote: (vote[1], -len(vote[0][0]) - len(vote[0][1])))
-    filling = {
-        targets[target]: source
-        for name, source in sources.items()
-        if name.startswith(stripped) and (target := put + name.removeprefix(stripped)) in targets
-    }
-    rivals = [front.rstrip(".") for (front, added), count in votes.items() if count == most and front != stripped and not added]
-    words = [f"without the prefix {stripped}"] * bool(stripped) + [f"under the prefix {put}"] * bool(put)
-    ordered = {name: filling[name] for name in expected if name in filling}
-    return _Fit(key, held, ordered, ", ".join(words), most, tuple(rivals) if stripped else ())
+    most = max(votes.values(), default=0)
+    ways = [way for way, count in votes.items() if count == most]
+    if ("", "") in ways:
+        ways = [("", "")]
+    elif any(not put for _, put in ways):
+        ways = [(stripped, put) for stripped, put in ways if not put]
+    else:
+        ways = [min(ways, key=lambda way: len(way[1]))] if ways else []
+    fits = []
+    for stripped, put in ways:
+        filling = {
+            targets[target]: source
+            for name, source in sources.items()
+            if name.startswith(stripped) and (target := put + name.removeprefix(stripped)) in targets
+        }
+        ordered = {name: filling[name] for name in expected if name in filling}
+        fits.append(_Fit(key, held, ordered, stripped, put, most))
+    return fits
 
 
 def _unwrapped(name: str) -> str:

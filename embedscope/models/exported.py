@@ -56,8 +56,12 @@ _FUNCTIONS = frozenset(
             "Not",
             "Where",
         ),
+        *("Equality", "Unequality", "GreaterThan", "LessThan", "StrictGreaterThan", "StrictLessThan"),
+        *("FloatPow", "PowByNatural", "FloatTrueDiv", "LShift", "RShift"),
     )
 )
+_FUNCTION = re.compile("|".join([*sorted(_FUNCTIONS), r"OpaqueUnaryFn_\w+"]))
+_TEXT = re.compile(r"[A-Za-z]\w*|[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 _SYMBOL = re.compile(r"[a-z]+\d*(_\d+)?|True|False")
 
 
@@ -114,8 +118,11 @@ def _loaded(location: str) -> ExportedProgram:
 def _check_expressions(location: str) -> None:
     """Raise InputError for a size that is written as anything but arithmetic: torch evaluates these texts as Python."""
     with zipfile.ZipFile(location) as archive:
+        names = [member.lower() for member in archive.namelist()]
+        if len(set(names)) < len(names):  # torch finds a part whatever the case of its name, and might find another one
+            raise InputError(f"{location} holds two parts of one name; export the model again")
         for member in archive.namelist():
-            if member.endswith(".json"):
+            if member.lower().endswith(".json"):
                 for expression in _expressions(json.loads(archive.read(member))):
                     if not _is_arithmetic(expression):
                         raise InputError(
@@ -145,8 +152,11 @@ def _is_arithmetic(expression: str) -> bool:
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     return all(
         isinstance(node, _ARITHMETIC)
-        or (isinstance(node, ast.Constant) and (not isinstance(node.value, str) or node.value.isidentifier()))
-        or (isinstance(node, ast.Name) and (node.id in _FUNCTIONS if id(node) in called else bool(_SYMBOL.fullmatch(node.id))))
+        or (isinstance(node, ast.Constant) and (not isinstance(node.value, str) or bool(_TEXT.fullmatch(node.value))))
+        or (
+            isinstance(node, ast.Name)
+            and (bool(_FUNCTION.fullmatch(node.id)) if id(node) in called else bool(_SYMBOL.fullmatch(node.id)))
+        )
         for node in nodes
     )
 

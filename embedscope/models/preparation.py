@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from embedscope.records import Items
 
 # Pillow's modes that hold one channel; "I" and its variants are 16 or 32 bits deep.
+# How bright red, green and blue are, as Pillow has it (ITU-R 601-2).
+_LUMA = (0.299, 0.587, 0.114)
+
 _GREY = frozenset({"1", "L", "I", "F", "I;16", "LA"})
 
 
@@ -58,11 +61,19 @@ class Pixels:
         """Prepare a batch: B images or arrays of one shape -> (B, ...)."""
         if isinstance(items, Tensor) and self.size is None and self.channels is None:
             return self._scaled(to_input(items), batched=True)
-        return stack([self._scaled(to_input(self._resized(item)), batched=False) for item in items])
+        return stack([self._scaled(self._coloured(to_input(self._resized(item))), batched=False) for item in items])
+
+    def _coloured(self, pixels: Tensor) -> Tensor:
+        """Make (C, H, W) grey or RGB where that is asked for; arrays that are no images stay as they are."""
+        if pixels.ndim != 3 or self.channels in (None, pixels.shape[0]) or pixels.shape[0] not in (1, 3):
+            return pixels
+        if self.channels == 3:
+            return pixels.repeat(3, 1, 1)
+        return (pixels * torch.tensor(_LUMA)[:, None, None]).sum(dim=0, keepdim=True)
 
     def _resized(self, item: Image | Tensor | str) -> Image | Tensor | str:
-        if self.channels is not None and not (isinstance(item, Tensor) and item.is_floating_point()):
-            item = as_image(item).convert("L" if self.channels == 1 else "RGB")
+        if self.channels is not None and isinstance(item, Tensor) and item.dtype == torch.uint8:
+            item = as_image(item)
         if self.size is None:
             return item
         from PIL import ImageOps

@@ -158,6 +158,8 @@ class StoreWriter:
             self._listed = [each for each in self._file[_SKIPPED][:].tolist() if 0 <= each < self._position]
             self._file[_SKIPPED].resize(len(self._listed), axis=0)
             self._file[_SKIPPED][:] = self._listed
+            if self._resume:
+                self._undo_leaving_out()
         except (OSError, RuntimeError) as error:
             if _is_locked(error):
                 raise OutputError(_HELD.format(self._partial)) from error
@@ -287,10 +289,12 @@ class StoreWriter:
             self._commit()
         if self.done != rows:
             raise ValueError(f"{self.path}: {rows} rows were announced, and {self.done} were added")
-        names = [name for group in ("features", "magnitudes") for name in _datasets(self._file, group)]
-        names += ["logits"] * ("logits" in self._file)
+        names = _row_datasets(self._file)
         if self._skipped:
             self._leave_out(names, rows)
+        lengths = {name: len(self._file[name]) for name in ("labels", "ids", *names)}
+        if set(lengths.values()) != {rows}:
+            raise ValueError(f"{self.path}: {rows} rows in all, but {lengths}")
         self._file.attrs["complete"] = True
         self._file.close()
         with h5py.File(self._partial, "r") as check:  # reads one block of every layer through its checksum
@@ -318,6 +322,20 @@ class StoreWriter:
         _write_texts(self._file, "skipped/ids", [self._texts["ids"][position] for position in positions])
         _write_texts(self._file, "skipped/reasons", [_plain(self._skipped[position]) for position in positions])
 
+    def _undo_leaving_out(self) -> None:
+        """Bring a file back to all inputs: a run that was killed while it finished may have shortened a part of it."""
+        self._file.pop("skipped", None)
+        if "labels" not in self._file or len(self._file["labels"]) != self.rows:
+            self._file.pop("labels", None)
+            self._file["labels"] = self._labels
+        for name in {"ids", "split"} & set(self._texts):
+            if name not in self._file or len(self._file[name]) != self.rows:
+                self._file.pop(name, None)
+                _write_texts(self._file, name, self._texts[name])
+        for name in _row_datasets(self._file):
+            if len(self._file[name]) != self.rows:
+                self._file[name].resize(self.rows, axis=0)
+
     def _kept(self) -> str:
         return f"; {self.done:,} rows are kept: --resume goes on with them" if self._resumable and self.done else ""
 
@@ -340,8 +358,9 @@ def _write_texts(file: h5py.File, name: str, values: Sequence[str]) -> None:
         dataset[start : start + step] = np.array(values[start : start + step], dtype=object)
 
 
-def _datasets(file: h5py.File, group: str) -> list[str]:
-    return [f"{group}/{name}" for name in file.get(group, ())]
+def _row_datasets(file: h5py.File) -> list[str]:
+    names = [f"{group}/{name}" for group in ("features", "magnitudes") for name in file.get(group, ())]
+    return [*names, *["logits"] * ("logits" in file)]
 
 
 def _check_unlocked(partial: Path) -> None:

@@ -334,6 +334,27 @@ def test_blocks_of_a_slow_model_are_small(tmp_path, monkeypatch):
     assert read_unfinished(tmp_path / "a.h5").done == 5
 
 
+def test_inputs_that_are_readable_again_when_all_was_written(tmp_path, monkeypatch):
+    """Killed before the renaming, the last inputs left out; then they can be read."""
+    from embedscope.store import writer
+
+    options = {"batch_size": 7, "on_error": "skip", **LAYERS}
+
+    def killed(*arguments):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "publish", killed)
+        with pytest.raises(SystemExit):
+            extract(net(), data(broken=(58, 59, 60)), tmp_path / "a.h5", **options)
+    extract(net(), data(), tmp_path / "a.h5", resume=True, **options)
+    extract(net(), data(), tmp_path / "whole.h5", **options)
+    first, second = contents(tmp_path / "a.h5"), contents(tmp_path / "whole.h5")
+    assert first.keys() == second.keys()
+    np.testing.assert_array_equal(first["ids"], second["ids"])
+    np.testing.assert_allclose(first["features/2"], second["features/2"], atol=1e-6)
+
+
 def test_damaged_unfinished_store(tmp_path):
     interrupted(tmp_path)
     partial = tmp_path / "a.h5.partial"

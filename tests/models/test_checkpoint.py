@@ -337,3 +337,42 @@ def test_lazy_module(tmp_path):
     state = nn.Sequential(nn.Linear(4, 5)).state_dict()
     load_checkpoint(net, saved(tmp_path, state))
     assert torch.equal(net[0].weight, state["0.weight"])
+
+
+def test_prefix_that_stands_inside_another_too(tmp_path):
+    path = saved(tmp_path, {"state_dict": prefixed(weights(0), "model.") | prefixed(weights(1), "other.model.")})
+    net = Net()
+    load_checkpoint(net, path, weights="model")
+    check(net, weights(0))
+
+
+def test_prefix_inside_of_two_sets(tmp_path):
+    path = saved(tmp_path, prefixed(weights(0), "online.encoder.") | prefixed(weights(1), "target.encoder."))
+    with pytest.raises(InputError, match=r"choose one with --weights: online\.encoder, target\.encoder"):
+        load_checkpoint(Net(), path, weights="encoder")
+    net = Net()
+    load_checkpoint(net, path, weights="target.encoder")
+    check(net, weights(1))
+
+
+@pytest.mark.parametrize("name", ["ema", "net_ema", "model_ema"])
+def test_average_beside_raw_weights_in_one_mapping(tmp_path, name):
+    path = saved(tmp_path, {"state_dict": prefixed(weights(0), "net.") | prefixed(weights(1), f"{name}.")})
+    net = Net()
+    assert "EMA weights too" in load_checkpoint(net, path).notes[0]
+    check(net, weights(0))
+    load_checkpoint(net, path, weights="raw")
+    check(net, weights(0))
+    load_checkpoint(net, path, weights="ema")
+    check(net, weights(1))
+
+
+def test_module_of_the_model_that_is_called_ema(tmp_path):
+    net = nn.ModuleDict({"ema": Net()})
+    assert load_checkpoint(net, saved(tmp_path, weights(0)), weights="raw").notes == ()
+    check(net["ema"], weights(0))
+
+
+def test_no_raw_weights_there(tmp_path):
+    with pytest.raises(UsageError, match="has no raw weights that fit; it has: ema"):
+        load_checkpoint(Net(), saved(tmp_path, {"ema": weights()}), weights="raw")

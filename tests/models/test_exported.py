@@ -140,7 +140,19 @@ def test_absent():
         open_model("exported:nowhere.pt2")
 
 
-def test_size_that_would_run_code_does_not(tmp_path):
+def test_sizes_that_are_no_whole_numbers(tmp_path):
+    class Scales(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.interpolate(x, scale_factor=1.5)
+
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(Scales(), (torch.zeros(2, 1, 6, 8),), dynamic_shapes=({0: auto, 2: auto, 3: auto},))
+    torch.export.save(program, tmp_path / "a.pt2")
+    assert open_model(str(tmp_path / "a.pt2")).module(torch.zeros(3, 1, 4, 4)).shape == (3, 1, 6, 6)
+
+
+@pytest.mark.parametrize("rename", [str, lambda name: name.replace(".json", ".JSON")])
+def test_size_that_would_run_code_does_not(tmp_path, rename):
     import zipfile
 
     program = torch.export.export(
@@ -156,7 +168,7 @@ def test_size_that_would_run_code_does_not(tmp_path):
                 text = re.sub(r'"expr_str": *"[^"]*"', lambda match: f'"expr_str": {json.dumps(evil)}', content.decode())
                 changed += text != content.decode()
                 content = text.encode()
-            target.writestr(name, content)
+            target.writestr(rename(name), content)
     assert changed
     with pytest.raises(InputError, match="holds a size that is no arithmetic, '__import__"):
         open_model(str(tmp_path / "evil.pt2"))

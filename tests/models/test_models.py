@@ -95,6 +95,14 @@ def test_preprocessing_is_adjusted(code):
     assert "0.25" in encoder.prepare.text
 
 
+@pytest.mark.parametrize(("mode", "channels", "expected"), [("L", 3, [0.2] * 3), ("RGB", 1, [0.2]), ("I;16", 3, [0.2] * 3)])
+def test_channels(mode, channels, expected):
+    value = {"L": 51, "RGB": (51, 51, 51), "I;16": 13107}[mode]
+    batch = Pixels(channels=channels)([Image.new(mode, (2, 2), value)])
+    assert batch.shape == (1, channels, 2, 2)
+    assert batch[0, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_checkpoint_as_a_model(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "w.pt")
     with pytest.raises(UsageError, match="is no model by itself; give the model and the file as its weights"):
