@@ -166,9 +166,9 @@ def extract(
         try:
             finished = schedule.run(store, track, stop)
         except KeyboardInterrupt as error:  # the second one
-            raise InterruptedRunError(_interrupted(output, store, command)) from error
+            raise InterruptedRunError(_interrupted(store, command)) from error
         if not finished:
-            raise InterruptedRunError(_interrupted(output, store, command))
+            raise InterruptedRunError(_interrupted(store, command))
     return Extraction(
         path=output,
         rows=len(dataset.inputs) - len(schedule.skipped),
@@ -273,7 +273,7 @@ def _check_space(output: Path, runner: Runner, rows: int, dtype: np.dtype[Any]) 
         )
 
 
-def _interrupted(output: Path, store: StoreWriter | None, command: str) -> str:
+def _interrupted(store: StoreWriter | None, command: str) -> str:
     if store is None or not store.done:
         return "interrupted; no block of rows was complete, so nothing is kept"
     return f"interrupted with {store.done:,} of {store.rows:,} rows written; go on with: {resuming(command)}"

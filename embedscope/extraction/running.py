@@ -116,7 +116,7 @@ class Runner:
         """Find the layers, run the sample through them, plan how they are pooled, and check that their weights were loaded."""
         sample = self._fixed(sample)
         with Listing(self.encoder) as listing:
-            self._forward(sample)  # the first pass may also make what is lazy
+            output = self._forward(sample)  # the first pass may also make what is lazy
         self._sample_bytes = listing.bytes / _rows(sample)
         found = find(self.encoder, names or [self._embedding(listing)], pooling=pooling)
         # A pattern also matches containers that never run, such as a ModuleList.
@@ -124,7 +124,9 @@ class Runner:
         if not self.layers:
             raise InputError(f"none of the layers that {', '.join(names)} matches ran in the forward pass")
         wanted = (
-            [*self.layers, Layer(LOGITS, "", "output", LOGITS if self._has_logits(sample) else None)] if logits else self.layers
+            [*self.layers, Layer(LOGITS, "", "output", LOGITS if isinstance(output, Mapping) and LOGITS in output else None)]
+            if logits
+            else self.layers
         )
         if logits and any(layer.name == LOGITS for layer in self.layers):
             raise UsageError("a layer called logits and --logits cannot be in one store; leave one of them out")
@@ -196,10 +198,6 @@ class Runner:
             f"{self.encoder.spec} has no Linear whose input could be the embedding; name a layer with --layer: "
             f"{', '.join([*names[-10:], 'output'])}" + ("; --list-layers prints all" if len(names) > 10 else "")
         )
-
-    def _has_logits(self, sample: Any) -> bool:
-        output = self._forward(sample)
-        return isinstance(output, Mapping) and LOGITS in output
 
     def _check_weights(self, sample: Any, *, allow_partial: bool) -> None:
         """Refuse layers that depend on weights which were not loaded: with other numbers in their place, they change."""

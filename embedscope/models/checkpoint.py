@@ -60,7 +60,7 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
         module: whose parameters and buffers are filled; what the file lacks stays as it is and is reported as missing.
         path: of the file.
         weights: "raw", "ema", or a prefix of the names in the file; by default raw weights if it has both.
-        unsafe_pickle: read pickled objects other than tensors and plain containers, which may run any code they bring.
+        unsafe_pickle: read pickled objects other than tensors and plain values, which may run any code they bring.
 
     Raises:
         InputError: not there, cut short, refused as unsafe (with the names it wanted), no tensors in it, none that fits, or
@@ -89,12 +89,12 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
     module.load_state_dict({name: fit.held[fit.sources[name]] for name in expected if name in filled}, strict=False)
     taken = {fit.sources[name] for name in filled}
     tied = {id(expected[name]) for name in filled}  # under another name the same tensor, which is filled with it
-    matched = tuple(name for name in expected if name in filled or id(expected[name]) in tied)
+    matched = {name: None for name in expected if name in filled or id(expected[name]) in tied}
     return Weights(
         file=path,
         sha256=sha256_of(path),
-        matched=matched,
-        missing=tuple(name for name in expected if name not in set(matched)),
+        matched=tuple(matched),
+        missing=tuple(name for name in expected if name not in matched),
         left_over=tuple(name for name in fit.held if name not in taken),
         origin=", ".join(part for part in (fit.key, fit.words) if part),
         notes=tuple(notes),

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from embedscope.records import Items
 
-# Pillow's modes that hold one channel; "I" and its variants are 16 or 32 bits deep.
 # How bright red, green and blue are, as Pillow has it (ITU-R 601-2).
 _LUMA = (0.299, 0.587, 0.114)
 
+# Pillow's modes that hold one channel; "I" and its variants are 16 or 32 bits deep.
 _GREY = frozenset({"1", "L", "I", "F", "I;16", "LA"})
 
 
