@@ -170,6 +170,14 @@ class Runner:
             return pieces[0]
         return {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
 
+    def seed(self, number: int) -> None:
+        """Seed what the model may draw from; torch.manual_seed takes 1 ms, because it notes where it was called."""
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(number)
+
     def fitting(self, sample: Any) -> int:
         """Find how many rows fit into a forward pass: a power of two. All processes of a group find the same."""
         if self.encoder.batch_size:
@@ -280,7 +288,8 @@ class Runner:
                 weights = [module.weight for module in self.encoder.module.modules() if isinstance(module, nn.Conv2d)]
                 self._laid_out = [weight for weight in weights if not is_lazy(weight) and weight.is_contiguous()]
             for weight in self._laid_out:
-                weight.data = weight.data.contiguous(memory_format=layout)
+                # Not contiguous(): with one channel in, it takes either order for the other and changes nothing.
+                weight.data = weight.data.to(memory_format=layout)
         self._channels_last = channels_last
 
     def _tapped(self, inputs: Any) -> None:

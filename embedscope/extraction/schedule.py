@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from embedscope import distributed
 from embedscope.errors import EmbedscopeError, InputError
@@ -121,7 +120,7 @@ class Schedule:
             skipped = {position: reason for position, reason in batch.skipped.items() if position >= self._first}
             if batch.inputs is None:
                 return _Outcome(skipped=skipped)
-            torch.manual_seed(self._seed + batch.rows[0])  # a batch draws the same whoever computes it, and when
+            self._runner.seed(self._seed + batch.rows[0])  # a batch draws the same whoever computes it, and when
             found = self._runner(batch.inputs)
         except EmbedscopeError as error:
             return _Outcome(error=error)
