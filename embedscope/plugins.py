@@ -39,7 +39,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _SHARED: dict[str, frozenset[str]] = {
     "data": frozenset({"columns"}),
     "losses": frozenset({"expression"}),
-    "models": frozenset({"checkpoint", "preparation"}),
+    "models": frozenset({"checkpoint", "head", "preparation"}),
     "plotting": frozenset({"figure"}),
 }
 _SINGULAR = {
