@@ -20,7 +20,7 @@ import torch
 from embedscope import __version__, distributed
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
 from embedscope.extraction.layers import LayerInfo
-from embedscope.extraction.loading import Batches, choose_workers, first_readable, limited
+from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.pooling import POOLINGS
 from embedscope.extraction.running import LOGITS, Runner
 from embedscope.extraction.schedule import Schedule
@@ -180,6 +180,10 @@ def extract(
             finished = schedule.run(store, track, stop)
         except KeyboardInterrupt as error:  # the second one
             raise InterruptedRunError(_interrupted(store, command)) from error
+        except RuntimeError as error:  # where the program listens for the end of any process, as torch's own loaders do
+            if not is_dead_worker(error):
+                raise
+            raise InputError(DEAD_WORKER) from error
         if not finished:
             raise InterruptedRunError(_interrupted(store, command))
     return Extraction(

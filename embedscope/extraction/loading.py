@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -181,14 +183,31 @@ def load(batches: Batches, rows: Sequence[Sequence[int]], *, workers: int) -> It
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent if workers else None,
         )
-        return iter(loader)
+        with _child_signals_as_they_are():
+            return iter(loader)
+
+
+@contextmanager
+def _child_signals_as_they_are() -> Iterator[None]:
+    """Keep torch from listening for the end of a worker: it would raise wherever the program is, in the middle of a write too.
+
+    The loader itself looks every five seconds whether its workers are alive, and raises where the next batch is asked for.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 DEAD_WORKER = "a process that read inputs was killed, probably because memory ran out; take fewer --workers"
 
 
 def is_dead_worker(error: Exception) -> bool:
-    """Whether an error says that a worker process ended: torch raises it wherever the program is at that moment."""
+    """Whether an error says that a worker process ended: torch may raise it wherever the program is."""
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
