@@ -184,7 +184,17 @@ def load(batches: Batches, rows: Sequence[Sequence[int]], *, workers: int) -> It
             worker_init_fn=_leave_signals_to_the_parent if workers else None,
         )
         with _child_signals_as_they_are():
-            return iter(loader)
+            return _told(iter(loader))
+
+
+def _told(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Turn the ways in which a worker that was killed is noticed into one: it is missed, or breaks off what it hands over."""
+    try:
+        yield from batches
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and not is_dead_worker(error):
+            raise
+        raise InputError(DEAD_WORKER) from error
 
 
 @contextmanager
