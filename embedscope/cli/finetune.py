@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from embedscope.records import Finetuning, ObjectiveResult
 
 
+_TRAINING, _ROWS = "Training", "Rows"
+
+
 def finetune(
     features: Annotated[str, typer.Argument(help="A store, a .npz with X and y, or X.npy,y.npy.")],
     output: Output,
@@ -28,45 +31,81 @@ def finetune(
         ),
     ] = None,
     head: Annotated[str, typer.Option(help="linear, or mlp with widths, as in 'mlp(128, 64)'.")] = "linear",
-    layer: Annotated[str | None, typer.Option("--layer", "-l", help="Which layer, if the store has several.")] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", "-l", help="Which layer, if the store has several.", rich_help_panel=_ROWS)
+    ] = None,
     trials: Annotated[int, typer.Option(help="Trainings an objective, with different seeds.", min=1)] = 1,
-    epochs: Annotated[int, typer.Option(help="Passes over the training rows.", min=1)] = 50,
-    batch_size: Annotated[int, typer.Option(help="Rows a step.", min=1, envvar="EMBEDSCOPE_BATCH_SIZE")] = 128,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows.", min=1, rich_help_panel=_TRAINING)] = 50,
+    batch_size: Annotated[
+        int, typer.Option(help="Rows a step.", min=1, envvar="EMBEDSCOPE_BATCH_SIZE", rich_help_panel=_TRAINING)
+    ] = 128,
     sampler: Annotated[
-        str, typer.Option(help="shuffled, or 'balanced(classes=32, samples=8)': so many classes a batch, and rows of each.")
+        str,
+        typer.Option(
+            help="shuffled, or 'balanced(classes=32, samples=8)': so many classes a batch, and rows of each.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "shuffled",
     sample_weights: Annotated[
-        str | None, typer.Option(help="'dataset_equity(eta=1, gamma=5)': rare samples count more.", show_default=False)
+        str | None,
+        typer.Option(
+            help="'dataset_equity(eta=1, gamma=5)': rare samples count more.", show_default=False, rich_help_panel=_TRAINING
+        ),
     ] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, or 'sgd(momentum=0.9, nesterov=True)'.")] = "adamw",
-    learning_rate: Annotated[float, typer.Option(help="At the start.")] = 3e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 1e-4,
+    optimizer: Annotated[
+        str, typer.Option(help="adamw, or 'sgd(momentum=0.9, nesterov=True)'.", rich_help_panel=_TRAINING)
+    ] = "adamw",
+    learning_rate: Annotated[float, typer.Option(help="At the start.", rich_help_panel=_TRAINING)] = 3e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.", rich_help_panel=_TRAINING)] = 1e-4,
     schedule: Annotated[
-        str, typer.Option(help="Of the rate: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
+        str,
+        typer.Option(
+            help="Of the rate: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.", rich_help_panel=_TRAINING
+        ),
     ] = "cosine",
     patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a better validation.", min=1, show_default=False)
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better validation.", min=1, show_default=False, rich_help_panel=_TRAINING
+        ),
     ] = None,
     select_by: Annotated[
-        str, typer.Option(help="What is best on the validation rows: macro_f1, accuracy, or a metric such as silhouette.")
+        str,
+        typer.Option(
+            help="What is best on the validation rows: macro_f1, accuracy, or a metric such as silhouette.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = "macro_f1",
     test: Annotated[
-        str | None, typer.Option(help="Hold out the rows of this file instead, of another data set.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Hold out the rows of this file instead, of another data set.", show_default=False, rich_help_panel=_ROWS
+        ),
     ] = None,
     label_map: Annotated[
         Path | None,
         typer.Option(
-            help="CSV of its classes and ours, a pair a line; nothing after the comma leaves one out.", show_default=False
+            help="CSV of its classes and ours, a pair a line; nothing after the comma leaves one out.",
+            show_default=False,
+            rich_help_panel=_ROWS,
         ),
     ] = None,
-    test_share: Annotated[float, typer.Option(help="Held out of every class, without a split called test.")] = 0.25,
+    test_share: Annotated[
+        float, typer.Option(help="Held out of every class, without a split called test.", rich_help_panel=_ROWS)
+    ] = 0.25,
     val_share: Annotated[
-        float, typer.Option(help="Of the rest, to choose the epoch by, without a split called val; 0 keeps the last epoch.")
+        float,
+        typer.Option(
+            help="Of the rest, to choose the epoch by, without a split called val; 0 keeps the last epoch.",
+            rich_help_panel=_ROWS,
+        ),
     ] = 0.1,
     memory: Annotated[
         str | None,
         typer.Option(
-            help="What rows may take, as in 4GB; more are drawn from disk. Half of what is free.", envvar="EMBEDSCOPE_MEMORY"
+            help="What rows may take, as in 4GB; more are drawn from disk. Half of what is free.",
+            envvar="EMBEDSCOPE_MEMORY",
+            rich_help_panel=_ROWS,
         ),
     ] = None,
     device: Device = "auto",

@@ -24,7 +24,7 @@ from embedscope.finetuning.measuring import ACCURACIES
 from embedscope.finetuning.optimisation import check_optimizer, check_schedule
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.finetuning.splitting import part, read_label_map, with_classes_of
-from embedscope.finetuning.training import Material, Recipe, direction, root_mean_square
+from embedscope.finetuning.training import Material, Recipe, criterion, root_mean_square
 from embedscope.finetuning.trials import Trials
 from embedscope.finetuning.weighting import check_weights, sample_weights
 from embedscope.losses import expression
@@ -206,7 +206,7 @@ def finetune(
             for objective, grid in zip(objectives, grids, strict=True):
                 named = {point: next(folders) for point in grid}
                 first = results[0].trials if results else None
-                results.append(_objective(work, objective, named, trials, before, first, direction(select_by)))
+                results.append(_objective(work, objective, named, trials, before, first, criterion(select_by)[1]))
         except KeyboardInterrupt as error:
             if not writer.has_work:
                 raise
@@ -267,7 +267,7 @@ def _check(
             raise UsageError(f"{name} has to be at least 1, got {value}")
     check_optimizer(recipe.optimizer)
     schedule, _ = check_schedule(recipe.schedule)
-    direction(recipe.select_by)
+    criterion(recipe.select_by)
     check_weights(weights)
     if recipe.patience is not None:
         check_whole("patience", recipe.patience, low=1)

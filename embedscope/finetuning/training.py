@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,7 +105,7 @@ class Training:
         self._schedule = Schedule(recipe.schedule, self._optimizer, recipe.epochs)
         self._sampler = build_sampler(recipe.sampler, material.labels.cpu().numpy(), recipe.batch_size, seed)
         self._probes = not self._reaches_logits()
-        self._sign = direction(recipe.select_by)
+        self._criterion, self._sign = criterion(recipe.select_by)
         self._stale = 0  # epochs since the validation got better
         self._negative = 0.0
         self.log: list[dict[str, float]] = []
@@ -128,7 +128,7 @@ class Training:
             found = self._validate()
             self.log.append({"epoch": epoch, **means, "learning_rate": rate, **found})
             self.epoch = epoch
-            self._keep(found.get(f"val_{self.recipe.select_by}"))
+            self._keep(found.get(f"val_{self._criterion}"))
             after_epoch()
         if self.best_state is not None:
             self.head.load_state_dict(self.best_state)
@@ -259,13 +259,13 @@ class Training:
             "val_accuracy": float((predicted == labels).double().mean()),
             "val_macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         }
-        if self.recipe.select_by not in CLASSIFIED:
+        if self._criterion not in CLASSIFIED:
             names = [str(code) for code in range(self.material.num_classes)]
             device = self.material.labels.device
-            (measured,) = measure(embedding.to(device), labels.to(device), [plugins.parse(self.recipe.select_by)], names)
+            (measured,) = measure(embedding.to(device), labels.to(device), [plugins.parse(self._criterion)], names)
             if measured.measurement.value is None:
-                raise InputError(f"{self.recipe.select_by} has no value on the validation rows: {measured.measurement.note}")
-            found[f"val_{self.recipe.select_by}"] = measured.measurement.value
+                raise InputError(f"{self._criterion} has no value on the validation rows: {measured.measurement.note}")
+            found[f"val_{self._criterion}"] = measured.measurement.value
         return distributed.from_first(lambda: found)  # the processes have to choose alike
 
     def _keep(self, value: float | None) -> None:
@@ -282,15 +282,16 @@ class Training:
             self.best_state = {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
 
 
-def direction(select_by: str) -> int:
-    """Return 1 for a criterion that is better when higher, -1 for lower; UsageError for what is no criterion."""
+def criterion(select_by: str) -> tuple[str, int]:
+    """Return the criterion as it is called in logs, and 1 if higher is better, -1 if lower; UsageError for what is none."""
     spec = plugins.parse(select_by)
-    if plugins.canonical(spec.name) in CLASSIFIED:
-        return 1
+    spec = replace(spec, name=plugins.canonical(spec.name))
+    if spec == plugins.Spec(spec.name) and spec.name in CLASSIFIED:
+        return spec.name, 1
     known = [*CLASSIFIED, *(name for name in plugins.names("metrics") if declaration(plugins.load("metrics", name)).better)]
-    if plugins.canonical(spec.name) not in known:
+    if spec.name not in known:
         raise UsageError(unknown("criterion to select by", spec.name, known))
-    return 1 if declaration(bind(spec)[0]).better == "higher" else -1
+    return str(spec), 1 if declaration(bind(spec)[0]).better == "higher" else -1
 
 
 def root_mean_square(features: Rows) -> float:
