@@ -363,15 +363,17 @@ class Candidate:
 
     Attributes:
         expression: of this point of the grid.
-        validation: the criterion trial by trial, in the best epoch of each.
-        mean: of these, by which the best one is chosen.
+        validation: the criterion trial by trial, in the best epoch of each; none where a training diverged.
+        mean: of these, by which the best one is chosen, or None.
         directories: of its trials, relative to the run directory.
+        note: why there is no mean.
     """
 
     expression: str
     validation: Sequence[float]
-    mean: float
+    mean: float | None
     directories: Sequence[str]
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -386,6 +388,7 @@ class Summary:
         p_value: two-sided, of the paired t test, uncorrected; None likewise.
         p_corrected: the same by Holm's method, for the number of comparisons in the run.
         wilcoxon_p: two-sided, of Wilcoxon's signed-rank test, uncorrected; None where all differences are 0.
+        wilcoxon_corrected: the same by Holm's method.
     """
 
     mean: float | None
@@ -395,6 +398,7 @@ class Summary:
     p_value: float | None = None
     p_corrected: float | None = None
     wilcoxon_p: float | None = None
+    wilcoxon_corrected: float | None = None
 
 
 @dataclass(frozen=True)

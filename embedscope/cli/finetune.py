@@ -37,7 +37,13 @@ def finetune(
     trials: Annotated[int, typer.Option(help="Trainings an objective, with different seeds.", min=1)] = 1,
     epochs: Annotated[int, typer.Option(help="Passes over the training rows.", min=1, rich_help_panel=_TRAINING)] = 50,
     batch_size: Annotated[
-        int, typer.Option(help="Rows a step.", min=1, envvar="EMBEDSCOPE_BATCH_SIZE", rich_help_panel=_TRAINING)
+        int,
+        typer.Option(
+            help="Rows a step, where the sampler does not say.",
+            min=1,
+            envvar="EMBEDSCOPE_BATCH_SIZE",
+            rich_help_panel=_TRAINING,
+        ),
     ] = 128,
     sampler: Annotated[
         str,
@@ -199,7 +205,7 @@ def _print_sweep(result: Finetuning, done: ObjectiveResult) -> None:
     criterion = f"validation {result.options['select_by']}"
     rows = []
     for candidate in done.candidates:
-        mean, std = mean_and_std(candidate.validation)
+        mean, std = mean_and_std(candidate.validation) if candidate.validation else (None, None)
         rows.append(
             (candidate.expression, [_cell(Summary(mean, std)) + (BEST if candidate.expression == done.expression else "")])
         )

@@ -132,15 +132,17 @@ def extract(
         torch.manual_seed(seed)
         stack.enter_context(runner)
         sample = first_readable(batches)
-        if head is not None and head.layer and not layers:
-            layers, pooling = [head.layer], (head.pooling or pooling) if pooling == "auto" else pooling
+        if head is not None and head.layer:
+            layers = layers or [head.layer]
+            if pooling == "auto" and list(layers) == [head.layer]:
+                pooling = head.pooling or pooling
         runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
         if head is not None:
-            if len(runner.layers) > 1:
-                raise UsageError(f"the head {head.path} belongs to one layer, and {len(runner.layers)} are named; name one")
-            say(
-                f"layer {runner.layers[0].name} goes through the head trained with {head.objective}, {head.dim} to {head.width}"
-            )
+            taken = runner.layers[0].module or "the whole model"
+            say(f"{taken} goes through the head trained with {head.objective}, {head.dim} to {head.width}")
+            weights = encoder.weights and encoder.weights.sha256
+            if head.weights not in (None, weights or _weights_digest(encoder)):
+                say(f"warning: the head {head.path} was trained on features of other weights than these")
         elif not layers:
             say(f"the embedding is taken from layer {runner.layers[0].name}; --layer names another")
             if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,6 +131,10 @@ class Runner:
         self.layers = [layer for layer in found if not layer.matched or layer.module in listing.ran]
         if not self.layers:
             raise InputError(f"none of the layers that {', '.join(names)} matches ran in the forward pass")
+        if self._head is not None:
+            if len(self.layers) > 1:
+                raise UsageError(f"the head {self._head.path} belongs to one layer, and {len(self.layers)} are named; name one")
+            self.layers = [replace(self.layers[0], name="embedding")]  # what the store of the run calls it too
         wanted = (
             [*self.layers, Layer(LOGITS, "", "output", LOGITS if isinstance(output, Mapping) and LOGITS in output else None)]
             if logits

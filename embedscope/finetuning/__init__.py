@@ -11,25 +11,25 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from embedscope import devices, distributed, plugins
-from embedscope.errors import InterruptedRunError, UsageError, check_number, check_whole
+from embedscope.errors import InputError, InterruptedRunError, UsageError, check_number, check_whole
 from embedscope.finetuning.banks import place
 from embedscope.finetuning.comparing import conclusions, corrected, summarised
 from embedscope.finetuning.measuring import ACCURACIES
 from embedscope.finetuning.optimisation import check_optimizer, check_schedule
 from embedscope.finetuning.sampling import build_sampler
-from embedscope.finetuning.splitting import part, read_label_map, with_classes_of
+from embedscope.finetuning.splitting import fingerprint, part, read_label_map, with_classes_of
 from embedscope.finetuning.training import Material, Recipe, criterion, root_mean_square
 from embedscope.finetuning.trials import Trials
 from embedscope.finetuning.weighting import check_weights, sample_weights
 from embedscope.losses import expression
 from embedscope.models.head import build_head
-from embedscope.ops.blocks import limits
+from embedscope.ops.blocks import limits, row_slices
 from embedscope.records import Candidate, FeatureSet, Finetuning, ObjectiveResult, Track, Trial, silent, untracked
 from embedscope.store import check_finite, resuming, select_labelled
 from embedscope.store.runs import RunWriter, check_run, directory_names
@@ -53,18 +53,18 @@ def finetune(
     run: Path | str,
     *,
     objectives: Sequence[str] = OBJECTIVES,
-    head: str = "linear",
+    head: str = Recipe.head,
     trials: int = 1,
-    epochs: int = 50,
-    batch_size: int = 128,
-    sampler: str = "shuffled",
+    epochs: int = Recipe.epochs,
+    batch_size: int = Recipe.batch_size,
+    sampler: str = Recipe.sampler,
     weights: str | None = None,
-    optimizer: str = "adamw",
-    learning_rate: float = 3e-3,
-    weight_decay: float = 1e-4,
-    schedule: str = "cosine",
-    patience: int | None = None,
-    select_by: str = "macro_f1",
+    optimizer: str = Recipe.optimizer,
+    learning_rate: float = Recipe.learning_rate,
+    weight_decay: float = Recipe.weight_decay,
+    schedule: str = Recipe.schedule,
+    patience: int | None = Recipe.patience,
+    select_by: str = Recipe.select_by,
     test_share: float = 0.25,
     val_share: float = 0.1,
     test: FeatureSet | None = None,
@@ -94,7 +94,8 @@ def finetune(
     validation rows (mean over trials) stands for it, and it alone is measured on the held-out rows.
 
     Each training is kept in `RUN.partial` as it ends, and one under way every ten seconds; a run that was interrupted goes on
-    with `resume`, and comes to the same. Under torchrun, each process computes its share of every batch, and the gradient is
+    with `resume`, and comes to the same; with other objectives or more trials too. An objective that stops being finite ends
+    the run, but in a sweep it is left out. Under torchrun, each process computes its share of every batch, and the gradient is
     that of the whole batch.
 
     Args:
@@ -104,7 +105,7 @@ def finetune(
         head: "linear" or "mlp(width, ...)", see `models.head`.
         trials: trainings an objective, with seeds seed, seed + 1, …
         epochs: passes over the training rows.
-        batch_size: rows a step; the last, smaller batch of an epoch is used too.
+        batch_size: rows a step, where the sampler does not say; the last, smaller batch of an epoch is used too.
         sampler: "shuffled", or "balanced(classes=32, samples=8)": so many classes a batch, and rows of each.
         weights: of samples, "dataset_equity(eta=1, gamma=5, clusters=10)", or None.
         optimizer: "adamw(beta1=0.9, beta2=0.999)" or "sgd(momentum=0.9, nesterov=False)".
@@ -150,7 +151,11 @@ def finetune(
     elif label_map is not None:
         raise UsageError("a label map is for the classes of another test file; name that file too")
     parts = part(features, test_share=test_share, val_share=val_share, seed=seed, other=test)
-    grids = _grids(objectives, recipe, parts)
+    if parts.validation is None:
+        _refuse_without_validation(recipe, objectives, parts.validated_on)
+    grids = _grids(objectives, recipe, parts, weights)
+    if test is not None:
+        _warn_of_overlap(parts, say)
     options = {
         "objectives": list(objectives),
         **asdict(recipe),
@@ -178,7 +183,9 @@ def finetune(
         "classes": len(np.unique(parts.train.labels)),
         "measured_on": "the rows themselves, before and after alike; a layer's magnitudes, which score reads, have no after",
     }
-    writer = RunWriter(run, {**options, **data, "scale": scale}, overwrite=overwrite, resume=resume)
+    alike = {key: value for key, value in {**options, **data}.items() if key not in ("objectives", "trials")}
+    alike["rows"] = distributed.from_first(lambda: fingerprint(parts))
+    writer = RunWriter(run, alike, overwrite=overwrite, resume=resume)
     results: list[ObjectiveResult] = []
     with ExitStack() as stack:
         stack.enter_context(limits(memory=budget))
@@ -211,7 +218,7 @@ def finetune(
             if not writer.has_work:
                 raise
             again = resuming(command) if command else "the same call and resume=True"
-            raise InterruptedRunError(f"interrupted; the trainings that are done are kept, go on with: {again}") from error
+            raise InterruptedRunError(f"interrupted; what was trained is kept, go on with: {again}") from error
         result = Finetuning(run, {**options, "command": command}, data, corrected(results), time.perf_counter() - started)
         distributed.first_alone(lambda: writer.finish(result))
     return result
@@ -228,14 +235,27 @@ def _objective(
 ) -> ObjectiveResult:
     """Train all objectives of a grid, choose one by the validation rows, and measure that one on the held-out rows."""
     outcomes: dict[str, list[Outcome]] = {}
+    candidates = []
     for point, folder in folders.items():
-        outcomes[point] = [work.train(point, f"{folder}/trial-{number}", number) for number in range(trials)]
-    candidates = [
-        Candidate(point, values, float(np.mean(values)), [f"{folders[point]}/trial-{number}" for number in range(trials)])
-        for point, found in outcomes.items()
-        if len(values := [each.validation for each in found if each.validation is not None]) == trials
-    ]
-    chosen = max(candidates, key=lambda each: sign * each.mean).expression if len(folders) > 1 else next(iter(folders))
+        directories = [f"{folder}/trial-{number}" for number in range(trials)]
+        outcomes[point] = found = []
+        for number, directory in enumerate(directories):
+            found.append(work.train(point, directory, number))
+            if found[-1].diverged:
+                break
+        note = found[-1].diverged
+        if note and len(folders) == 1:
+            raise InputError(f"{note}; what else was trained is kept: --resume without this objective goes on with it")
+        values = [] if note else [each.validation for each in found if each.validation is not None]
+        mean = float(np.mean(values)) if values else None
+        candidates.append(Candidate(point, values, mean, directories[: len(found)], note))
+    if len(folders) == 1:
+        (chosen,) = folders
+    else:
+        means = {each.expression: sign * each.mean for each in candidates if each.mean is not None}
+        if not means:
+            raise InputError(f"{objective}: no objective of the sweep stays finite; the first: {candidates[0].note}")
+        chosen = max(means, key=lambda point: means[point])
     done = [
         work.measure(outcome, chosen, f"{folders[chosen]}/trial-{number}", number, before)
         for number, outcome in enumerate(outcomes[chosen])
@@ -254,7 +274,7 @@ def _check(
     recipe: Recipe, objectives: Sequence[str], trials: int, val_share: float, weights: str | None, tensorboard: bool
 ) -> None:
     """Raise UsageError for what could never be, before anything is read."""
-    check_number("learning_rate", recipe.learning_rate, above=0)
+    check_number("learning_rate", recipe.learning_rate, above=0, high=1e30)
     check_number("weight_decay", recipe.weight_decay, low=0)
     counts = {
         "trials": trials,
@@ -266,25 +286,47 @@ def _check(
         if value < 1:
             raise UsageError(f"{name} has to be at least 1, got {value}")
     check_optimizer(recipe.optimizer)
-    schedule, _ = check_schedule(recipe.schedule)
+    check_schedule(recipe.schedule)
     criterion(recipe.select_by)
     check_weights(weights)
     if recipe.patience is not None:
         check_whole("patience", recipe.patience, low=1)
-    sweeps = [objective for objective in objectives if len(expression.expand(objective)) > 1]
-    by_validation = {
-        "patience": recipe.patience is not None,
-        "the schedule plateau": schedule == "plateau",
-        "a sweep": bool(sweeps),
-    }
-    for what, asked in by_validation.items():
-        if asked and not val_share:
-            raise UsageError(f"{what} goes by the validation rows, and a val_share of 0 leaves none")
+    if not val_share:
+        _refuse_without_validation(recipe, objectives, "a val_share of 0 leaves none")
     if tensorboard:
         plugins.imported("tensorboard", extra="tensorboard")
 
 
-def _grids(objectives: Sequence[str], recipe: Recipe, parts: Parts) -> list[list[str]]:
+def _refuse_without_validation(recipe: Recipe, objectives: Sequence[str], why: str) -> None:
+    """Raise UsageError for whatever goes by the validation rows, where there are none."""
+    asked = {
+        "patience": recipe.patience is not None,
+        "the schedule plateau": check_schedule(recipe.schedule)[0] == "plateau",
+        f"selecting by {recipe.select_by}": recipe.select_by != Recipe.select_by,
+        "a sweep": any(len(expression.expand(objective)) > 1 for objective in objectives),
+    }
+    for what in (what for what, wanted in asked.items() if wanted):
+        raise UsageError(f"{what} goes by the validation rows, and there are none: {why}")
+
+
+def _warn_of_overlap(parts: Parts, say: Callable[[str], None]) -> None:
+    """Tell of test rows of another file that are rows of the training too; InputError if all are."""
+
+    def keys(features: FeatureSet) -> np.ndarray[Any, Any]:
+        # A row's product with fixed numbers tells rows apart, and is the same number for the same row wherever it stands.
+        rows, width = features.features.shape
+        numbers = torch.randn(width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        blocks = row_slices(rows, width * 8)
+        return torch.cat([(features.features[block].double() * numbers).sum(dim=1) for block in blocks]).numpy()
+
+    shared = int(np.isin(keys(parts.test), keys(parts.train)).sum())
+    if shared == len(parts.test.labels):
+        raise InputError(f"{parts.test.source}: all of its rows are rows that are trained on; give rows of another data set")
+    if shared:
+        say(f"warning: {shared:,} of the {len(parts.test.labels):,} rows of {parts.test.source} are trained on too")
+
+
+def _grids(objectives: Sequence[str], recipe: Recipe, parts: Parts, weights: str | None) -> list[list[str]]:
     """Expand and build all objectives: a typo in the last one should not cost the training of the first."""
     count = len(np.unique(parts.train.labels))
     width = build_head(recipe.head, parts.train.features.shape[1], count, 1.0).classify.in_features
@@ -296,15 +338,24 @@ def _grids(objectives: Sequence[str], recipe: Recipe, parts: Parts) -> list[list
                 raise UsageError(
                     f"'{point}': {term.spec} would switch on in epoch {term.start}, after the last of {recipe.epochs}"
                 )
-        expression.build(point, count, width)
+        built = expression.build(point, count, width)
+        if weights is not None and not any(hasattr(each, "per_sample") for each in built.losses):
+            raise UsageError(
+                f"'{point}' has no term with a value per sample, such as ce, that weights of samples could multiply"
+            )
     return grids
 
 
 def _origin(features: FeatureSet) -> dict[str, str | None]:
-    """Say which layer of a model the features are of, and how it was pooled."""
-    if not features.provenance.get("model"):
-        return {"layer": None, "pooling": None}
-    return {"layer": features.layer, "pooling": features.provenance.get("layers", {}).get(features.layer, {}).get("pooling")}
+    """Say which layer of which model the features are of, how it was pooled, and behind which head, if any."""
+    model = features.provenance.get("model") or {}
+    pooling = features.provenance.get("layers", {}).get(features.layer, {}).get("pooling")
+    return {
+        "layer": features.layer if model else None,
+        "pooling": pooling if model else None,
+        "weights": model.get("sha256") or model.get("weights_sha256"),
+        "behind": (model.get("head") or {}).get("file"),
+    }
 
 
 def _material(

@@ -72,9 +72,10 @@ def place(features: Rows, device: torch.device, memory: int, folder: Path) -> Ba
         return features[:].to(device, torch.float32)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            mapped: np.ndarray[Any, np.dtype[np.float32]] = np.memmap(file, np.float32, "w+", shape=(rows, width))
-        for block in row_slices(rows, width * 4):
-            mapped[block] = features[block].float().numpy()
+            for block in row_slices(rows, width * 4):  # written, not mapped: a full disk is an error then, and no signal
+                file.write(features[block].float().numpy().tobytes())
+            file.flush()
+            mapped: np.ndarray[Any, np.dtype[np.float32]] = np.memmap(file, np.float32, "r", shape=(rows, width))
     except OSError as error:
         raise OutputError(
             f"cannot keep {rows * width * 4 / 1e9:,.2f} GB of rows in {folder}: {error.strerror or error}"

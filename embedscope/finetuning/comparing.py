@@ -34,18 +34,22 @@ def summarised(trials: Sequence[Trial], first: Sequence[Trial] | None) -> dict[s
 
 def corrected(results: Sequence[ObjectiveResult]) -> list[ObjectiveResult]:
     """Correct the p-values for the number of comparisons: of every metric, of every objective with the first."""
-    tested = [
-        (place, name)
-        for place, result in enumerate(results)
-        for name, each in result.summary.items()
-        if each.p_value is not None
-    ]
-    p_values = [p for place, name in tested if (p := results[place].summary[name].p_value) is not None]
-    found = dict(zip(tested, holm(p_values), strict=True))
+    everything = [(place, name) for place, result in enumerate(results) for name in result.summary]
+    found = {}
+    for test in ("p_value", "wilcoxon_p"):
+        p_values = {key: p for key in everything if (p := getattr(results[key[0]].summary[key[1]], test)) is not None}
+        found[test] = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return [
         replace(
             result,
-            summary={name: replace(each, p_corrected=found.get((place, name))) for name, each in result.summary.items()},
+            summary={
+                name: replace(
+                    each,
+                    p_corrected=found["p_value"].get((place, name)),
+                    wilcoxon_corrected=found["wilcoxon_p"].get((place, name)),
+                )
+                for name, each in result.summary.items()
+            },
         )
         for place, result in enumerate(results)
     ]
@@ -54,7 +58,8 @@ def corrected(results: Sequence[ObjectiveResult]) -> list[ObjectiveResult]:
 def conclusions(result: Finetuning) -> list[str]:
     """Say which objective of a sweep was best, and how the others differ from the first one, a sentence each.
 
-    A difference counts where its corrected p-value is below 0.05; of the other metrics it says that they show none.
+    A difference counts where the corrected p-value of its t test is below 0.05; of the other metrics it says that they show
+    none.
     """
     found = [
         f"best of the {len(done.candidates)} of {done.sweep} by validation: {done.expression}"
@@ -70,16 +75,20 @@ def conclusions(result: Finetuning) -> list[str]:
                 f"{against}: one trial shows no spread, so that no difference can be told from chance; pass --trials 5"
             )
             continue
-        moved, same = [], []
+        moved, fixed, same = [], [], []
         for name, each in other.summary.items():
             if each.difference is None:
                 continue
             if each.p_corrected is not None and each.p_corrected < SIGNIFICANT and each.ci95 is not None:
                 low, high = each.ci95
                 moved.append(f"{name} {each.difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+            elif each.ci95 is None and each.difference:
+                fixed.append(f"{name} {each.difference:+.4f}")
             else:
                 same.append(name)
         parts = ["; ".join(moved)] if moved else []
+        if fixed:
+            parts.append(f"the same in all {count} trials, which leaves no spread to test against: {', '.join(fixed)}")
         if same:
             parts.append(f"no difference that {count} trials can show in {', '.join(same)}")
         found.append(f"{against}: {'; '.join(parts)}")

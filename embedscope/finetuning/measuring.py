@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from embedscope.metrics import STANDARD, measure
 from embedscope.ops.blocks import row_slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from embedscope.records import FeatureSet, Rows
@@ -46,15 +50,25 @@ def knn_accuracy(known: Tensor, codes: np.ndarray[Any, Any], rows: Rows, labels:
     """Compute the share of rows (N, D) whose class most of the 5 nearest training rows (M, D) have, by Euclidean distance."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    nearest = KNeighborsClassifier(n_neighbors=min(NEIGHBOURS, len(codes))).fit(known.cpu().numpy(), codes)
     blocks = row_slices(rows.shape[0], rows.shape[1] * 4, _BLOCK_BYTES)
-    right = sum(int((nearest.predict(rows[block].float().cpu().numpy()) == labels[block]).sum()) for block in blocks)
+    with _many_classes():
+        nearest = KNeighborsClassifier(n_neighbors=min(NEIGHBOURS, len(codes))).fit(known.cpu().numpy(), codes)
+        right = sum(int((nearest.predict(rows[block].float().cpu().numpy()) == labels[block]).sum()) for block in blocks)
     return right / len(labels)
 
 
 def macro_f1(labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> float:
     """Compute the mean over classes of F1, in [0, 1]; classes that neither has are left out, undefined ones are 0."""
-    return float(f1_score(labels, predicted, average="macro", zero_division=0))
+    with _many_classes():
+        return float(f1_score(labels, predicted, average="macro", zero_division=0))
+
+
+@contextmanager
+def _many_classes() -> Iterator[None]:
+    """Keep scikit-learn from wondering whether labels with few rows each are numbers to regress on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
 
 
 def in_memory(features: FeatureSet, device: torch.device, memory: int) -> Rows:

@@ -86,7 +86,7 @@ def build_sampler(spec: str, labels: Array, batch_size: int, seed: int) -> Sampl
     classes or samples a batch.
     """
     parsed = plugins.parse(spec)
-    known = _OPTIONS[check_choice("sampler", plugins.canonical(parsed.name), _OPTIONS)]
+    known = _OPTIONS[check_choice("sampler", plugins.canonical(parsed.name).lower(), _OPTIONS)]
     if parsed.args or not parsed.options.keys() <= known.keys():
         takes = ", ".join(f"{name}={value}" for name, value in known.items()) or "no options"
         raise UsageError(f"cannot read the sampler '{spec}': {parsed.name} takes {takes}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.ops.blocks import row_slices
 from embedscope.store import select, select_labelled
 
 if TYPE_CHECKING:
@@ -78,18 +80,20 @@ def part(
     if not named.any() and val_share:
         chosen = _drawn(features.labels, rest, val_share, seed + 1)
         validated_on = f"{val_share:.0%} of every class of the rest, drawn with seed {seed + 1}"
-    elif not named.any():
+    if not chosen.any():
         validated_on = "nothing: the last epoch is kept"
     train = select(features, rest & ~chosen)
     validation = select(features, chosen) if chosen.any() else None
     for name, rows in (("to train on", train), ("held out", test)):
         if (count := len(np.unique(rows.labels))) < 2:
-            raise InputError(f"{rows.source}: the rows {name} have {count} classes, a comparison needs at least 2")
+            whole = "; all rows are of its split 'test'" if not len(train.labels) and other is None else ""
+            raise InputError(f"{rows.source}: the rows {name} have {_classes(count)}, a comparison needs at least 2{whole}")
     for name, part_of in (("held out", test), ("validated on", validation)):
         labels = [] if part_of is None else part_of.labels.tolist()
         if unseen := sorted(set(labels) - set(train.labels.tolist())):
             names = ", ".join(features.class_names[label] for label in unseen[:5])
-            raise InputError(f"{features.source}: {len(unseen)} classes are {name} and never trained on: {names}")
+            are = "is" if len(unseen) == 1 else "are"
+            raise InputError(f"{features.source}: {_classes(len(unseen))} {are} {name} and never trained on: {names}")
     return Parts(train, validation, test, held_out, validated_on)
 
 
@@ -113,7 +117,7 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     targets = {name: mapping.get(name, name) for name in sorted(present)}
     if strange := [name for name, target in targets.items() if target and target not in features.class_names]:
         raise InputError(
-            f"{other.source}: {len(strange)} classes are not in the features to train on: {', '.join(strange[:5])}; "
+            f"{other.source}: {_classes(len(strange))} not in the features to train on: {', '.join(strange[:5])}; "
             "name what they are with --label-map, or leave them out with an empty name there"
         )
     keep = np.array([bool(targets[other.class_names[label]]) for label in other.labels])
@@ -123,6 +127,20 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     codes = {name: code for code, name in enumerate(features.class_names)}
     labels = np.array([codes[targets[other.class_names[label]]] for label in kept.labels], dtype=np.int64)
     return replace(kept, labels=labels, class_names=features.class_names)
+
+
+def fingerprint(parts: Parts) -> str:
+    """Hash what a run depends on of the rows: features, labels and ids, of each part; sha256 (hex)."""
+    digest = hashlib.sha256()
+    for each in (parts.train, parts.validation, parts.test):
+        if each is not None:
+            rows, width = each.features.shape
+            digest.update(f"{rows} {width}\0".encode())
+            digest.update(each.labels.tobytes())
+            digest.update("\0".join(map(str, each.ids)).encode("utf-8", "backslashreplace"))
+            for block in row_slices(rows, width * 4):
+                digest.update(each.features[block].float().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def read_label_map(path: Path | str) -> dict[str, str]:
@@ -151,6 +169,10 @@ def read_label_map(path: Path | str) -> dict[str, str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV in UTF-8: {error}") from error
     return mapping
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
 
 
 def _in_split(features: FeatureSet, names: tuple[str, ...]) -> Mask:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from embedscope import distributed, plugins
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.finetuning.measuring import macro_f1
 from embedscope.finetuning.optimisation import Schedule, build_optimizer
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.losses.expression import Objective, build
@@ -76,6 +76,10 @@ class Recipe:
     select_by: str = "macro_f1"
 
 
+class DivergedError(InputError):
+    """An objective, or what it made of the weights, that is not finite."""
+
+
 class Training:
     """A head in training: `run` it, and take the head of the best epoch.
 
@@ -88,7 +92,8 @@ class Training:
         log: a line an epoch: epoch, objective, each term by name, learning_rate at its start, and val_loss, val_accuracy,
             val_macro_f1 and the criterion on the validation rows.
         epoch: that was run last.
-        best_epoch: whose weights are kept: the best on the validation rows, the later of equals; the last one without them.
+        best_epoch: whose weights are kept: the best on the validation rows of those with all terms, the later of equals; the
+            last one without validation rows.
         best_value: of the criterion there, as it is, whichever its direction; None without validation rows.
         best_state: the head's tensors there, None before the first epoch.
         warnings: what a user should know, a sentence each.
@@ -106,6 +111,7 @@ class Training:
         self._sampler = build_sampler(recipe.sampler, material.labels.cpu().numpy(), recipe.batch_size, seed)
         self._probes = not self._reaches_logits()
         self._criterion, self._sign = criterion(recipe.select_by)
+        self._complete = max(start for _, start in self.criterion.schedule)  # the epoch from which on all terms count
         self._stale = 0  # epochs since the validation got better
         self._negative = 0.0
         self.log: list[dict[str, float]] = []
@@ -116,8 +122,8 @@ class Training:
     def run(self, track: Track, after_epoch: Callable[[], None]) -> None:
         """Train to the last epoch, or until the validation has not got better for `patience` epochs.
 
-        InputError at the end of an epoch in which the objective was not finite, with the terms that were not; `best_state` is
-        what was good before.
+        Epochs before the last term is switched on neither count as the best nor towards `patience`. DivergedError at the end of
+        an epoch in which the objective was not finite, with the terms that were not; `best_state` is what was good before.
         """
         left = range(self.epoch + 1, self.recipe.epochs + 1)
         for epoch in track(left, f"training {self.objective} (seed {self.seed})", len(left)):
@@ -192,15 +198,23 @@ class Training:
         found = torch.stack(values).cpu()
         broken = ~torch.isfinite(found)
         if broken.any():
-            first = broken[broken.any(dim=1).nonzero()[0, 0]].tolist()
-            which = [name for name, wrong in zip(names, first, strict=True) if wrong and name not in ("objective", "negative")]
-            raise InputError(
-                f"{self.objective} is not finite in epoch {epoch}: {', '.join(which) or 'the sum'}; lower the rate or weights"
+            guilty = self._guilty(dict(zip(names, found[broken.any(dim=1).nonzero()[0, 0]].tolist(), strict=True)))
+            raise DivergedError(
+                f"{self.objective} is not finite in epoch {epoch}: {', '.join(guilty)}; lower the learning rate or the weight"
             )
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.head.parameters()):
+            raise DivergedError(f"{self.objective}: the weights are not finite after epoch {epoch}; lower the learning rate")
         sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
         means = dict(zip(names, ((sizes @ found) / sizes.sum()).tolist(), strict=True))
         self._negative = means.pop("negative", 0.0)
         return means
+
+    def _guilty(self, values: dict[str, float]) -> list[str]:
+        """Name the terms that are not finite, or not any more when they are weighted."""
+        weights = {name: weight for name, (weight, _) in zip(self.criterion.names, self.criterion.schedule, strict=True)}
+        terms = {name: torch.tensor(value) for name, value in values.items() if name not in ("objective", "negative")}
+        found = [name for name, value in terms.items() if not torch.isfinite(value * weights.get(name, 1.0))]
+        return found or ["their sum"]
 
     def _forward(self, batch: np.ndarray[Any, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute what is minimised on a batch, and what is logged of it."""
@@ -239,7 +253,7 @@ class Training:
         logits = torch.randn(len(labels), classes, generator=generator).to(device).requires_grad_()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             trial: Objective = build(self.objective, classes, rows.shape[1]).to(device)
-            for each in trial.losses:
+            for each in (each for each, (weight, _) in zip(trial.losses, trial.schedule, strict=True) if weight):
                 value = each(rows.clone().requires_grad_(), labels.to(device), logits)
                 (gradient,) = torch.autograd.grad(value, logits, allow_unused=True)
                 if gradient is not None and bool((gradient != 0).any()):
@@ -257,7 +271,7 @@ class Training:
         found = {
             "val_loss": float(losses.double().mean()),
             "val_accuracy": float((predicted == labels).double().mean()),
-            "val_macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+            "val_macro_f1": macro_f1(labels.numpy(), predicted.numpy()),
         }
         if self._criterion not in CLASSIFIED:
             names = [str(code) for code in range(self.material.num_classes)]
@@ -270,8 +284,8 @@ class Training:
 
     def _keep(self, value: float | None) -> None:
         """Keep the head if no epoch before was better."""
-        if value is None:
-            better = best = True
+        if value is None or self.epoch < self._complete:
+            better, best, value = True, True, None
         else:
             best = self.best_value is None or self._sign * value >= self._sign * self.best_value
             better = self.best_value is None or self._sign * value > self._sign * self.best_value
@@ -286,7 +300,9 @@ def criterion(select_by: str) -> tuple[str, int]:
     """Return the criterion as it is called in logs, and 1 if higher is better, -1 if lower; UsageError for what is none."""
     spec = plugins.parse(select_by)
     spec = replace(spec, name=plugins.canonical(spec.name))
-    if spec == plugins.Spec(spec.name) and spec.name in CLASSIFIED:
+    if spec.name in CLASSIFIED:
+        if spec != plugins.Spec(spec.name):
+            raise UsageError(f"cannot read the criterion '{select_by}': {spec.name} takes no options")
         return spec.name, 1
     known = [*CLASSIFIED, *(name for name in plugins.names("metrics") if declaration(plugins.load("metrics", name)).better)]
     if spec.name not in known:
@@ -295,12 +311,16 @@ def criterion(select_by: str) -> tuple[str, int]:
 
 
 def root_mean_square(features: Rows) -> float:
-    """Compute the root mean square of (N, D) features in float64; InputError if it is beyond float32, where a head trains."""
+    """Compute the root mean square of (N, D) features in float64, 1 if all are 0; InputError if float32 cannot train on it."""
     own = sum(float(block.square().sum()) for _, block in over_rows(features, torch.float64))
     total = distributed.folded(own, operator.add)
     scale = math.sqrt(total / (features.shape[0] * features.shape[1]))
     if not scale < 1e30:
         raise InputError(f"the features are too large to train on in float32 (root mean square {scale:.1e}); divide them first")
+    if 0 < scale < 1e-30:
+        raise InputError(
+            f"the features are too small to train on in float32 (root mean square {scale:.1e}); multiply them first"
+        )
     return scale or 1.0
 
 

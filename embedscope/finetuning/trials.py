@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from embedscope import distributed
-from embedscope.errors import InputError
 from embedscope.finetuning.measuring import in_memory, knn_accuracy, macro_f1, measured, searched
-from embedscope.finetuning.training import Training, apply
+from embedscope.finetuning.training import DivergedError, Training, apply
 from embedscope.models.head import build_head
 from embedscope.records import Trial
 
@@ -40,6 +39,7 @@ class Outcome:
         validation: the criterion there, or None without validation rows.
         seconds: spent.
         warnings: what a user should know.
+        diverged: why it ended before its time, or None.
     """
 
     epochs: int
@@ -47,6 +47,7 @@ class Outcome:
     validation: float | None
     seconds: float
     warnings: tuple[str, ...] = ()
+    diverged: str | None = None
 
 
 class Trials:
@@ -101,17 +102,17 @@ class Trials:
                 "accuracy": None,
             }
 
-        values = self._noted("before", "measured", found)
+        values = self._noted("before", "measured", "", found)
         distributed.first_alone(lambda: self._writer.write_before(self.parts.test, self._provenance))
         return values
 
     def train(self, objective: str, directory: str, number: int) -> Outcome:
-        """Train once, unless it was done; InputError where the objective is not finite, with the last good head kept."""
+        """Train once, unless it was done. Where the objective is not finite, the last good head is kept."""
 
         def found() -> dict[str, Any]:
             return asdict(self._trained(objective, directory, self.seed + number))
 
-        fields = self._noted(directory, "trained", found)
+        fields = self._noted(directory, "trained", objective, found)
         distributed.first_alone(lambda: self._writer.drop_state(directory))
         return Outcome(**{**fields, "warnings": tuple(fields["warnings"])})
 
@@ -119,7 +120,7 @@ class Trials:
         self, outcome: Outcome, objective: str, directory: str, number: int, before: Mapping[str, float | None]
     ) -> Trial:
         """Measure the held-out rows in the embedding of the head that was kept, and write them."""
-        after = self._noted(directory, "measured", lambda: self._after(objective, directory, self.seed + number))
+        after = self._noted(directory, "measured", objective, lambda: self._after(objective, directory, self.seed + number))
         return Trial(
             seed=self.seed + number,
             epochs=outcome.epochs,
@@ -139,9 +140,10 @@ class Trials:
     def _trained(self, objective: str, directory: str, seed: int) -> Outcome:
         training = Training(self.material, self.recipe, objective, seed)
         state = distributed.from_first(lambda: self._writer.saved_state(directory))
-        if state is not None:
+        earlier = 0.0
+        if state is not None and state["objective"] == objective:
             training.load_state_dict(state["training"])
-        earlier = 0.0 if state is None else float(state["seconds"])
+            earlier = float(state["seconds"])
         started = saved = time.perf_counter()
         notes = {**self._notes, "objective": objective, "seed": seed}
 
@@ -151,27 +153,26 @@ class Trials:
                 events(training.log[-1])
             if distributed.rank() == 0 and time.perf_counter() - saved > _SECONDS_BETWEEN_STATES:
                 seconds = earlier + time.perf_counter() - started
-                self._writer.save_state(directory, {"training": training.state_dict(), "seconds": seconds})
+                state = {"objective": objective, "training": training.state_dict(), "seconds": seconds}
+                self._writer.save_state(directory, state)
                 saved = time.perf_counter()
 
+        diverged, tensors = None, None
         with ExitStack() as stack:
             events = self._events(stack, directory, training.epoch) if self._tensorboard and distributed.rank() == 0 else None
             try:
                 training.run(self._track, after_epoch)
-            except InputError as error:
-                kept = training.best_state
-                if kept is None:
-                    raise
-                path = distributed.from_first(
-                    lambda: self._writer.write_head(directory, kept, {**notes, "epoch": training.best_epoch})
-                )
-                distributed.first_alone(lambda: self._writer.write_log(directory, training.log))
-                raise InputError(f"{error}; the head of epoch {training.best_epoch} is kept: {path}") from error
+                tensors = training.head.state_dict()
+            except DivergedError as error:
+                diverged, tensors = str(error), training.best_state
         seconds = earlier + time.perf_counter() - started
-        tensors = training.head.state_dict()
-        distributed.first_alone(lambda: self._writer.write_head(directory, tensors, {**notes, "epoch": training.best_epoch}))
-        distributed.first_alone(lambda: self._writer.write_log(directory, training.log))
-        return Outcome(training.epoch, training.best_epoch, training.best_value, seconds, tuple(training.warnings))
+        if tensors is not None:
+            kept = {**notes, "epoch": training.best_epoch}
+            path = distributed.from_first(lambda: self._writer.write_head(directory, tensors, kept))
+            distributed.first_alone(lambda: self._writer.write_log(directory, training.log))
+            diverged = diverged and f"{diverged}; the head of epoch {training.best_epoch} is kept: {path}"
+        warnings = tuple(training.warnings)
+        return Outcome(training.epoch, training.best_epoch, training.best_value, seconds, warnings, diverged)
 
     def _after(self, objective: str, directory: str, seed: int) -> dict[str, float | None]:
         test = self.parts.test
@@ -180,8 +181,7 @@ class Trials:
         head.load_state_dict(tensors)
         head.to(self._device).eval()
         embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
-        with torch.inference_mode():
-            known = head(self._known(self.material.features))[0]
+        known, *_ = apply(head, self._known(self.material.features), torch.from_numpy(self._known_codes))
         found = {
             **measured(embedding.to(self._device), test.labels, test.class_names, self._device),
             "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
@@ -192,13 +192,13 @@ class Trials:
         distributed.first_alone(lambda: self._writer.write_after(directory, test, embedding, notes))
         return found
 
-    def _noted(self, directory: str, what: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Take what an interrupted run had found, or find and note it."""
+    def _noted(self, directory: str, what: str, objective: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Take what an interrupted run had found of this objective, or find and note it."""
         earlier = distributed.from_first(lambda: self._writer.noted(directory, what))
-        if earlier is not None:
-            return earlier
+        if earlier is not None and earlier["objective"] == objective:
+            return dict(earlier["found"])
         found = compute()
-        distributed.first_alone(lambda: self._writer.note(directory, what, found))
+        distributed.first_alone(lambda: self._writer.note(directory, what, {"objective": objective, "found": found}))
         return found
 
     def _known(self, bank: Bank) -> torch.Tensor:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _LARGEST_GRID = 1000
 
+# Characters of an expression that an error shows on each side of the place.
+_SHOWN = 80
+
 
 @dataclass(frozen=True)
 class Term:
@@ -140,7 +143,7 @@ def expand(expression: str) -> list[str]:
             if not isinstance(element, ast.Constant | ast.UnaryOp):
                 raise _misread(text, element.col_offset, "a sweep is over a list of numbers, texts, True, False or None")
     if (size := math.prod(len(node.elts) for node in lists)) > _LARGEST_GRID:
-        raise UsageError(f"objective '{text}': {size:,} objectives in a grid; at most {_LARGEST_GRID:,} make sense")
+        raise UsageError(f"{size:,} objectives in a grid; at most {_LARGEST_GRID:,} make sense, in '{text[:_SHOWN]}'")
     source, grid = text.encode(), []  # ast counts in bytes of UTF-8
     for chosen in itertools.product(*(node.elts for node in lists)):
         pieces, end = [], 0
@@ -222,4 +225,8 @@ def _number(text: str, node: ast.expr, problem: str, *, whole: bool = False) -> 
 def _misread(text: str, column: int, problem: str) -> UsageError:
     # A caret below the place would need a second line; an error has one.
     before, after = text.encode()[:column].decode(errors="ignore"), text.encode()[column:].decode(errors="ignore")
+    if len(before) > _SHOWN:
+        before = f"…{before[-_SHOWN:]}"
+    if len(after) > _SHOWN:
+        after = f"{after[:_SHOWN]}…"
     return UsageError(f"objective '{before}»{after}': {problem}")

@@ -44,10 +44,10 @@ def build_head(spec: str, dim: int, num_classes: int, scale: float) -> Head:
     UsageError for another name, or widths that are not whole numbers from 1 to 65536.
     """
     parsed = plugins.parse(spec)
-    check_choice("head", parsed.name, ("linear", "mlp"))
-    if parsed.options or (parsed.name == "linear" and parsed.args):
+    kind = check_choice("head", plugins.canonical(parsed.name).lower(), ("linear", "mlp"))
+    if parsed.options or (kind == "linear" and parsed.args):
         raise UsageError(f"cannot read the head '{spec}': it is linear, or mlp with widths as in mlp(128, 64)")
-    if parsed.name == "linear":
+    if kind == "linear":
         embed = nn.Linear(dim, dim)
         nn.init.eye_(embed.weight)
         nn.init.zeros_(embed.bias)
@@ -72,6 +72,7 @@ class TrainedHead:
         dim: D.
         width: E.
         objective: that it was trained with.
+        weights: sha256 (hex) of the model's weights whose features it was trained on, or None where that is not known.
         classes: names of the K classes, in the order of its logits.
     """
 
@@ -83,6 +84,7 @@ class TrainedHead:
     dim: int
     width: int
     objective: str
+    weights: str | None
     classes: tuple[str, ...]
 
 
@@ -103,6 +105,10 @@ def open_head(path: Path | str) -> TrainedHead:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, which has no iterator)
         head = build_head(notes["head"], notes["dim"], len(notes["classes"]), 1.0)
         head.load_state_dict(tensors)
+    if notes["behind"]:
+        raise InputError(
+            f"{path} was trained on what comes out of another head, {notes['behind']}; one head can be put on a model"
+        )
     return TrainedHead(
         head=head.eval(),
         path=path,
@@ -112,5 +118,6 @@ def open_head(path: Path | str) -> TrainedHead:
         dim=notes["dim"],
         width=head.classify.in_features,
         objective=notes["objective"],
+        weights=notes["weights"],
         classes=tuple(notes["classes"]),
     )

@@ -16,9 +16,10 @@ import csv
 import json
 import re
 import shutil
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
@@ -43,6 +44,7 @@ SCHEMA = "embedscope.finetune/1"
 _MANIFEST = "run.json"
 _BEFORE = "before.h5"
 _PROGRESS = "progress"
+_LOCK = "lock"
 _BEGUN = "begun.json"
 
 
@@ -78,8 +80,8 @@ def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
 class RunWriter:
     """A run directory in the making; use as a context manager, and `finish` it.
 
-    It lies in `RUN.partial`. Leaving the context unfinished keeps what was done there, for a run that goes on with it, and
-    nothing if nothing was. OutputError for whatever the file system refuses.
+    It lies in `RUN.partial`, which no other process may write to meanwhile. Leaving the context unfinished keeps what was done
+    there, for a run that goes on with it, and nothing if nothing was. OutputError for whatever the file system refuses.
 
     Args:
         path: of the run.
@@ -97,10 +99,14 @@ class RunWriter:
         check_run(self.path, overwrite=self._overwrite, resume=self._resume)
         progress = self.partial / _PROGRESS
         try:
-            if self.partial.exists() and not self._resume:
-                shutil.rmtree(self.partial)
+            if self.partial.exists():
+                self._lock = _locked(progress / _LOCK, self.partial)
+                if not self._resume:
+                    shutil.rmtree(self.partial)
+                    self._lock.close()
             if not self.partial.exists():
                 progress.mkdir(parents=True)
+                self._lock = _locked(progress / _LOCK, self.partial)
                 _write_json(progress / _BEGUN, self._begun)
                 return self
         except OSError as error:
@@ -108,6 +114,7 @@ class RunWriter:
         earlier = _read_json(progress / _BEGUN) or {}
         for key in dict.fromkeys([*earlier, *self._begun]):
             if (before := earlier.get(key)) != (now := self._begun.get(key)):
+                self._lock.close()
                 raise OutputError(
                     f"{self.partial} was begun with another {key}: {str(before)[:80]}, now {str(now)[:80]}; resume with what "
                     "it was begun with, or pass --overwrite without --resume to start again"
@@ -117,6 +124,7 @@ class RunWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None and not self.has_work:
             shutil.rmtree(self.partial, ignore_errors=True)
+        self._lock.close()
         if isinstance(error, OSError):
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
@@ -184,12 +192,22 @@ class RunWriter:
         """Write the manifest, last, and give the directory its name."""
         text = json.dumps(as_json(result), indent=1, allow_nan=False)
         (self.partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-        shutil.rmtree(self.partial / _PROGRESS)
-        earlier = self.path.with_name(f"{self.path.name}.earlier")
-        if self.path.exists():  # out of the way first, so that at no moment half of a run bears the name
-            self.path.rename(earlier)
-        self.partial.rename(self.path)
-        shutil.rmtree(earlier, ignore_errors=True)
+        kept = {_BEFORE, _MANIFEST, _PROGRESS} | {
+            directory.partition("/")[0]
+            for objective in result.objectives
+            for directory in [
+                *(trial.directory for trial in objective.trials),
+                *(each for candidate in objective.candidates for each in candidate.directories),
+            ]
+        }
+        for path in self.partial.iterdir():
+            if path.name not in kept:  # of an objective that a run did not go on with
+                shutil.rmtree(path)
+        with tempfile.TemporaryDirectory(prefix=f"{self.path.name[:100]}.", suffix=".earlier", dir=self.path.parent) as earlier:
+            if self.path.exists():  # out of the way first, so that at no moment half of a run bears the name
+                self.path.rename(Path(earlier) / "run")
+            self.partial.rename(self.path)
+        shutil.rmtree(self.path / _PROGRESS)
 
     def _progress(self, directory: str, name: str) -> Path:
         return self.partial / _PROGRESS / f"{directory.replace('/', '--')}.{name}"
@@ -212,6 +230,21 @@ def _sizes(features: Rows) -> tuple[int, int]:
     """Number of rows, and bytes of a row in float32."""
     rows, width = features.shape
     return rows, 4 * width
+
+
+def _locked(path: Path, partial: Path) -> IO[bytes]:
+    """Hold a lock until the file is closed, however the program ends; OutputError if another process holds it."""
+    file = path.open("ab")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ModuleNotFoundError:
+        pass  # Windows, which does not let a folder with open files be renamed or removed
+    except BlockingIOError as error:
+        file.close()
+        raise OutputError(f"another process is writing {partial}; wait for it, or choose another name") from error
+    return file
 
 
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:

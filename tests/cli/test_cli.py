@@ -267,7 +267,7 @@ BAD = [
     ("extract {late} {digits} -o {new}", 2, "is no model by itself; give the model and the file as its weights"),
     ("inspect nowhere.h5", 1, "no such file: nowhere.h5"),
     ("inspect {text}", 1, "text.h5 is not an HDF5 file"),
-    ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 classes"),
+    ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class, a comparison needs"),
     ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
     ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
     ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': this cannot be read"),

@@ -121,7 +121,7 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
         ({"objectives": []}, "objectives has to be at least 1"),
         ({"objectives": ["ce", "siloette"]}, "no loss 'siloette'"),
         ({"test_share": 1.0}, "the share of rows to hold out"),
-        ({"learning_rate": -1.0}, "learning_rate has to be a number above 0, got -1.0"),
+        ({"learning_rate": -1.0}, "learning_rate has to be a number above 0 and at most 1e\\+30, got -1.0"),
         ({"weight_decay": float("nan")}, "weight_decay has to be a number from 0, got nan"),
         ({"objectives": ["ce@99"]}, "'ce@99': ce would switch on in epoch 99, after the last of 50"),
         ({"head": "mpl(3)"}, "no head 'mpl'; did you mean 'mlp'"),
@@ -129,7 +129,10 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
         ({"optimizer": "sdg"}, "no optimizer 'sdg'; did you mean 'sgd'"),
         ({"schedule": "cosin"}, "no schedule 'cosin'; did you mean 'cosine'"),
         ({"patience": 0}, "patience has to be a whole number from 1, got '0'"),
-        ({"patience": 3, "val_share": 0}, "patience goes by the validation rows, and a val_share of 0 leaves none"),
+        ({"patience": 3, "val_share": 0}, "patience goes by the validation rows, and there are none: a val_share of 0"),
+        ({"select_by": "silhouette", "val_share": 0}, "selecting by silhouette goes by the validation rows"),
+        ({"select_by": "macro_f1(k=3)"}, "macro_f1 takes no options"),
+        ({"learning_rate": 3e38}, "learning_rate has to be a number above 0 and at most 1e\\+30"),
         ({"schedule": "plateau", "val_share": 0}, "the schedule plateau goes by the validation rows"),
         ({"objectives": ["[1, 2]*ce"], "val_share": 0}, "a sweep goes by the validation rows"),
         ({"val_share": 1.0}, "the share of rows to validate on has to be from 0 to below 1, got 1.0"),
@@ -250,14 +253,6 @@ def test_p_values_are_corrected_for_all_comparisons(features, tmp_path):
     assert all(each.p_corrected >= each.p_value for each in tested)
 
 
-def test_features_beyond_float32(features, tmp_path):
-    import dataclasses
-
-    large = dataclasses.replace(features, features=features.features[:].double() * 1e35)
-    with pytest.raises(InputError, match="the features are too large to train on in float32"):
-        finetune(large, tmp_path / "run", epochs=1)
-
-
 def test_tensorboard_shows_what_the_log_has(features, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -284,3 +279,34 @@ def test_another_data_set_is_tested_on(features, make_store, blobs, tmp_path):
     (before, _) = open_run(str(tmp_path / "run"))
     assert list(before.ids) == [id for id, label in zip(other.ids, labels, strict=True) if label < 2]
     assert before.class_names == features.class_names
+
+
+def test_a_criterion_with_a_dash(features, tmp_path):
+    finetune(features, tmp_path / "run", objectives=["ce"], epochs=2, select_by="macro-f1")
+
+
+def test_a_sweep_without_rows_to_validate_on(make_store, tmp_path):
+    features = read_features(str(make_store(np.random.default_rng(0).normal(size=(4, 3)), [0, 0, 1, 1])))
+    with pytest.raises(UsageError, match="a sweep goes by the validation rows, and there are none: nothing"):
+        finetune(features, tmp_path / "run", objectives=["[1,2]*ce"])
+
+
+def test_rows_that_are_trained_on_are_no_test(features, make_store, blobs, tmp_path):
+    with pytest.raises(InputError, match="all of its rows are rows that are trained on; give rows of another data set"):
+        finetune(features, tmp_path / "run", test=features, val_share=0, test_share=0.01)
+    mixed = np.concatenate([features.features[:].numpy()[:30], blobs[0][:30] + 0.5])
+    other = read_features(str(make_store(mixed, np.tile(blobs[1][:30], 2), name="other.h5")))
+    said = []
+    finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, test=other, say=said.append)
+    assert any("of the 60 rows of" in text and "are trained on too" in text for text in said)
+
+
+def test_a_difference_without_spread_is_no_missing_difference():
+    first = {name: Summary(0.1, 0.01) for name in ("explained_variance", "accuracy")}
+    fixed = Summary(6.0, 0.0, 3.0, None, None, wilcoxon_p=0.06)
+    same = Summary(0.1, 0.0, 0.0, None, None)
+    (sentence,) = conclusions(made_up({"ce": first, "b": {"explained_variance": fixed, "accuracy": same}}))
+    assert sentence == (
+        "b against ce: the same in all 5 trials, which leaves no spread to test against: explained_variance +3.0000; "
+        "no difference that 5 trials can show in accuracy"
+    )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,9 +55,7 @@ def interrupting(after_epochs):
 def test_a_run_that_goes_on_comes_to_the_same(features, tmp_path, monkeypatch, epochs):
     monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
     finetune(features, tmp_path / "whole", **OPTIONS)
-    with pytest.raises(
-        InterruptedRunError, match="the trainings that are done are kept, go on with: the same call and resume=True"
-    ):
+    with pytest.raises(InterruptedRunError, match="what was trained is kept, go on with: the same call and resume=True"):
         finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(epochs))
     assert not (tmp_path / "run").exists()
     trained = []
@@ -105,19 +104,20 @@ def test_other_rows_are_not_gone_on_with(features, make_store, blobs, tmp_path, 
     monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
     with pytest.raises(InterruptedRunError):
         finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(9))
+    rows = features.features[:].numpy()
     (tmp_path / "store.h5").unlink()
-    other = read_features(str(make_store(*blobs)))
-    with pytest.raises(OutputError, match="was begun with another scale"):
+    other = read_features(str(make_store(rows, np.roll(features.labels, 1))))
+    with pytest.raises(OutputError, match="was begun with another rows"):
         finetune(other, tmp_path / "run", **OPTIONS, resume=True)
 
 
 def test_a_training_that_breaks_keeps_the_last_good_head(features, tmp_path):
-    with pytest.raises(InputError, match=r"ce is not finite in epoch (\d+): ce; .* the head of epoch \d+ is kept: ") as found:
-        finetune(features, tmp_path / "run", objectives=["ce"], epochs=30, learning_rate=1e30)
-    path = str(found.value).rpartition("is kept: ")[2]
-    assert path.endswith("run.partial/ce/trial-0/head.safetensors")
-    assert open_head(path).objective == "ce"
-    assert (tmp_path / "run.partial" / "ce" / "trial-0" / "log.csv").exists()
+    with pytest.raises(InputError, match=r"; the head of epoch \d+ is kept: ") as found:
+        finetune(features, tmp_path / "run", objectives=["ce + 1e39*silhouette@3"], epochs=5)
+    path = str(found.value).partition("is kept: ")[2].partition(";")[0]
+    assert path.endswith("run.partial/ce_1e39-silhouette@3/trial-0/head.safetensors")
+    assert open_head(path).objective == "ce + 1e39*silhouette@3"
+    assert Path(path).with_name("log.csv").exists()
 
 
 def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
@@ -141,5 +141,39 @@ def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, talk = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; the trainings that are done are kept, go on with: embedscope finetune" in talk
+    assert "interrupted; what was trained is kept, go on with: embedscope finetune" in talk
     assert talk.strip().endswith("--resume")
+
+
+def test_what_else_was_trained_can_be_gone_on_with(features, tmp_path):
+    with pytest.raises(InputError, match="what else was trained is kept: --resume without this objective goes on with it"):
+        finetune(features, tmp_path / "run", objectives=["ce", "1e39*ce + silhouette"], epochs=2)
+    trained = []
+
+    def counting(items, description, total):
+        for item in items:
+            trained.append(item)
+            yield item
+
+    result = finetune(features, tmp_path / "run", objectives=["ce"], epochs=2, trials=2, resume=True, track=counting)
+    assert len(trained) == 2  # the second trial
+    assert len(result.objectives[0].trials) == 2
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "before.h5", "ce"}
+
+
+def test_another_process_is_waited_for(features, tmp_path):
+    def meanwhile(items, description, total):
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match=r"another process is writing .*run.partial"):
+                finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, **options)
+        yield from items
+
+    result = finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, track=meanwhile)
+    assert (tmp_path / "run" / result.objectives[0].trials[0].directory / "after.h5").exists()
+
+
+def test_a_folder_beside_the_run_is_left_alone(features, tmp_path):
+    finetune(features, tmp_path / "run", objectives=["ce"], epochs=1)
+    (tmp_path / "run.earlier").mkdir()
+    finetune(features, tmp_path / "run", objectives=["gini"], epochs=1, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.earlier", "store.h5"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from embedscope.errors import InputError, UsageError
-from embedscope.finetuning.splitting import part, read_label_map, with_classes_of
+from embedscope.finetuning.splitting import fingerprint, part, read_label_map, with_classes_of
 from embedscope.store import read_features
 
 SHARES = {"test_share": 0.25, "val_share": 0.2, "seed": 0}
@@ -69,10 +69,11 @@ def test_a_lonely_row_stays_in_training(make_store):
 @pytest.mark.parametrize(
     ("labels", "split", "message"),
     [
-        ([0] * 6, None, "the rows to train on have 1 classes"),
-        ([0, 1, 0, 1, 0, 1], ["train"] * 4 + ["test", "train"], "the rows held out have 1 classes"),
-        ([0, 1, 0, 1, 2, 0], ["train"] * 4 + ["test"] * 2, "1 classes are held out and never trained on: 2"),
-        ([0, 1, 0, 1, 0, 1, 2], ["train"] * 4 + ["test"] * 2 + ["val"], "1 classes are validated on and never trained on: 2"),
+        ([0] * 6, None, "the rows to train on have 1 class, a comparison"),
+        ([0, 1, 0, 1], ["test"] * 4, "have 0 classes, a comparison needs at least 2; all rows are of its split 'test'"),
+        ([0, 1, 0, 1, 0, 1], ["train"] * 4 + ["test", "train"], "the rows held out have 1 class, a comparison"),
+        ([0, 1, 0, 1, 2, 0], ["train"] * 4 + ["test"] * 2, "1 class is held out and never trained on: 2"),
+        ([0, 1, 0, 1, 0, 1, 2], ["train"] * 4 + ["test"] * 2 + ["val"], "1 class is validated on and never trained on: 2"),
     ],
 )
 def test_classes_that_are_not_there(make_store, labels, split, message):
@@ -103,7 +104,7 @@ def test_test_rows_of_the_features_are_never_trained_on(make_store, blobs):
 def test_classes_that_are_left_out(make_store, blobs, features):
     path = make_store(*blobs, name="other.h5", class_names=["0", "1", "strange"])
     other = read_features(str(path))
-    with pytest.raises(InputError, match="1 classes are not in the features to train on: strange; name what they are with"):
+    with pytest.raises(InputError, match="1 class not in the features to train on: strange; name what they are with"):
         with_classes_of(other, features)
     assert np.bincount(with_classes_of(other, features, {"strange": ""}).labels).tolist() == [30, 30]
     with pytest.raises(InputError, match="the label map leaves out every class"):
@@ -151,3 +152,24 @@ def test_label_map_that_is_not_there(tmp_path):
 def test_shares_that_cannot_be(features, share):
     with pytest.raises(UsageError, match="the share of rows to hold out has to be between 0 and 1"):
         part(features, test_share=share, val_share=0.1, seed=0)
+
+
+def test_rows_that_are_too_few_to_validate_on(make_store):
+    features = read_features(str(make_store(np.eye(4), [0, 0, 1, 1])))
+    parts = part(features, **SHARES)
+    assert parts.validation is None
+    assert parts.validated_on == "nothing: the last epoch is kept"
+
+
+def test_a_fingerprint_is_of_rows_labels_and_ids(make_store, blobs):
+    rows, labels = blobs
+
+    def found(name, rows, labels, **options):
+        return fingerprint(part(read_features(str(make_store(rows, labels, name=name, **options))), **SHARES))
+
+    first = found("a.h5", rows, labels)
+    assert found("b.h5", rows, labels) == first
+    changed = rows.copy()
+    changed[3, 2] += 1e-3
+    assert found("c.h5", changed, labels) != first
+    assert found("d.h5", rows, np.roll(labels, 1)) != first

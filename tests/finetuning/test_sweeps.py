@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from embedscope.errors import UsageError
+from embedscope.errors import InputError, UsageError
 from embedscope.finetuning import conclusions, finetune
 from embedscope.losses.expression import build, expand, parse
 from embedscope.store import read_features
@@ -78,7 +78,7 @@ def test_grids(expression, grid):
         ("ce + [1,-2]*gini", r"objective 'ce \+ »-2\*gini': the weight before .* has to be a number from 0"),
         ("[ce, gini]", r"a sweep is over a list of numbers"),
         ("[1,2]", r"expected a loss"),
-        (f"{list(range(40))}*ce@{list(range(1, 40))}", "1,560 objectives in a grid; at most 1,000 make sense"),
+        (f"{list(range(40))}*ce@{list(range(1, 40))}", "1,560 objectives in a grid; at most 1,000 make sense, in"),
     ],
 )
 def test_grids_that_cannot_be(expression, message):
@@ -91,3 +91,14 @@ def test_a_list_is_no_objective_of_its_own():
         parse("[1,2]*ce")
     with pytest.raises(UsageError, match=r"tau_s has to be a number above 0, got \[0.1\]"):
         build("silhouette(tau_s=[0.1])", 3, 4)
+
+
+def test_a_point_that_diverges_is_left_out(features, tmp_path):
+    result = finetune(features, tmp_path / "run", objectives=["ce + [0.1,1e39]*silhouette"], epochs=2, trials=2)
+    (swept,) = result.objectives
+    assert swept.expression == "ce + 0.1*silhouette"
+    broken = swept.candidates[1]
+    assert (broken.mean, list(broken.validation)) == (None, [])
+    assert "is not finite in epoch 1: silhouette" in broken.note
+    with pytest.raises(InputError, match="no objective of the sweep stays finite; the first: 1e39"):
+        finetune(features, tmp_path / "other", objectives=["[1e39,2e39]*ce"], epochs=2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from embedscope.errors import InputError
+from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.finetuning import finetune
 from embedscope.finetuning.banks import DiskBank, place
 from embedscope.finetuning.training import Material, Recipe, Training, root_mean_square
@@ -214,7 +214,7 @@ def test_weights_of_samples_multiply_the_losses_that_have_values_per_sample(mate
 
 
 @pytest.mark.parametrize("name", ["ce(label_smoothing=0.1)", "comp_sum", "comp_sum(tau=1)", "z_loss", "sface", "center", "ldr"])
-def test_losses_are_the_mean_of_their_values_per_sample(name):
+def test_values_per_sample_are_those_of_the_sample_alone(name):
     from embedscope.losses.expression import build
 
     (each,) = build(name, 4, 6).losses
@@ -224,7 +224,6 @@ def test_losses_are_the_mean_of_their_values_per_sample(name):
     each.eval()
     values = each.per_sample(rows, labels, logits)
     assert values.shape == (9,)
-    assert each(rows, labels, logits).item() == pytest.approx(values.mean().item(), rel=1e-6)
     alone = [each(rows[i : i + 1], labels[i : i + 1], logits[i : i + 1]).item() for i in range(9)]
     assert values.tolist() == pytest.approx(alone, rel=1e-4, abs=1e-6)
 
@@ -234,6 +233,49 @@ def test_dataset_equity_by_hand():
     found = sample_weights("dataset_equity(eta=1, gamma=2, clusters=2)", rows, 5, 0)
     common, rare = (1 + 0.25**2) / 2, (1 + 0.75**2) / 2
     assert found.tolist() == pytest.approx([common] * 6 + [rare] * 2, rel=1e-6)
+
+
+def test_weights_without_a_term_that_takes_them(make_store, blobs, tmp_path):
+    features = read_features(str(make_store(*blobs)))
+    with pytest.raises(
+        UsageError, match="'silhouette' has no term with a value per sample, such as ce, that weights of samples"
+    ):
+        finetune(features, tmp_path / "run", objectives=["silhouette"], weights="dataset_equity")
+
+
+def test_the_best_epoch_has_all_terms(material):
+    done = trained(material, "ce + silhouette@4", epochs=9, patience=2, learning_rate=1e-9)
+    assert done.epoch == 6  # the fourth is the best that counts, and two after it are no better
+    assert done.best_epoch >= 4
+
+
+def test_a_term_of_weight_0_does_not_reach_the_classifier(material):
+    assert "probe" in trained(material, "0*ce + silhouette").log[0]
+
+
+def test_a_term_that_is_finite_only_without_its_weight_is_named(material):
+    with pytest.raises(
+        InputError, match=r"ce \+ 1e39\*silhouette is not finite in epoch 1: silhouette; lower the learning rate"
+    ):
+        trained(material, "ce + 1e39*silhouette")
+
+
+def test_weights_that_break_in_the_last_step_are_noticed(material):
+    large = Material(material.features * 1e10, material.labels, 3, 1.0)
+    steep = {"epochs": 1, "batch_size": 60, "optimizer": "sgd(momentum=0)", "learning_rate": 1e30, "schedule": "constant"}
+    with pytest.raises(InputError, match="ce: the weights are not finite after epoch 1; lower the learning rate"):
+        trained(large, **steep)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    with pytest.raises(OutputError, match=r"cannot keep 0.00 GB of rows in .*nowhere: No such file"):
+        place(torch.zeros(3, 2), torch.device("cpu"), 0, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("factor", [1e-40, 1e35])
+def test_features_beyond_float32(material, factor):
+    with pytest.raises(InputError, match=r"the features are too (large|small) to train on in float32 \(root mean square"):
+        root_mean_square(material.features.double() * factor)
 
 
 def test_weights_change_a_training(make_store, blobs, tmp_path):

@@ -66,8 +66,8 @@ def test_a_head_on_the_model_gives_what_the_run_has(trained, tmp_path):
     assert head.classes == tuple("0123456789")
     said = []
     done = extract(*digit_net(), tmp_path / "headed.h5", head=head, say=said.append)
-    assert done.layers == {head.layer: 7}
-    assert f"layer {head.layer} goes through the head trained with ce, 64 to 7" in said
+    assert done.layers == {"embedding": 7}
+    assert "classifier goes through the head trained with ce, 64 to 7" in said
     found, expected = (
         read_features(str(tmp_path / "headed.h5")),
         read_features(str(trained / "run" / "ce" / "trial-0" / "after.h5")),
