@@ -100,7 +100,8 @@ def test_the_gradient_is_that_of_the_full_batch():
     (alone,) = trained(1)
     for found in trained(2):
         for one, other in zip(alone, found, strict=True):
-            np.testing.assert_allclose(other, one, rtol=1e-10, atol=1e-12)
+            # Sums in another order, 20 steps of a temperature of 0.1 later.
+            np.testing.assert_allclose(other, one, rtol=1e-8, atol=1e-10)
 
 
 def test_an_error_is_said_once(store):
