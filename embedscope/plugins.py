@@ -40,7 +40,7 @@ _SHARED: dict[str, frozenset[str]] = {
     "data": frozenset({"columns"}),
     "losses": frozenset({"expression"}),
     "models": frozenset({"checkpoint", "preparation"}),
-    "plotting": frozenset({"figure"}),
+    "plotting": frozenset({"figure", "inputs", "layouts"}),
 }
 _SINGULAR = {
     "metrics": "metric",
