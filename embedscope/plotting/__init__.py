@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
 from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
-from embedscope.plotting.figure import SUFFIXES, WORST, Palette, Sheet, check_suffix, check_width, palette, picture
+from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, Sheet, check_suffix, check_width, palette, picture
 from embedscope.plotting.inputs import Embedding, Given, prepare
 from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
 from embedscope.records import Track, silent, untracked
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What is drawn, in this order and as far as it suits the inputs, unless something else is asked for.
-STANDARD = ("tsne",)
+STANDARD = ("comparison", "training", "tsne", "silhouette", "classes", "gini", "spectrum", "trajectory")
 
 MAX_POINTS = 10_000
 FORMATS = tuple(suffix[1:] for suffix in SUFFIXES)
 
-# What a kind takes: embeddings to lay out in two dimensions (it returns a Layout each); embeddings.
-Takes = Literal["points", "embeddings"]
+# What a kind takes: embeddings to lay out in two dimensions (it returns a Layout each); embeddings; several of them that are
+# stages of one training, in order; runs of finetune.
+Takes = Literal["points", "embeddings", "checkpoints", "runs"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -148,10 +150,13 @@ def plot(
     given = prepare(sources, layers=layers, split=split, max_points=max_points, seed=seed)
     if kinds:
         for each in chosen:
-            if reason := _unsuited(each, given):
-                raise InputError(reason)
+            if each.declared.takes == "runs" and not given.runs:
+                raise InputError(f"{each.spec} is of a run directory, which embedscope finetune writes; none was given")
+            if each.declared.takes == "checkpoints" and len(given.embeddings) < 2:
+                raise InputError(f"{each.spec} is of two checkpoints or more, in order; one was given")
     else:
-        chosen = [each for each in chosen if not _unsuited(each, given)]
+        suited = {"points", "embeddings", *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
+        chosen = [each for each in chosen if each.declared.takes in suited]
     names = _file_names(chosen)
     files = [output / f"{name}.{form}" for name in names] if in_folder else [output]
     if in_folder:
@@ -166,7 +171,8 @@ def plot(
                     given.embeddings, known, Path(layout), kind=each.spec, title=each.declared.title
                 )
             else:
-                found[each.spec] = each.function(_inputs(each, given), **each.options)
+                inputs = given.runs if each.declared.takes == "runs" else given.embeddings
+                found[each.spec] = each.function(inputs, **each.options)
         except UndefinedError as error:
             if kinds:
                 raise
@@ -175,7 +181,7 @@ def plot(
     drawn = [each for each in chosen if each.spec in found]
     if missing is not None and not drawn:
         raise missing
-    colours = _palette(given)
+    colours = cache(partial(_palette, given))
     kept = [path for path, each in zip(files, chosen, strict=True) if each.spec in found] if in_folder else files
     sheets = [[each] for each in drawn] if in_folder else [drawn]
     for path, together in zip(kept, sheets, strict=True):
@@ -199,15 +205,6 @@ def _choose(text: str, seed: int) -> Chosen:
     return Chosen(str(plugins.Spec(plugins.canonical(spec.name), (), spec.options)), function, options)
 
 
-def _inputs(chosen: Chosen, given: Given) -> Sequence[Any]:
-    return given.embeddings
-
-
-def _unsuited(chosen: Chosen, given: Given) -> str:
-    """Say why a kind does not suit what was given; nothing if it does."""
-    return ""
-
-
 def _file_names(chosen: Sequence[Chosen]) -> list[str]:
     """Name a file a kind: tsne, and tsne-2 where there are two of it."""
     names: list[str] = []
@@ -221,7 +218,7 @@ def _file_names(chosen: Sequence[Chosen]) -> list[str]:
 def _palette(given: Given) -> Palette:
     """Give every class its colour; where there are too many, those with the lowest silhouette in the first input."""
     first = given.embeddings[0]
-    worst = worst_classes(first) if len(given.class_names) > 20 else []
+    worst = worst_classes(first) if len(given.class_names) > MAX_CLASSES else []
     return palette(given.class_names, worst, f"coloured are the {WORST} with the lowest silhouette in {first.name}")
 
 

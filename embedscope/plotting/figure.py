@@ -7,7 +7,6 @@ notes) and then draws into the panels; the sheet works out how high it has to be
 from __future__ import annotations
 
 import math
-import textwrap
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from embedscope.errors import UsageError, check_choice
 from embedscope.store.files import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -155,10 +154,11 @@ def palette(names: Sequence[str], worst: Sequence[int] = (), why: str = "") -> P
 
 
 @contextmanager
-def picture(path: Path, width: Width, colours: Palette, count: int) -> Iterator[list[Sheet]]:
+def picture(path: Path, width: Width, colours: Callable[[], Palette], count: int) -> Iterator[list[Sheet]]:
     """Make a figure of `count` sheets, one below the other; leaving the context writes it in the format of the path's suffix.
 
     The file bears its name only when it is complete; an error leaves nothing behind. The same drawing gives the same bytes.
+    `colours` is asked when a sheet needs the palette of the classes, which may take measuring.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -198,16 +198,21 @@ class Sheet:
 
     Attributes:
         width: the preset.
-        palette: of the classes.
         height: in inches, known once the sheet is arranged.
         panel: (width, height) of a panel in inches, likewise.
     """
 
-    def __init__(self, figure: SubFigure, width: Width, palette: Palette) -> None:
-        self.width, self.palette = width, palette
+    def __init__(self, figure: SubFigure, width: Width, colours: Callable[[], Palette]) -> None:
+        self.width = width
+        self._colours = colours
         self.height = 0.0
         self.panel = (0.0, 0.0)
         self._figure = figure
+
+    @property
+    def palette(self) -> Palette:
+        """How the classes look."""
+        return self._colours()
 
     def lines(self, count: float, size: float = 1.0) -> float:
         """How high `count` lines of type are, in inches; `size` is relative to the preset's."""
@@ -255,7 +260,7 @@ class Sheet:
         if beside:
             high = max(high, legend_height) if height is None else high
         self.panel = (room / columns, high)
-        above = wrapped(heading, inches - 0.1, 1.1 * font)
+        above = wrapped(heading, inches - 0.1, 1.2 * font)  # bold type is wider
         below = [line for note in notes for line in wrapped(note, inches - 0.1, 0.8 * font)]
         heights = {
             "heading": self.lines(len(above), 1.1) + 0.06,
@@ -287,9 +292,14 @@ class Sheet:
         for spare in axes[len(titles) :]:
             spare.remove()
         for panel, title in zip(axes, titles, strict=False):
-            lines = [fitted(line, self.panel[0] - 0.15, font) for line in title.split("\n")]
+            lines = [fitted(line, self.panel[0] - 3 * font / 72, font) for line in title.split("\n")]
             panel.set_title("\n".join(lines))
         return axes[: len(titles)]
+
+
+def extremes(count: int, most: int) -> tuple[int, int]:
+    """Of `count` sorted things, how many from the start and the end to show so that there are at most `most`."""
+    return (count, 0) if count <= most else ((most + 1) // 2, most // 2)
 
 
 def text_width(text: str, size: float) -> float:
@@ -312,8 +322,12 @@ def fitted(text: str, inches: float, size: float) -> str:
 
 
 def wrapped(text: str, inches: float, size: float) -> list[str]:
-    """Break a text into lines of at most about `inches`."""
-    if not text:
-        return []
-    each = text_width(text, size) / len(text)
-    return textwrap.wrap(text, max(12, int(inches / each))) or [text]
+    """Break a text into lines of at most `inches`; a word that is wider loses its middle."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size) <= inches:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, inches, size))
+    return lines

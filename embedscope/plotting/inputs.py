@@ -15,13 +15,13 @@ from embedscope.metrics.silhouette import silhouette_details
 from embedscope.ops.statistics import stratified_sample
 from embedscope.store import check_finite, distinct_names, open_features, select_labelled, select_split
 from embedscope.store.reader import named
-from embedscope.store.runs import is_run, open_run
+from embedscope.store.runs import is_run, open_run, read_log, read_run
 from embedscope.store.selection import SelectedRows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from embedscope.records import FeatureSet
+    from embedscope.records import FeatureSet, Finetuning
 
     Array = np.ndarray[Any, Any]
 
@@ -80,11 +80,44 @@ class Embedding:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A run directory of finetune.
+
+    Attributes:
+        name: what headings call it.
+        result: what run.json holds.
+        logs: an objective each, and in it a trial each: column -> value an epoch, NaN where an epoch has none.
+    """
+
+    name: str
+    result: Finetuning
+    logs: tuple[tuple[Mapping[str, Sequence[float]], ...], ...]
+
+
+@dataclass(frozen=True)
 class Given:
-    """All inputs of a picture, in the order in which they were named."""
+    """All inputs of a picture, in the order in which they were named.
+
+    Attributes:
+        embeddings: of all sources; those of a run are its held-out rows before, and after each objective.
+        runs: those of the sources that are run directories.
+        class_names: of the classes that have a row in any embedding.
+    """
 
     embeddings: tuple[Embedding, ...]
+    runs: tuple[Run, ...]
     class_names: tuple[str, ...]
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether the embeddings may be stages of one training: three or more of the same rows and layer, none of a run."""
+        first = self.embeddings[0].features
+        return (
+            not self.runs
+            and len(self.embeddings) >= 3
+            and all(each.features.layer == first.layer for each in self.embeddings)
+            and all(set(each.features.ids) == set(first.ids) for each in self.embeddings)
+        )
 
 
 def measured_silhouettes(embedding: Embedding, distance: str = "euclidean") -> Silhouettes:
@@ -128,7 +161,14 @@ def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None,
         if shown is None:
             shown = stratified_sample(torch.from_numpy(features.labels), max_points, seed).numpy()
         embeddings.append(Embedding(features, shown, unlabelled))
-    return Given(tuple(embeddings), names)
+    return Given(tuple(embeddings), tuple(_run(source) for source in sources if is_run(named(source)[1])), names)
+
+
+def _run(source: str) -> Run:
+    name, path = named(source)
+    result = read_run(path)
+    logs = tuple(tuple(read_log(path, trial) for trial in each.trials) for each in result.objectives)
+    return Run(name, result, logs)
 
 
 def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:

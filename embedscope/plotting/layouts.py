@@ -147,7 +147,7 @@ def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
                 each.points[chosen, 1],
                 c=painted[rows],
                 marker="o" if depth == 1 else marks[rows][0] if len(chosen) else "o",
-                s=size if depth == 2 else 0.6 * size,
+                s=0.6 * size if depth == 1 else max(size, 5.0) if grey.any() else size,
                 linewidths=0,
                 alpha=0.85,
                 zorder=depth,

@@ -66,7 +66,7 @@ def test_a_picture_is_as_wide_as_its_preset(width, tmp_path):
     from PIL import Image
 
     preset = WIDTHS[width]
-    with picture(tmp_path / "a.png", preset, palette("ab"), 2) as sheets:
+    with picture(tmp_path / "a.png", preset, lambda: palette("ab"), 2) as sheets:
         for sheet in sheets:
             panels = sheet.arrange(["one", "two", "three", "four"], heading="what")
             assert len(panels) == 4
@@ -76,7 +76,7 @@ def test_a_picture_is_as_wide_as_its_preset(width, tmp_path):
 
 
 def test_an_error_leaves_nothing_behind(tmp_path):
-    with pytest.raises(RuntimeError, match="on purpose"), picture(tmp_path / "a.png", WIDTHS["page"], palette("a"), 1):
+    with pytest.raises(RuntimeError, match="on purpose"), picture(tmp_path / "a.png", WIDTHS["page"], lambda: palette("a"), 1):
         raise RuntimeError("on purpose")
     assert not list(tmp_path.iterdir())
 
@@ -85,6 +85,6 @@ def test_style_does_not_leak(tmp_path):
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    with picture(tmp_path / "a.png", WIDTHS["slide"], palette("a"), 1) as [sheet]:
+    with picture(tmp_path / "a.png", WIDTHS["slide"], lambda: palette("a"), 1) as [sheet]:
         sheet.arrange(["one"], heading="what")
     assert dict(mpl.rcParams) == before
