@@ -59,37 +59,34 @@ class ClassRelations:
 def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
     """Draw for each input the two histograms, the matrix of nearest other classes, and the pairs that are confused most."""
     heading, titles, notes = described("Classes", [each.of for each in relations], drawn=True)
-    rows = max(min(len(each.classes), MOST_ROWS) for each in relations)
+    rows = max(min(max(len(each.classes), len(each.pairs)), MOST_ROWS) for each in relations)
     height = max(0.72 * sheet.width.tallest, sheet.lines(1.2 * rows + 5))
-    [dots] = series(1)
+    views = [
+        (each, draw, f"{title}\n{what}")
+        for title, each in zip((title.partition("\n")[0] for title in titles), relations, strict=True)
+        for draw, what in (
+            (_draw_shares, f"data, channels, KL {each.divergence['target_to_feature']:.3f}"),
+            (_draw_matrix, "nearest other class"),
+            (_draw_pairs, "confused most"),
+        )
+    ]
     panels = sheet.arrange(
-        [
-            f"{title}\n{what}"
-            for title, each in zip((title.partition("\n")[0] for title in titles), relations, strict=True)
-            for what in (
-                f"data and channels, KL {each.divergence['target_to_feature']:.3f}",
-                "nearest other class",
-                "confused most",
-            )
-        ],
+        [title for _, _, title in views],
         heading=heading,
         height=height,
         most=3 if sheet.width.columns > 2 else 1,
         notes=[
             *notes,
-            "Data and channels: a ring is a class's share of the samples, a dot its share of the activation (KL in nats).",
+            "Data, channels: a ring is a class's share of all samples, a dot its share of the activation (KL in nats).",
             "Confused most: samples of the first class whose nearest other class is the second; in colour those that lie "
             "nearer to it than to their own.",
         ],
     )
-    for place, each in enumerate(relations):
-        left, middle, right = panels[3 * place : 3 * place + 3]
-        _draw_shares(sheet, left, each, dots)
-        _draw_matrix(sheet, middle, each)
-        _draw_pairs(sheet, right, each)
+    for axes, (each, draw, _) in zip(panels, views, strict=True):
+        draw(sheet, axes, each)
 
 
-def _draw_shares(sheet: Sheet, axes: Any, each: ClassRelations, colour: str) -> None:
+def _draw_shares(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
     ratio = each.feature_share / each.label_share
     order = np.argsort(ratio, kind="stable")
     start, end = extremes(len(order), MOST_ROWS)
@@ -98,7 +95,7 @@ def _draw_shares(sheet: Sheet, axes: Any, each: ClassRelations, colour: str) -> 
     places = np.array([row + (row >= gap) for row in range(len(kept))])
     axes.hlines(places, each.label_share[kept], each.feature_share[kept], color=GREY, linewidth=1)
     axes.plot(each.label_share[kept], places, "o", color=INK, markerfacecolor="white", markersize=3.5, markeredgewidth=0.8)
-    axes.plot(each.feature_share[kept], places, "o", color=colour, markersize=3.5)
+    axes.plot(each.feature_share[kept], places, "o", color=series(1)[0], markersize=3.5)
     names = [each.of.features.class_names[each.classes[row]] for row in kept]
     if end:
         axes.annotate(
@@ -139,9 +136,13 @@ def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
         names = [
             fitted(each.of.features.class_names[label], 0.3 * sheet.panel[0], 0.7 * sheet.width.font) for label in each.classes
         ]
+        # Names that are long stand at the rows only, with numbers that stand at the columns too.
         long = max(map(len, names)) > 2
-        axes.set_xticks(range(count), names, rotation=90 if long else 0, fontsize=0.7 * sheet.width.font)
-        axes.set_yticks(range(count), names, fontsize=0.7 * sheet.width.font)
+        size = 0.7 * sheet.width.font
+        axes.set_xticks(range(count), [str(place + 1) for place in range(count)] if long else names, fontsize=size)
+        axes.set_yticks(
+            range(count), [f"{name}  {place + 1}" for place, name in enumerate(names)] if long else names, fontsize=size
+        )
         axes.tick_params(length=0)
         if count <= 10:
             for row, column, share in zip(own, other, each.share, strict=True):
@@ -158,7 +159,7 @@ def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
             axes.set_xlabel("nearest other class, % of the row", fontsize="small")
     else:
         axes.set(xticks=[], yticks=[])
-        axes.set_xlabel(f"{count:,} classes, near ones side by side", fontsize="small")
+        axes.set_xlabel(f"{count:,} classes, clustered", fontsize="small")
 
 
 def _neighbours_together(count: int, own: Array, other: Array, share: Array) -> Array:
@@ -178,7 +179,7 @@ def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
     order = np.lexsort((-each.nearest, -each.misplaced))[:MOST_ROWS]
     names = each.of.features.class_names
     size = 0.833 * sheet.width.font
-    half = 0.44 * sheet.panel[0]
+    half = 0.32 * sheet.panel[0]
     places = np.arange(len(order))
     axes.barh(places, each.nearest[order], height=0.8, color="#e6e6e6")
     axes.barh(places, each.misplaced[order], height=0.8, color="#ffcf80")

@@ -231,7 +231,7 @@ class Sheet:
         height: float | None = None,
         aspect: float = 1.0,
         most: int | None = None,
-        ratios: Sequence[float] | None = None,
+        names: float = 0.0,
         legend: Sequence[Artist] = (),
         notes: Sequence[str] = (),
     ) -> list[Axes]:
@@ -243,7 +243,7 @@ class Sheet:
             height: of a panel, in inches; by default its width times `aspect`, as far as the preset allows.
             aspect: height over width.
             most: panels side by side, at most, where that is fewer than the preset's.
-            ratios: widths of the columns, relative to one another.
+            names: the share of a panel's width that names to the left of its axes take, which titles have to leave.
             legend: handles; beside a single panel on wide pictures, below the panels otherwise.
             notes: small print at the end, a sentence each.
         """
@@ -251,7 +251,8 @@ class Sheet:
         columns = self.columns(len(titles), most)
         rows = math.ceil(len(titles) / columns)
         beside = bool(legend) and len(titles) == 1 and self.width.columns > 2
-        labels = [fitted(str(handle.get_label()), 0.4 * inches, 0.833 * font) for handle in legend]
+        longest = (0.9 if len(legend) <= 8 else 0.4) * inches
+        labels = [fitted(str(handle.get_label()), longest, 0.833 * font) for handle in legend]
         entry = max((text_width(label, 0.833 * font) for label in labels), default=0.0) + 2.4 * font / 72
         across = 1 if beside else max(1, min(len(labels), int(0.98 * inches / entry)))
         legend_height = self.lines(math.ceil(len(labels) / across), 0.833) + self.lines(0.6) if labels else 0.0
@@ -260,8 +261,8 @@ class Sheet:
         if beside:
             high = max(high, legend_height) if height is None else high
         self.panel = (room / columns, high)
-        above = wrapped(heading, inches - 0.1, 1.2 * font)  # bold type is wider
-        below = [line for note in notes for line in wrapped(note, inches - 0.1, 0.8 * font)]
+        above = wrapped(heading, 0.97 * inches - 0.1, 1.2 * font)  # bold type is wider
+        below = [line for note in notes for line in wrapped(note, 0.97 * inches - 0.1, 0.8 * font)]
         heights = {
             "heading": self.lines(len(above), 1.1) + 0.06,
             "panels": rows * high,
@@ -284,15 +285,11 @@ class Sheet:
             parts["legend"], drawn = drawn.add_subfigure(halves[1]), drawn.add_subfigure(halves[0])
         if labels:
             parts["legend"].legend(handles=list(legend), labels=labels, loc="center", ncols=across)
-        axes: list[Axes] = (
-            drawn.subplots(rows, columns, squeeze=False, gridspec_kw={"width_ratios": ratios} if ratios else None)
-            .ravel()
-            .tolist()
-        )
+        axes: list[Axes] = drawn.subplots(rows, columns, squeeze=False).ravel().tolist()
         for spare in axes[len(titles) :]:
             spare.remove()
         for panel, title in zip(axes, titles, strict=False):
-            lines = [fitted(line, self.panel[0] - 3 * font / 72, font) for line in title.split("\n")]
+            lines = [fitted(line, (1 - names) * self.panel[0] - 3 * font / 72, font) for line in title.split("\n")]
             panel.set_title("\n".join(lines))
         return axes[: len(titles)]
 

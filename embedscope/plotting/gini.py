@@ -62,7 +62,7 @@ def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
     named = len(names) <= MOST_CLASSES
     height = max(0.6 * sheet.width.tallest, sheet.lines(1.2 * len(names) + 4) if named else 0.0)
     panels = sheet.arrange(
-        ["impurity (0 answers to one class)", "channels owned by each class"],
+        ["impurity", "channels of each class"],
         heading=heading,
         height=height,
         most=2,
@@ -73,9 +73,9 @@ def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
     bins = np.linspace(low - 0.05 * (1 - low), 1.0, 31)
     for colour, each in zip(colours, profiles, strict=True):
         panels[0].hist(each.impurity, bins=bins.tolist(), histtype="step", color=colour, linewidth=1.2)
-    panels[0].set(xlabel="impurity of a channel", ylabel="channels", xlim=(bins[0], 1 + 0.02 * (1 - bins[0])))
+    panels[0].set(xlabel="0: answers to one class", ylabel="channels", xlim=(bins[0], 1 + 0.02 * (1 - bins[0])))
     panels[0].locator_params(axis="y", integer=True)
-    panels[0].locator_params(axis="x", nbins=5)
+    panels[0].locator_params(axis="x", nbins=max(2, int(sheet.panel[0] / sheet.lines(4))))
     _draw_owned(sheet, panels[1], profiles, colours, named=named)
 
 

@@ -126,7 +126,8 @@ def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
     heading, titles, notes = described(layouts[0].title, [each.of for each in layouts], drawn=True)
     colours = sheet.palette
     shown = np.unique(np.concatenate([each.of.labels for each in layouts]))
-    notes += [f"{each.of.name} {each.aligned}." for each in layouts if each.aligned]
+    for how in dict.fromkeys(each.aligned for each in layouts if each.aligned):
+        notes.append(f"{', '.join(each.of.name for each in layouts if each.aligned == how)}: {how}.")
     notes += list(dict.fromkeys(each.made for each in layouts if each.made))
     handles = [
         handle for place, handle in zip(colours.listed, colours.handles(0.6 * sheet.width.font), strict=True) if place in shown

@@ -31,8 +31,8 @@ def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
         if anchors is None:
             names = f"component 1 ({100 * shares[0]:.0f} %)", f"component 2 ({100 * shares[1]:.0f} %)"
             return Layout(each, points, "PCA", names, _MADE)
-        names = f"components 1 and 2 ({100 * shares.sum():.0f} %), turned", ""
-        return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"is turned onto {anchors.name} (Procrustes)")
+        names = f"components 1, 2 ({100 * shares.sum():.0f} %)", ""
+        return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"turned onto {anchors.name} (Procrustes)")
 
     return laid_out(inputs, project)
 

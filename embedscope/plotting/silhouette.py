@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Of more classes, the best and the worst are shown: half of these each.
 MOST_CLASSES = 24
 
+# The share of a panel that their names may take.
+_NAMES = 0.32
+
 
 @dataclass(frozen=True)
 class SilhouetteProfile:
@@ -52,17 +55,20 @@ def draw_silhouettes(sheet: Sheet, profiles: Sequence[SilhouetteProfile]) -> Non
     """Draw the classic picture: samples sorted within their class, classes by their mean, the mean of all as a line."""
     heading, titles, notes = described("Silhouette", [each.of for each in profiles], drawn=True)
     titles = [
-        f"{title}\nmean {each.mean:.3f}, {100 * each.below:.1f} % below 0" for title, each in zip(titles, profiles, strict=True)
+        f"{title}\nmean {each.mean:.3f}\n{100 * each.below:.1f} % below 0" for title, each in zip(titles, profiles, strict=True)
     ]
     most = max(min(len(each.classes), MOST_CLASSES + 1) for each in profiles)
     if most > MOST_CLASSES:
         notes.insert(0, "The best and the worst classes are shown; grey in the middle: the values of all others, sorted.")
     height = max(0.75 * sheet.width.tallest, sheet.lines(1.15 * most + 5))
-    panels = sheet.arrange(titles, heading=heading, height=height, notes=[*notes, "Dashed: the mean of all samples."])
+    panels = sheet.arrange(
+        titles, heading=heading, height=height, names=_NAMES, notes=[*notes, "Dashed: the mean of all samples."]
+    )
     low = min(float(each.values.min()) for each in profiles)
+    high = max(float(each.values.max()) for each in profiles)
     for axes, each in zip(panels, profiles, strict=True):
         _draw(sheet, axes, each, height)
-        axes.set(xlim=(min(0.0, low) - 0.02, 1.0), xlabel="silhouette")
+        axes.set(xlim=(min(-0.05, 1.05 * low), max(0.1, 1.05 * high)), xlabel="silhouette")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
 
@@ -75,7 +81,7 @@ def _draw(sheet: Sheet, axes: Any, profile: SilhouetteProfile, height: float) ->
     if len(hidden):
         groups.append((-1, np.isin(labels, hidden)))
         groups += [(place, labels == place) for place in profile.classes[len(profile.classes) - worst :]]
-    room = 0.32 * sheet.panel[0]
+    room = _NAMES * sheet.panel[0]
     # A band is as high as its class is large, and high enough for its name.
     shares = np.array([0.0 if place < 0 else chosen.sum() for place, chosen in groups], dtype=float)
     least = sheet.lines(1.0) / max(height - sheet.lines(5), 0.5)
@@ -85,7 +91,7 @@ def _draw(sheet: Sheet, axes: Any, profile: SilhouetteProfile, height: float) ->
     top, ticks, texts = 0.0, [], []
     for (place, chosen), high in zip(groups, heights, strict=True):
         values = np.sort(profile.values[chosen])[::-1]
-        depth = top + high * np.linspace(0.04, 0.96, 2 * len(values))
+        depth = top + high * np.linspace(0.04, 0.96, len(values) + 1).repeat(2)[1:-1]
         colour = GREY if place < 0 else sheet.palette.colours[place]
         axes.fill_betweenx(depth, 0, values.repeat(2), color=colour, linewidth=0.3)
         ticks.append(top + high / 2)

@@ -54,7 +54,7 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
             "UMAP",
             ("UMAP 1", "UMAP 2"),
             f"umap-learn {importlib.metadata.version('umap-learn')}, {nearest} neighbours, {repeatable}.",
-            "" if anchors is None else f"starts from the layout of {anchors.name} and is turned onto it",
+            "" if anchors is None else f"started from the layout of {anchors.name} and turned onto it",
         )
 
     return laid_out(inputs, project)

@@ -18,7 +18,7 @@ def test_picture_in_every_format(make_store, blobs, tmp_path, suffix):
     assert path.read_bytes().startswith(magic)
     if suffix == ".svg":
         text = path.read_text()
-        for word in ("PCA of embedding, 90 samples", "again", "again is turned onto store (Procrustes)"):
+        for word in ("PCA of embedding, 90 samples", "again", "again: turned onto store (Procrustes)."):
             assert word in text
     assert not (tmp_path / f"a{suffix}.partial").exists()
 
