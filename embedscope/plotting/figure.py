@@ -157,7 +157,8 @@ def palette(names: Sequence[str], worst: Sequence[int] = (), why: str = "") -> P
 def picture(path: Path, width: Width, colours: Callable[[], Palette], count: int) -> Iterator[list[Sheet]]:
     """Make a figure of `count` sheets, one below the other; leaving the context writes it in the format of the path's suffix.
 
-    The file bears its name only when it is complete; an error leaves nothing behind. The same drawing gives the same bytes.
+    The file bears its name only when it is complete; an error leaves nothing behind. The same drawing gives the same bytes,
+    but for some identifiers in an .svg, which matplotlib draws from memory addresses.
     `colours` is asked when a sheet needs the palette of the classes, which may take measuring.
     """
     import matplotlib as mpl

@@ -38,9 +38,8 @@ def tsne(inputs: Sequence[Embedding], *, seed: int = 0, perplexity: float = 30.0
     check_number("perplexity", perplexity, above=0)
 
     def project(each: Embedding, rows: Array, anchors: Anchors | None) -> Layout:
-        reduced, _ = components(rows, min(50, *rows.shape), seed)
-        flat, _ = components(rows, 2, seed)
-        start = flat if anchors is None else anchors.start(flat)
+        reduced, _ = components(rows, max(2, min(50, *rows.shape)), seed)
+        start = reduced[:, :2] if anchors is None else anchors.start(reduced[:, :2])
         feasible = max(min(perplexity, (len(rows) - 1) / 3), 0.5)
         points, library = embedded(reduced, start, feasible, seed)
         return Layout(

@@ -39,10 +39,10 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
 
         if len(rows) < 4:
             raise UndefinedError(f"UMAP needs at least 4 rows, got {len(rows)} of {each.name}; use --kind pca")
-        reduced, _ = components(rows, min(50, *rows.shape), seed or 0)
+        reduced, _ = components(rows, max(2, min(50, *rows.shape)), seed or 0)
         start: str | Array = "spectral"
         if anchors is not None:
-            start = anchors.start(components(rows, 2, seed or 0)[0]).astype(np.float32)
+            start = anchors.start(reduced[:, :2]).astype(np.float32)
         nearest = min(neighbors, len(rows) - 1)
         # With a seed umap runs on one thread; saying so ourselves keeps it from warning.
         layout = UMAP(n_neighbors=nearest, init=start, random_state=seed, n_jobs=1 if seed is not None else os.cpu_count())
