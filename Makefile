@@ -25,10 +25,10 @@ demo: $(READY)
 	$(RUN) extract sample_data/network.py:DigitNet sample_data/digits --checkpoint sample_data/late.safetensors --overwrite -o $(DEMO)/late.h5
 	$(RUN) score $(DEMO)/early.h5 $(DEMO)/late.h5 --split test
 	$(RUN) finetune $(DEMO)/early.h5 --head 'mlp(64, 32)' --objective 'ce' --objective 'ce + 0.5*silhouette' --trials 3 --overwrite -o $(DEMO)/run
-	$(RUN) plot $(DEMO)/early.h5 $(DEMO)/late.h5 --split test --kind tsne --kind umap --overwrite -o $(DEMO)/checkpoints.png
-	$(RUN) plot $(DEMO)/run --kind tsne --kind pca --overwrite -o $(DEMO)/finetuned.png
+	$(RUN) plot $(DEMO)/early.h5 $(DEMO)/late.h5 --split test --kind tsne --kind silhouette --kind classes --overwrite -o $(DEMO)/checkpoints.png
+	$(RUN) plot $(DEMO)/run --overwrite -o $(DEMO)/finetuned
 	@echo
-	@echo 'Pictures:  $(DEMO)/checkpoints.png (early and late), $(DEMO)/finetuned.png (before and after)'
+	@echo 'Pictures:  $(DEMO)/checkpoints.png (early and late), $(DEMO)/finetuned/ (before and after)'
 	@echo 'Results:   $(DEMO)/run/run.json; features: $(DEMO)/early.h5, $(DEMO)/late.h5'
 
 lint: $(READY)

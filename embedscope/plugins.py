@@ -13,6 +13,14 @@ A loss, `losses/foo.py`, is likewise `foo(num_classes, dim, *, options) -> nn.Mo
 `forward(features, labels, logits)` is a scalar. A model source is `models/foo.py`, `foo(location, *args, **options) ->
 Encoder`, typed `foo:location(options)`; a data source is `data/foo.py`, `foo(location, *, options) -> Dataset`, typed likewise.
 A source under `@recognises(…)` also opens bare paths, without `foo:` before them.
+
+A kind of plot, `plotting/foo.py`, has its numbers apart from its drawing:
+
+    @kind("Foo", takes="embeddings", draw=draw_foo)
+    def foo(inputs, *, bins=30): ...           # sequence of Embedding -> list of frozen records, one an input
+    def draw_foo(sheet, records): ...          # into the panels that sheet.arrange(...) gives
+
+`takes` says what it is for: "points" (embeddings to lay out, giving a Layout each), "embeddings", "checkpoints" or "runs".
 """
 
 from __future__ import annotations
@@ -40,7 +48,7 @@ _SHARED: dict[str, frozenset[str]] = {
     "data": frozenset({"columns"}),
     "losses": frozenset({"expression"}),
     "models": frozenset({"checkpoint", "head", "preparation"}),
-    "plotting": frozenset({"figure"}),
+    "plotting": frozenset({"figure", "inputs", "layouts"}),
 }
 _SINGULAR = {
     "metrics": "metric",

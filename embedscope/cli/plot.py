@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from embedscope.cli.console import Talk, print_json
-from embedscope.cli.options import Json, Layers, Output, Overwrite, Quiet, Seed, Split, Verbose, listing
+from embedscope.cli.options import Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 
 
 def plot(
@@ -15,19 +16,21 @@ def plot(
         list[str],
         typer.Argument(help="Stores, .npz, X.npy,y.npy, or run directories of finetune; name=path gives one a name."),
     ],
-    output: Output,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="A .png, .svg or .pdf; or a folder, for a file a kind.", show_default=False),
+    ],
     kind: Annotated[
         list[str] | None,
-        typer.Option(
-            "--kind",
-            "-k",
-            help="tsne, umap or pca; any number of times, a row each. By default tsne.",
-            show_default=False,
-        ),
+        typer.Option("--kind", "-k", help="What to draw; any number of times. By default what suits.", show_default=False),
     ] = None,
     layer: Layers = None,
     split: Split = None,
+    width: Annotated[str, typer.Option(help="column or page of a paper, or slide.", envvar="EMBEDSCOPE_WIDTH")] = "page",
+    form: Annotated[str, typer.Option("--format", help="png, svg or pdf, in a folder.")] = "png",
     max_points: Annotated[int, typer.Option(help="Thin out beyond this, class by class.", min=3)] = 10_000,
+    coordinates: Annotated[Path | None, typer.Option(help="A .csv to write id, label, input, kind, x, y to.")] = None,
+    layout: Annotated[Path | None, typer.Option(help="Such a .csv, drawn instead of projecting.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -35,24 +38,30 @@ def plot(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw embeddings side by side to a .png, .svg or .pdf; a run directory is drawn before and after.
+    """Draw embeddings side by side; a run directory before and after.
 
     With a seed, UMAP runs on one core, and is repeatable on the same machine only.
     """
-    from embedscope.plotting import KINDS, plot
+    from embedscope.plotting import plot
 
     talk = Talk(quiet, verbose)
-    path = plot(
+    pictures = plot(
         features,
         output,
-        kinds=kind or KINDS,
+        kinds=kind or (),
         layers=layer or (),
         split=split,
+        width=width,
+        form=form,
         max_points=max_points,
+        coordinates=coordinates,
+        layout=layout,
         seed=seed,
         overwrite=overwrite,
+        say=talk.say,
         track=talk.track,
     )
     if json:
-        print_json({"path": str(path)})
-    talk.say(f"drew {path}")
+        print_json({"path": str(output), "pictures": [str(path) for path in pictures]})
+    for path in pictures:
+        talk.say(f"drew {path}")

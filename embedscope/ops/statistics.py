@@ -55,7 +55,7 @@ def stratified_mean(values: Tensor, whose: Tensor, labels: Tensor) -> tuple[floa
     all have one. Cochran 1977, chapter 5.
     """
     classes, drawn = present_classes(labels), present_classes(whose)
-    weight = classes.counts / classes.counts.sum()
+    weight = classes.counts.double() / classes.counts.sum()  # the quotient of whole numbers would be float32
     size = drawn.counts.double()
     means = class_sums(values, drawn.index, len(drawn)) / size
     squares = class_sums((values - means[drawn.index]).square(), drawn.index, len(drawn))
@@ -127,6 +127,16 @@ class PairedDifference:
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Compute the mean and the standard deviation (divisor n - 1); the latter is None for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Compute the 95 % t interval of the mean of (n,) values; None for a single one."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return float(np.mean(values)) - reach, float(np.mean(values)) + reach
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> PairedDifference:

@@ -1,145 +1,235 @@
-"""Pictures of embeddings: a file a kind, each a projection `(n, D) -> (n, 2)`."""
+"""Pictures of embeddings: a file a kind.
+
+A kind is a function from what was given to its numbers, one frozen record an input, declared together with the function that
+draws them: `plotting/foo.py` holds `foo(inputs, *, options) -> list[record]` under `@kind("title", takes=..., draw=draw_foo)`,
+and `draw_foo(sheet, records)`. Tests hold the numbers to an oracle, and whatever else shows them takes the same records.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
-from embedscope.errors import InputError, UsageError, check_number
-from embedscope.plotting.figure import check_suffix, class_legend, picture, scatter
-from embedscope.records import FeatureSet, Track, untracked
-from embedscope.store import check_finite, distinct_names, open_features, select, select_labelled, select_split
+from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
+from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, Sheet, check_suffix, check_width, palette, picture
+from embedscope.plotting.inputs import Embedding, Given, prepare
+from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
+from embedscope.records import Track, silent, untracked
 from embedscope.store.files import check_output
-from embedscope.store.reader import named
-from embedscope.store.runs import is_run, open_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-KINDS = ("tsne",)
+# What is drawn, in this order and as far as it suits the inputs, unless something else is asked for.
+STANDARD = ("comparison", "training", "tsne", "silhouette", "classes", "gini", "spectrum", "trajectory")
+
 MAX_POINTS = 10_000
+FORMATS = tuple(suffix[1:] for suffix in SUFFIXES)
+
+# What a kind takes: embeddings to lay out in two dimensions (it returns a Layout each); embeddings; several of them that are
+# stages of one training, in order; runs of finetune.
+Takes = Literal["points", "embeddings", "checkpoints", "runs"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class KindDeclaration:
+    """What is known of a kind of plot beside its numbers.
+
+    Attributes:
+        title: what readers call it.
+        takes: what it is given; it suits a command that has that.
+        draw: from a sheet and the records to a picture.
+    """
+
+    title: str
+    takes: Takes
+    draw: Callable[[Sheet, Sequence[Any]], None]
+
+
+def kind(title: str, *, takes: Takes, draw: Callable[[Sheet, Sequence[Any]], None]) -> Callable[[F], F]:
+    """Declare `foo(inputs, *, options) -> list of records` as a kind of plot. An option `seed` is filled in from `--seed`."""
+
+    def declare(function: F) -> F:
+        function.declaration = KindDeclaration(title, takes, draw)  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def declaration(function: Callable[..., Any]) -> KindDeclaration:
+    """Return what a kind declared; TypeError if it declared nothing."""
+    declared = getattr(function, "declaration", None)
+    if not isinstance(declared, KindDeclaration):
+        raise TypeError(f"{function!r} is no kind of plot: it lacks the @kind declaration")
+    return declared
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A kind with its options, as it is to be drawn.
+
+    Attributes:
+        spec: as the user typed it.
+        function: the plugin.
+        options: every keyword that it is called with.
+    """
+
+    spec: str
+    function: Callable[..., Sequence[Any]]
+    options: Mapping[str, Any]
+
+    @property
+    def declared(self) -> KindDeclaration:
+        """What the plugin declares."""
+        return declaration(self.function)
 
 
 def plot(
     sources: Sequence[str],
     output: Path | str,
     *,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = (),
     layers: Sequence[str] = (),
     split: str | None = None,
+    width: str = "page",
+    form: str = "png",
     max_points: int = MAX_POINTS,
+    coordinates: Path | str | None = None,
+    layout: Path | str | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    say: Callable[[str], None] = silent,
     track: Track = untracked,
-) -> Path:
-    """Draw embeddings side by side: a column an input, a row a kind, one colour a class throughout.
+) -> list[Path]:
+    """Draw embeddings side by side, one colour a class throughout; return the pictures that were written.
 
     Args:
         sources: stores, `.npz`, `X.npy,y.npy`, or run directories (before, and after each objective); `name=path` names one.
-        output: .png, .svg or .pdf.
-        kinds: "tsne", "umap", "pca"; options in brackets, as in "tsne(perplexity=10)".
+        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind.
+        kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.
         layers: which layers of the stores; all if none is named.
         split: draw the rows of one split only.
-        max_points: more rows than this are thinned to it, class by class, and the picture says so.
+        width: "column" and "page" of a paper, or "slide".
+        form: "png", "svg" or "pdf": of the pictures in a folder.
+        max_points: more rows than this are thinned to it, class by class, where they are drawn one by one; the picture says so.
+        coordinates: a .csv to write the layouts to: id, label, input, kind, x, y.
+        layout: such a .csv: its coordinates are drawn, and nothing is projected.
         seed: of the projections and the thinning; below 2**32.
-        overwrite: replace an existing picture.
-        track: shows progress over panels.
+        overwrite: replace existing pictures and coordinates.
+        say: is told what was left out, and why.
+        track: shows progress over kinds.
 
     Raises:
-        InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows.
+        InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows; a kind that does not suit.
         UsageError: an unknown kind, option, layer or split, or another suffix.
-        OutputError: the picture exists.
+        OutputError: a picture exists.
     """
     output = Path(output)
-    check_suffix(output)
-    check_output(output, overwrite=overwrite)
+    check_choice("form", form, FORMATS)
+    in_folder = output.is_dir() or not output.suffix
+    if not in_folder:
+        check_suffix(output)
+        check_output(output, overwrite=overwrite)
+    elif output.exists() and not output.is_dir():
+        raise OutputError(f"output {output} is a file; give a folder, or a name that ends with {', '.join(SUFFIXES)}")
+    for table in (coordinates, layout):
+        if table is not None:
+            check_coordinates(Path(table))
+    if coordinates is not None:
+        check_output(Path(coordinates), overwrite=overwrite, inputs=[layout])
+    preset = check_width(width)
     check_number("seed", seed, low=0, high=2**32 - 1)
-    if max_points < 3:
-        raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
-    projections = []
-    for spec in map(plugins.parse, kinds):
-        function = plugins.load("plotting", spec.name)
-        options = plugins.bind(function, spec)
-        projections.append((function, {**options, "seed": spec.options.get("seed", seed)}))
-    inputs = [_ready(features, split, max_points, seed) for features in _open(sources, layers)]
-    names = list(dict.fromkeys(name for features, _ in inputs for name in features.class_names))
-    work = [(row, column) for row in range(len(projections)) for column in range(len(inputs))]
-    with picture(output, len(projections), len(inputs)) as (figure, panels):
-        for row, column in track(work, "projecting", len(work)):
-            function, options = projections[row]
-            features, total = inputs[column]
-            points = function(_about_the_mean(features), **options)
-            drawn = f"{len(points):,}" if len(points) == total else f"{len(points):,} of {total:,}"
-            labels = np.array([names.index(name) for name in features.class_names])[features.labels]
-            title = f"{features.name}\n{function.title} of {features.layer}, {drawn} samples"
-            scatter(panels[row][column], points, labels, names, title, function.title)
-        class_legend(figure, names)
-    return output
+    chosen = [_choose(text, seed) for text in kinds or STANDARD]
+    known = None if layout is None else read_coordinates(Path(layout))
+    given = prepare(sources, layers=layers, split=split, max_points=max_points, seed=seed)
+    if kinds:
+        for each in chosen:
+            if each.declared.takes == "runs" and not given.runs:
+                raise InputError(f"{each.spec} is of a run directory, which embedscope finetune writes; none was given")
+            if each.declared.takes == "checkpoints" and len(given.embeddings) < 2:
+                raise InputError(f"{each.spec} is of two checkpoints or more, in order; one was given")
+    else:
+        suited = {"points", "embeddings", *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
+        chosen = [each for each in chosen if each.declared.takes in suited]
+    names = _file_names(chosen)
+    files = [output / f"{name}.{form}" for name in names] if in_folder else [output]
+    if in_folder:
+        for path in files:
+            check_output(path, overwrite=overwrite)
+    found: dict[str, Sequence[Any]] = {}
+    missing: UndefinedError | None = None
+    for each in track(chosen, "measuring", len(chosen)):
+        try:
+            if known is not None and layout is not None and each.declared.takes == "points":
+                found[each.spec] = given_layouts(
+                    given.embeddings, known, Path(layout), kind=each.spec, title=each.declared.title
+                )
+            else:
+                inputs = given.runs if each.declared.takes == "runs" else given.embeddings
+                found[each.spec] = each.function(inputs, **each.options)
+        except UndefinedError as error:
+            if kinds:
+                raise
+            missing = error
+            say(f"{each.spec} is left out: {error}")
+    drawn = [each for each in chosen if each.spec in found]
+    if missing is not None and not drawn:
+        raise missing
+    colours = cache(partial(_palette, given))
+    kept = [path for path, each in zip(files, chosen, strict=True) if each.spec in found] if in_folder else files
+    sheets = [[each] for each in drawn] if in_folder else [drawn]
+    for path, together in zip(kept, sheets, strict=True):
+        with picture(path, preset, colours, len(together)) as stack:
+            for sheet, each in zip(stack, together, strict=True):
+                each.declared.draw(sheet, found[each.spec])
+    if coordinates is not None:
+        layouts = {each.spec: found[each.spec] for each in drawn if each.declared.takes == "points"}
+        if not layouts:
+            raise UsageError("no kind with coordinates is drawn; add --kind tsne, umap or pca")
+        write_coordinates(Path(coordinates), layouts)
+    return kept
 
 
-def projection(*, title: str) -> Callable[[F], F]:
-    """Declare `foo(features (n, D) float64, *, seed, options) -> (n, 2)` as a kind of plot with the name that readers know."""
-
-    def declare(function: F) -> F:
-        function.title = title  # type: ignore[attr-defined]
-        return function
-
-    return declare
-
-
-def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
-    opened: list[FeatureSet] = []
-    for source in sources:
-        name, path = named(source)
-        if not is_run(path):
-            opened += open_features([source], layers=layers)
-        elif layers:
-            raise UsageError(f"{path} is a run, whose stores have one layer each; leave out --layer")
-        else:
-            prefix = f"{name}: " if path != source else ""
-            opened += [replace(features, name=f"{prefix}{features.name}") for features in open_run(path)]
-    return distinct_names(opened)
+def _choose(text: str, seed: int) -> Chosen:
+    spec = plugins.parse(text)
+    function = plugins.load("plotting", spec.name)
+    options = plugins.bind(function, spec)
+    if "seed" in options and "seed" not in spec.options:
+        options["seed"] = seed
+    return Chosen(str(plugins.Spec(plugins.canonical(spec.name), (), spec.options)), function, options)
 
 
-def _ready(features: FeatureSet, split: str | None, max_points: int, seed: int) -> tuple[FeatureSet, int]:
-    """Take the labelled rows of the split, thinned to max_points; and how many there were."""
-    features, _ = select_labelled(select_split(features, split))
-    check_finite(features)
-    total = len(features.labels)
-    if total < 3:
-        raise InputError(f"{features.source} has {total} labelled rows, a picture needs at least 3")
-    return select(features, _thinned(features.labels, max_points, seed)), total
+def _file_names(chosen: Sequence[Chosen]) -> list[str]:
+    """Name a file a kind: tsne, and tsne-2 where there are two of it."""
+    names: list[str] = []
+    for each in chosen:
+        name = each.function.__name__
+        earlier = sum(other.function.__name__ == name for other in chosen[: len(names)])
+        names.append(name if not earlier else f"{name}-{earlier + 1}")
+    return names
 
 
-def _about_the_mean(features: FeatureSet) -> np.ndarray[Any, Any]:
-    """Read the rows in float64, about their mean and in [-1, 1]: no projection sees a difference, and none overflows."""
-    rows: np.ndarray[Any, Any] = features.features[:].double().numpy()
-    rows = rows / (np.abs(rows).max() or 1.0)
-    rows = rows - rows.mean(axis=0)
-    largest = np.abs(rows).max()
-    if largest < 1e-12:
-        raise InputError(f"{features.source}: all rows are equal, there is nothing to project")
-    scaled: np.ndarray[Any, Any] = rows / largest
-    return scaled
+def _palette(given: Given) -> Palette:
+    """Give every class its colour; where there are too many, those with the lowest silhouette in the first input."""
+    first = given.embeddings[0]
+    worst = worst_classes(first) if len(given.class_names) > MAX_CLASSES else []
+    return palette(given.class_names, worst, f"coloured are the {WORST} with the lowest silhouette in {first.name}")
 
 
-def _thinned(labels: np.ndarray[Any, Any], most: int, seed: int) -> np.ndarray[Any, Any]:
-    """Choose rows so that every class keeps its share, and each at least a row while there is room: (N,) -> (N,) bool."""
-    if len(labels) <= most:
-        return np.ones(len(labels), dtype=bool)
-    generator = np.random.default_rng(seed)
-    # A row's rank in its class over the class's size spreads each class evenly over [0, 1): the lowest are kept.
-    order = generator.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    counts = np.unique(labels, return_counts=True)[1]
-    rank = np.concatenate([np.arange(count) / count for count in counts])
-    keep = np.zeros(len(labels), dtype=bool)
-    keep[order[np.argsort(rank, kind="stable")[:most]]] = True
-    return keep
+def worst_classes(embedding: Embedding) -> list[int]:
+    """Order the classes of an input by their mean silhouette, the lowest first."""
+    import numpy as np
+
+    labels, values = embedding.labels, embedding.silhouettes.values
+    classes, places = np.unique(labels, return_inverse=True)
+    means = np.bincount(places, values) / np.bincount(places)
+    return [int(label) for label in classes[np.argsort(means, kind="stable")]]
+
+
+__all__ = ["FORMATS", "MAX_POINTS", "STANDARD", "KindDeclaration", "Layout", "declaration", "kind", "plot"]

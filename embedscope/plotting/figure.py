@@ -1,106 +1,331 @@
-"""One figure with a grid of panels, drawn without a display and without pyplot's global state."""
+"""What all pictures share: widths, sheets of panels, colours of classes, text that fits; no display, no global state.
+
+A picture is a stack of sheets, one a kind. A kind says once what its sheet holds (`Sheet.arrange`: heading, panels, legend,
+notes) and then draws into the panels; the sheet works out how high it has to be, so that type has one size in every picture.
+"""
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_choice
 from embedscope.store.files import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    Array = np.ndarray[Any, Any]
+    from matplotlib.figure import SubFigure
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# More classes than this have no colours that an eye can tell apart.
-MAX_COLOURS = 20
+# More classes than this are not told apart by ten colours and two shapes.
+MAX_CLASSES = 20
 
-_STYLE: Any = {
-    "font.size": 8.0,
-    "axes.titlesize": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.dpi": 150,
-    "savefig.dpi": 200,
-    "svg.fonttype": "none",  # text stays text
-    "pdf.fonttype": 42,
+# Of more classes, as many have a colour: those of the ten that are not greyish. The others are grey.
+_VIVID = (0, 1, 2, 4, 5, 6, 7, 9)
+WORST = len(_VIVID)
+
+GREY = "#c4c4c4"
+INK = "#333333"
+
+# Families that hold what DejaVu Sans lacks; those that are installed are asked in this order.
+_FALLBACKS = (
+    "Noto Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+)
+
+
+@dataclass(frozen=True)
+class Width:
+    """A preset of `--width`.
+
+    Attributes:
+        inches: of the whole picture.
+        font: size of the type, in points.
+        columns: the most panels beside one another.
+        tallest: a panel is at most this high, in inches.
+        dpi: of a .png.
+    """
+
+    inches: float
+    font: float
+    columns: int
+    tallest: float
+    dpi: int
+
+
+# A column and a page of a two-column paper, and a 16:9 slide.
+WIDTHS = {
+    "column": Width(3.35, 7, 2, 2.9, 300),
+    "page": Width(7.0, 8, 3, 3.3, 300),
+    "slide": Width(10.0, 13, 3, 4.1, 192),
 }
+
+
+def check_width(name: str) -> Width:
+    """Find a preset; UsageError names the nearest."""
+    return WIDTHS[check_choice("width", name, WIDTHS)]
 
 
 def check_suffix(path: Path) -> None:
     """Raise UsageError for an output that is not .png, .svg or .pdf."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"cannot draw '{path}': the name has to end with {', '.join(SUFFIXES)}")
+        raise UsageError(f"cannot draw '{path}': the name has to end with {', '.join(SUFFIXES)}, or be a folder without a dot")
+
+
+@cache
+def style() -> dict[str, Any]:
+    """Read embedscope.mplstyle."""
+    import matplotlib as mpl
+
+    read: Any = mpl.rc_params_from_file(Path(__file__).with_name("embedscope.mplstyle"), use_default_template=False)
+    return dict(read)
+
+
+def series(count: int) -> list[str]:
+    """Colours for lines and bars, "#rrggbb": `count` of them, from the start again after ten."""
+    known: list[str] = style()["axes.prop_cycle"].by_key()["color"]
+    return [known[place % len(known)] for place in range(count)]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """How the classes look, in every panel alike.
+
+    Attributes:
+        names: (K,) of the classes.
+        colours: (K,) "#rrggbb".
+        markers: (K,) matplotlib's: ten colours as dots, and the same as triangles.
+        listed: classes that the legend names, in its order.
+        note: why the others are grey; empty where all have a colour.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+    markers: tuple[str, ...]
+    listed: tuple[int, ...]
+    note: str = ""
+
+    def handles(self, size: float) -> list[Artist]:
+        """What a legend shows, with marks of `size` points."""
+        from matplotlib.lines import Line2D
+
+        return [
+            Line2D(
+                [], [], linestyle="", markersize=size, markeredgewidth=0, marker=marker, color=colour, label=self.names[place]
+            )
+            for place in self.listed
+            for marker, colour in [(self.markers[place], self.colours[place])]
+        ]
+
+
+def palette(names: Sequence[str], worst: Sequence[int] = (), why: str = "") -> Palette:
+    """Give each of (K,) classes its colour and shape; beyond MAX_CLASSES, only the worst ones, which `why` explains."""
+    count = len(names)
+    if count <= MAX_CLASSES:
+        colours = series(count)
+        markers = ["o" if place < 10 else "^" for place in range(count)]
+        return Palette(tuple(names), tuple(colours), tuple(markers), tuple(range(count)))
+    vivid = [series(10)[place] for place in _VIVID]
+    chosen = dict(zip(worst, vivid, strict=False))
+    return Palette(
+        tuple(names),
+        tuple(chosen.get(place, GREY) for place in range(count)),
+        ("o",) * count,
+        tuple(chosen),
+        f"{count:,} classes: {why}; the other {count - len(chosen):,} are grey.",
+    )
 
 
 @contextmanager
-def picture(path: Path, rows: int, columns: int) -> Iterator[tuple[Figure, list[list[Axes]]]]:
-    """Make a figure of rows x columns square panels; leaving the context writes it in the format of the path's suffix.
+def picture(path: Path, width: Width, colours: Callable[[], Palette], count: int) -> Iterator[list[Sheet]]:
+    """Make a figure of `count` sheets, one below the other; leaving the context writes it in the format of the path's suffix.
 
-    The file bears its name only when it is complete; an error leaves nothing behind.
+    The file bears its name only when it is complete; an error leaves nothing behind. The same drawing gives the same bytes,
+    but for some identifiers in an .svg, which matplotlib draws from memory addresses.
+    `colours` is asked when a sheet needs the palette of the classes, which may take measuring.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.2 * columns + 0.9, 3.3 * rows), layout="constrained")
-        yield figure, figure.subplots(rows, columns, squeeze=False).tolist()
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)  # a class called $x^$ is a name, not a formula
-        with finished(path) as partial, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box, which says as much
-            figure.savefig(partial, format=path.suffix[1:].lower())
-
-
-def scatter(axes: Axes, points: Array, labels: Array, class_names: Sequence[str], title: str, unit: str) -> None:
-    """Draw (n, 2) points coloured by class, (n,) indices into the class names; axes have no scale worth reading."""
-    size = float(np.clip(4000 / max(len(points), 1), 2, 14))
-    shuffled = np.random.default_rng(0).permutation(len(points))  # no class is always on top
-    axes.scatter(
-        points[shuffled, 0],
-        points[shuffled, 1],
-        c=[colours(len(class_names))[label] for label in labels[shuffled]],
-        s=size,
-        linewidths=0,
-        alpha=0.8,
-    )
-    axes.set(title=title, xlabel=f"{unit} 1", ylabel=f"{unit} 2", xticks=[], yticks=[])
-    axes.set_aspect("equal", adjustable="datalim")
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box, which says as much
+        settings: Any = {
+            **style(),
+            "font.size": width.font,
+            "font.sans-serif": ["DejaVu Sans", *_installed_fallbacks()],
+            "savefig.dpi": width.dpi,
+        }
+        mpl.rcParams.update(settings)
+        figure = Figure(layout="constrained")
+        grid = figure.add_gridspec(count, 1, hspace=0)
+        sheets = [Sheet(figure.add_subfigure(grid[place]), width, colours) for place in range(count)]
+        yield sheets
+        heights = [sheet.height for sheet in sheets]
+        figure.set_size_inches(width.inches, sum(heights))
+        grid.set_height_ratios(heights)
+        form = path.suffix[1:].lower()
+        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        with finished(path) as partial:
+            figure.savefig(partial, format=form, metadata=undated.get(form))
 
 
-def class_legend(figure: Figure, class_names: Sequence[str]) -> None:
-    """Put the classes beside the panels; beyond the number of colours, a line that says so."""
-    from matplotlib.lines import Line2D
+@cache
+def _installed_fallbacks() -> tuple[str, ...]:
+    from matplotlib.font_manager import fontManager
 
-    if len(class_names) > MAX_COLOURS:
-        figure.supxlabel(
-            f"{len(class_names)} classes: too many for a legend, or for colours that can be told apart", fontsize=8
-        )
-        return
-    dots = [
-        Line2D([], [], marker="o", linestyle="", markersize=4, color=colour, label=name)
-        for name, colour in zip(class_names, colours(len(class_names)), strict=True)
-    ]
-    figure.legend(handles=dots, loc="outside right center", frameon=False, title="class", handletextpad=0.1)
+    installed = {font.name for font in fontManager.ttflist}
+    return tuple(family for family in _FALLBACKS if family in installed)
 
 
-def colours(count: int) -> list[Any]:
-    """Choose a colour a class: a palette made for colour-blind readers up to ten, then pairs of hues, then a colour map."""
-    import matplotlib as mpl
+class Sheet:
+    """The part of a picture that one kind draws.
 
-    if count <= 10:
-        return list(mpl.color_sequences["petroff10"][:count])
-    if count <= MAX_COLOURS:
-        return list(mpl.color_sequences["tab20"][:count])
-    return [mpl.colormaps["turbo"](position) for position in np.linspace(0, 1, count)]
+    Attributes:
+        width: the preset.
+        height: in inches, known once the sheet is arranged.
+        panel: (width, height) of a panel in inches, likewise.
+    """
+
+    def __init__(self, figure: SubFigure, width: Width, colours: Callable[[], Palette]) -> None:
+        self.width = width
+        self._colours = colours
+        self.height = 0.0
+        self.panel = (0.0, 0.0)
+        self._figure = figure
+
+    @property
+    def palette(self) -> Palette:
+        """How the classes look."""
+        return self._colours()
+
+    def lines(self, count: float, size: float = 1.0) -> float:
+        """How high `count` lines of type are, in inches; `size` is relative to the preset's."""
+        return count * self.width.font * size * 1.32 / 72
+
+    def columns(self, count: int, most: int | None = None) -> int:
+        """How many of `count` panels stand side by side: at most `most`, in rows of about one length."""
+        most = min(most or self.width.columns, self.width.columns)
+        return math.ceil(count / math.ceil(count / most))
+
+    def arrange(
+        self,
+        titles: Sequence[str],
+        *,
+        heading: str,
+        height: float | None = None,
+        aspect: float = 1.0,
+        most: int | None = None,
+        names: float = 0.0,
+        legend: Sequence[Artist] = (),
+        notes: Sequence[str] = (),
+    ) -> list[Axes]:
+        """Lay the sheet out and return its panels, row by row.
+
+        Args:
+            titles: one a panel; shortened in the middle where a panel is too narrow for it.
+            heading: above all panels: what, of which layer, how many samples.
+            height: of a panel, in inches; by default its width times `aspect`, as far as the preset allows.
+            aspect: height over width.
+            most: panels side by side, at most, where that is fewer than the preset's.
+            names: the share of a panel's width that names to the left of its axes take, which titles have to leave.
+            legend: handles; beside a single panel on wide pictures, below the panels otherwise.
+            notes: small print at the end, a sentence each.
+        """
+        inches, font = self.width.inches, self.width.font
+        columns = self.columns(len(titles), most)
+        rows = math.ceil(len(titles) / columns)
+        beside = bool(legend) and len(titles) == 1 and self.width.columns > 2
+        longest = (0.9 if len(legend) <= 8 else 0.4) * inches
+        labels = [fitted(str(handle.get_label()), longest, 0.833 * font) for handle in legend]
+        entry = max((text_width(label, 0.833 * font) for label in labels), default=0.0) + 2.4 * font / 72
+        across = 1 if beside else max(1, min(len(labels), int(0.98 * inches / entry)))
+        legend_height = self.lines(math.ceil(len(labels) / across), 0.833) + self.lines(0.6) if labels else 0.0
+        room = inches - (entry + 0.15 if beside else 0.0)
+        high = height or min(room / columns * aspect, self.width.tallest)
+        if beside:
+            high = max(high, legend_height) if height is None else high
+        self.panel = (room / columns, high)
+        above = wrapped(heading, 0.97 * inches - 0.1, 1.2 * font)  # bold type is wider
+        below = [line for note in notes for line in wrapped(note, 0.97 * inches - 0.1, 0.8 * font)]
+        heights = {
+            "heading": self.lines(len(above), 1.1) + 0.06,
+            "panels": rows * high,
+            "legend": 0.0 if beside else legend_height,
+            "notes": self.lines(len(below), 0.8) + 0.06 if below else 0.0,
+        }
+        heights = {part: value for part, value in heights.items() if value}
+        self.height = sum(heights.values()) + 0.08
+        grid = self._figure.add_gridspec(len(heights), 1, height_ratios=list(heights.values()), hspace=0)
+        parts = {part: self._figure.add_subfigure(grid[place]) for place, part in enumerate(heights)}
+        left = 0.05 / inches
+        parts["heading"].text(left, 0.5, "\n".join(above), va="center", fontsize=1.1 * font, fontweight="bold")
+        if below:
+            parts["notes"].text(
+                left, 0.5, "\n".join(below), va="center", fontsize=0.8 * font, color="#666666", linespacing=1.25
+            )
+        drawn = parts["panels"]
+        if beside:
+            halves = drawn.add_gridspec(1, 2, width_ratios=[room, inches - room], wspace=0)
+            parts["legend"], drawn = drawn.add_subfigure(halves[1]), drawn.add_subfigure(halves[0])
+        if labels:
+            parts["legend"].legend(handles=list(legend), labels=labels, loc="center", ncols=across)
+        axes: list[Axes] = drawn.subplots(rows, columns, squeeze=False).ravel().tolist()
+        for spare in axes[len(titles) :]:
+            spare.remove()
+        for panel, title in zip(axes, titles, strict=False):
+            lines = [fitted(line, (1 - names) * self.panel[0] - 3 * font / 72, font) for line in title.split("\n")]
+            panel.set_title("\n".join(lines))
+        return axes[: len(titles)]
+
+
+def extremes(count: int, most: int) -> tuple[int, int]:
+    """Of `count` sorted things, how many from the start and the end to show so that there are at most `most`."""
+    return (count, 0) if count <= most else ((most + 1) // 2, most // 2)
+
+
+def text_width(text: str, size: float) -> float:
+    """How wide a line of type is, in inches, at a size in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
+    return float(width) / 72
+
+
+def fitted(text: str, inches: float, size: float) -> str:
+    """Leave out the middle of a text that is wider than `inches`: what tells long names apart is mostly at their ends."""
+    kept = len(text)
+    line = text
+    while kept > 2 and text_width(line, size) > inches:
+        kept = min(kept - 1, int(kept * inches / text_width(line, size)) + 1)
+        line = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return line
+
+
+def wrapped(text: str, inches: float, size: float) -> list[str]:
+    """Break a text into lines of at most `inches`; a word that is wider loses its middle."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size) <= inches:
+            lines[-1] = longer
+        else:
+            lines.append(fitted(word, inches, size))
+    return lines

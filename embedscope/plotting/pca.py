@@ -4,30 +4,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedscope.plotting import projection
+from embedscope.plotting import kind
+from embedscope.plotting.layouts import Layout, draw_layouts, laid_out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
+    from embedscope.plotting.inputs import Embedding
+    from embedscope.plotting.layouts import Anchors
 
-@projection(title="PCA")
-def pca(features: np.ndarray[Any, Any], *, seed: int = 0) -> np.ndarray[Any, Any]:
+    Array = np.ndarray[Any, Any]
+
+
+@kind("PCA", takes="points", draw=draw_layouts)
+def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
     """First two principal components: linear, so distances that are seen are real, but most of them are not seen.
 
-    (n, D) -> (n, 2); the second is 0 where there is one dimension. Deterministic: the seed is for the solver's start only.
+    A layout an input; the second direction is 0 where there is one dimension. Those after the first are rotated and reflected
+    in their plane onto the first (Procrustes) where rows are the same. The seed is for the solver's start only.
     """
+
+    def project(each: Embedding, rows: Array, anchors: Anchors | None) -> Layout:
+        points, shares = components(rows, 2, seed)
+        if anchors is None:
+            names = f"component 1 ({100 * shares[0]:.0f} %)", f"component 2 ({100 * shares[1]:.0f} %)"
+            return Layout(each, points, "PCA", names, _MADE)
+        names = f"components 1, 2 ({100 * shares.sum():.0f} %)", ""
+        return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"turned onto {anchors.name} (Procrustes)")
+
+    return laid_out(inputs, project)
+
+
+_MADE = "In brackets: the share of the variance."
+
+
+def components(rows: Array, count: int, seed: int) -> tuple[Array, Array]:
+    """Project on `count` principal components: (n, D) -> (n, count), (count,) shares of the variance; 0 beyond min(n, D)."""
     import numpy as np
-
-    points = principal_components(features, 2, seed)
-    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-
-
-def principal_components(features: np.ndarray[Any, Any], most: int, seed: int) -> np.ndarray[Any, Any]:
-    """Project on at most `most` principal components, fewer where rows or dimensions are: (n, D) -> (n, k).
-
-    t-SNE and UMAP are given 50: more cost time and change nothing that is seen.
-    """
     from sklearn.decomposition import PCA
 
-    points: np.ndarray[Any, Any] = PCA(min(most, *features.shape), random_state=seed).fit_transform(features)
-    return points
+    found = PCA(min(count, *rows.shape), random_state=seed)
+    points = found.fit_transform(rows)
+    more = count - points.shape[1]
+    return np.pad(points, ((0, 0), (0, more))), np.pad(found.explained_variance_ratio_, (0, more))

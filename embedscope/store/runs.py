@@ -17,9 +17,9 @@ import json
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -28,6 +28,7 @@ import torch
 from embedscope import __version__
 from embedscope.errors import InputError, OutputError
 from embedscope.ops.blocks import row_slices
+from embedscope.records import Candidate, Finetuning, ObjectiveResult, Summary, Trial
 from embedscope.store.files import finished, partial_path
 from embedscope.store.reader import read_features
 from embedscope.store.writer import StoreWriter
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from _typeshed import DataclassInstance
     from torch import Tensor
 
-    from embedscope.records import FeatureSet, Finetuning, Rows
+    from embedscope.records import FeatureSet, Rows
 
 SCHEMA = "embedscope.finetune/1"
+R = TypeVar("R", bound="DataclassInstance")
 _MANIFEST = "run.json"
 _BEFORE = "before.h5"
 _PROGRESS = "progress"
@@ -50,9 +53,9 @@ _BEGUN = "begun.json"
 
 def as_json(result: Finetuning) -> dict[str, Any]:
     """Lay a run out as run.json has it."""
-    fields = asdict(result)
-    del fields["path"]
-    return {"schema": SCHEMA, "embedscope": __version__, **fields}
+    laid_out = asdict(result)
+    del laid_out["path"]
+    return {"schema": SCHEMA, "embedscope": __version__, **laid_out}
 
 
 def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
@@ -289,3 +292,42 @@ def open_run(source: str) -> list[FeatureSet]:
     except (KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
     return [replace(read_features(str(path / file)), name=name) for name, file in files.items()]
+
+
+def read_run(source: str) -> Finetuning:
+    """Read run.json as the record that it was written from; fields of a newer version are left out.
+
+    InputError for a manifest that is damaged.
+    """
+    path = Path(source)
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        objectives = [
+            ObjectiveResult(
+                objective["expression"],
+                [_known(Trial, trial) for trial in objective["trials"]],
+                {name: _known(Summary, summary) for name, summary in objective["summary"].items()},
+                sweep=objective.get("sweep"),
+                candidates=[_known(Candidate, candidate) for candidate in objective.get("candidates", ())],
+                warnings=objective.get("warnings", ()),
+            )
+            for objective in manifest["objectives"]
+        ]
+        return Finetuning(path, manifest["options"], manifest["data"], objectives, manifest["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
+
+
+def read_log(source: str, trial: Trial) -> dict[str, list[float]]:
+    """Read the log of a trial, a list an epoch under the name of each column; NaN where an epoch has no value."""
+    path = Path(source) / trial.directory / "log.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        return {column: [float(line[column] or "nan") for line in lines] for column in (lines[0] if lines else ())}
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} is damaged or not there: {error}") from error
+
+
+def _known(record: type[R], values: Mapping[str, Any]) -> R:
+    return record(**{field.name: values[field.name] for field in fields(record) if field.name in values})

@@ -1,0 +1,137 @@
+"""Which objective is better, and how sure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope import plugins
+from embedscope.metrics import declaration
+from embedscope.ops.statistics import mean_interval
+from embedscope.plotting import kind
+from embedscope.plotting.figure import series
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedscope.plotting.figure import Sheet
+    from embedscope.plotting.inputs import Run
+    from embedscope.records import Summary
+
+    Array = np.ndarray[Any, Any]
+
+# Below this, a corrected p-value is a difference.
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A metric after training with an objective.
+
+    Attributes:
+        values: (T,) float64, a trial each, of those in which it is defined.
+        mean: of them.
+        ci95: t interval of the mean; None for a single trial.
+        differs: whether the paired difference to the first objective has a corrected p-value below 0.05.
+    """
+
+    values: Array
+    mean: float
+    ci95: tuple[float, float] | None
+    differs: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The objectives of a run.
+
+    Attributes:
+        of: the run.
+        before: metric -> value on the held-out rows as they came in; None where it is undefined.
+        after: metric -> objective -> outcome; without those that are undefined in every trial.
+    """
+
+    of: Run
+    before: Mapping[str, float | None]
+    after: Mapping[str, Mapping[str, Outcome]]
+
+
+def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
+    """Draw a panel a metric, and in it a line an objective: trials, mean and its interval."""
+    from matplotlib.lines import Line2D
+
+    objectives = list(dict.fromkeys(name for each in comparisons for after in each.after.values() for name in after))
+    colours = dict(zip(objectives, series(len(objectives)), strict=True))
+    wanted = [(each, metric) for each in comparisons for metric in each.after]
+    first = next(iter(objectives))
+    legend = [Line2D([], [], marker="o", markersize=4, color=colour, label=name) for name, colour in colours.items()]
+    legend.append(Line2D([], [], color="#666666", linestyle=(0, (3, 2)), linewidth=0.9, label="before"))
+    trials = max(len(outcome.values) for each, metric in wanted for outcome in each.after[metric].values())
+    data = comparisons[0].of.result.data
+    several = len(comparisons) > 1
+    panels = sheet.arrange(
+        [f"{f'{each.of.name}: ' if several else ''}{metric}{direction(metric)}" for each, metric in wanted],
+        heading=f"Objectives of {', '.join(each.of.name for each in comparisons)}, {data.get('test', 0):,} held-out samples "
+        f"of {data.get('layer', 'the features')}",
+        height=sheet.lines(1.5 * len(objectives) + 4),
+        legend=legend,
+        notes=[
+            f"Small dots: {trials} trials; large dot and bar: mean and its 95 % interval."
+            if trials > 1
+            else "One trial: no interval can be given, and no difference told from chance.",
+            *(
+                [f"* differs from {first} by a paired t test, corrected for all comparisons (Holm), p < {_LEVEL:g}."]
+                if trials > 1 and len(objectives) > 1
+                else []
+            ),
+        ],
+    )
+    for axes, (each, metric) in zip(panels, wanted, strict=True):
+        for name, outcome in each.after[metric].items():
+            row = objectives.index(name)
+            axes.plot(outcome.values, [row] * len(outcome.values), "o", color=colours[name], markersize=2, alpha=0.6)
+            if outcome.ci95:
+                axes.plot(outcome.ci95, [row, row], color=colours[name], linewidth=1.4)
+            axes.plot(outcome.mean, row, "o", color=colours[name], markersize=4.5)
+            if outcome.differs:
+                axes.annotate("*", (1, row), xycoords=("axes fraction", "data"), ha="right", va="center", fontweight="bold")
+        before = each.before.get(metric)
+        if before is not None:
+            axes.axvline(before, color="#666666", linestyle=(0, (3, 2)), linewidth=0.9, zorder=0)
+        axes.set(yticks=[], ylim=(len(objectives) - 0.4, -0.6))
+        axes.margins(x=0.12)
+        axes.locator_params(axis="x", nbins=4)
+        axes.spines["left"].set_visible(False)
+        axes.grid(True, axis="x")
+
+
+def direction(metric: str) -> str:
+    """An arrow for what is better, with a space before it; nothing where neither is. What only finetune measures are shares."""
+    if metric not in plugins.names("metrics"):
+        return " ↑"
+    return {"higher": " ↑", "lower": " ↓", None: ""}[declaration(plugins.load("metrics", metric)).better]
+
+
+@kind("Comparison", takes="runs", draw=draw_comparisons)
+def comparison(inputs: Sequence[Run]) -> list[Comparison]:
+    """Metrics after training with each objective: trials, means and their intervals, beside the value before."""
+    found = []
+    for run in inputs:
+        metrics = dict.fromkeys(metric for each in run.result.objectives for metric in each.summary)
+        after: dict[str, dict[str, Outcome]] = {metric: {} for metric in metrics}
+        for each in run.result.objectives:
+            for metric in metrics:
+                values = [value for trial in each.trials if (value := trial.after.get(metric)) is not None]
+                if values:
+                    after[metric][each.expression] = Outcome(
+                        np.array(values), float(np.mean(values)), mean_interval(values), _differs(each.summary.get(metric))
+                    )
+        before = run.result.objectives[0].trials[0].before
+        found.append(Comparison(run, before, {metric: outcomes for metric, outcomes in after.items() if outcomes}))
+    return found
+
+
+def _differs(summary: Summary | None) -> bool:
+    return summary is not None and summary.p_corrected is not None and summary.p_corrected < _LEVEL

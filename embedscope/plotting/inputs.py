@@ -1,0 +1,224 @@
+"""What kinds of plot are given: embeddings with one list of classes and the rows to show, and runs of finetune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from embedscope import devices
+from embedscope.errors import InputError, UsageError
+from embedscope.metrics.silhouette import silhouette_details
+from embedscope.ops.statistics import stratified_sample
+from embedscope.store import check_finite, distinct_names, open_features, select_labelled, select_split
+from embedscope.store.reader import named
+from embedscope.store.runs import is_run, open_run, read_log, read_run
+from embedscope.store.selection import SelectedRows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedscope.records import FeatureSet, Finetuning
+
+    Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Silhouettes:
+    """Of the rows that are shown, measured against all rows.
+
+    Attributes:
+        values: (n,) float64 in [-1, 1].
+        nearest: (n,) int64, the class that is nearest beside the own one.
+    """
+
+    values: Array
+    nearest: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """One input.
+
+    Attributes:
+        features: the labelled rows; `class_names` (K,) are those of all inputs, so that a label is the same class in each.
+        shown: (n,) int64 ascending: the rows that are drawn one by one, all of them or a stratified sample.
+        unlabelled: how many rows were left out.
+    """
+
+    features: FeatureSet
+    shown: Array
+    unlabelled: int = 0
+
+    @property
+    def name(self) -> str:
+        """What panels call it."""
+        return self.features.name
+
+    @property
+    def labels(self) -> Array:
+        """Of the rows that are shown: (n,) int64."""
+        return self.features.labels[self.shown]
+
+    @property
+    def ids(self) -> Array:
+        """Of the rows that are shown: (n,) str."""
+        return self.features.ids[self.shown]
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """The features of the rows that are shown: (n, D)."""
+        return SelectedRows(self.features.features, self.shown)[:]
+
+    @cached_property
+    def silhouettes(self) -> Silhouettes:
+        """Euclidean, computed once for all that read them; UndefinedError for fewer than two classes."""
+        return measured_silhouettes(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory of finetune.
+
+    Attributes:
+        name: what headings call it.
+        result: what run.json holds.
+        logs: an objective each, and in it a trial each: column -> value an epoch, NaN where an epoch has none.
+    """
+
+    name: str
+    result: Finetuning
+    logs: tuple[tuple[Mapping[str, Sequence[float]], ...], ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """All inputs of a picture, in the order in which they were named.
+
+    Attributes:
+        embeddings: of all sources; those of a run are its held-out rows before, and after each objective.
+        runs: those of the sources that are run directories.
+        class_names: of the classes that have a row in any embedding.
+    """
+
+    embeddings: tuple[Embedding, ...]
+    runs: tuple[Run, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def in_stages(self) -> bool:
+        """Whether the embeddings may be stages of one training: three or more of the same rows and layer, none of a run."""
+        first = self.embeddings[0].features
+        return (
+            not self.runs
+            and len(self.embeddings) >= 3
+            and all(each.features.layer == first.layer for each in self.embeddings)
+            and all(set(each.features.ids) == set(first.ids) for each in self.embeddings)
+        )
+
+
+def measured_silhouettes(embedding: Embedding, distance: str = "euclidean") -> Silhouettes:
+    """Measure the rows that are shown against all rows."""
+    features = embedding.features
+    everyone = len(embedding.shown) == len(features.labels)
+    found = silhouette_details(
+        features.features,
+        torch.from_numpy(features.labels),
+        distance=distance,
+        anchors=None if everyone else torch.from_numpy(embedding.shown),
+    )
+    return Silhouettes(found["per_sample"].numpy(), found["nearest"].numpy())
+
+
+def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None, max_points: int, seed: int) -> Given:
+    """Open the sources, take the labelled rows of the split, and choose at most `max_points` rows of each to show.
+
+    Inputs with the same ids show the same rows.
+
+    Raises:
+        InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows.
+        UsageError: an unknown layer or split, or more classes than points.
+    """
+    if max_points < 3:
+        raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
+    found = [select_labelled(select_split(features, split)) for features in _open(sources, layers)]
+    present = [np.unique(features.labels) for features, _ in found]
+    names = tuple(
+        dict.fromkeys(features.class_names[label] for (features, _), some in zip(found, present, strict=True) for label in some)
+    )
+    embeddings: list[Embedding] = []
+    for features, unlabelled in found:
+        if len(features.labels) < 3:
+            raise InputError(f"{features.source} has {len(features.labels)} labelled rows, a picture needs at least 3")
+        check_finite(features)
+        place = {name: code for code, name in enumerate(names)}
+        codes = np.array([place.get(name, -1) for name in features.class_names])  # no row has a class that is not present
+        features = _at_hand(replace(features, labels=codes[features.labels], class_names=names))
+        shown = _same_rows(embeddings[0], features) if embeddings else None
+        if shown is None:
+            shown = stratified_sample(torch.from_numpy(features.labels), max_points, seed).numpy()
+        embeddings.append(Embedding(features, shown, unlabelled))
+    return Given(tuple(embeddings), tuple(_run(source) for source in sources if is_run(named(source)[1])), names)
+
+
+def _run(source: str) -> Run:
+    name, path = named(source)
+    result = read_run(path)
+    logs = tuple(tuple(read_log(path, trial) for trial in each.trials) for each in result.objectives)
+    return Run(name, result, logs)
+
+
+def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
+    opened: list[FeatureSet] = []
+    for source in sources:
+        name, path = named(source)
+        if not is_run(path):
+            opened += open_features([source], layers=layers)
+        elif layers:
+            raise UsageError(f"{path} is a run, whose stores have one layer each; leave out --layer")
+        else:
+            prefix = f"{name}: " if path != source else ""
+            opened += [replace(features, name=f"{prefix}{features.name}") for features in open_run(path)]
+    return distinct_names(opened)
+
+
+def _at_hand(features: FeatureSet) -> FeatureSet:
+    """Read the rows into memory where a quarter of what is free takes them; leave them on disk otherwise."""
+    count, width = features.features.shape
+    if count * width * features.features.dtype.itemsize > devices.free_memory(torch.device("cpu")) // 4:
+        return features
+    return replace(features, features=features.features[:])
+
+
+def _same_rows(first: Embedding, features: FeatureSet) -> Array | None:
+    """Find the rows that the first input shows, if the two hold the same rows; None otherwise."""
+    if len(first.features.ids) != len(features.ids) or set(first.features.ids) != set(features.ids):
+        return None
+    place = {name: row for row, name in enumerate(features.ids)}
+    return np.sort(np.array([place[name] for name in first.ids], dtype=np.int64))
+
+
+def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tuple[str, list[str], list[str]]:
+    """Word the heading of a sheet, the title of each panel, and notes on what is not there.
+
+    Layer and number of samples stand in the heading where all inputs share them, otherwise in the titles.
+
+    Args:
+        what: such as "t-SNE".
+        embeddings: a panel each.
+        drawn: whether the picture holds the rows that are shown; otherwise it is of all rows.
+    """
+    facts = []
+    for each in embeddings:
+        total, shown = len(each.features.labels), len(each.shown)
+        count = f"{shown:,} of {total:,}" if drawn and shown < total else f"{total:,}"
+        facts.append((f"of {each.features.layer}", f"{count} samples"))
+    notes = [f"{each.name}: {each.unlabelled:,} unlabelled rows are left out." for each in embeddings if each.unlabelled]
+    if any(drawn and len(each.shown) < len(each.features.labels) for each in embeddings):
+        notes.append("Of more samples, every class keeps its share.")
+    if len(set(facts)) == 1:
+        return f"{what} {facts[0][0]}, {facts[0][1]}", [each.name for each in embeddings], notes
+    return what, [f"{each.name}\n{layer}, {count}" for each, (layer, count) in zip(embeddings, facts, strict=True)], notes

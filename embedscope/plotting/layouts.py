@@ -1,0 +1,235 @@
+"""Layouts in two dimensions: aligned to one another, drawn by class, written to a table and read from it again."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope.errors import InputError, UndefinedError, UsageError
+from embedscope.plotting.figure import GREY
+from embedscope.plotting.inputs import described
+from embedscope.store.files import finished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from embedscope.plotting.figure import Sheet
+    from embedscope.plotting.inputs import Embedding
+
+    Array = np.ndarray[Any, Any]
+
+COLUMNS = ("id", "label", "input", "kind", "x", "y")
+
+# Of the rows of the smaller of two inputs, the share that both have to hold before one layout is aligned to the other.
+_SHARED = 0.5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows that an input shows come to lie.
+
+    Attributes:
+        of: the input.
+        points: (n, 2) float64, in the order of `of.shown`.
+        title: what readers call the kind, such as "t-SNE".
+        axes: names of the two directions.
+        made: library, options and seed, for the small print.
+        aligned: how it was aligned to the first layout; empty where it was not.
+    """
+
+    of: Embedding
+    points: Array
+    title: str
+    axes: tuple[str, str]
+    made: str
+    aligned: str = ""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The rows that an input shares with the first one, and where they lie in its layout.
+
+    Attributes:
+        rows: (m,) positions among the rows of this input.
+        points: (m, 2) float64.
+        name: of the first input.
+    """
+
+    rows: Array
+    points: Array
+    name: str
+
+    def turned(self, points: Array) -> Array:
+        """Rotate, reflect and shift (n, 2) points so that the shared rows come as near to the first layout as they can.
+
+        Orthogonal Procrustes: sizes stay. Schönemann 1966, doi:10.1007/BF02289451.
+        """
+        from scipy.linalg import orthogonal_procrustes
+
+        own, target = points[self.rows], self.points
+        rotation, _ = orthogonal_procrustes(own - own.mean(axis=0), target - target.mean(axis=0))
+        turned: Array = (points - own.mean(axis=0)) @ rotation
+        turned += target.mean(axis=0)
+        return turned
+
+    def start(self, components: Array) -> Array:
+        """Make a start for all (n, 2) rows: the first layout where rows are shared, elsewhere the components turned onto it."""
+        spread = np.linalg.norm(components[self.rows] - components[self.rows].mean(axis=0))
+        wanted = np.linalg.norm(self.points - self.points.mean(axis=0))
+        start = self.turned(components * (wanted / spread if spread > 0 else 1.0))
+        start[self.rows] = self.points
+        return start
+
+
+def anchors(first: Layout, embedding: Embedding) -> Anchors | None:
+    """Find the rows with the same id and class in both, if they are at least half of the smaller's; None otherwise."""
+    place = {key: row for row, key in enumerate(zip(first.of.ids, first.of.labels, strict=True))}
+    pairs = [(place[key], row) for row, key in enumerate(zip(embedding.ids, embedding.labels, strict=True)) if key in place]
+    if len(pairs) < max(3, _SHARED * min(len(first.of.shown), len(embedding.shown))):
+        return None
+    there, here = np.array(pairs).T
+    return Anchors(here, first.points[there], first.of.name)
+
+
+def laid_out(
+    inputs: Sequence[Embedding],
+    project: Callable[[Embedding, Array, Anchors | None], Layout],
+) -> list[Layout]:
+    """Lay out every input, and hand each but the first the rows that it shares with the first.
+
+    `project` takes an input, its rows (n, D) float64 about their mean, and the anchors. UndefinedError if all rows are equal.
+    """
+    found: list[Layout] = []
+    for each in inputs:
+        found.append(project(each, _about_the_mean(each), anchors(found[0], each) if found else None))
+    return found
+
+
+def _about_the_mean(embedding: Embedding) -> Array:
+    """Read the rows in float64, about their mean and in [-1, 1]: no projection sees a difference, and none overflows."""
+    rows: Array = embedding.rows.double().numpy()
+    rows = rows / (np.abs(rows).max() or 1.0)
+    rows = rows - rows.mean(axis=0)
+    largest = np.abs(rows).max()
+    if largest < 1e-12:
+        raise UndefinedError(f"{embedding.features.source}: all rows are equal, there is nothing to project")
+    scaled: Array = rows / largest
+    return scaled
+
+
+def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
+    """Draw a panel an input, coloured by class; axes have no scale worth reading."""
+    heading, titles, notes = described(layouts[0].title, [each.of for each in layouts], drawn=True)
+    colours = sheet.palette
+    shown = np.unique(np.concatenate([each.of.labels for each in layouts]))
+    for how in dict.fromkeys(each.aligned for each in layouts if each.aligned):
+        notes.append(f"{', '.join(each.of.name for each in layouts if each.aligned == how)}: {how}.")
+    notes += list(dict.fromkeys(each.made for each in layouts if each.made))
+    handles = [
+        handle for place, handle in zip(colours.listed, colours.handles(0.6 * sheet.width.font), strict=True) if place in shown
+    ]
+    panels = sheet.arrange(titles, heading=heading, legend=handles, notes=[colours.note, *notes] if colours.note else notes)
+    area = sheet.panel[0] * sheet.panel[1] * 72**2
+    for axes, each in zip(panels, layouts, strict=True):
+        size = float(np.clip(0.1 * area / len(each.points), 1.0, 14.0))
+        order = np.random.default_rng(0).permutation(len(each.points))  # no class is always on top
+        labels = each.of.labels[order]
+        painted = np.array(colours.colours)[labels]
+        marks = np.array(colours.markers)[labels]
+        grey = painted == GREY
+        for rows, depth in [(grey, 1), *((~grey & (marks == mark), 2) for mark in ("o", "^"))]:
+            chosen = order[rows]
+            axes.scatter(
+                each.points[chosen, 0],
+                each.points[chosen, 1],
+                c=painted[rows],
+                marker="o" if depth == 1 else marks[rows][0] if len(chosen) else "o",
+                s=0.6 * size if depth == 1 else max(size, 5.0) if grey.any() else size,
+                linewidths=0,
+                alpha=0.85,
+                zorder=depth,
+            )
+        axes.set(xlabel=each.axes[0], ylabel=each.axes[1], xticks=[], yticks=[])
+        axes.spines[["left", "bottom"]].set_color("#cccccc")
+        axes.set_aspect("equal", adjustable="datalim")
+
+
+def check_coordinates(path: Path) -> None:
+    """Raise UsageError for a suffix other than .csv."""
+    if path.suffix.lower() != ".csv":
+        raise UsageError(f"coordinates are a table: '{path}' has to end with .csv")
+
+
+def write_coordinates(path: Path, layouts: Mapping[str, Sequence[Layout]]) -> None:
+    """Write a row a sample, input and kind: id, label, input, kind, x, y. Named only when it is complete."""
+    with finished(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for kind, found in layouts.items():
+            for each in found:
+                names = each.of.features.class_names
+                for name, label, (x, y) in zip(each.of.ids, each.of.labels, each.points.tolist(), strict=True):
+                    writer.writerow((name, names[label], each.of.name, kind, x, y))
+
+
+# (input, kind) -> id -> (x, y)
+Coordinates = dict[tuple[str, str], dict[str, tuple[float, float]]]
+
+
+def read_coordinates(path: Path) -> Coordinates:
+    """Read what `write_coordinates` wrote, or a table like it: id, input, kind, x, y, in any order.
+
+    InputError for a file that cannot be read, lacks a column, names an id twice, or holds what is no finite number.
+    """
+    found: Coordinates = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            lacking = [name for name in COLUMNS if name != "label" and name not in (reader.fieldnames or ())]
+            if lacking:
+                raise InputError(f"{path} has no column {', '.join(lacking)}; coordinates have {', '.join(COLUMNS)}")
+            for line in reader:
+                ids = found.setdefault((line["input"], line["kind"]), {})
+                if line["id"] in ids:
+                    raise InputError(f"{path}, line {reader.line_num}: id '{line['id']}' is there twice")
+                try:
+                    point = float(line["x"]), float(line["y"])
+                except (TypeError, ValueError):
+                    point = np.nan, np.nan
+                if not np.isfinite(point).all():
+                    got = f"{line['x']}, {line['y']}"
+                    raise InputError(f"{path}, line {reader.line_num}: x and y have to be finite numbers, got {got}")
+                ids[line["id"]] = point
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no table of coordinates: {error}") from error
+    return found
+
+
+def given_layouts(inputs: Sequence[Embedding], coordinates: Coordinates, path: Path, *, kind: str, title: str) -> list[Layout]:
+    """Take the layouts of a kind from a table instead of computing them; rows without coordinates are not drawn.
+
+    InputError where an input has none of this kind, or the table has ids that the input has not.
+    """
+    layouts = []
+    for each in inputs:
+        points = coordinates.get((each.name, kind))
+        if points is None:
+            there = "; ".join(f"{its} of {name}" for name, its in coordinates) or "none"
+            raise InputError(f"{path} has no coordinates by {kind} of {each.name}; it has {there}")
+        place = {str(name): row for row, name in enumerate(each.features.ids)}
+        if strangers := [name for name in points if name not in place]:
+            raise InputError(
+                f"{path}: {len(strangers)} of {len(points)} ids are no labelled rows of {each.name}, '{strangers[0]}' for one; "
+                "coordinates belong to the rows that they were made from"
+            )
+        order = sorted(points, key=place.__getitem__)
+        shown = replace(each, shown=np.array([place[name] for name in order], dtype=np.int64))
+        array = np.array([points[name] for name in order], dtype=np.float64)
+        layouts.append(Layout(shown, array, title, (f"{title} 1", f"{title} 2"), f"Coordinates from {path.name}."))
+    return layouts

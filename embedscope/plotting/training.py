@@ -1,0 +1,136 @@
+"""How training went: the terms of the objective and the validation curves of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope.plotting import kind
+from embedscope.plotting.figure import INK, fitted, series
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedscope.plotting.figure import Sheet
+    from embedscope.plotting.inputs import Run
+
+    Array = np.ndarray[Any, Any]
+
+# What the columns of a log begin with that are measured on rows which training does not see.
+_VALIDATION = "val_"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A column of the log over the trials of an objective, from the first epoch that has a value to the last.
+
+    Attributes:
+        epochs: (E,) int64, from 1.
+        mean: (E,) float64, over the trials that have a value in the epoch.
+        std: (E,) float64, divisor n - 1; 0 where one trial has a value.
+    """
+
+    epochs: Array
+    mean: Array
+    std: Array
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The logs of a run.
+
+    Attributes:
+        of: the run.
+        terms: objective -> column -> band: "objective" is the sum, the others its terms.
+        validation: column, without "val_" -> objective -> band.
+        trials: of each objective.
+    """
+
+    of: Run
+    terms: Mapping[str, Mapping[str, Band]]
+    validation: Mapping[str, Mapping[str, Band]]
+    trials: int
+
+
+def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
+    """Draw a panel an objective with its terms, and a panel a validation curve with the objectives; bands are the spread."""
+    titles, lines = [], []
+    for each in curves:
+        prefix = f"{each.of.name}: " if len(curves) > 1 else ""
+        for objective, terms in each.terms.items():
+            titles.append(f"{prefix}{objective}")
+            lines.append({term: (band, INK if term == "objective" else "") for term, band in terms.items()})
+        for column, objectives in each.validation.items():
+            titles.append(f"{prefix}validation {column}")
+            lines.append({objective: (band, "") for objective, band in objectives.items()})
+    runs = ", ".join(dict.fromkeys(each.of.name for each in curves))
+    trials = max(each.trials for each in curves)
+    data = curves[0].of.result.data
+    panels = sheet.arrange(
+        titles,
+        heading=f"Training of {runs}, on {data.get('train', 0):,} samples of {data.get('layer', 'the features')}",
+        aspect=0.85,
+        notes=[
+            f"Line: mean over {trials} trials; band: one standard deviation to either side." if trials > 1 else "One trial.",
+            "Of each objective its terms, before they are weighted, and in black the weighted sum.",
+        ],
+    )
+    known = list(dict.fromkeys(name for panel in lines for name, (_, colour) in panel.items() if not colour))
+    colours = dict(zip(known, series(len(known)), strict=True))
+    for axes, panel in zip(panels, lines, strict=True):
+        for name, (band, colour) in panel.items():
+            shown = colour or colours[name]
+            axes.fill_between(band.epochs, band.mean - band.std, band.mean + band.std, color=shown, alpha=0.2, linewidth=0)
+            label = fitted(name, 0.6 * sheet.panel[0], 0.833 * sheet.width.font)
+            axes.plot(
+                band.epochs,
+                band.mean,
+                color=shown,
+                label=label,
+                linewidth=2.4 if name == "objective" else 1.2,  # wider, since a single term lies on it
+                marker="o" if len(band.epochs) == 1 else None,
+                markersize=3,
+            )
+        axes.set(xlabel="epoch")
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(True, axis="y")
+        axes.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
+
+
+@kind("Training", takes="runs", draw=draw_curves)
+def training(inputs: Sequence[Run]) -> list[Curves]:
+    """Terms of each objective and validation curves over the epochs, with their spread over trials."""
+    found = []
+    for run in inputs:
+        terms: dict[str, dict[str, Band]] = {}
+        validation: dict[str, dict[str, Band]] = {}
+        for objective, logs in zip(run.result.objectives, run.logs, strict=True):
+            for column in dict.fromkeys(column for log in logs for column in log if column != "epoch"):
+                band = _band([log.get(column, []) for log in logs])
+                if band is None:
+                    continue
+                if column.startswith(_VALIDATION):
+                    validation.setdefault(column.removeprefix(_VALIDATION), {})[objective.expression] = band
+                else:
+                    terms.setdefault(objective.expression, {})[column] = band
+        found.append(Curves(run, terms, validation, max(map(len, run.logs))))
+    return found
+
+
+def _band(trials: Sequence[Sequence[float]]) -> Band | None:
+    """Average trials of any lengths; None where no epoch has a value."""
+    longest = max(map(len, trials))
+    values = np.full((len(trials), longest), np.nan)
+    for row, trial in zip(values, trials, strict=True):
+        row[: len(trial)] = trial
+    there = np.isfinite(values)
+    chosen = np.flatnonzero(there.any(axis=0))
+    if not len(chosen):
+        return None
+    values, there = values[:, chosen], there[:, chosen]
+    count = there.sum(axis=0)
+    mean = np.where(there, values, 0).sum(axis=0) / count
+    squares = np.where(there, values - mean, 0) ** 2
+    return Band(chosen + 1, mean, np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1)))

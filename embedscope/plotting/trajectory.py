@@ -1,0 +1,115 @@
+"""How metrics move from checkpoint to checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from embedscope import plugins
+from embedscope.metrics import STANDARD, declaration, measure
+from embedscope.ops.statistics import bootstrap_mean_interval, stratified_mean
+from embedscope.plotting import kind
+from embedscope.plotting.figure import fitted, series
+from embedscope.plotting.inputs import described
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedscope.metrics import Measured
+    from embedscope.plotting.figure import Sheet
+    from embedscope.plotting.inputs import Embedding
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric of one checkpoint, with its 95 % interval where the metric has a value per sample."""
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A checkpoint.
+
+    Attributes:
+        of: the input.
+        metrics: name -> value; without those that are undefined.
+    """
+
+    of: Embedding
+    metrics: Mapping[str, Value]
+
+
+def draw_stages(sheet: Sheet, stages: Sequence[Stage]) -> None:
+    """Draw a panel a metric, the checkpoints in order from left to right."""
+    heading, _, notes = described("Metrics", [each.of for each in stages], drawn=False)
+    names = list(dict.fromkeys(name for each in stages for name in each.metrics))
+    arrows = {"higher": " ↑", "lower": " ↓", None: ""}
+    titles = [f"{name}{arrows[declaration(plugins.load('metrics', name)).better]}" for name in names]
+    if any(value.ci95 for each in stages for value in each.metrics.values()):
+        notes.append("Bars: 95 % intervals by bootstrap over samples, of metrics that have a value per sample.")
+    panels = sheet.arrange(titles, heading=heading, aspect=0.8, notes=notes)
+    # As many names as there is room for; the first and the last in any case.
+    each_name = sheet.lines(1.2)
+    step = max(1, int(np.ceil(len(stages) * each_name / (0.8 * sheet.panel[0]))))
+    ticks = sorted({*range(0, len(stages), step), len(stages) - 1})
+    if len(ticks) > 2 and ticks[-1] - ticks[-2] < step:
+        del ticks[-2]
+    labels = [fitted(stages[tick].of.name, 0.35 * sheet.panel[1], 0.833 * sheet.width.font) for tick in ticks]
+    [colour] = series(1)
+    for axes, name in zip(panels, names, strict=True):
+        there = [(place, each.metrics[name]) for place, each in enumerate(stages) if name in each.metrics]
+        axes.plot([place for place, _ in there], [each.value for _, each in there], "-o", color=colour, markersize=3.5)
+        for place, each in there:
+            if each.ci95:
+                axes.plot([place, place], each.ci95, color=colour, linewidth=1)
+        upright = max(map(len, labels)) * len(labels) <= 24
+        axes.set_xticks(ticks, labels, rotation=0 if upright else 90)
+        axes.set_xlim(-0.4, len(stages) - 0.6)
+        axes.margins(y=0.15)
+        if all(each.value == int(each.value) for _, each in there):
+            axes.locator_params(axis="y", integer=True, min_n_ticks=1)
+        axes.grid(True, axis="y")
+
+
+@kind("Trajectory", takes="checkpoints", draw=draw_stages)
+def trajectory(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Stage]:
+    """Every metric as a line over several checkpoints, in the order in which they are given.
+
+    The standard metrics, of all rows; where not all rows are shown, those with a value per sample are estimated from the rows
+    that are. Intervals as `score --ci` has them; the seed is theirs.
+    """
+    return [Stage(each, _measured(each, seed)) for each in inputs]
+
+
+def _measured(each: Embedding, seed: int) -> dict[str, Value]:
+    features, everyone = each.features, torch.from_numpy(each.features.labels)
+    anchors = None if len(each.shown) == len(everyone) else torch.from_numpy(each.shown)
+    found = measure(
+        features.features,
+        everyone,
+        [plugins.Spec(name) for name in STANDARD],
+        features.class_names,
+        magnitudes=features.magnitudes,
+        ids=features.ids,
+        source=features.source,
+        anchors=anchors,
+    )
+    return {
+        measured.measurement.name: _value(measured, everyone, anchors, seed)
+        for measured in found
+        if measured.measurement.value is not None
+    }
+
+
+def _value(measured: Measured, labels: torch.Tensor, anchors: torch.Tensor | None, seed: int) -> Value:
+    value: Any = measured.measurement.value
+    if measured.per_sample is None:
+        return Value(value, None)
+    if anchors is not None:
+        return Value(*stratified_mean(measured.per_sample, labels[anchors], labels))
+    return Value(value, bootstrap_mean_interval(measured.per_sample, labels, seed))
