@@ -155,7 +155,7 @@ def is_run(source: str) -> bool:
 def open_run(source: str) -> list[FeatureSet]:
     """Open the held-out rows of a run: before, and after the first trial of every objective; named by the objective."""
     path = Path(source)
-    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(path)
     try:
         files = {"before": _BEFORE} | {
             f"after {objective['expression']}": f"{objective['trials'][0]['directory']}/after.h5"
@@ -164,3 +164,23 @@ def open_run(source: str) -> list[FeatureSet]:
     except (KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
     return [replace(read_features(str(path / file)), name=name) for name, file in files.items()]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the run.json of a run directory; InputError if there is none that can be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path / _MANIFEST}: {error}") from error
+    return manifest
+
+
+def read_log(path: Path, trial: str) -> dict[str, list[float | None]]:
+    """Read the log.csv of a trial, given its directory in the run: column -> a value an epoch, None where a cell is empty."""
+    file = path / trial / "log.csv"
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            lines = list(csv.DictReader(stream))
+        return {column: [float(line[column]) if line[column] else None for line in lines] for column in lines[0]}
+    except (OSError, ValueError, IndexError, TypeError, KeyError) as error:
+        raise InputError(f"{file} is damaged: {type(error).__name__} {error}") from error
