@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, print_json
+from embedscope.cli.console import Talk, command_line, print_json
 from embedscope.cli.options import Json, Layers, Output, Overwrite, Quiet, Seed, Split, Verbose, listing
 
 
@@ -35,7 +35,7 @@ def plot(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw embeddings side by side to a .png, .svg or .pdf; a run directory is drawn before and after.
+    """Draw embeddings side by side to a .png, .svg or .pdf, or a page to explore to a .html; a run is drawn before and after.
 
     With a seed, UMAP runs on one core, and is repeatable on the same machine only.
     """
@@ -51,6 +51,7 @@ def plot(
         max_points=max_points,
         seed=seed,
         overwrite=overwrite,
+        command=command_line(),
         track=talk.track,
     )
     if json:

@@ -11,6 +11,7 @@ import numpy as np
 
 from embedscope import plugins
 from embedscope.errors import InputError, UsageError, check_number
+from embedscope.plotting import report
 from embedscope.plotting.figure import check_suffix, class_legend, picture, scatter
 from embedscope.records import FeatureSet, Track, untracked
 from embedscope.store import check_finite, distinct_names, open_features, select, select_labelled, select_split
@@ -37,28 +38,35 @@ def plot(
     max_points: int = MAX_POINTS,
     seed: int = 0,
     overwrite: bool = False,
+    command: str = "",
     track: Track = untracked,
 ) -> Path:
     """Draw embeddings side by side: a column an input, a row a kind, one colour a class throughout.
 
     Args:
         sources: stores, `.npz`, `X.npy,y.npy`, or run directories (before, and after each objective); `name=path` names one.
-        output: .png, .svg or .pdf.
+        output: .png, .svg or .pdf; or .html for a page to explore, which also has scores, silhouettes, channels and provenance.
         kinds: "tsne", "umap", "pca"; options in brackets, as in "tsne(perplexity=10)".
         layers: which layers of the stores; all if none is named.
         split: draw the rows of one split only.
         max_points: more rows than this are thinned to it, class by class, and the picture says so.
         seed: of the projections and the thinning; below 2**32.
         overwrite: replace an existing picture.
+        command: what was typed, for the provenance on a page.
         track: shows progress over panels.
 
     Raises:
         InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows.
         UsageError: an unknown kind, option, layer or split, or another suffix.
         OutputError: the picture exists.
+        MissingExtraError: a page, and plotly is not installed.
     """
     output = Path(output)
-    check_suffix(output)
+    paged = output.suffix.lower() == report.SUFFIX
+    if paged:
+        report.check_available()
+    else:
+        check_suffix(output)
     check_output(output, overwrite=overwrite)
     check_number("seed", seed, low=0, high=2**32 - 1)
     if max_points < 3:
@@ -68,7 +76,13 @@ def plot(
         function = plugins.load("plotting", spec.name)
         options = plugins.bind(function, spec)
         projections.append((function, {**options, "seed": spec.options.get("seed", seed)}))
-    inputs = [_ready(features, split, max_points, seed) for features in _open(sources, layers)]
+    opened = _open(sources, layers)
+    if paged:
+        views = [_view(features, projections, split, max_points, seed) for features in track(opened, "projecting", len(opened))]
+        runs = {name: Path(path) for name, path in map(named, sources) if is_run(path)}
+        report.write(output, views, runs=runs, command=command, seed=seed, track=track)
+        return output
+    inputs = [_ready(features, split, max_points, seed) for features in opened]
     names = list(dict.fromkeys(name for features, _ in inputs for name in features.class_names))
     work = [(row, column) for row in range(len(projections)) for column in range(len(inputs))]
     with picture(output, len(projections), len(inputs)) as (figure, panels):
@@ -108,14 +122,30 @@ def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
     return distinct_names(opened)
 
 
+def _view(
+    features: FeatureSet, projections: Sequence[tuple[Any, dict[str, Any]]], split: str | None, max_points: int, seed: int
+) -> report.View:
+    """Choose what the page shows of an embedding, and lay it out in every way that was asked for."""
+    features, unlabelled = _labelled(features, split)
+    drawn = _thinned(features.labels, max_points, seed)
+    rows = _about_the_mean(select(features, drawn))
+    layouts = {function.title: function(rows, **options) for function, options in projections}
+    return report.View(features, np.flatnonzero(drawn), layouts, unlabelled)
+
+
 def _ready(features: FeatureSet, split: str | None, max_points: int, seed: int) -> tuple[FeatureSet, int]:
     """Take the labelled rows of the split, thinned to max_points; and how many there were."""
-    features, _ = select_labelled(select_split(features, split))
+    features, _ = _labelled(features, split)
+    return select(features, _thinned(features.labels, max_points, seed)), len(features.labels)
+
+
+def _labelled(features: FeatureSet, split: str | None) -> tuple[FeatureSet, int]:
+    """Take the labelled rows of the split, and count those without a label."""
+    features, unlabelled = select_labelled(select_split(features, split))
     check_finite(features)
-    total = len(features.labels)
-    if total < 3:
-        raise InputError(f"{features.source} has {total} labelled rows, a picture needs at least 3")
-    return select(features, _thinned(features.labels, max_points, seed)), total
+    if len(features.labels) < 3:
+        raise InputError(f"{features.source} has {len(features.labels)} labelled rows, a picture needs at least 3")
+    return features, unlabelled
 
 
 def _about_the_mean(features: FeatureSet) -> np.ndarray[Any, Any]:

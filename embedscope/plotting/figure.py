@@ -38,9 +38,9 @@ _STYLE: Any = {
 
 
 def check_suffix(path: Path) -> None:
-    """Raise UsageError for an output that is not .png, .svg or .pdf."""
+    """Raise UsageError for an output that is no picture."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"cannot draw '{path}': the name has to end with {', '.join(SUFFIXES)}")
+        raise UsageError(f"cannot draw '{path}': the name has to end with {', '.join(SUFFIXES)} or .html")
 
 
 @contextmanager
