@@ -32,7 +32,7 @@ function viewColour(index) {
 }
 
 function frame(theme, more = {}) {
-  const axis = { gridcolor: theme.line, zerolinecolor: theme.quiet, linecolor: theme.line, automargin: true, fixedrange: true };
+  const axis = { gridcolor: theme.line, zeroline: false, zerolinecolor: theme.quiet, linecolor: theme.line, automargin: true, fixedrange: true };
   return {
     autosize: true,
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -42,6 +42,7 @@ function frame(theme, more = {}) {
     hovermode: "closest",
     dragmode: false,
     showlegend: views.length > 1,
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: theme.quiet, activecolor: theme.accent },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     ...more,
     xaxis: { ...axis, ...more.xaxis },
@@ -72,11 +73,11 @@ function mapFigure(view, title, picked, theme, webgl) {
     ...[...lit].map(([code, { colour, symbol }]) => trace(view.members[code], { color: colour, symbol, opacity: 0.85 })),
   ].filter((each) => each.places.length);
   const room = 2000; // of the 65535 steps that coordinates are written in
-  const axis = { showgrid: false, zeroline: false, showticklabels: false, ticks: "", fixedrange: false };
+  const axis = { showgrid: false, showticklabels: false, ticks: "", fixedrange: false };
   return {
     traces,
     layout: frame(theme, {
-      xaxis: { ...axis, range: [Math.min(...extent(x)) - room, extent(x)[1] + room] },
+      xaxis: { ...axis, range: [extent(x)[0] - room, extent(x)[1] + room] },
       yaxis: { ...axis, range: [extent(y)[0] - room, extent(y)[1] + room], scaleanchor: "x" },
       margin: { l: 4, r: 4, t: 4, b: 4 },
       dragmode: "pan",
@@ -100,10 +101,11 @@ function ring(layout, place, colour, width) {
   return { type: "circle", x0: -9, x1: 9, y0: -9, y1: 9, line: { color: colour, width }, ...at };
 }
 
-// Samples sorted within their class, classes by their mean, the worst on top; of many classes the ends, and the rest as one.
+// Samples sorted within their class, classes in the order of the view that judges them, so that views can be compared; of many
+// classes the ends, and the rest as one.
 function silhouetteFigure(view, picked, theme) {
   const lit = litClasses(picked);
-  const order = worstFirst.filter((code) => view.members[code].length).sort((a, b) => view.mean[a] - view.mean[b]);
+  const order = worstFirst.filter((code) => view.members[code].length);
   let named = order;
   if (order.length > 24) {
     const ends = new Set([...order.slice(0, 12), ...order.slice(-6)]);
@@ -141,7 +143,7 @@ function silhouetteFigure(view, picked, theme) {
     bands,
     height: 70 + 21 * bands.length,
     layout: frame(theme, {
-      xaxis: { range: [Math.min(low, 0) - 0.02, 1], title: { text: "silhouette" } },
+      xaxis: { range: [Math.min(low, 0) - 0.02, 1], zeroline: true, title: { text: "silhouette" } },
       yaxis: { tickvals: bands.map((_, at) => at), ticktext: bands.map((band) => band.label), range: [bands.length - 0.4, -0.6], showgrid: false },
       shapes: mean === null ? [] : [{ type: "line", x0: mean, x1: mean, yref: "paper", y0: 0, y1: 1, line: { color: theme.ink, width: 1.5, dash: "dash" } }],
     }),
@@ -166,7 +168,7 @@ function confusionFigure(view, picked, theme) {
     cells.set(`${at.get(pair.own)} ${at.get(pair.other)}`, pair);
   }
   const names = shown.map((code) => plain(CLASSES[code], 14));
-  const ticks = { tickvals: shown.map((_, index) => index), ticktext: names, showgrid: false, zeroline: false };
+  const ticks = { tickvals: shown.map((_, index) => index), ticktext: names, showgrid: false };
   const outline = { type: "rect", line: { color: theme.accent, width: 2 }, fillcolor: "rgba(0,0,0,0)" };
   const marked = shown.flatMap((code, index) => (picked.has(code) ? [{ ...outline, x0: -0.5, x1: shown.length - 0.5, y0: index - 0.5, y1: index + 0.5 }] : []));
   return {
@@ -247,7 +249,7 @@ function impurityFigure(theme) {
     const values = decode(view.metrics.gini.per_channel);
     const shares = new Array(bins).fill(0);
     for (const value of values) shares[Math.min(bins - 1, Math.floor(value * bins))] += 1 / values.length;
-    return line(view, shares.map((_, bin) => (bin + 0.5) / bins), shares, { shape: "hvh" });
+    return line(view, [...shares.keys(), bins].map((edge) => edge / bins), [...shares, shares.at(-1)], { shape: "hv" });
   });
   return {
     traces,
@@ -302,7 +304,7 @@ function objectiveFigure(run, metric, theme) {
     height: 70 + 30 * rows.length,
     layout: frame(theme, {
       xaxis: { nticks: 5 },
-      yaxis: { tickvals: rows.map((_, row) => row), ticktext: run.objectives.map((each) => plain(each.expression, 26)), range: [rows.length - 0.5, -0.5], showgrid: false, zeroline: false },
+      yaxis: { tickvals: rows.map((_, row) => row), ticktext: run.objectives.map((each) => plain(each.expression, 26)), range: [rows.length - 0.5, -0.5], showgrid: false },
       shapes: before === null ? [] : [{ type: "line", x0: before, x1: before, yref: "paper", y0: 0, y1: 1, line: { color: theme.quiet, width: 1.5, dash: "dash" } }],
       showlegend: false,
     }),

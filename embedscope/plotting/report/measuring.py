@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Values up to which features are read into memory (1 GB of float32), and up to which a metric is measured again and again for
 # its interval: a page should not take minutes for what `score --ci` gives to those who want it.
 _IN_MEMORY = 2**28
-_RESAMPLED = 2**23
+_RESAMPLED = 2**20
 _WIDEST_RESAMPLED = 1024
 
 

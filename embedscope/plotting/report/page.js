@@ -2,7 +2,7 @@
 // The page itself: sections, what a reader picks, and what follows from it. Text becomes text nodes, never markup.
 
 const MOST_PANELS = 4; // two WebGL contexts a panel, of which browsers give a page about sixteen
-const PAGE_ROWS = 50;
+const PAGE_ROWS = 20;
 
 const state = {
   picked: new Set(), // codes of classes
@@ -75,6 +75,8 @@ function draw(figure) {
   const config = {
     responsive: true,
     displaylogo: false,
+    showSendToCloud: false, // nothing leaves the page
+    plotlyServerURL: "",
     doubleClick: "reset",
     ...(figure.map ? { modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] } : { modeBarButtons: [["toImage"]] }),
   };
@@ -93,6 +95,7 @@ function redraw() {
   for (const figure of waiting.filter((each) => each.map)) draw(figure);
   waiting = waiting.filter((each) => !each.map);
   document.documentElement.dataset.drawn = "maps";
+  performance.mark("maps");
   drawWaiting();
 }
 
@@ -101,6 +104,7 @@ function drawWaiting() {
   clearTimeout(timer);
   if (!waiting.length) {
     document.documentElement.dataset.drawn = "all";
+    performance.mark("all");
     return;
   }
   timer = setTimeout(() => {
@@ -286,7 +290,7 @@ function makeMap() {
 }
 
 function makeSilhouettes() {
-  const parent = section("silhouettes", "Silhouettes", "How much closer samples are to their own class than to the nearest other one, from −1 to 1: a band a class, its samples sorted, the worst class on top. Bands are equally high, whatever the size of the class. Dashed: the mean.");
+  const parent = section("silhouettes", "Silhouettes", "How much closer samples are to their own class than to the nearest other one, from −1 to 1: a band a class, its samples sorted. Bands are equally high, whatever the size of the class. Dashed: the mean." + (views.length > 1 ? ` Classes are in the order of their means in ${judged.name}.` : ""));
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   perView.push({
