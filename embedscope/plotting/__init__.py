@@ -129,7 +129,11 @@ def _view(
     features, unlabelled = _labelled(features, split)
     drawn = _thinned(features.labels, max_points, seed)
     rows = _about_the_mean(select(features, drawn))
-    layouts = {function.title: function(rows, **options) for function, options in projections}
+    layouts: dict[str, np.ndarray[Any, Any]] = {}
+    for function, options in projections:
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        title = function.title if function.title not in layouts else f"{function.title} ({given})"
+        layouts[title] = function(rows, **options)
     return report.View(features, np.flatnonzero(drawn), layouts, unlabelled)
 
 

@@ -13,7 +13,7 @@ from embedscope import __version__
 from embedscope.plotting.report import document
 from embedscope.plotting.report.measuring import measured
 from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view
-from embedscope.plotting.report.thumbnails import thumbnails
+from embedscope.plotting.report.thumbnails import make_thumbnails
 from embedscope.records import Track, untracked
 from embedscope.store.files import finished
 
@@ -83,7 +83,9 @@ def write(
     for number, row_set in enumerate(rows):
         shown = [entry for entry, place in zip(found, places, strict=True) if place == number]
         first = views[places.index(number)]
-        row_set["thumbnails"], row_set["images"] = thumbnails(first.features, first.drawn, [each.silhouette for each in shown])
+        row_set["thumbnails"], row_set["images"] = make_thumbnails(
+            first.features, first.drawn, [each.silhouette for each in shown]
+        )
     data = {
         "command": command,
         "embedscope": __version__,

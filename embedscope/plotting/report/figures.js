@@ -7,6 +7,7 @@ const VIVID = PALETTE.filter((colour) => colour !== "#94a4a2" && colour !== "#71
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const FEW = 20; // classes that colours and two shapes tell apart
 const LISTED = 30; // classes that an axis can name
+const MOST_CONFUSED = 20; // rows, and columns, of the matrix of more classes than that
 
 // Plotly reads <b>, <a href> and entities in text: a class of that name has to stay a name.
 function plain(text, most = 28) {
@@ -67,13 +68,14 @@ function mapFigure(view, title, picked, theme, webgl) {
     hoverinfo: "none",
     showlegend: false,
   });
-  const dimmed = picked.size ? 0.3 : 0.55;
+  const few = present.length <= FEW;
+  const dimmed = picked.size ? 0.15 : 0.55;
   const traces = [
     trace(rest, { color: theme.rest, opacity: dimmed }),
-    ...[...lit].map(([code, { colour, symbol }]) => trace(view.members[code], { color: colour, symbol, opacity: 0.85 })),
+    ...[...lit].map(([code, { colour, symbol }]) => trace(view.members[code], { color: colour, symbol, opacity: 0.85, size: few && !picked.size ? size : 1.4 * size })),
   ].filter((each) => each.places.length);
   const room = 2000; // of the 65535 steps that coordinates are written in
-  const axis = { showgrid: false, showticklabels: false, ticks: "", fixedrange: false };
+  const axis = { showgrid: false, showline: false, showticklabels: false, ticks: "", fixedrange: false };
   return {
     traces,
     layout: frame(theme, {
@@ -136,14 +138,14 @@ function silhouetteFigure(view, picked, theme) {
       opacity: style || !picked.size ? 1 : 0.5, hoverinfo: "none", hoveron: "points+fills", showlegend: false, band: bands[at],
     };
   });
-  const [low] = extent(views.flatMap((each) => (each.silhouette ? [extent(each.silhouette)[0]] : [])));
+  const [low, high] = extent(views.flatMap((each) => (each.silhouette ? extent(each.silhouette) : [])));
   const mean = view.metrics.silhouette.value;
   return {
     traces,
     bands,
     height: 70 + 21 * bands.length,
     layout: frame(theme, {
-      xaxis: { range: [Math.min(low, 0) - 0.02, 1], zeroline: true, title: { text: "silhouette" } },
+      xaxis: { range: [Math.min(low, 0) - 0.03, Math.max(high, 0.2) + 0.03], zeroline: true, title: { text: "silhouette" } },
       yaxis: { tickvals: bands.map((_, at) => at), ticktext: bands.map((band) => band.label), range: [bands.length - 0.4, -0.6], showgrid: false },
       shapes: mean === null ? [] : [{ type: "line", x0: mean, x1: mean, yref: "paper", y0: 0, y1: 1, line: { color: theme.ink, width: 1.5, dash: "dash" } }],
     }),
@@ -153,34 +155,37 @@ function silhouetteFigure(view, picked, theme) {
 // Which classes have which as their nearest other: share of the row's samples. Of many classes those in the largest confusions.
 function confusionFigure(view, picked, theme) {
   const pairs = confusions(view);
-  const codes = new Set(present.length <= LISTED ? present : [...picked].slice(0, LISTED / 2));
-  for (const { own, other } of pairs) {
-    if (codes.size + 2 > LISTED) break;
-    codes.add(own).add(other);
+  let rows = present.filter((code) => view.members[code].length);
+  let columns = rows;
+  if (present.length > LISTED) {
+    const chosen = [...pairs.filter((pair) => picked.has(pair.own)), ...pairs.filter((pair) => !picked.has(pair.own))];
+    rows = [...new Set(chosen.map((pair) => pair.own))].slice(0, MOST_CONFUSED).sort((a, b) => a - b);
+    const asked = new Set(rows);
+    columns = [...new Set(chosen.filter((pair) => asked.has(pair.own)).map((pair) => pair.other))].slice(0, MOST_CONFUSED).sort((a, b) => a - b);
   }
-  const shown = [...codes].filter((code) => view.members[code].length).sort((a, b) => a - b);
-  const at = new Map(shown.map((code, index) => [code, index]));
-  const z = shown.map(() => shown.map(() => 0));
+  const rowOf = new Map(rows.map((code, index) => [code, index]));
+  const columnOf = new Map(columns.map((code, index) => [code, index]));
+  const z = rows.map(() => columns.map(() => 0));
   const cells = new Map();
   for (const pair of pairs) {
-    if (!at.has(pair.own) || !at.has(pair.other)) continue;
-    z[at.get(pair.own)][at.get(pair.other)] = pair.nearest / view.members[pair.own].length;
-    cells.set(`${at.get(pair.own)} ${at.get(pair.other)}`, pair);
+    if (!rowOf.has(pair.own) || !columnOf.has(pair.other)) continue;
+    z[rowOf.get(pair.own)][columnOf.get(pair.other)] = pair.nearest / view.members[pair.own].length;
+    cells.set(`${rowOf.get(pair.own)} ${columnOf.get(pair.other)}`, pair);
   }
-  const names = shown.map((code) => plain(CLASSES[code], 14));
-  const ticks = { tickvals: shown.map((_, index) => index), ticktext: names, showgrid: false };
-  const outline = { type: "rect", line: { color: theme.accent, width: 2 }, fillcolor: "rgba(0,0,0,0)" };
-  const marked = shown.flatMap((code, index) => (picked.has(code) ? [{ ...outline, x0: -0.5, x1: shown.length - 0.5, y0: index - 0.5, y1: index + 0.5 }] : []));
+  const ticks = (codes) => ({ tickvals: codes.map((_, index) => index), ticktext: codes.map((code) => plain(CLASSES[code], 14)), showgrid: false });
+  const outline = { type: "rect", line: { color: theme.ink, width: 2 }, fillcolor: "rgba(0,0,0,0)", x0: -0.5, x1: columns.length - 0.5 };
+  const marked = rows.flatMap((code, index) => (picked.has(code) ? [{ ...outline, y0: index - 0.5, y1: index + 0.5 }] : []));
+  const short = columns.every((code) => CLASSES[code].length < 4);
   return {
     traces: [{
-      type: "heatmap", z, zmin: 0, zmax: 1, colorscale: [[0, theme.raised], [0.02, theme.raised], [1, theme.accent]], hoverinfo: "none",
+      type: "heatmap", z, zmin: 0, zmax: Math.max(0.1, ...z.flat()), colorscale: [[0, theme.raised], [1, theme.accent]], hoverinfo: "none",
       xgap: 1, ygap: 1, colorbar: { thickness: 10, tickformat: ".0%", outlinewidth: 0, len: 0.8 },
     }],
     cells,
-    height: 130 + 20 * shown.length,
+    height: 110 + (short ? 0 : 70) + 21 * rows.length,
     layout: frame(theme, {
-      xaxis: { ...ticks, tickangle: names.every((name) => name.length < 4) ? 0 : -60, title: { text: "nearest other class" } },
-      yaxis: { ...ticks, range: [shown.length - 0.5, -0.5], title: { text: "class" } },
+      xaxis: { ...ticks(columns), tickangle: short ? 0 : -90, title: { text: "nearest other class" } },
+      yaxis: { ...ticks(rows), range: [rows.length - 0.5, -0.5], title: { text: "class", standoff: 8 } },
       shapes: marked,
       showlegend: false,
     }),
@@ -222,13 +227,15 @@ function histogramFigure(picked, theme) {
   const labels = new Map(views.findLast((_, index) => values[index])?.metrics.class_kl.label_histogram);
   const last = values.findLast(Boolean) ?? new Map();
   const gap = (code) => Math.abs((last.get(code) ?? 0) - (labels.get(code) ?? 0));
-  return classBars(values, chosenClasses(picked, gap), { title: { text: "share" }, tickformat: ".0%" }, picked, theme, labels);
+  return classBars(values, chosenClasses(picked, gap), { title: { text: "share" }, tickformat: ".2~%" }, picked, theme, labels);
 }
 
 function ownedFigure(picked, theme) {
   const values = views.map((view) => (view.metrics.gini.value === null ? null : new Map(view.metrics.gini.owned_channels)));
   const last = values.findLast(Boolean) ?? new Map();
-  return classBars(values, chosenClasses(picked, (code) => last.get(code) ?? 0), { title: { text: "channels" } }, picked, theme);
+  const most = Math.max(0, ...values.flatMap((each) => [...(each?.values() ?? [])]));
+  const unit = { title: { text: "channels" }, dtick: most < 10 ? 1 : undefined };
+  return classBars(values, chosenClasses(picked, (code) => last.get(code) ?? 0), unit, picked, theme);
 }
 
 // All classes if an axis can name them; else the picked ones and those with the largest value.
@@ -245,15 +252,19 @@ function line(view, x, y, more = {}) {
 
 function impurityFigure(theme) {
   const bins = 40;
-  const traces = views.filter((view) => view.metrics.gini.value !== null).map((view) => {
-    const values = decode(view.metrics.gini.per_channel);
+  const channels = views.map((view) => (view.metrics.gini.value === null ? null : decode(view.metrics.gini.per_channel)));
+  const lowest = extent(channels.flatMap((values) => (values ? [...values] : [])))[0];
+  const start = Math.max(0, Math.min(0.9, Math.floor(lowest * 20) / 20)); // of many classes all channels are close to 1
+  const edges = Array.from({ length: bins + 1 }, (_, edge) => start + ((1 - start) * edge) / bins);
+  const traces = views.flatMap((view, index) => {
+    if (!channels[index]) return [];
     const shares = new Array(bins).fill(0);
-    for (const value of values) shares[Math.min(bins - 1, Math.floor(value * bins))] += 1 / values.length;
-    return line(view, [...shares.keys(), bins].map((edge) => edge / bins), [...shares, shares.at(-1)], { shape: "hv" });
+    for (const value of channels[index]) shares[Math.min(bins - 1, Math.floor(((value - start) / (1 - start)) * bins))] += 1 / channels[index].length;
+    return [line(view, edges, [...shares, shares.at(-1)], { shape: "hv" })];
   });
   return {
     traces,
-    layout: frame(theme, { xaxis: { range: [0, 1], title: { text: "Gini impurity of a channel" } }, yaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "channels" } } }),
+    layout: frame(theme, { xaxis: { range: [start, 1], title: { text: "Gini impurity of a channel" } }, yaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "channels" } } }),
   };
 }
 

@@ -1,4 +1,4 @@
-"""From records to the JSON of the page: numbers as typed arrays in base64, ids and labels once for the views that share them."""
+"""From records to the JSON of the page: numbers as typed arrays in base64, ids and labels once where views share them."""
 
 from __future__ import annotations
 

@@ -195,17 +195,17 @@ function makeMapKeys(figure) {
 
 // Sections.
 
-function section(id, title, ...notes) {
+function section(id, short, title, ...notes) {
   const node = make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), ...notes.map((note) => make("p", { class: "note" }, note)));
   main.append(node);
-  document.querySelector("nav").append(make("a", { href: `#${id}` }, title));
+  document.querySelector("nav").append(make("a", { href: `#${id}` }, short));
   return node;
 }
 
 const scrolling = (label, table) => make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
 
 function makeScores() {
-  const parent = section("scores", "Scores");
+  const parent = section("scores", "Scores", "Scores");
   const notes = new Map(); // text -> number
   const names = [...new Set(views.flatMap((view) => Object.keys(view.metrics)))];
   const rows = names.map((name) => {
@@ -242,7 +242,7 @@ function toggles(label, options) {
 let mapGrid;
 let perView = []; // what is shown anew when other inputs are chosen: { parent, add }
 function makeMap() {
-  const parent = section("map", "Map", "Each point is a sample. Hover or click one to find it in the other maps; pick classes to light them up everywhere.");
+  const parent = section("map", "Map", "Map", "Each point is a sample. Hover or click one to find it in the other maps; pick classes to light them up everywhere.");
   if (!webgl) parent.append(make("p", { class: "note" }, "This browser has no WebGL: maps are drawn without it, and slowly where there are many points."));
   if (LAYOUTS.length > 1) {
     const buttons = LAYOUTS.map((title) =>
@@ -290,7 +290,7 @@ function makeMap() {
 }
 
 function makeSilhouettes() {
-  const parent = section("silhouettes", "Silhouettes", "How much closer samples are to their own class than to the nearest other one, from −1 to 1: a band a class, its samples sorted. Bands are equally high, whatever the size of the class. Dashed: the mean." + (views.length > 1 ? ` Classes are in the order of their means in ${judged.name}.` : ""));
+  const parent = section("silhouettes", "Silhouettes", "Silhouettes", "How much closer samples are to their own class than to the nearest other one, from −1 to 1: a band a class, its samples sorted. Bands are equally high, whatever the size of the class. Dashed: the mean." + (views.length > 1 ? ` Classes are in the order of their means in ${judged.name}.` : ""));
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   perView.push({
@@ -318,7 +318,7 @@ function bandLines(view, { code, places, label }) {
 }
 
 function makeConfusions() {
-  const parent = section("confusions", "Nearest other classes", "Which class is the nearest other one: a row is a class, and a cell the share of its samples that have that column's class next. A click picks both.");
+  const parent = section("confusions", "Neighbours", "Nearest other classes", "Which class is the nearest other one: a row is a class, and a cell the share of its samples that have that column's class next. A click picks both.");
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   perView.push({
@@ -331,7 +331,7 @@ function makeConfusions() {
       const figure = addFigure(grid, {
         title: `${view.name} · ${view.layer}`,
         build: () => confusionFigure(view, state.picked, theme),
-        caption: (made) => (made.traces[0].z.length < present.length ? `${made.traces[0].z.length} of ${whole(present.length)} classes: those in the largest confusions${state.picked.size ? ", and the picked ones" : ""}.` : ""),
+        caption: (made) => (made.traces[0].z.length < present.length ? `${made.traces[0].z.length} of ${whole(present.length)} classes: ${state.picked.size ? "the picked ones, then " : ""}those that are confused most.` : ""),
         tip: (point, made) => {
           const pair = made.cells.get(`${point.y} ${point.x}`);
           if (!pair) return null;
@@ -367,7 +367,7 @@ const pickBar = (point, made) => togglePicked(made.traces[point.curveNumber].cod
 const someClasses = (made) => (made.traces[0] && made.traces[0].codes.length < present.length ? ` ${made.traces[0].codes.length} of ${whole(present.length)} classes are shown.` : "");
 
 function makeChannels() {
-  const parent = section("channels", "Channels", "Does a channel answer to one class, or to all of them alike? And do classes have the share of the channels that they have of the samples?");
+  const parent = section("channels", "Channels", "Channels", "Does a channel answer to one class, or to all of them alike? And do classes have the share of the channels that they have of the samples?");
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   const gini = (view) => view.metrics.gini;
@@ -399,7 +399,7 @@ function makeChannels() {
 }
 
 function makeSpectrum() {
-  const parent = section("spectrum", "Spectrum", "How many dimensions the embedding uses. Dotted: 90, 95 and 99 % of the variance.");
+  const parent = section("spectrum", "Spectrum", "Spectrum", "How many dimensions the embedding uses. Dotted: 90, 95 and 99 % of the variance.");
   if (curves.every((curve) => curve === null)) {
     parent.append(make("p", {}, `Undefined: ${views[0].metrics.explained_variance.note}.`));
     return;
@@ -423,19 +423,20 @@ function makeSpectrum() {
 function makeRuns() {
   for (const [index, run] of data.runs.entries()) {
     const title = data.runs.length > 1 ? `Training: ${run.name}` : "Training";
-    const parent = section(`run-${index}`, title, "The held-out samples, measured before and after training with each objective.");
+    const parent = section(`run-${index}`, title, title, "The held-out samples, measured before and after training with each objective.");
     const [first] = run.objectives;
     const metrics = Object.keys(first.summary).filter((name) => run.objectives.some((each) => each.summary[name].mean !== null));
     const better = (name) => ({ higher: " ↑", lower: " ↓" })[views[0].metrics[name]?.better ?? (/accuracy|f1/.test(name) ? "higher" : null)] ?? "";
+    const digits = (name) => (views[0].metrics[name]?.better === null ? 1 : 4); // components are counted
     const head = make("thead", {}, make("tr", {}, make("td"), make("th", { scope: "col", class: "number" }, "before"), ...run.objectives.map((each) => make("th", { scope: "col", class: "number" }, each.expression, make("span", { class: "small" }, plural(each.trials.length, "trial"))))));
     const body = metrics.map((name) =>
-      make("tr", {}, make("th", { scope: "row" }, name, better(name)), make("td", { class: "number" }, decimal(first.trials[0].before[name] ?? null, 4)),
+      make("tr", {}, make("th", { scope: "row" }, name, better(name)), make("td", { class: "number" }, decimal(first.trials[0].before[name] ?? null, digits(name))),
         ...run.objectives.map((each) => {
           const { mean, std, difference, ci95, p_corrected: p } = each.summary[name];
-          const spread = std === null || mean === null ? "" : ` ± ${decimal(std, 4)}`;
+          const spread = std === null || mean === null ? "" : ` ± ${decimal(std, digits(name))}`;
           const sign = difference > 0 ? "+" : "";
-          const against = difference === null ? null : `${sign}${decimal(difference, 4)}${ci95 ? ` [${decimal(ci95[0], 4)}, ${decimal(ci95[1], 4)}]` : ""}${p === null || p === undefined ? "" : `, p ${p < 0.001 ? "< 0.001" : decimal(p)}`}`;
-          return make("td", { class: "number" }, `${decimal(mean, 4)}${spread}`, against && make("span", { class: "small" }, against));
+          const against = difference === null ? null : `${sign}${decimal(difference, digits(name))}${ci95 ? ` [${decimal(ci95[0], digits(name))}, ${decimal(ci95[1], digits(name))}]` : ""}${p === null || p === undefined ? "" : `, p ${p < 0.001 ? "< 0.001" : decimal(p)}`}`;
+          return make("td", { class: "number" }, `${decimal(mean, digits(name))}${spread}`, against && make("span", { class: "small" }, against));
         })),
     );
     parent.append(scrolling("Objectives", make("table", {}, head, make("tbody", {}, ...body))));
@@ -457,7 +458,7 @@ function makeRuns() {
 
 let tableBody, tableHead, tableMore, tableStatus;
 function makeSamples() {
-  const parent = section("samples", "Least well placed samples", "Sort by a column; an id shows the sample in the maps. Where classes are picked, theirs alone are listed.");
+  const parent = section("samples", "Samples", "Least well placed samples", "Sort by a column; an id shows the sample in the maps. Where classes are picked, theirs alone are listed.");
   if (views.length > 1) {
     const select = make("select", { "aria-label": "Input", onchange: () => {
       state.table.view = Number(select.value);
@@ -562,7 +563,7 @@ function pin(sample, scroll) {
 }
 
 function makeProvenance() {
-  const parent = section("provenance", "Provenance");
+  const parent = section("provenance", "Provenance", "Provenance");
   const described = views.map((view) => new Map([["source", view.source], ["layer", view.layer], ...view.provenance]));
   const names = [...new Set(described.flatMap((record) => [...record.keys()]))];
   const rows = names.map((name) => {
@@ -659,11 +660,13 @@ makeLegend();
 showViews();
 
 // On paper everything is drawn, and on white.
+let darkScreen = false;
 addEventListener("beforeprint", () => {
+  darkScreen = document.documentElement.dataset.theme === "dark";
   setTheme(false);
   for (const figure of figures) draw(figure);
 });
 addEventListener("afterprint", () => {
-  setTheme(darkSystem.matches);
+  setTheme(darkScreen);
   redraw();
 });

@@ -28,7 +28,9 @@ MOST_BYTES = 4 * 2**20
 SIDE = 48
 
 
-def thumbnails(features: FeatureSet, drawn: Array, silhouettes: Sequence[Array | None]) -> tuple[dict[int, str] | None, str]:
+def make_thumbnails(
+    features: FeatureSet, drawn: Array, silhouettes: Sequence[Array | None]
+) -> tuple[dict[int, str] | None, str]:
     """Make pictures of drawn samples: place among the drawn -> WebP in base64; and a sentence on which have one.
 
     The least well placed samples come first, then others evenly, to MOST and MOST_BYTES. None where the data is not on this
