@@ -29,7 +29,7 @@ LAYERS = (
     {"cli"},
 )
 # The only rooms that may know a library.
-HOMES = {"typer": "cli", "rich": "cli", "h5py": "store", "matplotlib": "plotting", "umap": "plotting"}
+HOMES = {"typer": "cli", "rich": "cli", "h5py": "store", "matplotlib": "plotting", "umap": "plotting", "plotly": "plotting"}
 
 
 def module_name(path):

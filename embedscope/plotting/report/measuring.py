@@ -1,4 +1,4 @@
-"""What the page says of an embedding in numbers: the standard metrics with intervals, and the silhouette of every sample shown."""
+"""What the page says of an embedding in numbers: the standard metrics with intervals, and the silhouettes of its samples."""
 
 from __future__ import annotations
 

@@ -80,7 +80,10 @@ function draw(figure) {
     doubleClick: "reset",
     ...(figure.map ? { modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] } : { modeBarButtons: [["toImage"]] }),
   };
-  if (figure.map) made.layout.shapes = rings(figure.map);
+  if (figure.map) {
+    made.layout.shapes = rings(figure.map);
+    figure.home = { "xaxis.range": [...made.layout.xaxis.range], "yaxis.range": [...made.layout.yaxis.range] }; // plotly changes its layout
+  }
   Plotly.react(figure.plot, made.traces, made.layout, config);
   if (figure.bound) return;
   figure.bound = true;
@@ -176,9 +179,8 @@ function makeMapKeys(figure) {
   figure.plot.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
     const zoom = { "+": 0.7, "=": 0.7, "-": 1 / 0.7 }[event.key];
-    const { xaxis, yaxis } = figure.made.layout;
     if (event.target !== figure.plot || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "0") Plotly.relayout(figure.plot, { "xaxis.range": [...xaxis.range], "yaxis.range": [...yaxis.range] });
+    if (event.key === "0") Plotly.relayout(figure.plot, structuredClone(figure.home));
     else if (zoom || moves[event.key]) {
       const seen = figure.plot.layout;
       const [right, up] = moves[event.key] ?? [0, 0];

@@ -36,7 +36,7 @@ def make_thumbnails(
     The least well placed samples come first, then others evenly, to MOST and MOST_BYTES. None where the data is not on this
     machine, is not what was extracted from (its fingerprint differs), or holds no images; the sentence says which.
     """
-    recorded = features.provenance.get("data", {})
+    recorded = features.provenance.get("data") or {}  # None in a run on arrays made elsewhere
     location = str(recorded.get("spec", ""))
     if not location:
         return None, "no images: the features do not say which data they are from"
