@@ -4,8 +4,8 @@ import torch
 from _timing import side_by_side
 from pytorch_metric_learning.losses import SupConLoss
 
-from embedscope.finetuning.head import build_head
 from embedscope.losses.expression import build
+from embedscope.models.head import build_head
 
 CLASSES = 100
 STEPS = 20

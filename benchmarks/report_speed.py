@@ -1,7 +1,7 @@
 """How large is the page of 50,000 points, and how long until it answers? Chromium without a window, medians of 5.
 
-Seconds are counted by the browser from the start of the navigation: until the maps are drawn and a class can be picked, until all
-figures are drawn, and from a click on a class until the maps show it. CPU seconds are those of the page's main thread.
+Seconds are counted by the browser from the start of the navigation: until the maps are drawn and a class can be picked, until
+all figures are drawn, and from a click on a class until the maps show it. CPU seconds are those of the page's main thread.
 """
 
 import shutil
@@ -49,7 +49,8 @@ def open_page(path: Path) -> tuple[float, float, float, float]:
             time.sleep(0.1)
         metrics = {entry["name"]: entry["value"] for entry in driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]}
         maps, everything, click = driver.execute_script(
-            """const at = (name) => performance.getEntriesByName(name)[0].startTime / 1000, [maps, all] = [at("maps"), at("all")];
+            """const at = (name) => performance.getEntriesByName(name)[0].startTime / 1000;
+            const [maps, all] = [at("maps"), at("all")];
             const start = performance.now();
             document.querySelector("#legend button").click();
             return [maps, all, (performance.now() - start) / 1000];"""

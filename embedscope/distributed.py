@@ -16,7 +16,7 @@ from torch import distributed as group
 from embedscope.errors import EmbedscopeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -76,6 +76,46 @@ def share(rows: int) -> slice:
 def concatenated(rows: Tensor) -> Tensor:
     """Put the rows of all processes together, in the order of their ranks: (n_r, ...) -> (sum of n_r, ...) on every process."""
     return torch.cat(_gathered(rows))
+
+
+def gathered(rows: Tensor, total: int) -> Tensor:
+    """Put together what each process computed of its `share` of `total` rows: (n_r, ...) -> (total, ...), with a graph.
+
+    Every process is taken to go on alike with the whole, so each gets back the gradient of its own rows as it is; what the
+    parameters before that get is summed over processes by `add_up`.
+    """
+    if size() == 1:
+        return rows
+    joined: Tensor = _Gather.apply(rows, total)  # type: ignore[no-untyped-call]
+    return joined
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, total: int) -> Tensor:
+        ctx.own = share(total)
+        counts = [total * (each + 1) // size() - total * each // size() for each in range(size())]
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))  # collectives take equal shapes
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        group.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0][ctx.own], None
+
+
+def add_up(tensors: Sequence[Tensor], *, mean: bool = False) -> None:
+    """Replace tensors by their sum over the processes, or their mean, in one exchange; all processes then hold the same."""
+    if size() == 1 or not tensors:
+        return
+    joined = torch.cat([tensor.flatten() for tensor in tensors])
+    group.all_reduce(joined)
+    if mean:
+        joined /= size()
+    for tensor, part in zip(tensors, torch.split(joined, [tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def folded(state: T, merge: Callable[[T, T], T]) -> T:

@@ -40,7 +40,7 @@ _SHARED: dict[str, frozenset[str]] = {
     "data": frozenset({"columns"}),
     "losses": frozenset({"expression"}),
     "metrics": frozenset({"intervals"}),
-    "models": frozenset({"checkpoint", "preparation"}),
+    "models": frozenset({"checkpoint", "head", "preparation"}),
     "plotting": frozenset({"figure"}),
 }
 _SINGULAR = {

@@ -344,6 +344,7 @@ class Trial:
         after: the same on the embedding that the head gives.
         seconds: spent on training.
         directory: where head, features and log lie, relative to the run directory.
+        validation: the criterion on the validation rows in the best epoch, or None where there are none.
     """
 
     seed: int
@@ -353,6 +354,24 @@ class Trial:
     after: Mapping[str, float | None]
     seconds: float
     directory: str
+    validation: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An objective of a sweep, by the validation rows alone.
+
+    Attributes:
+        expression: of this point of the grid.
+        validation: the criterion trial by trial, in the best epoch of each.
+        mean: of these, by which the best one is chosen.
+        directories: of its trials, relative to the run directory.
+    """
+
+    expression: str
+    validation: Sequence[float]
+    mean: float
+    directories: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -380,11 +399,23 @@ class Summary:
 
 @dataclass(frozen=True)
 class ObjectiveResult:
-    """An objective with its trials and what they come to, metric by metric."""
+    """An objective with its trials and what they come to, metric by metric.
+
+    Attributes:
+        expression: of the objective; of a sweep, of the one that was best on the validation rows.
+        trials: of it.
+        summary: metric -> what the trials come to.
+        sweep: the expression with lists that made the grid, or None.
+        candidates: all objectives of the grid, the chosen one among them; empty where there was none.
+        warnings: what a user should know, a sentence each.
+    """
 
     expression: str
     trials: Sequence[Trial]
     summary: Mapping[str, Summary]
+    sweep: str | None = None
+    candidates: Sequence[Candidate] = ()
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 # Characters that a heading takes before it is folded, and a cell at the most.
 _HEADING = 20
 _CELL = 40
-_BEST = " *"
+BEST = " *"
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _table(
     for section in sections:
         for row, (label, cells) in enumerate(section):
             chosen = [cells[column] for column in shown]
-            texts = [Text(cell, style="bold" if cell.endswith(_BEST) else "", no_wrap=True) for cell in chosen]
+            texts = [Text(cell, style="bold" if cell.endswith(BEST) else "", no_wrap=True) for cell in chosen]
             table.add_row(Text(label), *texts, end_section=row == len(section) - 1)
     return table
 
@@ -205,7 +205,7 @@ def _marked(found: Sequence[Measurement]) -> list[str]:
     best = None
     if better is not None and len(set(values)) > 1:
         best = (max if better == "higher" else min)(values)
-    return [_cell(entry) + (_BEST if entry.value == best and best is not None else "") for entry in found]
+    return [_cell(entry) + (BEST if entry.value == best and best is not None else "") for entry in found]
 
 
 def _cell(measurement: Measurement) -> str:

@@ -57,6 +57,10 @@ def extract(
         typer.Option(help="auto, gap, mean, cls, flatten or none; for one layer: --layer NAME:cls.", envvar="EMBEDSCOPE_POOL"),
     ] = "auto",
     logits: Annotated[bool, typer.Option("--logits", help="Keep the classifier's output too.")] = False,
+    head: Annotated[
+        Path | None,
+        typer.Option(help="A head.safetensors of finetune: write the embedding behind it.", show_default=False),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160 (height x width).")] = None,
     mean: Annotated[str | None, typer.Option(help="Of the channels, as in 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, typer.Option(help="Of the channels, as in 0.229,0.224,0.225.")] = None,
@@ -98,6 +102,7 @@ def extract(
     from embedscope.devices import choose
     from embedscope.distributed import process_group, rank
     from embedscope.models import open_model
+    from embedscope.models.head import open_head
     from embedscope.models.preparation import parse_numbers, parse_size
     from embedscope.plugins import parse
     from embedscope.store.files import check_output
@@ -110,6 +115,7 @@ def extract(
         check_output(output, overwrite=overwrite or resume, inputs=given)
         extraction.check_options(output, rows, dtype, workers, limit, on_error, pool)
     choose(device)
+    trained = None if head is None else open_head(head)
     with process_group():
         talk = Talk(quiet or rank() > 0, verbose)
         if model.partition(":")[0] in ("timm", "torchvision", "hf", "st"):
@@ -139,6 +145,7 @@ def extract(
                     layers=layer or (),
                     pooling=pool,
                     logits=logits,
+                    head=trained,
                     batch_size=rows,
                     device=device,
                     amp=amp,

@@ -20,7 +20,7 @@ import torch
 from embedscope import __version__, distributed
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
 from embedscope.extraction.layers import LayerInfo
-from embedscope.extraction.loading import Batches, choose_workers, first_readable, limited
+from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.pooling import POOLINGS
 from embedscope.extraction.running import LOGITS, Runner
 from embedscope.extraction.schedule import Schedule
@@ -31,6 +31,8 @@ from embedscope.store.files import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from embedscope.models.head import TrainedHead
 
 __all__ = ["LayerInfo", "check_options", "extract", "list_layers"]
 
@@ -50,6 +52,7 @@ def extract(
     layers: Sequence[str] = (),
     pooling: str = "auto",
     logits: bool = False,
+    head: TrainedHead | None = None,
     batch_size: int | None = _BATCH_SIZE,
     device: str = "auto",
     amp: bool = False,
@@ -86,6 +89,8 @@ def extract(
             source says, or the input of the last Linear that runs.
         pooling: of layers that name none: "auto", "gap", "mean", "cls", "flatten" or "none".
         logits: keep the model's output too, (B, K).
+        head: that finetune trained, from `models.head.open_head`: the embedding behind it is written in the place of the layer,
+            by default the one that it was trained on, pooled as it was.
         batch_size: rows in a forward pass; None takes what fits into the memory of the device. Halved where memory runs out.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         amp: run in bfloat16 where the device has it, else float16, where torch.autocast does; pooling is in float32.
@@ -122,18 +127,26 @@ def extract(
     workers = choose_workers(dataset, workers)
     batches = Batches(dataset, encoder.prepare, skip=on_error == "skip")
     with ExitStack() as stack:
-        runner = Runner(encoder, device=device, amp=amp, deterministic=deterministic, say=say)
+        runner = Runner(encoder, device=device, amp=amp, deterministic=deterministic, head=head, say=say)
         stack.enter_context(torch.random.fork_rng([runner.device] if runner.device.type == "cuda" else []))
         torch.manual_seed(seed)
         stack.enter_context(runner)
         sample = first_readable(batches)
+        if head is not None and head.layer and not layers:
+            layers, pooling = [head.layer], (head.pooling or pooling) if pooling == "auto" else pooling
         runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
-        if not layers:
+        if head is not None:
+            if len(runner.layers) > 1:
+                raise UsageError(f"the head {head.path} belongs to one layer, and {len(runner.layers)} are named; name one")
+            say(
+                f"layer {runner.layers[0].name} goes through the head trained with {head.objective}, {head.dim} to {head.width}"
+            )
+        elif not layers:
             say(f"the embedding is taken from layer {runner.layers[0].name}; --layer names another")
             if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):
                 say("warning: it is as wide as there are classes, and may be their scores; the Python model has more layers")
         size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
-        provenance = _provenance(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command)
+        provenance = _provenance(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command, head)
         if held is not None:
             _check_same(output, held[2], provenance)
             say(f"{output} is complete already; nothing was done")
@@ -167,6 +180,10 @@ def extract(
             finished = schedule.run(store, track, stop)
         except KeyboardInterrupt as error:  # the second one
             raise InterruptedRunError(_interrupted(store, command)) from error
+        except RuntimeError as error:  # where the program listens for the end of any process, as torch's own loaders do
+            if not is_dead_worker(error):
+                raise
+            raise InputError(DEAD_WORKER) from error
         if not finished:
             raise InterruptedRunError(_interrupted(store, command))
     return Extraction(
@@ -309,6 +326,7 @@ def _provenance(
     limit: int | None,
     seed: int,
     command: str,
+    head: TrainedHead | None,
 ) -> dict[str, Any]:
     weights = encoder.weights
     modules = dict(encoder.module.named_modules())
@@ -322,6 +340,7 @@ def _provenance(
             "origin": weights and weights.origin,
             "matched": list(weights.matched) if weights else [],
             "missing": list(weights.missing) if weights else [],
+            "head": head and {"file": str(head.path), "sha256": head.sha256, "objective": head.objective},
         },
         "data": {
             "spec": dataset.location,

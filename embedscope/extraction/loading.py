@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -181,14 +183,41 @@ def load(batches: Batches, rows: Sequence[Sequence[int]], *, workers: int) -> It
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent if workers else None,
         )
-        return iter(loader)
+        with _child_signals_as_they_are():
+            return _told(iter(loader))
+
+
+def _told(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Turn the ways in which a worker that was killed is noticed into one: it is missed, or breaks off what it hands over."""
+    try:
+        yield from batches
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and not is_dead_worker(error):
+            raise
+        raise InputError(DEAD_WORKER) from error
+
+
+@contextmanager
+def _child_signals_as_they_are() -> Iterator[None]:
+    """Keep torch from listening for the end of a worker: it would raise wherever the program is, in the middle of a write too.
+
+    The loader itself looks every five seconds whether its workers are alive, and raises where the next batch is asked for.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 DEAD_WORKER = "a process that read inputs was killed, probably because memory ran out; take fewer --workers"
 
 
 def is_dead_worker(error: Exception) -> bool:
-    """Whether an error says that a worker process ended: torch raises it wherever the program is at that moment."""
+    """Whether an error says that a worker process ended: torch may raise it wherever the program is."""
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 

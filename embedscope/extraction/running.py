@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from embedscope.extraction.pooling import Pooling
+    from embedscope.models.head import TrainedHead
     from embedscope.records import Encoder
 
 LOGITS = "logits"
@@ -50,7 +51,7 @@ class Runner:
         device: that the model runs on.
         autocast: the type of torch.autocast, or None.
         layers: what is written, in order.
-        widths: layer -> D.
+        widths: layer -> D, behind the head where there is one.
         poolings: layer -> how it is pooled.
         captured: layer -> (features, magnitudes or None) of the last forward pass.
         seconds_per_row: that a forward pass of the sample took, an upper bound of what a row takes in a batch.
@@ -63,9 +64,11 @@ class Runner:
         device: str = "auto",
         amp: bool = False,
         deterministic: bool = False,
+        head: TrainedHead | None = None,
         say: Callable[[str], None],
     ) -> None:
         self.encoder = encoder
+        self._head = head
         self.device = _device(encoder, device)
         self.autocast = _autocast_type(self.device) if amp else None
         self.layers: list[Layer] = []
@@ -84,6 +87,8 @@ class Runner:
         if any(tensor.is_meta for tensor in held):
             raise InputError(f"{self.encoder.spec} is on the meta device, where weights have no values; make it on the CPU")
         self.encoder.module.to(self.device).eval()
+        if self._head is not None:
+            self._head.head.to(self.device)
         self._float = next((tensor.dtype for tensor in held if tensor.is_floating_point()), torch.float32)
         if self._prefers_channels_last():
             self._lay_out(channels_last=True)
@@ -103,8 +108,10 @@ class Runner:
 
     @property
     def captured(self) -> Mapping[str, tuple[Tensor, Tensor | None]]:
-        """Layer -> (features, magnitudes or None) of the last forward pass."""
-        return self._taps.captured
+        """Layer -> (features, magnitudes or None) of the last forward pass; behind the head, where there is one."""
+        if self._head is None:
+            return self._taps.captured
+        return {name: pair if name == LOGITS else (self._headed(pair[0]), None) for name, pair in self._taps.captured.items()}
 
     def listing(self, sample: Any) -> list[LayerInfo]:
         """Give a line a module with the shape of its output for a sample."""
@@ -194,6 +201,17 @@ class Runner:
             size *= 2
         return distributed.folded(size, min)
 
+    def _headed(self, features: Tensor) -> Tensor:
+        """Take pooled features (B, D) through the head: (B, E)."""
+        assert self._head is not None
+        if features.shape[1] != self._head.dim:
+            raise InputError(
+                f"the head {self._head.path} takes {self._head.dim} values a row, and the layer gives {features.shape[1]}; it "
+                f"was trained on {self._head.layer or 'features of no model'}: name that layer with --layer"
+            )
+        embedding: Tensor = self._head.head(features.float())[0]
+        return embedding
+
     def _embedding(self, listing: Listing) -> str:
         if self.encoder.embedding is not None:
             return self.encoder.embedding
@@ -249,11 +267,11 @@ class Runner:
     def _measured(self, inputs: Any, rows: int) -> dict[str, tuple[Tensor, Tensor | None]]:
         self._tapped(self._fixed(inputs))
         self._check_rows(self.encoder.batch_size or rows)
-        found = {}
+        found, captured = {}, self.captured
         for name in self.widths:
-            if name not in self.captured:
+            if name not in captured:
                 raise InputError(f"layer {name} ran for the first input, and does not for all of them")
-            features, magnitudes = self.captured[name]
+            features, magnitudes = captured[name]
             if features.shape[1] != self.widths[name]:
                 raise InputError(
                     f"layer {name} gives {features.shape[1]} values a row here and gave {self.widths[name]} for the first "

@@ -1,100 +1,321 @@
-"""The training loop: control flow from top to bottom, nothing hidden."""
+"""The training loop: control flow from top to bottom, nothing hidden.
+
+Under torchrun each process takes its share of every batch through the head; features and logits are gathered before the
+objective, which sees the whole batch, and the head's gradients are added up. Losses know nothing of it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import operator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
 
-from embedscope.errors import InputError
-from embedscope.finetuning.head import Head, build_head
-from embedscope.losses.expression import build
+from embedscope import distributed, plugins
+from embedscope.errors import InputError, UsageError, unknown
+from embedscope.finetuning.optimisation import Schedule, build_optimizer
+from embedscope.finetuning.sampling import build_sampler
+from embedscope.losses.expression import Objective, build
+from embedscope.metrics import bind, declaration, measure
+from embedscope.models.head import build_head
 from embedscope.ops.blocks import over_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from embedscope.finetuning.banks import Bank
+    from embedscope.models.head import Head
     from embedscope.records import Rows, Track
+
+# Criteria that come from the classifier; any metric with a direction is one too.
+CLASSIFIED = ("macro_f1", "accuracy")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What all trainings of a run share.
+class Material:
+    """What all trainings of a run learn from.
 
     Attributes:
-        features: (N, D) float32, on the device that trains.
-        labels: (N,) int64 in 0..K-1, there too.
+        features: (N, D) to train on.
+        labels: (N,) int64 in 0..K-1, on the device that trains.
         num_classes: K.
-        head: spec of the head.
-        epochs: passes over the rows.
-        batch_size: rows a step.
-        learning_rate: at the start.
-        weight_decay: of AdamW.
+        scale: root mean square of the features.
+        validation: (V, D) to choose by, or None.
+        validation_labels: (V,) int64 on the CPU, or None.
+        weights: (N,) of the samples, on the device that trains, or None.
     """
 
-    features: Tensor
+    features: Bank
     labels: Tensor
     num_classes: int
-    head: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
+    scale: float
+    validation: Bank | None = None
+    validation_labels: Tensor | None = None
+    weights: Tensor | None = None
 
 
-def train(plan: Plan, objective: str, seed: int, track: Track) -> tuple[Head, list[dict[str, float]]]:
-    """Train one head; return it in evaluation mode, and one line of means an epoch: epoch, objective, each term by name.
+@dataclass(frozen=True)
+class Recipe:
+    """How all of them learn; see `finetune` for what each field means."""
 
-    The seed decides the start and the order of the batches, so that trainings of different objectives are paired. InputError
-    as soon as the objective is not finite, with the terms that are not.
+    head: str = "linear"
+    epochs: int = 50
+    batch_size: int = 128
+    sampler: str = "shuffled"
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    patience: int | None = None
+    select_by: str = "macro_f1"
+
+
+class Training:
+    """A head in training: `run` it, and take the head of the best epoch.
+
+    The seed decides the start and the batches of each epoch, so that trainings with different objectives are paired. Where no
+    term of the objective reaches the logits, the classifier learns by cross-entropy on the embedding, which gets no gradient
+    from it: a linear probe, as `probe` in the log.
+
+    Attributes:
+        head: as it is after the last epoch; after `run`, with the weights of the best one, in evaluation mode.
+        log: a line an epoch: epoch, objective, each term by name, learning_rate at its start, and val_loss, val_accuracy,
+            val_macro_f1 and the criterion on the validation rows.
+        epoch: that was run last.
+        best_epoch: whose weights are kept: the best on the validation rows, the later of equals; the last one without them.
+        best_value: of the criterion there, as it is, whichever its direction; None without validation rows.
+        best_state: the head's tensors there, None before the first epoch.
+        warnings: what a user should know, a sentence each.
     """
-    torch.manual_seed(seed)
-    rows, dim = plan.features.shape
-    scale = root_mean_square(plan.features) or 1.0
-    head = build_head(plan.head, dim, plan.num_classes, scale).to(plan.features.device)
-    criterion = build(objective, plan.num_classes, head.classify.in_features).to(plan.features.device)
-    parameters = [*head.parameters(), *criterion.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    steps = -(-rows // plan.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=plan.epochs * steps)
-    order = torch.Generator().manual_seed(seed)
-    log = []
-    for epoch in track(range(1, plan.epochs + 1), f"training {objective} (seed {seed})", plan.epochs):
-        criterion.start_epoch(epoch, plan.epochs)
-        totals: defaultdict[str, float] = defaultdict(float)
-        shuffled = torch.randperm(rows, generator=order).to(plan.features.device)
-        for batch in torch.split(shuffled, plan.batch_size):
-            embedding, logits = head(plan.features[batch])
-            loss = criterion(embedding, plan.labels[batch], logits)
-            if not torch.isfinite(loss):
-                broken = ", ".join(name for name, value in criterion.terms.items() if not torch.isfinite(value))
-                raise InputError(
-                    f"{objective} is not finite in epoch {epoch}: {broken or 'the sum'}; lower the rate or weights"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            for name, value in {"objective": loss.detach(), **criterion.terms}.items():
-                totals[name] += float(value) * len(batch) / rows
-        log.append({"epoch": epoch, **totals})
-    return head.eval(), log
+
+    def __init__(self, material: Material, recipe: Recipe, objective: str, seed: int) -> None:
+        self.material, self.recipe, self.objective, self.seed = material, recipe, objective, seed
+        device = material.labels.device
+        torch.manual_seed(seed)
+        self.head = build_head(recipe.head, material.features.shape[1], material.num_classes, material.scale).to(device)
+        self.criterion = build(objective, material.num_classes, self.head.classify.in_features).to(device)
+        parameters = [*self.head.parameters(), *self.criterion.parameters()]
+        self._optimizer = build_optimizer(recipe.optimizer, parameters, recipe.learning_rate, recipe.weight_decay)
+        self._schedule = Schedule(recipe.schedule, self._optimizer, recipe.epochs)
+        self._sampler = build_sampler(recipe.sampler, material.labels.cpu().numpy(), recipe.batch_size, seed)
+        self._probes = not self._reaches_logits()
+        self._criterion, self._sign = criterion(recipe.select_by)
+        self._stale = 0  # epochs since the validation got better
+        self._negative = 0.0
+        self.log: list[dict[str, float]] = []
+        self.epoch, self.best_epoch = 0, 0
+        self.best_value: float | None = None
+        self.best_state: dict[str, Tensor] | None = None
+
+    def run(self, track: Track, after_epoch: Callable[[], None]) -> None:
+        """Train to the last epoch, or until the validation has not got better for `patience` epochs.
+
+        InputError at the end of an epoch in which the objective was not finite, with the terms that were not; `best_state` is
+        what was good before.
+        """
+        left = range(self.epoch + 1, self.recipe.epochs + 1)
+        for epoch in track(left, f"training {self.objective} (seed {self.seed})", len(left)):
+            if self.recipe.patience is not None and self._stale >= self.recipe.patience:
+                break
+            rate = self._optimizer.param_groups[0]["lr"]
+            means = self._run_epoch(epoch)
+            found = self._validate()
+            self.log.append({"epoch": epoch, **means, "learning_rate": rate, **found})
+            self.epoch = epoch
+            self._keep(found.get(f"val_{self._criterion}"))
+            after_epoch()
+        if self.best_state is not None:
+            self.head.load_state_dict(self.best_state)
+        self.head.eval()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know of the last epoch."""
+        if not self._negative:
+            return []
+        return [
+            f"b(i) of the soft silhouette was negative for {self._negative:.0%} of the samples of the last epoch, where its "
+            "gradient can push a sample away from its own class: lower tau_s, or use softmin='lme'"
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes from epoch to epoch; with it, another process goes on as this one would have."""
+        cuda = self.material.labels.device.type == "cuda"
+        return {
+            "head": self.head.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state() if cuda else None,
+            "best_state": self.best_state,
+            "counts": [self.epoch, self.best_epoch, self._stale],
+            "best_value": self.best_value,
+            "negative": self._negative,
+            "log": self.log,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.head.load_state_dict(state["head"])
+        self.criterion.load_state_dict(state["criterion"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"])
+        self.best_state, self.best_value = state["best_state"], state["best_value"]
+        self.epoch, self.best_epoch, self._stale = state["counts"]
+        self._negative, self.log = state["negative"], state["log"]
+
+    def _run_epoch(self, epoch: int) -> dict[str, float]:
+        """Go through the batches once; return the means of the objective and its terms."""
+        self.criterion.start_epoch(epoch, self.recipe.epochs)
+        batches = list(self._sampler.batches(epoch))
+        values, names = [], ["objective"]
+        for step, batch in enumerate(batches, 1):
+            loss, terms = self._forward(batch)
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._add_gradients_up()
+            self._optimizer.step()
+            self._schedule.after_step(epoch - 1 + step / len(batches))
+            values.append(torch.stack([value.detach().double() for value in terms.values()]))
+            names = list(terms)
+        # Values stay where they are until the epoch ends: on a GPU, looking at one waits for all that is under way.
+        found = torch.stack(values).cpu()
+        broken = ~torch.isfinite(found)
+        if broken.any():
+            first = broken[broken.any(dim=1).nonzero()[0, 0]].tolist()
+            which = [name for name, wrong in zip(names, first, strict=True) if wrong and name not in ("objective", "negative")]
+            raise InputError(
+                f"{self.objective} is not finite in epoch {epoch}: {', '.join(which) or 'the sum'}; lower the rate or weights"
+            )
+        sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
+        means = dict(zip(names, ((sizes @ found) / sizes.sum()).tolist(), strict=True))
+        self._negative = means.pop("negative", 0.0)
+        return means
+
+    def _forward(self, batch: np.ndarray[Any, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute what is minimised on a batch, and what is logged of it."""
+        whole = torch.from_numpy(batch)
+        device = self.material.labels.device
+        own = whole[distributed.share(len(batch))]
+        embedding, logits = self.head(self.material.features[own.to(device)])
+        probed = self.head.classify(embedding.detach()) if self._probes else None
+        embedding, logits = distributed.gathered(embedding, len(batch)), distributed.gathered(logits, len(batch))
+        whole = whole.to(device)
+        labels = self.material.labels[whole]
+        weights = None if self.material.weights is None else self.material.weights[whole]
+        objective = loss = self.criterion(embedding, labels, logits, weights)
+        terms = {"objective": objective, **self.criterion.terms}
+        if probed is not None:
+            terms["probe"] = nn.functional.cross_entropy(distributed.gathered(probed, len(batch)), labels)
+            loss = loss + terms["probe"]
+        negative = [share for each in self.criterion.losses if (share := getattr(each, "negative_share", None)) is not None]
+        if negative:
+            terms["negative"] = torch.stack([share.to(device) for share in negative]).max()
+        return loss, terms
+
+    def _add_gradients_up(self) -> None:
+        """Make every process's gradients those of the full batch: the head's are sums over rows, the objective's are whole."""
+        if distributed.size() > 1:
+            distributed.add_up([p.grad for p in self.head.parameters() if p.grad is not None])
+            distributed.add_up([p.grad for p in self.criterion.parameters() if p.grad is not None], mean=True)
+
+    def _reaches_logits(self) -> bool:
+        """Whether any term has a gradient in the logits, tried on drawn rows, so that a term that starts later counts too."""
+        classes = self.material.num_classes
+        generator = torch.Generator().manual_seed(0)
+        device = self.material.labels.device
+        labels = torch.arange(4 * min(classes, 16)) % min(classes, 16)
+        rows = torch.randn(len(labels), self.head.classify.in_features, generator=generator).to(device)
+        logits = torch.randn(len(labels), classes, generator=generator).to(device).requires_grad_()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            trial: Objective = build(self.objective, classes, rows.shape[1]).to(device)
+            for each in trial.losses:
+                value = each(rows.clone().requires_grad_(), labels.to(device), logits)
+                (gradient,) = torch.autograd.grad(value, logits, allow_unused=True)
+                if gradient is not None and bool((gradient != 0).any()):
+                    return True
+        return False
+
+    def _validate(self) -> dict[str, float]:
+        """Measure the validation rows: val_loss (cross-entropy), val_accuracy, val_macro_f1, and the criterion."""
+        if self.material.validation is None or self.material.validation_labels is None:
+            return {}
+        labels = self.material.validation_labels
+        self.head.eval()
+        embedding, predicted, losses = apply(self.head, self.material.validation, labels)
+        self.head.train()
+        found = {
+            "val_loss": float(losses.double().mean()),
+            "val_accuracy": float((predicted == labels).double().mean()),
+            "val_macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        }
+        if self._criterion not in CLASSIFIED:
+            names = [str(code) for code in range(self.material.num_classes)]
+            device = self.material.labels.device
+            (measured,) = measure(embedding.to(device), labels.to(device), [plugins.parse(self._criterion)], names)
+            if measured.measurement.value is None:
+                raise InputError(f"{self._criterion} has no value on the validation rows: {measured.measurement.note}")
+            found[f"val_{self._criterion}"] = measured.measurement.value
+        return distributed.from_first(lambda: found)  # the processes have to choose alike
+
+    def _keep(self, value: float | None) -> None:
+        """Keep the head if no epoch before was better."""
+        if value is None:
+            better = best = True
+        else:
+            best = self.best_value is None or self._sign * value >= self._sign * self.best_value
+            better = self.best_value is None or self._sign * value > self._sign * self.best_value
+            self._schedule.after_epoch(self._sign * value)
+        self._stale = 0 if better else self._stale + 1
+        if best:
+            self.best_epoch, self.best_value = self.epoch, value
+            self.best_state = {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
 
 
-def root_mean_square(features: Tensor) -> float:
+def criterion(select_by: str) -> tuple[str, int]:
+    """Return the criterion as it is called in logs, and 1 if higher is better, -1 if lower; UsageError for what is none."""
+    spec = plugins.parse(select_by)
+    spec = replace(spec, name=plugins.canonical(spec.name))
+    if spec == plugins.Spec(spec.name) and spec.name in CLASSIFIED:
+        return spec.name, 1
+    known = [*CLASSIFIED, *(name for name in plugins.names("metrics") if declaration(plugins.load("metrics", name)).better)]
+    if spec.name not in known:
+        raise UsageError(unknown("criterion to select by", spec.name, known))
+    return str(spec), 1 if declaration(bind(spec)[0]).better == "higher" else -1
+
+
+def root_mean_square(features: Rows) -> float:
     """Compute the root mean square of (N, D) features in float64; InputError if it is beyond float32, where a head trains."""
-    total = sum(float(block.double().square().sum()) for block in torch.split(features, 4096))
-    scale = math.sqrt(total / features.numel())
+    own = sum(float(block.square().sum()) for _, block in over_rows(features, torch.float64))
+    total = distributed.folded(own, operator.add)
+    scale = math.sqrt(total / (features.shape[0] * features.shape[1]))
     if not scale < 1e30:
         raise InputError(f"the features are too large to train on in float32 (root mean square {scale:.1e}); divide them first")
-    return scale
+    return scale or 1.0
 
 
 @torch.inference_mode()
-def apply(head: Head, features: Rows) -> tuple[Tensor, Tensor]:
-    """Run a head over any number of rows: (N, D) -> embedding (N, E) and predicted class (N,), both on the CPU."""
+def apply(head: Head, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a head over any number of (N, D) rows, blockwise; every process gets all of it, on the CPU.
+
+    Returns the embedding (N, E), the predicted classes (N,), and the cross-entropy of each row (N,) with its label (N,).
+    """
     device = head.scale.device
-    parts = [head(block) for _, block in over_rows(features, torch.float32, device)]
-    return torch.cat([embedding for embedding, _ in parts]).cpu(), torch.cat([out.argmax(dim=1) for _, out in parts]).cpu()
+    embedding, predicted, losses = [], [], []
+    for block, rows in over_rows(features, torch.float32, device):
+        found, logits = head(rows)
+        embedding.append(found.cpu())
+        predicted.append(logits.argmax(dim=1).cpu())
+        losses.append(nn.functional.cross_entropy(logits, labels[block].to(device), reduction="none").cpu())
+    whole = distributed.concatenated
+    return whole(torch.cat(embedding)), whole(torch.cat(predicted)), whole(torch.cat(losses))

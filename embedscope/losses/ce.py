@@ -24,4 +24,8 @@ class ce(nn.Module):  # noqa: N801
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D) unused, (B,), (B, K) -> scalar >= 0."""
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return self.per_sample(features, labels, logits).mean()
+
+    def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, D) unused, (B,), (B, K) -> (B,) >= 0."""
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="none")

@@ -37,12 +37,16 @@ class center(nn.Module):  # noqa: N801
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), logits unused -> scalar, in float32 at least."""
+        return self.per_sample(features, labels, logits).mean()
+
+    def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, D), (B,), logits unused -> (B,), in float32 at least."""
         with torch.autocast(features.device.type, enabled=False):
             rows = features if features.dtype == torch.float64 else features.float()
             gaps = rows - self.centers.to(rows.dtype)[labels]  # (B, D)
             if self.training:
                 self._follow(gaps.detach(), labels)
-            return gaps.square().sum(dim=1).mean() / 2
+            return gaps.square().sum(dim=1) / 2
 
     def _follow(self, gaps: Tensor, labels: Tensor) -> None:
         counts = torch.bincount(labels, minlength=len(self.centers))

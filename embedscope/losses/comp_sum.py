@@ -42,15 +42,19 @@ class comp_sum(nn.Module):  # noqa: N801
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D) unused, (B,), (B, K) -> scalar >= 0, in float32 at least."""
+        return self.per_sample(features, labels, logits).mean()
+
+    def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, D) unused, (B,), (B, K) -> (B,) >= 0, in float32 at least."""
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(working_dtype(logits.dtype))
             log_p = torch.log_softmax(logits, dim=1).gather(1, labels[:, None])  # (B, 1)
             if self.truncation > 0:
                 log_p = log_p.clamp(min=math.log(self.truncation))
             if self.tau == 1:
-                return -log_p.mean()
+                return -log_p.squeeze(1)
             # p^(tau - 1) - 1 without the cancellation near tau = 1.
             exponent = (self.tau - 1) * log_p
             limit = math.log(torch.finfo(logits.dtype).max) / 2
             power = torch.expm1(exponent.clamp(max=limit)) + math.exp(limit) * (exponent - limit).relu()
-            return power.mean() / (1 - self.tau)
+            return power.squeeze(1) / (1 - self.tau)

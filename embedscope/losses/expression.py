@@ -6,11 +6,15 @@
 The weight is a number >= 0 and 1 if left out. A term counts from its epoch on, epochs counted from 1; before it is switched on
 it is not computed. Dashes and underscores are the same. Options are literals; nothing is evaluated. A member is one of a
 family of losses: `pml.SupConLoss(temperature=0.07)` is `pml(loss='SupConLoss(temperature=0.07)')`.
+
+For a sweep, any number may be a list of them: `expand` makes the grid of objectives.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +26,8 @@ from embedscope.errors import UsageError, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_LARGEST_GRID = 1000
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,21 @@ class Objective(nn.Module):
             if start is not None:
                 start(epoch, epochs)
 
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """Compute the weighted sum of the terms that are switched on; 0 with a graph if there is none."""
+    def forward(self, features: Tensor, labels: Tensor, logits: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Compute the weighted sum of the terms that are switched on; 0 with a graph if there is none.
+
+        Weights of the samples (B,) multiply the values per sample of losses that have them, which have a `per_sample`; all
+        other terms are as they are without.
+        """
         total = (features.sum() + logits.sum()) * 0
         self.terms = {}
         for name, (weight, start), loss in zip(self.names, self.schedule, self.losses, strict=True):
             if self.epoch >= start:
-                value = loss(features, labels, logits)
+                per_sample: Callable[..., Tensor] | None = getattr(loss, "per_sample", None)
+                if weights is None or per_sample is None:
+                    value = loss(features, labels, logits)
+                else:
+                    value = (weights * per_sample(features, labels, logits)).mean()
                 self.terms[name] = value.detach()
                 total = total + weight * value
         return total
@@ -104,25 +118,65 @@ def _resolved(spec: plugins.Spec) -> tuple[Callable[..., nn.Module], plugins.Spe
     return factory, plugins.Spec(name, options={"loss": str(replace(spec, name=member))})
 
 
+def expand(expression: str) -> list[str]:
+    """Make the grid of objectives that lists describe: every number of an objective may be a list of numbers.
+
+    An expression without lists is a grid of one. UsageError for an expression that cannot be read, an empty list, and a grid
+    of more than a thousand.
+
+    >>> expand("ce + [0.1,1]*silhouette(tau_s=[0.05,0.1])")[:3]
+    ['ce + 0.1*silhouette(tau_s=0.05)', 'ce + 0.1*silhouette(tau_s=0.1)', 'ce + 1*silhouette(tau_s=0.05)']
+    """
+    text, tree = _read(expression)
+    lists = [node for node in ast.walk(tree) if isinstance(node, ast.List)]
+    lists.sort(key=lambda node: node.col_offset)
+    if not lists:
+        parse(expression)
+        return [expression.strip()]
+    for node in lists:
+        if not node.elts:
+            raise _misread(text, node.col_offset, "a sweep over an empty list")
+        for element in node.elts:
+            if not isinstance(element, ast.Constant | ast.UnaryOp):
+                raise _misread(text, element.col_offset, "a sweep is over a list of numbers, texts, True, False or None")
+    if (size := math.prod(len(node.elts) for node in lists)) > _LARGEST_GRID:
+        raise UsageError(f"objective '{text}': {size:,} objectives in a grid; at most {_LARGEST_GRID:,} make sense")
+    source, grid = text.encode(), []  # ast counts in bytes of UTF-8
+    for chosen in itertools.product(*(node.elts for node in lists)):
+        pieces, end = [], 0
+        for node, element in zip(lists, chosen, strict=True):
+            pieces += [source[end : node.col_offset], source[element.col_offset : element.end_col_offset]]
+            end = node.end_col_offset or end
+        point = b"".join([*pieces, source[end:]]).decode()
+        parse(point)
+        grid.append(point)
+    return list(dict.fromkeys(grid))
+
+
 def parse(expression: str) -> list[Term]:
     """Read an expression into its terms.
 
     >>> [str(term.spec) for term in parse("ce + 0.5*soft-silhouette(tau_s=0.05)@10")]
     ['ce', 'soft_silhouette(tau_s=0.05)']
     """
+    text, tree = _read(expression)
+    return [_term(text, node) for node in _summands(text, tree)]
+
+
+def _read(expression: str) -> tuple[str, ast.expr]:
     # Inside a name a dash is an underscore; between terms it would be a minus, which no objective has.
-    text = re.sub(r"""('[^']*'|"[^"]*")|(?<=[A-Za-z_])-(?=[A-Za-z_])""", lambda match: match[1] or "_", expression)
-    if not text.strip():
+    text = re.sub(r"""('[^']*'|"[^"]*")|(?<=[A-Za-z_])-(?=[A-Za-z_])""", lambda match: match[1] or "_", expression).strip()
+    text = text.replace("\n", " ")  # places are counted in one line
+    if not text:
         raise UsageError("the objective is empty; expected a loss, as in ce + 0.5*silhouette")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        return text, ast.parse(text, mode="eval").body
     except (MemoryError, RecursionError) as error:
         raise UsageError("the objective is nested too deeply to be read") from error
     except SyntaxError as error:
         # Python counts from 1, and gives 0 for an expression that ends too early.
-        place = error.offset - 1 if error.offset else len(text.strip())
-        raise _misread(text.strip(), place, "this cannot be read") from error
-    return [_term(text.strip(), node) for node in _summands(text.strip(), tree)]
+        place = len(text[: error.offset - 1].encode()) if error.offset else len(text.encode())
+        raise _misread(text, place, "this cannot be read") from error
 
 
 def _summands(text: str, node: ast.expr) -> list[ast.expr]:
@@ -167,4 +221,5 @@ def _number(text: str, node: ast.expr, problem: str, *, whole: bool = False) -> 
 
 def _misread(text: str, column: int, problem: str) -> UsageError:
     # A caret below the place would need a second line; an error has one.
-    return UsageError(f"objective '{text[:column]}»{text[column:]}': {problem}")
+    before, after = text.encode()[:column].decode(errors="ignore"), text.encode()[column:].decode(errors="ignore")
+    return UsageError(f"objective '{before}»{after}': {problem}")

@@ -36,6 +36,10 @@ class ldr(nn.Module):  # noqa: N801
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D) unused, (B,), (B, K) -> scalar, in float32 at least."""
+        return self.per_sample(features, labels, logits).mean()
+
+    def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, D) unused, (B,), (B, K) -> (B,), in float32 at least."""
         with torch.autocast(logits.device.type, enabled=False):
             scores = logits.to(working_dtype(logits.dtype))
             if self.normalize:
@@ -44,4 +48,4 @@ class ldr(nn.Module):  # noqa: N801
             own = labels[:, None]
             margins = torch.full_like(scores, self.margin).scatter(1, own, 0)
             gaps = (scores - scores.gather(1, own) + margins) / self.lam
-            return self.lam * (torch.logsumexp(gaps, dim=1).mean() - math.log(scores.shape[1]))
+            return self.lam * (torch.logsumexp(gaps, dim=1) - math.log(scores.shape[1]))

@@ -48,10 +48,14 @@ class sface(nn.Module):  # noqa: N801
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), logits unused -> scalar, in float32 at least."""
+        return self.per_sample(features, labels, logits).mean()
+
+    def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, D), (B,), logits unused -> (B,), in float32 at least."""
         with torch.autocast(features.device.type, enabled=False):
             rows = features.to(working_dtype(features.dtype))
             cosine = cosines(rows, self.weight.to(rows.dtype))  # (B, K)
             angle = angles(cosine.detach())
             own = nn.functional.one_hot(labels, cosine.shape[1]).bool()
             pull, push = torch.sigmoid(self.k * (angle - self.a)), torch.sigmoid(-self.k * (angle - self.b))
-            return self.scale * (torch.where(own, -pull, push) * cosine).sum(dim=1).mean()
+            return self.scale * (torch.where(own, -pull, push) * cosine).sum(dim=1)

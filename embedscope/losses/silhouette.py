@@ -59,10 +59,10 @@ class silhouette(nn.Module):  # noqa: N801
             rows = features if features.dtype == torch.float64 else features.float()
             if self.normalize:
                 rows = nn.functional.normalize(rows, dim=1)
-            own, means, member, alone = batch_class_distances(rows, labels, distance=self.distance)
-            if means.shape[1] < 2:
+            own, means, alone = batch_class_distances(rows, labels, distance=self.distance)
+            if len(means) < 2:
                 self.negative_share = rows.new_zeros(())
                 return rows.sum() * 0
-            other = minimum(means.masked_fill(member, torch.inf), self.form)
+            other = minimum(means, self.form)
             self.negative_share = (other.detach() < 0).to(rows.dtype).mean()
             return -soft_silhouette(own, other, alone, tau=self.tau_m).mean()

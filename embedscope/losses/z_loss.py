@@ -35,6 +35,10 @@ class z_loss(nn.Module):  # noqa: N801
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D) unused, (B,), (B, K) -> scalar > 0, in float32 at least."""
+        return self.per_sample(features, labels, logits).mean()
+
+    def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """(B, D) unused, (B,), (B, K) -> (B,) > 0, in float32 at least."""
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.to(working_dtype(logits.dtype))
             # z does not depend on the unit of the logits: with a row's range as its unit, squares neither vanish nor overflow.
@@ -43,4 +47,4 @@ class z_loss(nn.Module):  # noqa: N801
             centred = (logits - logits.mean(dim=1, keepdim=True)) / width.masked_fill(flat, 1)
             variance = centred.square().mean(dim=1, keepdim=True).masked_fill(flat, 1)
             z = (centred / variance.sqrt()).masked_fill(flat, 0).gather(1, labels[:, None])
-            return -nn.functional.logsigmoid(self.a * (z - self.b)).mean() / self.a
+            return -nn.functional.logsigmoid(self.a * (z.squeeze(1) - self.b)) / self.a

@@ -141,18 +141,17 @@ def class_moments(
     return MomentsOfClasses(classes, width, device, unit=normalize or distance == "cosine")
 
 
-def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the same with gradients, for one batch: (B, D), (B,) -> a (B,), d (B, K), own class (B, K) bool, alone (B,).
+def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the same with gradients, for one batch: (B, D), (B,) -> a (B,), d (K, B), alone (B,).
 
-    d holds the mean distance to every class present, the own one included (meaningless there: mask it).
+    d holds the mean distance to every class present, and inf at the own one.
     """
     check_choice("distance", distance, DISTANCES)
     classes = present_classes(labels)
-    member = torch.nn.functional.one_hot(classes.index, len(classes)).to(features.dtype)  # (B, K)
     if distance != "cosine":
         features = features - features.mean(dim=0).detach()  # changes no distance and no gradient, and cancels no digits
     if distance == "euclidean":
-        sums = distance_sums(features, classes.index, member)  # (B, K)
+        sums = distance_sums(features, classes.index, len(classes))  # (K, B)
     else:
         if distance == "sqeuclidean":
             norms = features.square().sum(dim=1)
@@ -161,10 +160,12 @@ def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) ->
             unit = torch.nn.functional.normalize(features, dim=1)
             between = 1 - unit @ unit.T
         to_self = torch.eye(len(features), dtype=torch.bool, device=features.device)
-        sums = between.clamp(min=0).masked_fill(to_self, 0) @ member
+        sums = class_sums(between.clamp(min=0).masked_fill(to_self, 0), classes.index, len(classes))
     counts = classes.counts.to(features.dtype)
-    own = (sums * member).sum(dim=1) / (counts[classes.index] - 1).clamp(min=1)
-    return own, sums / counts, member.bool(), counts[classes.index] == 1
+    peers = counts[classes.index] - 1  # (B,)
+    own_class = classes.index[None]  # (1, B)
+    own = sums.gather(0, own_class).squeeze(0) / peers.clamp(min=1)
+    return own, (sums / counts[:, None]).scatter(0, own_class, torch.inf), peers == 0
 
 
 def _take_in(

@@ -36,14 +36,14 @@ HARD = MinimumForm()
 
 
 def minimum(means: Tensor, form: MinimumForm) -> Tensor:
-    """Reduce all at once, with gradients: (B, K) with inf at the own class -> (B,)."""
+    """Reduce all at once, with gradients: (K, B) with inf at the own class -> (B,)."""
     if form.form == "hard":
-        return means.amin(dim=1)
+        return means.amin(dim=0)
     if form.form == "weighted":
-        weight = torch.softmax(-means / form.tau, dim=1)
-        return (weight * means.masked_fill(means.isinf(), 0)).sum(dim=1)
-    result = -form.tau * torch.logsumexp(-means / form.tau, dim=1)
-    return result + form.tau * math.log(means.shape[1] - 1) if form.form == "lme" else result
+        weight = torch.softmax(means / -form.tau, dim=0)
+        return (weight * means.masked_fill(means.isinf(), 0)).sum(dim=0)
+    result = -form.tau * torch.logsumexp(means / -form.tau, dim=0)
+    return result + form.tau * math.log(len(means) - 1) if form.form == "lme" else result
 
 
 class RunningMinimum:

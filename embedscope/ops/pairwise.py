@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from embedscope.ops.blocks import row_slices
-from embedscope.ops.class_moments import unit_rows
+from embedscope.ops.class_moments import class_sums, unit_rows
 
 # |x|² + |y|² - 2 x·y has an absolute error of about eps (|x|² + |y|²). Pairs nearer than this share of the norms are computed
 # again from their difference, so that a distance is off by eps / (2 share) of itself at most: 4e-6 and 1e-10.
@@ -142,13 +142,14 @@ def distances(x: Tensor) -> Tensor:
 
 
 class _DistanceSums(torch.autograd.Function):
-    """Sums of distances to groups of a batch, with a backward of one product and three passes over the pairs.
+    """Sums of distances to groups of a batch, with a backward of one product and a few passes over blocks of the pairs.
 
-    Autograd would keep seven matrices of all pairs and walk through them one by one, which takes three times as long.
+    With G the gradient of the sums and g(i) the group of row i, a pair pulls with p_ij = (G_g(i)j + G_g(j)i) / |x_i - x_j|, and
+    the gradient of a row is sum_j p_ij (x_i - x_j). Autograd would keep seven matrices of all pairs, and walk through each.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, member: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, groups: int) -> Tensor:
         # |x|² + |y|² - 2 x·y as one product of (B, D + 2). What rounding may have added to a distance is taken off it, so that
         # a row and its duplicate come to 0; NaN stays, so that it shows.
         norms = (1 - torch.finfo(x.dtype).eps) * x.square().sum(dim=1, keepdim=True)  # (B, 1)
@@ -156,29 +157,36 @@ class _DistanceSums(torch.autograd.Function):
         squared = torch.cat([-2 * x, norms, ones], dim=1) @ torch.cat([x, ones, norms], dim=1).T  # (B, B)
         between = squared.clamp_min_(0).sqrt_().fill_diagonal_(0)
         ctx.save_for_backward(x, index, between)
-        return between @ member
+        return class_sums(between, index, groups)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # (G, B)
         x, index, between = ctx.saved_tensors
-        # Of each pair, how it counts for its first row; 0 where there is no distance, which has no direction.
-        weights = gradients[0].index_select(1, index).div_(between).nan_to_num_(0, 0, 0)  # (B, B)
-        both = (weights.sum(dim=1) + weights.sum(dim=0))[:, None]
-        return both * x - weights @ x - weights.T @ x, None, None
+        if torch.is_grad_enabled():  # for a second derivative, autograd has to see it all
+            sums = class_sums(distances(x), index, len(gradient))
+            return torch.autograd.grad(sums, x, gradient, create_graph=True)[0], None, None
+        by_row = gradient.T.contiguous()  # (B, G)
+        result = torch.empty_like(x)
+        for rows in row_slices(len(x), 3 * len(x) * x.element_size()):
+            pull = by_row[rows].gather(1, index.expand(rows.stop - rows.start, -1))  # (R, B)
+            # Where there is no distance, there is no direction and no pull.
+            pull.add_(gradient.index_select(0, index[rows])).div_(between[rows]).nan_to_num_(0, 0, 0)
+            result[rows] = torch.addmm(pull.sum(dim=1, keepdim=True) * x[rows], pull, x, alpha=-1)
+        return result, None, None
 
 
-def distance_sums(x: Tensor, index: Tensor, member: Tensor) -> Tensor:
+def distance_sums(x: Tensor, index: Tensor, groups: int) -> Tensor:
     """Sum the Euclidean distances of each row of a batch to the rows of each group, with gradients.
 
     The distance of a row to itself and to its duplicates is 0, and so is its gradient: the one subgradient that pushes neither.
 
     Args:
         x: (B, D).
-        index: (B,) int64, the group of each row.
-        member: (B, K), 1 where a row is of a group, else 0, in the type of x.
+        index: (B,) int64, the group of each row, from 0 to `groups` - 1.
+        groups: G, how many.
 
     Returns:
-        (B, K).
+        (G, B).
     """
-    sums: Tensor = _DistanceSums.apply(x, index, member)  # type: ignore[no-untyped-call]
+    sums: Tensor = _DistanceSums.apply(x, index, groups)  # type: ignore[no-untyped-call]
     return sums

@@ -138,7 +138,8 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Pa
     from scipy import stats
 
     wilcoxon = float(stats.wilcoxon(gaps, method="auto").pvalue)
-    if np.ptp(gaps) == 0:
+    # Equal differences leave no spread to test against, also where their last digits are those of rounding.
+    if np.ptp(gaps) <= 1e-12 * np.abs([values, reference]).max():
         return PairedDifference(mean, None, None, wilcoxon)
     test = stats.ttest_1samp(gaps, 0.0)
     low, high = test.confidence_interval(0.95)

@@ -74,7 +74,9 @@ def test_from_checkpoints_to_pictures(tmp_path, capsys):
     assert run("finetune", tmp_path / "early.h5", "-o", run_dir, "--head", "mlp(32, 16)", "--epochs", 3) == 0
     captured = capsys.readouterr()
     assert "after ce + 0.5*silhouette" in captured.out
-    assert "trained on 1,215 rows, measured on 582 held-out ones (the split 'test' of the features)" in captured.err
+    chosen = "chosen by 122 (10% of every class of the rest, drawn with seed 1)"
+    held_out = "measured on 582 held-out ones (the split 'test' of the features)"
+    assert f"trained on 1,093 rows, {chosen}, {held_out}" in captured.err
     assert run("plot", run_dir, "-k", "pca", "-o", tmp_path / "run.png") == 0
     assert (tmp_path / "run.png").stat().st_size > 10_000
 
@@ -271,6 +273,18 @@ BAD = [
     ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': this cannot be read"),
     ("finetune {store} -o {new} --head mpl(3)", 2, "did you mean 'mlp'?"),
     ("finetune {store} -o {folder}", 1, "exists and is no run of finetune"),
+    ("finetune {store} -o {new} --objective []*ce", 2, "objective '»[]*ce': a sweep over an empty list"),
+    ("finetune {store} -o {new} --sampler balance", 2, "no sampler 'balance'; did you mean 'balanced'?"),
+    ("finetune {store} -o {new} --optimizer sgd(lr=3)", 2, "sgd takes momentum=0.9, nesterov=False"),
+    ("finetune {store} -o {new} --schedule cosinus", 2, "no schedule 'cosinus'; did you mean 'cosine'?"),
+    ("finetune {store} -o {new} --select-by loss", 2, "no criterion to select by 'loss'"),
+    ("finetune {store} -o {new} --sample-weights equity", 2, "no weighting of samples 'equity'"),
+    ("finetune {store} -o {new} --test nowhere.h5", 1, "no such file: nowhere.h5"),
+    ("finetune {store} -o {new} --test {store} --label-map nowhere.csv", 1, "cannot read nowhere.csv: No such file"),
+    ("finetune {store} -o {new} --label-map {text}", 1, "line 1: 1 columns; it takes two"),
+    ("finetune {store} -o {new} --memory lots", 2, "cannot read the size 'lots'"),
+    ("extract {net}:DigitNet {digits} -o {new} --head nowhere", 1, "no such file: nowhere"),
+    ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is no head that finetune wrote"),
     ("plot {store} -o {new}.jpg", 2, "the name has to end with .png, .svg, .pdf"),
     ("plot {store} -o {new}.png -k tsn", 2, "no kind of plot 'tsn'; did you mean 'tsne'?"),
     ("plot {nan} -o {new}.png", 1, "hold NaN or infinite values"),
@@ -323,6 +337,15 @@ def test_bad_input_is_one_line(line, code, message, places, tmp_path, capsys):
     assert message.format(**places) in lines[0]
     assert lines[0].startswith("embedscope: ")
     assert everything() == before
+
+
+def test_a_sweep_is_a_table_and_a_sentence(store, tmp_path, capsys):
+    objective = "ce + [0,1]*silhouette"
+    assert run("finetune", store, "-o", tmp_path / "run", "--objective", objective, "--epochs", 2) == 0
+    captured = capsys.readouterr()
+    assert "sweep ce + [0,1]*silhouette   validation macro_f1" in captured.out
+    assert re.search(r"ce \+ [01]\*silhouette +0\.\d{4} \*", captured.out)
+    assert "best of the 2 of ce + [0,1]*silhouette by validation: ce + " in captured.err
 
 
 def test_interrupt_ends_with_130(store, monkeypatch, capsys):

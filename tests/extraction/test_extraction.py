@@ -83,6 +83,7 @@ def test_provenance(encoder, dataset, tmp_path):
         "spec": "net.py:Net",
         "matched": [],
         "missing": [],
+        "head": None,
     }
     assert provenance["layers"] == {"conv": {"type": "Conv2d", "pooling": "gap", "shape": [4, 3, 3]}}
     assert provenance["data"]["fingerprint"] == dataset.fingerprint

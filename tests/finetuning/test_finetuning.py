@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.finetuning import conclusions, finetune
-from embedscope.finetuning.head import build_head
-from embedscope.finetuning.holdout import hold_out
-from embedscope.finetuning.training import Plan, apply, train
-from embedscope.records import Finetuning, ObjectiveResult, Summary, Trial, untracked
+from embedscope.finetuning.splitting import part
+from embedscope.finetuning.training import apply
+from embedscope.models.head import build_head
+from embedscope.records import Finetuning, ObjectiveResult, Summary, Trial
 from embedscope.scoring import score
 from embedscope.store import read_features
 from embedscope.store.runs import directory_names, open_run
@@ -33,12 +33,21 @@ def test_run_directory_is_as_the_contract_says(run, tmp_path):
     document = json.loads((tmp_path / "run" / "run.json").read_text())
     assert document["schema"] == "embedscope.finetune/1"
     assert document["options"]["trials"] == 2
-    assert (document["data"]["train"], document["data"]["test"]) == (66, 24)
+    assert [document["data"][part] for part in ("train", "validation", "test")] == [60, 6, 24]
     assert [objective["expression"] for objective in document["objectives"]] == ["ce", "ce + 0.5*silhouette"]
     for objective in document["objectives"]:
         assert [trial["seed"] for trial in objective["trials"]] == [0, 1]
         for trial in objective["trials"]:
-            assert set(trial) == {"seed", "epochs", "best_epoch", "before", "after", "seconds", "directory"}
+            assert set(trial) == {
+                "seed",
+                "epochs",
+                "best_epoch",
+                "before",
+                "after",
+                "seconds",
+                "directory",
+                "validation",
+            }
             folder = tmp_path / "run" / trial["directory"]
             assert {path.name for path in folder.iterdir()} == {"head.safetensors", "after.h5", "log.csv"}
         summary = objective["summary"]["silhouette"]
@@ -67,7 +76,10 @@ def test_log_has_a_line_an_epoch(run, tmp_path):
     with (tmp_path / "run" / "ce_0.5-silhouette" / "trial-1" / "log.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["epoch"] for line in lines] == ["1", "2", "3", "4", "5"]
-    assert list(lines[0]) == ["epoch", "objective", "ce", "silhouette"]
+    assert list(lines[0]) == [
+        *("epoch", "objective", "ce", "silhouette", "learning_rate"),
+        *("val_loss", "val_accuracy", "val_macro_f1"),
+    ]
     for line in lines:
         assert float(line["objective"]) == pytest.approx(float(line["ce"]) + 0.5 * float(line["silhouette"]), abs=1e-6)
     assert float(lines[-1]["objective"]) < float(lines[0]["objective"])
@@ -77,8 +89,8 @@ def test_head_can_be_put_back(run, features, tmp_path):
     folder = tmp_path / "run" / "ce" / "trial-0"
     head = build_head("linear", 8, 3, 1.0)
     head.load_state_dict(load_file(folder / "head.safetensors"))
-    _, test, _ = hold_out(features, 0.25, 0)
-    embedding, _ = apply(head, test.features)
+    test = part(features, test_share=0.25, val_share=0.1, seed=0).test
+    embedding, *_ = apply(head, test.features, torch.from_numpy(test.labels))
     torch.testing.assert_close(embedding, read_features(str(folder / "after.h5")).features[:])
 
 
@@ -101,98 +113,6 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
     assert both.summary["soft_silhouette"].mean > ce.summary["soft_silhouette"].mean
 
 
-def test_linear_head_starts_as_the_identity(digits):
-    head = build_head("linear", 64, 10, 3.0)
-    embedding, logits = head(digits[0][:5].float())
-    torch.testing.assert_close(embedding * 3, digits[0][:5].float())
-    assert logits.shape == (5, 10)
-
-
-def test_mlp_head_has_its_widths():
-    embedding, logits = build_head("mlp(16, 7)", 8, 3, 1.0)(torch.randn(5, 8))
-    assert (embedding.shape, logits.shape) == ((5, 7), (5, 3))
-    assert embedding.min() >= 0
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("mpl(3)", "no head 'mpl'; did you mean 'mlp'"),
-        ("mlp", "mlp takes widths from 1"),
-        ("mlp(0)", "mlp takes widths from 1"),
-        ("mlp('a')", "mlp takes widths from 1"),
-        ("linear(3)", "cannot read the head"),
-        ("mlp(3, depth=2)", "cannot read the head"),
-    ],
-)
-def test_heads_that_cannot_be(spec, message):
-    with pytest.raises(UsageError, match=message):
-        build_head(spec, 8, 3, 1.0)
-
-
-def test_split_of_the_features_is_held_out(make_store, blobs):
-    split = ["train", "test", "val"] * 30
-    labels = np.repeat([0, 1, 2], 30)
-    train_rows, test, how = hold_out(read_features(str(make_store(blobs[0], labels, split=split))), 0.5, 0)
-    assert list(test.ids) == [f"row{row}" for row in range(90) if split[row] == "test"]
-    assert len(train_rows.labels) == 60
-    assert how == "the split 'test' of the features"
-
-
-def test_drawn_rows_keep_the_classes(features):
-    train_rows, test, how = hold_out(features, 0.3, 1)
-    assert np.bincount(test.labels).tolist() == [9, 9, 9]
-    assert set(train_rows.ids) | set(test.ids) == set(features.ids)
-    assert not set(train_rows.ids) & set(test.ids)
-    assert how == "30% of every class, drawn with seed 1"
-
-
-def test_a_lonely_row_stays_in_training(make_store):
-    features = read_features(str(make_store(np.random.default_rng(0).normal(size=(9, 2)), [0, 0, 0, 0, 1, 1, 1, 1, 2])))
-    train_rows, test, _ = hold_out(features, 0.25, 0)
-    assert 2 in train_rows.labels
-    assert np.bincount(test.labels).tolist() == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("labels", "split", "message"),
-    [
-        ([0] * 6, None, "the rows to train on have 1 classes"),
-        ([0, 1, 0, 1, 0, 1], ["train", "train", "train", "train", "test", "train"], "the rows held out have 1 classes"),
-        (
-            [0, 1, 0, 1, 2, 0],
-            ["train", "train", "train", "train", "test", "test"],
-            "1 classes are held out and never trained on: 2",
-        ),
-    ],
-)
-def test_too_few_classes(make_store, labels, split, message):
-    features = read_features(str(make_store(np.random.default_rng(0).normal(size=(6, 2)), labels, split=split)))
-    with pytest.raises(InputError, match=message):
-        hold_out(features, 0.5, 0)
-
-
-def test_training_that_breaks_names_the_term():
-    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.1]])
-    plan = Plan(rows, torch.tensor([0, 1, 0, 1]), 2, "linear", 50, 4, 1e30, 0.0)
-    with pytest.raises(InputError, match=r"ce \+ silhouette is not finite in epoch \d+: ce"):
-        train(plan, "ce + silhouette", 0, untracked)
-
-
-def test_features_beyond_float32(features, tmp_path):
-    import dataclasses
-
-    large = dataclasses.replace(features, features=features.features[:].double() * 1e35)
-    with pytest.raises(InputError, match="the features are too large to train on in float32"):
-        finetune(large, tmp_path / "run", epochs=1)
-
-
-def test_upper_case_split_is_held_out(make_store, blobs):
-    features = read_features(str(make_store(blobs[0], np.repeat([0, 1, 2], 30), split=["Train", "TEST", "train"] * 30)))
-    _, test, _ = hold_out(features, 0.25, 0)
-    assert set(test.split) == {"TEST"}
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -204,6 +124,20 @@ def test_upper_case_split_is_held_out(make_store, blobs):
         ({"learning_rate": -1.0}, "learning_rate has to be a number above 0, got -1.0"),
         ({"weight_decay": float("nan")}, "weight_decay has to be a number from 0, got nan"),
         ({"objectives": ["ce@99"]}, "'ce@99': ce would switch on in epoch 99, after the last of 50"),
+        ({"head": "mpl(3)"}, "no head 'mpl'; did you mean 'mlp'"),
+        ({"sampler": "balanced(samples=1)"}, "samples of balanced has to be a whole number from 2, got '1'"),
+        ({"optimizer": "sdg"}, "no optimizer 'sdg'; did you mean 'sgd'"),
+        ({"schedule": "cosin"}, "no schedule 'cosin'; did you mean 'cosine'"),
+        ({"patience": 0}, "patience has to be a whole number from 1, got '0'"),
+        ({"patience": 3, "val_share": 0}, "patience goes by the validation rows, and a val_share of 0 leaves none"),
+        ({"schedule": "plateau", "val_share": 0}, "the schedule plateau goes by the validation rows"),
+        ({"objectives": ["[1, 2]*ce"], "val_share": 0}, "a sweep goes by the validation rows"),
+        ({"val_share": 1.0}, "the share of rows to validate on has to be from 0 to below 1, got 1.0"),
+        ({"select_by": "silhuette"}, "no criterion to select by 'silhuette'; did you mean 'silhouette'"),
+        ({"select_by": "explained_variance"}, "no criterion to select by 'explained_variance'"),
+        ({"weights": "equity"}, "no weighting of samples 'equity'; did you mean 'dataset_equity'"),
+        ({"weights": "dataset_equity(eta=-1)"}, "eta of dataset_equity has to be a number from 0, got -1"),
+        ({"label_map": {}}, "a label map is for the classes of another test file"),
     ],
 )
 def test_bad_options_write_nothing(features, tmp_path, options, message):
@@ -272,7 +206,8 @@ def test_accuracies_are_those_of_scikit_learn(run, features, tmp_path):
     from sklearn.metrics import f1_score
     from sklearn.neighbors import KNeighborsClassifier
 
-    rest, test, _ = hold_out(features, 0.25, 0)
+    parts = part(features, test_share=0.25, val_share=0.1, seed=0)
+    rest, test = parts.train, parts.test
     trial = run.objectives[0].trials[0]
     head = build_head("linear", 8, 3, 1.0)
     head.load_state_dict(load_file(tmp_path / "run" / trial.directory / "head.safetensors"))
@@ -309,7 +244,43 @@ def test_p_values_are_corrected_for_all_comparisons(features, tmp_path):
         features, tmp_path / "run", objectives=["ce", "ce + gini", "ce + silhouette"], trials=3, epochs=3, batch_size=16
     )
     tested = [each for done in result.objectives[1:] for each in done.summary.values() if each.p_value is not None]
-    assert len(tested) > 8
+    assert len(tested) > 7
     smallest = min(tested, key=lambda each: each.p_value)
     assert smallest.p_corrected == pytest.approx(min(1, smallest.p_value * len(tested)))
     assert all(each.p_corrected >= each.p_value for each in tested)
+
+
+def test_features_beyond_float32(features, tmp_path):
+    import dataclasses
+
+    large = dataclasses.replace(features, features=features.features[:].double() * 1e35)
+    with pytest.raises(InputError, match="the features are too large to train on in float32"):
+        finetune(large, tmp_path / "run", epochs=1)
+
+
+def test_tensorboard_shows_what_the_log_has(features, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    finetune(features, tmp_path / "run", objectives=["ce"], epochs=3, tensorboard=True)
+    folder = tmp_path / "run" / "ce" / "trial-0"
+    with (folder / "log.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == set(lines[0]) - {"epoch"}
+    found = [(event.step, event.value) for event in events.Scalars("val_macro_f1")]
+    assert found == [(epoch, pytest.approx(float(line["val_macro_f1"]))) for epoch, line in enumerate(lines, 1)]
+
+
+def test_another_data_set_is_tested_on(features, make_store, blobs, tmp_path):
+    rows, labels = blobs
+    other = read_features(str(make_store(rows + 0.1, labels, name="other.h5", class_names=["a", "b", "c"])))
+    result = finetune(
+        features, tmp_path / "run", objectives=["ce"], epochs=3, test=other, label_map={"a": "0", "b": "1", "c": ""}
+    )
+    assert result.data["held_out"].endswith("other.h5, all of its rows")
+    assert (result.data["test"], result.data["train"] + result.data["validation"]) == (60, 90)
+    (before, _) = open_run(str(tmp_path / "run"))
+    assert list(before.ids) == [id for id, label in zip(other.ids, labels, strict=True) if label < 2]
+    assert before.class_names == features.class_names

@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from embedscope.ops import blocks
 from embedscope.ops.pairwise import distance_sums, distances, squared_distances
 
 
@@ -13,7 +14,7 @@ def rows():
 
 def each(rows):
     """The distances of all pairs: every row is a group of its own."""
-    return distance_sums(rows, torch.arange(len(rows)), torch.eye(len(rows), dtype=rows.dtype))
+    return distance_sums(rows, torch.arange(len(rows)), len(rows))
 
 
 def test_equals_scipy(rows):
@@ -50,13 +51,29 @@ def test_batch_distances_equal_scipy(rows):
 def test_gradients_of_the_sums_of_distances(rows):
     index = torch.arange(len(rows)) % 4
     member = torch.nn.functional.one_hot(index).double()
-    weights = torch.randn(len(rows), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(4, len(rows), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     by_hand = rows.clone().requires_grad_()
     pairs = (by_hand[:, None] - by_hand[None] + 1e-300).norm(dim=2)  # the gradient of a norm at 0 is 0 in torch
-    ((pairs @ member) * weights).sum().backward()
+    ((member.T @ pairs) * weights).sum().backward()
     found = rows.clone().requires_grad_()
-    (distance_sums(found, index, member) * weights).sum().backward()
+    (distance_sums(found, index, 4) * weights).sum().backward()
     torch.testing.assert_close(found.grad, by_hand.grad, atol=1e-12, rtol=1e-10)
+
+
+def test_second_derivatives_of_the_sums_of_distances(rows):
+    few, index = rows[:8, :3].clone().requires_grad_(), torch.arange(8) % 3
+    assert torch.autograd.gradgradcheck(lambda x: distance_sums(x, index, 3), few)
+
+
+def test_gradients_do_not_depend_on_the_blocks(rows, monkeypatch):
+    found = []
+    for size in (1, 2**11, 2**22):  # 1, 2 and all rows at a time
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
+        x = rows.clone().requires_grad_()
+        distance_sums(x, torch.arange(len(x)) % 4, 4).square().sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(found[0], found[2], atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(found[1], found[2], atol=1e-12, rtol=1e-12)
 
 
 def test_batch_distances_have_finite_gradients_at_duplicates(rows):

@@ -322,12 +322,18 @@ function objectiveFigure(run, metric, theme) {
   };
 }
 
-// An objective's log: each column over the epochs, the mean over trials, and from the lowest to the highest of them.
-function trainingFigure(objective, theme) {
-  const columns = Object.keys(objective.logs[0]).filter((column) => column !== "epoch");
+// What an objective's log has: the objective and its terms as they are trained, and what was measured on validation rows.
+function loggedColumns(objective) {
+  const columns = Object.keys(objective.logs[0]).filter((column) => column !== "epoch" && column !== "learning_rate");
+  const validated = columns.filter((column) => column.startsWith("val_"));
+  return { trained: columns.filter((column) => !validated.includes(column)), validated };
+}
+
+// Columns of the log over the epochs: the mean over trials, and from the lowest to the highest of them.
+function trainingFigure(objective, columns, theme) {
   const traces = columns.flatMap((column, index) => {
     const colour = VIVID[index % VIVID.length];
-    const epochs = objective.logs[0].epoch;
+    const epochs = objective.logs.map((log) => log.epoch).sort((a, b) => b.length - a.length)[0]; // trials may stop early
     const series = epochs.map((_, at) => objective.logs.map((log) => log[column]?.[at] ?? null).filter((value) => value !== null));
     const known = epochs.map((_, at) => at).filter((at) => series[at].length);
     const x = known.map((at) => epochs[at]);

@@ -446,12 +446,27 @@ function makeRuns() {
     const grid = make("div", { class: "grid" });
     parent.append(grid);
     for (const name of metrics) {
-      addFigure(grid, { title: `${name}${better(name)}`, build: () => objectiveFigure(run, name, theme), caption: () => "Dots: trials; bar: their mean; dashed: before." , tip: (point) => lines(run.objectives[point.y].expression, decimal(point.x, 4)) });
+      addFigure(grid, {
+        title: `${name}${better(name)}`,
+        build: () => objectiveFigure(run, name, theme),
+        caption: () => "Dots: trials; bar: their mean; dashed: before.",
+        tip: (point) => lines(run.objectives[point.y].expression, decimal(point.x, 4)),
+      });
     }
     const training = make("div", { class: "grid", style: "margin-top: 1rem" });
     parent.append(training);
     for (const objective of run.objectives) {
-      addFigure(training, { title: `Training with ${objective.expression}`, build: () => trainingFigure(objective, theme), caption: () => (objective.logs.length > 1 ? "Mean over trials; shaded: from the lowest to the highest." : ""), tip: (point, made) => lines(made.traces[point.curveNumber].column ?? "", `epoch ${point.x}: ${decimal(point.y, 4)}`) });
+      const spread = objective.logs.length > 1 ? "Mean over trials; shaded: from the lowest to the highest." : "";
+      const { trained, validated } = loggedColumns(objective);
+      for (const [title, columns] of [["Training", trained], ["Validation", validated]]) {
+        if (!columns.length) continue;
+        addFigure(training, {
+          title: `${title} with ${objective.expression}`,
+          build: () => trainingFigure(objective, columns, theme),
+          caption: () => spread,
+          tip: (point, made) => lines(made.traces[point.curveNumber].column, `epoch ${point.x}: ${decimal(point.y, 4)}`),
+        });
+      }
     }
   }
 }
@@ -587,6 +602,7 @@ function makeLegend() {
   const orders = judged.silhouette ? ["given", "worst", "most"] : ["given", "most"];
   const usual = present.length > FEW && judged.silhouette ? "worst" : "given";
   byId("order").append(...orders.map((key) => make("option", { value: key, selected: key === usual ? "" : null }, ORDERS[key])));
+  byId("columns").textContent = judged.silhouette ? `samples, silhouette${views.length > 1 ? ` in ${judged.name}` : ""}` : "samples";
   byId("order").addEventListener("change", fillLegend);
   byId("find").addEventListener("input", fillLegend);
   byId("clear").addEventListener("click", () => setPicked(new Set()));

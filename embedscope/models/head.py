@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
 from embedscope import plugins
-from embedscope.errors import UsageError, check_choice
+from embedscope.errors import InputError, UsageError, check_choice, explained
 
 
 class Head(nn.Module):
@@ -53,3 +57,60 @@ def build_head(spec: str, dim: int, num_classes: int, scale: float) -> Head:
     widths = (dim, *parsed.args)
     layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
     return Head(nn.Sequential(*layers), nn.Linear(widths[-1], num_classes), scale)
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head that finetune wrote, and what it was trained on.
+
+    Attributes:
+        head: in evaluation mode, on the CPU.
+        path: of its file.
+        sha256: of that file (hex).
+        layer: whose features it takes, or None where they came from no model.
+        pooling: of that layer, or None likewise.
+        dim: D.
+        width: E.
+        objective: that it was trained with.
+        classes: names of the K classes, in the order of its logits.
+    """
+
+    head: Head
+    path: Path
+    sha256: str
+    layer: str | None
+    pooling: str | None
+    dim: int
+    width: int
+    objective: str
+    classes: tuple[str, ...]
+
+
+def open_head(path: Path | str) -> TrainedHead:
+    """Read a `head.safetensors` of a run of finetune; InputError for anything else."""
+    import hashlib
+
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob("**/head.safetensors"))
+        hint = f"; there is {found[0]}" if found else ""
+        raise InputError(f"{path} is a folder; give a head.safetensors of a run of finetune{hint}")
+    if not path.exists():
+        raise InputError(f"no such file: {path}")
+    with explained(f"{path} is no head that finetune wrote", "give a head.safetensors of a run directory"):
+        with safetensors.safe_open(path, framework="pt") as file:
+            notes = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, which has no iterator)
+        head = build_head(notes["head"], notes["dim"], len(notes["classes"]), 1.0)
+        head.load_state_dict(tensors)
+    return TrainedHead(
+        head=head.eval(),
+        path=path,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        layer=notes["layer"],
+        pooling=notes["pooling"],
+        dim=notes["dim"],
+        width=head.classify.in_features,
+        objective=notes["objective"],
+        classes=tuple(notes["classes"]),
+    )

@@ -1,0 +1,63 @@
+"""What is measured of the held-out rows, before and after training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.metrics import f1_score
+
+from embedscope import plugins
+from embedscope.metrics import STANDARD, measure
+from embedscope.ops.blocks import row_slices
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedscope.records import FeatureSet, Rows
+
+# What is measured beside the metrics of `score`; all of them are shares, higher is better.
+ACCURACIES = ("knn_accuracy", "macro_f1", "accuracy")
+
+NEIGHBOURS = 5
+
+# Rows whose neighbours are searched at once: enough that a call to the search costs nothing beside it.
+_BLOCK_BYTES = 64 * 2**20
+
+# More training rows than this are not searched for neighbours: a million of them would take longer than the training.
+MOST_KNOWN = 50_000
+
+
+def measured(rows: Rows, labels: np.ndarray[Any, Any], class_names: tuple[str, ...], device: torch.device) -> dict[str, Any]:
+    """Compute the standard metrics of `score`: name -> value, None where a metric is undefined."""
+    found = measure(rows, torch.from_numpy(labels).to(device), [plugins.Spec(name) for name in STANDARD], class_names)
+    return {entry.measurement.name: entry.measurement.value for entry in found}
+
+
+def searched(codes: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
+    """Choose the training rows to search for neighbours: all, or MOST_KNOWN drawn at random; ascending positions."""
+    if len(codes) <= MOST_KNOWN:
+        return np.arange(len(codes))
+    return np.sort(np.random.default_rng(seed).choice(len(codes), MOST_KNOWN, replace=False))
+
+
+def knn_accuracy(known: Tensor, codes: np.ndarray[Any, Any], rows: Rows, labels: np.ndarray[Any, Any]) -> float:
+    """Compute the share of rows (N, D) whose class most of the 5 nearest training rows (M, D) have, by Euclidean distance."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    nearest = KNeighborsClassifier(n_neighbors=min(NEIGHBOURS, len(codes))).fit(known.cpu().numpy(), codes)
+    blocks = row_slices(rows.shape[0], rows.shape[1] * 4, _BLOCK_BYTES)
+    right = sum(int((nearest.predict(rows[block].float().cpu().numpy()) == labels[block]).sum()) for block in blocks)
+    return right / len(labels)
+
+
+def macro_f1(labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> float:
+    """Compute the mean over classes of F1, in [0, 1]; classes that neither has are left out, undefined ones are 0."""
+    return float(f1_score(labels, predicted, average="macro", zero_division=0))
+
+
+def in_memory(features: FeatureSet, device: torch.device, memory: int) -> Rows:
+    """Bring features to the device if they take at most `memory` bytes as float64, which is measured in; else leave them."""
+    rows, width = features.features.shape
+    return features.features[:].to(device) if rows * width * 8 <= memory else features.features

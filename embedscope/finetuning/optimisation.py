@@ -1,0 +1,108 @@
+"""Optimisers and schedules of the learning rate, by the names that torch gives them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from embedscope import plugins
+from embedscope.errors import UsageError, check_choice, check_flag, check_number, check_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch.optim import Optimizer
+
+_OPTIMIZERS: dict[str, Mapping[str, Any]] = {
+    "adamw": {"beta1": 0.9, "beta2": 0.999},
+    "sgd": {"momentum": 0.9, "nesterov": False},
+}
+_SCHEDULES: dict[str, Mapping[str, Any]] = {
+    "cosine": {},
+    "plateau": {"factor": 0.1, "patience": 5},
+    "constant": {},
+}
+
+
+def check_optimizer(spec: str) -> tuple[str, dict[str, Any]]:
+    """Read `adamw(beta1=0.9, beta2=0.999)` or `sgd(momentum=0.9, nesterov=False)` into a name and all of its options."""
+    name, options = _read("optimizer", spec, _OPTIMIZERS)
+    for option in options.keys() - {"nesterov"}:
+        if not 0 <= check_number(option, options[option]) < 1:
+            raise UsageError(f"{option} of {name} has to be from 0 to below 1, got {options[option]}")
+    if name == "sgd" and check_flag("nesterov", options["nesterov"]) and not options["momentum"]:
+        raise UsageError("sgd(nesterov=True) needs a momentum above 0")
+    return name, options
+
+
+def check_schedule(spec: str) -> tuple[str, dict[str, Any]]:
+    """Read `cosine`, `constant` or `plateau(factor=0.1, patience=5)` into a name and all of its options."""
+    name, options = _read("schedule", spec, _SCHEDULES)
+    if name == "plateau":
+        if not 0 < check_number("factor", options["factor"]) < 1:
+            raise UsageError(f"factor of plateau has to be between 0 and 1, got {options['factor']}")
+        check_whole("patience of plateau", options["patience"], low=0)
+    return name, options
+
+
+def build_optimizer(
+    spec: str, parameters: Iterable[torch.nn.Parameter], learning_rate: float, weight_decay: float
+) -> Optimizer:
+    """Make the optimiser that a spec names, see `check_optimizer`."""
+    name, options = check_optimizer(spec)
+    if name == "adamw":
+        betas = (float(options["beta1"]), float(options["beta2"]))
+        return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+    return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay, **options)
+
+
+class Schedule:
+    """The learning rate over a training: `after_step` and `after_epoch` tell it how far it is.
+
+    cosine     from the learning rate to 0, step by step, over all epochs
+    plateau    times `factor` after more than `patience` epochs in which the validation did not get better
+    constant   as it is
+    """
+
+    def __init__(self, spec: str, optimizer: Optimizer, epochs: int) -> None:
+        name, options = check_schedule(spec)
+        self._optimizer = optimizer
+        self._first = [group["lr"] for group in optimizer.param_groups]
+        self._epochs = epochs if name == "cosine" else None
+        self._plateau = (
+            torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", threshold=0.0, **options)
+            if name == "plateau"
+            else None
+        )
+
+    def after_step(self, progress: float) -> None:
+        """Set the rate for the next step; `progress` is how many epochs are behind, whole and broken ones."""
+        if self._epochs is not None:
+            share = (1 + math.cos(math.pi * min(progress / self._epochs, 1.0))) / 2
+            for group, first in zip(self._optimizer.param_groups, self._first, strict=True):
+                group["lr"] = first * share
+
+    def after_epoch(self, validation: float) -> None:
+        """Take in how good the epoch was, higher is better."""
+        if self._plateau is not None:
+            self._plateau.step(validation)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes."""
+        return {} if self._plateau is None else dict(self._plateau.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        if self._plateau is not None:
+            self._plateau.load_state_dict(state)
+
+
+def _read(what: str, spec: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    parsed = plugins.parse(spec)
+    name = check_choice(what, plugins.canonical(parsed.name).lower(), known)
+    if parsed.args or not parsed.options.keys() <= known[name].keys():
+        takes = ", ".join(f"{option}={value}" for option, value in known[name].items()) or "no options"
+        raise UsageError(f"cannot read the {what} '{spec}': {name} takes {takes}")
+    return name, {**known[name], **parsed.options}

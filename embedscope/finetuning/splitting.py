@@ -1,0 +1,169 @@
+"""Which rows are trained on, which are chosen by, and which neither ever sees."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope.errors import InputError, UsageError, unknown
+from embedscope.store import select, select_labelled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from embedscope.records import FeatureSet
+
+    Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+_TEST = ("test", "testing")
+_VALIDATION = ("val", "valid", "validation", "dev")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Labelled rows by what they are for.
+
+    Attributes:
+        train: to learn from.
+        validation: to choose the epoch, and of a sweep the objective, by; None where none were asked for.
+        test: to report; its class names are those of `train`.
+        held_out: where the test rows are from, in words.
+        validated_on: where the validation rows are from.
+    """
+
+    train: FeatureSet
+    validation: FeatureSet | None
+    test: FeatureSet
+    held_out: str
+    validated_on: str
+
+
+def part(
+    features: FeatureSet,
+    *,
+    test_share: float,
+    val_share: float,
+    seed: int,
+    other: FeatureSet | None = None,
+) -> Parts:
+    """Part labelled rows.
+
+    Test rows are those of `other`, whose class names are those of the features (see `with_classes_of`), or of the split
+    "test", or a share of every class. Validation rows are those of the split "val", or a share of every class of the rest;
+    none with a share of 0. A class with one row stays in training. Rows of the split "test" are never trained on, whatever is
+    tested on.
+
+    Raises:
+        UsageError: a share outside its range.
+        InputError: fewer than two classes to train on or to test, or a class of those held out that is not trained on.
+    """
+    if not 0 < test_share < 1:
+        raise UsageError(f"the share of rows to hold out has to be between 0 and 1, got {test_share}")
+    if not 0 <= val_share < 1:
+        raise UsageError(f"the share of rows to validate on has to be from 0 to below 1, got {val_share}")
+    rest = ~_in_split(features, _TEST)
+    named = _in_split(features, _VALIDATION) & bool(val_share)
+    if other is not None:
+        test, held_out = other, f"{other.source}, all of its rows"
+    elif not rest.all():
+        test, held_out = select(features, ~rest), "the split 'test' of the features"
+    else:
+        rest = ~_drawn(features.labels, ~named, test_share, seed)
+        test, held_out = select(features, ~rest), f"{test_share:.0%} of every class, drawn with seed {seed}"
+    chosen, validated_on = named, "the split 'val' of the features"
+    if not named.any() and val_share:
+        chosen = _drawn(features.labels, rest, val_share, seed + 1)
+        validated_on = f"{val_share:.0%} of every class of the rest, drawn with seed {seed + 1}"
+    elif not named.any():
+        validated_on = "nothing: the last epoch is kept"
+    train = select(features, rest & ~chosen)
+    validation = select(features, chosen) if chosen.any() else None
+    for name, rows in (("to train on", train), ("held out", test)):
+        if (count := len(np.unique(rows.labels))) < 2:
+            raise InputError(f"{rows.source}: the rows {name} have {count} classes, a comparison needs at least 2")
+    for name, part_of in (("held out", test), ("validated on", validation)):
+        labels = [] if part_of is None else part_of.labels.tolist()
+        if unseen := sorted(set(labels) - set(train.labels.tolist())):
+            names = ", ".join(features.class_names[label] for label in unseen[:5])
+            raise InputError(f"{features.source}: {len(unseen)} classes are {name} and never trained on: {names}")
+    return Parts(train, validation, test, held_out, validated_on)
+
+
+def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[str, str] | None = None) -> FeatureSet:
+    """Give the rows of `other` the classes of `features`, by name or by a mapping of names; unlabelled rows are left out.
+
+    A class that is mapped to "" is left out. InputError for other widths, and for classes that the features do not have.
+    """
+    other, _ = select_labelled(other)
+    width, wanted = other.features.shape[1], features.features.shape[1]
+    if width != wanted:
+        raise InputError(f"{other.source} has {width} dimensions, the features to train on have {wanted}")
+    mapping = mapping or {}
+    for name in mapping:
+        if name not in other.class_names:
+            raise InputError(f"the label map: {unknown(f'class in {other.source}', name, other.class_names)}")
+    for name in mapping.values():
+        if name and name not in features.class_names:
+            raise InputError(f"the label map: {unknown(f'class in {features.source}', name, features.class_names)}")
+    present = {other.class_names[label] for label in np.unique(other.labels).tolist()}
+    targets = {name: mapping.get(name, name) for name in sorted(present)}
+    if strange := [name for name, target in targets.items() if target and target not in features.class_names]:
+        raise InputError(
+            f"{other.source}: {len(strange)} classes are not in the features to train on: {', '.join(strange[:5])}; "
+            "name what they are with --label-map, or leave them out with an empty name there"
+        )
+    keep = np.array([bool(targets[other.class_names[label]]) for label in other.labels])
+    if not keep.any():
+        raise InputError(f"{other.source}: the label map leaves out every class")
+    kept = select(other, keep)
+    codes = {name: code for code, name in enumerate(features.class_names)}
+    labels = np.array([codes[targets[other.class_names[label]]] for label in kept.labels], dtype=np.int64)
+    return replace(kept, labels=labels, class_names=features.class_names)
+
+
+def read_label_map(path: Path | str) -> dict[str, str]:
+    """Read lines of `class of the test file,class of the features`; an empty second name leaves a class out.
+
+    A first line `test,train` is a heading. InputError for other than two columns, or a class that is named twice.
+    """
+    path = Path(path)
+    mapping: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                cells = [cell.strip() for cell in row]
+                if not any(cells) or (number == 1 and [cell.lower() for cell in cells] == ["test", "train"]):
+                    continue
+                if len(cells) != 2:
+                    raise InputError(
+                        f"{path}, line {number}: {len(cells)} columns; it takes two, a class of the test file and a class of "
+                        "the features, as in automobile,car"
+                    )
+                if cells[0] in mapping:
+                    raise InputError(f"{path}, line {number}: the class {cells[0]} is named twice")
+                mapping[cells[0]] = cells[1]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV in UTF-8: {error}") from error
+    return mapping
+
+
+def _in_split(features: FeatureSet, names: tuple[str, ...]) -> Mask:
+    if features.split is None:
+        return np.zeros(len(features.labels), dtype=bool)
+    return np.isin(np.char.lower(features.split.astype(str)), names)
+
+
+def _drawn(labels: np.ndarray[Any, Any], among: Mask, share: float, seed: int) -> Mask:
+    """Draw a share of each class among some rows: at least one where there are two, and never all."""
+    mask = np.zeros(len(labels), dtype=bool)
+    generator = np.random.default_rng(seed)
+    for label in np.unique(labels[among]):
+        members = generator.permutation(np.flatnonzero((labels == label) & among))
+        mask[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
+    return mask

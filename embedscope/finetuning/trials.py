@@ -1,0 +1,220 @@
+"""One trial after the other: train, keep what came out, measure. What was done before an interruption is not done again."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from embedscope import distributed
+from embedscope.errors import InputError
+from embedscope.finetuning.measuring import in_memory, knn_accuracy, macro_f1, measured, searched
+from embedscope.finetuning.training import Training, apply
+from embedscope.models.head import build_head
+from embedscope.records import Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from embedscope.finetuning.banks import Bank
+    from embedscope.finetuning.splitting import Parts
+    from embedscope.finetuning.training import Material, Recipe
+    from embedscope.records import Track
+    from embedscope.store.runs import RunWriter
+
+# A training that is under way is kept at most so often.
+_SECONDS_BETWEEN_STATES = 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to; its head is in the run.
+
+    Attributes:
+        epochs: trained.
+        best_epoch: whose weights were kept.
+        validation: the criterion there, or None without validation rows.
+        seconds: spent.
+        warnings: what a user should know.
+    """
+
+    epochs: int
+    best_epoch: int
+    validation: float | None
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class Trials:
+    """The trainings of a run, each kept in the run directory as it ends.
+
+    Args:
+        parts: the rows.
+        material: the same, as training takes them.
+        recipe: how to train.
+        writer: of the run; the first process alone writes.
+        notes: what a head's file says beside its tensors.
+        provenance: what the stores say.
+        seed: of the first trial.
+        memory: bytes that rows may take.
+        tensorboard: write its event files.
+        track: shows progress over epochs.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        material: Material,
+        recipe: Recipe,
+        writer: RunWriter,
+        *,
+        notes: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        seed: int,
+        memory: int,
+        tensorboard: bool,
+        track: Track,
+    ) -> None:
+        self.parts, self.material, self.recipe, self.seed = parts, material, recipe, seed
+        self._writer, self._notes, self._provenance = writer, notes, provenance
+        self._memory, self._tensorboard, self._track = memory, tensorboard, track
+        self._device = material.labels.device
+        self._classes = np.unique(parts.train.labels)
+        codes = material.labels.cpu().numpy()
+        self._searched = searched(codes, seed)
+        self._known_codes = codes[self._searched]
+
+    def before(self) -> dict[str, float | None]:
+        """Measure the held-out rows as they came in, and write them."""
+
+        def found() -> dict[str, float | None]:
+            test = self.parts.test
+            rows = in_memory(test, self._device, self._memory)
+            return {
+                **measured(rows, test.labels, test.class_names, self._device),
+                "knn_accuracy": knn_accuracy(self._known(self.material.features), self._known_codes, rows, self._test),
+                "macro_f1": None,
+                "accuracy": None,
+            }
+
+        values = self._noted("before", "measured", found)
+        distributed.first_alone(lambda: self._writer.write_before(self.parts.test, self._provenance))
+        return values
+
+    def train(self, objective: str, directory: str, number: int) -> Outcome:
+        """Train once, unless it was done; InputError where the objective is not finite, with the last good head kept."""
+
+        def found() -> dict[str, Any]:
+            return asdict(self._trained(objective, directory, self.seed + number))
+
+        fields = self._noted(directory, "trained", found)
+        distributed.first_alone(lambda: self._writer.drop_state(directory))
+        return Outcome(**{**fields, "warnings": tuple(fields["warnings"])})
+
+    def measure(
+        self, outcome: Outcome, objective: str, directory: str, number: int, before: Mapping[str, float | None]
+    ) -> Trial:
+        """Measure the held-out rows in the embedding of the head that was kept, and write them."""
+        after = self._noted(directory, "measured", lambda: self._after(objective, directory, self.seed + number))
+        return Trial(
+            seed=self.seed + number,
+            epochs=outcome.epochs,
+            best_epoch=outcome.best_epoch,
+            before=before,
+            after=after,
+            seconds=outcome.seconds,
+            directory=directory,
+            validation=outcome.validation,
+        )
+
+    @property
+    def _test(self) -> np.ndarray[Any, Any]:
+        """Labels of the test rows as positions among the classes trained on: (N,)."""
+        return np.searchsorted(self._classes, self.parts.test.labels)
+
+    def _trained(self, objective: str, directory: str, seed: int) -> Outcome:
+        training = Training(self.material, self.recipe, objective, seed)
+        state = distributed.from_first(lambda: self._writer.saved_state(directory))
+        if state is not None:
+            training.load_state_dict(state["training"])
+        earlier = 0.0 if state is None else float(state["seconds"])
+        started = saved = time.perf_counter()
+        notes = {**self._notes, "objective": objective, "seed": seed}
+
+        def after_epoch() -> None:
+            nonlocal saved
+            if events is not None:
+                events(training.log[-1])
+            if distributed.rank() == 0 and time.perf_counter() - saved > _SECONDS_BETWEEN_STATES:
+                seconds = earlier + time.perf_counter() - started
+                self._writer.save_state(directory, {"training": training.state_dict(), "seconds": seconds})
+                saved = time.perf_counter()
+
+        with ExitStack() as stack:
+            events = self._events(stack, directory, training.epoch) if self._tensorboard and distributed.rank() == 0 else None
+            try:
+                training.run(self._track, after_epoch)
+            except InputError as error:
+                kept = training.best_state
+                if kept is None:
+                    raise
+                path = distributed.from_first(
+                    lambda: self._writer.write_head(directory, kept, {**notes, "epoch": training.best_epoch})
+                )
+                distributed.first_alone(lambda: self._writer.write_log(directory, training.log))
+                raise InputError(f"{error}; the head of epoch {training.best_epoch} is kept: {path}") from error
+        seconds = earlier + time.perf_counter() - started
+        tensors = training.head.state_dict()
+        distributed.first_alone(lambda: self._writer.write_head(directory, tensors, {**notes, "epoch": training.best_epoch}))
+        distributed.first_alone(lambda: self._writer.write_log(directory, training.log))
+        return Outcome(training.epoch, training.best_epoch, training.best_value, seconds, tuple(training.warnings))
+
+    def _after(self, objective: str, directory: str, seed: int) -> dict[str, float | None]:
+        test = self.parts.test
+        tensors = distributed.from_first(lambda: self._writer.read_head(directory))
+        head = build_head(self.recipe.head, self.material.features.shape[1], self.material.num_classes, self.material.scale)
+        head.load_state_dict(tensors)
+        head.to(self._device).eval()
+        embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
+        with torch.inference_mode():
+            known = head(self._known(self.material.features))[0]
+        found = {
+            **measured(embedding.to(self._device), test.labels, test.class_names, self._device),
+            "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
+            "macro_f1": macro_f1(self._test, predicted.numpy()),
+            "accuracy": float((predicted.numpy() == self._test).mean()),
+        }
+        notes = {**self._provenance, "finetune": {**self._notes, "objective": objective, "seed": seed}}
+        distributed.first_alone(lambda: self._writer.write_after(directory, test, embedding, notes))
+        return found
+
+    def _noted(self, directory: str, what: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Take what an interrupted run had found, or find and note it."""
+        earlier = distributed.from_first(lambda: self._writer.noted(directory, what))
+        if earlier is not None:
+            return earlier
+        found = compute()
+        distributed.first_alone(lambda: self._writer.note(directory, what, found))
+        return found
+
+    def _known(self, bank: Bank) -> torch.Tensor:
+        """Take the training rows that neighbours are searched among, (M, D) on the device."""
+        return bank[torch.from_numpy(self._searched).to(self._device)]
+
+    def _events(self, stack: ExitStack, directory: str, epoch: int) -> Callable[[Mapping[str, float]], None]:
+        """Open TensorBoard's event file of a trial; what is given is written at once."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        file = stack.enter_context(SummaryWriter(str(self._writer.partial / directory), purge_step=epoch + 1))
+
+        def add(line: Mapping[str, float]) -> None:
+            for name, value in line.items():
+                if name != "epoch":
+                    file.add_scalar(name, value, int(line["epoch"]))
+            file.flush()
+
+        return add

@@ -1,0 +1,145 @@
+"""A run that was interrupted goes on, and comes to what it would have come to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from embedscope.errors import InputError, InterruptedRunError, OutputError
+from embedscope.finetuning import finetune, trials
+from embedscope.models.head import open_head
+from embedscope.store import read_features
+from tests.conftest import ROOT
+
+OPTIONS = {"objectives": ["ce", "ce + [0.1,1]*silhouette"], "trials": 2, "epochs": 4, "batch_size": 16}
+
+
+@pytest.fixture
+def features(make_store, blobs):
+    rows, labels = blobs
+    return read_features(str(make_store(rows - 2.5 * np.eye(8, dtype=np.float32)[labels], labels)))
+
+
+def results(folder):
+    """What a run came to, without what differs from run to run."""
+    document = json.loads((folder / "run.json").read_text())
+    for objective in document["objectives"]:
+        for trial in objective["trials"]:
+            del trial["seconds"]
+    logs = {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.glob("**/log.csv"))}
+    return document["objectives"], logs
+
+
+def interrupting(after_epochs):
+    """A track that stops everything after so many epochs in all."""
+    done = 0
+
+    def track(items, description, total):
+        nonlocal done
+        for item in items:
+            if done == after_epochs:
+                raise KeyboardInterrupt
+            yield item
+            done += 1
+
+    return track
+
+
+@pytest.mark.parametrize("epochs", [2, 4, 9, 23])  # of 6 trainings of 4 epochs
+def test_a_run_that_goes_on_comes_to_the_same(features, tmp_path, monkeypatch, epochs):
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
+    finetune(features, tmp_path / "whole", **OPTIONS)
+    with pytest.raises(
+        InterruptedRunError, match="the trainings that are done are kept, go on with: the same call and resume=True"
+    ):
+        finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(epochs))
+    assert not (tmp_path / "run").exists()
+    trained = []
+
+    def counting(items, description, total):
+        for item in items:
+            trained.append(item)
+            yield item
+
+    finetune(features, tmp_path / "run", **OPTIONS, resume=True, track=counting)
+    assert len(trained) == 24 - epochs
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "store.h5", "whole"]
+    assert not (tmp_path / "run" / "progress").exists()
+
+
+def test_what_is_in_the_way_is_said(features, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
+    with pytest.raises(InterruptedRunError):
+        finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(9))
+    with pytest.raises(
+        OutputError, match=r"run.partial is an unfinished run: --resume goes on with it, --overwrite starts again"
+    ):
+        finetune(features, tmp_path / "run", **OPTIONS)
+    with pytest.raises(OutputError, match=r"was begun with another epochs: 4, now 5; resume with what it was begun with"):
+        finetune(features, tmp_path / "run", **{**OPTIONS, "epochs": 5}, resume=True)
+    finetune(features, tmp_path / "run", **OPTIONS, overwrite=True)
+    with pytest.raises(OutputError, match="run is complete already; nothing is left to resume"):
+        finetune(features, tmp_path / "run", **OPTIONS, resume=True)
+
+
+def test_a_strange_folder_in_the_way_is_left_alone(features, tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "thesis.tex").write_text("")
+    with pytest.raises(OutputError, match=r"run.partial is in the way, and is no unfinished run"):
+        finetune(features, tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run.partial" / "thesis.tex").exists()
+
+
+def test_resuming_nothing_begins(features, tmp_path):
+    result = finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, resume=True)
+    assert result.objectives[0].trials[0].epochs == 1
+
+
+def test_other_rows_are_not_gone_on_with(features, make_store, blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
+    with pytest.raises(InterruptedRunError):
+        finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(9))
+    (tmp_path / "store.h5").unlink()
+    other = read_features(str(make_store(*blobs)))
+    with pytest.raises(OutputError, match="was begun with another scale"):
+        finetune(other, tmp_path / "run", **OPTIONS, resume=True)
+
+
+def test_a_training_that_breaks_keeps_the_last_good_head(features, tmp_path):
+    with pytest.raises(InputError, match=r"ce is not finite in epoch (\d+): ce; .* the head of epoch \d+ is kept: ") as found:
+        finetune(features, tmp_path / "run", objectives=["ce"], epochs=30, learning_rate=1e30)
+    path = str(found.value).rpartition("is kept: ")[2]
+    assert path.endswith("run.partial/ce/trial-0/head.safetensors")
+    assert open_head(path).objective == "ce"
+    assert (tmp_path / "run.partial" / "ce" / "trial-0" / "log.csv").exists()
+
+
+def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
+    command = [sys.executable, "-m", "embedscope", "finetune", features.source, "-o", str(tmp_path / "run"), "--trials", "200"]
+    command += ["--objective", "ce", "--epochs", "2", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    noted = tmp_path / "run.partial" / "progress"
+    for _ in range(600):
+        if len(list(noted.glob("*.trained.json"))) > 2:
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert len(list(noted.glob("*.trained.json"))) > 2
+    done = len(list(noted.glob("*.trained.json")))
+    process = subprocess.Popen([*command, "--resume"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if len(list(noted.glob("*.trained.json"))) > done:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, talk = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the trainings that are done are kept, go on with: embedscope finetune" in talk
+    assert talk.strip().endswith("--resume")
