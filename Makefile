@@ -27,7 +27,9 @@ demo: $(READY)
 	$(RUN) finetune $(DEMO)/early.h5 --head 'mlp(64, 32)' --objective 'ce' --objective 'ce + 0.5*silhouette' --trials 3 --overwrite -o $(DEMO)/run
 	$(RUN) plot $(DEMO)/early.h5 $(DEMO)/late.h5 --split test --kind tsne --kind silhouette --kind classes --overwrite -o $(DEMO)/checkpoints.png
 	$(RUN) plot $(DEMO)/run --overwrite -o $(DEMO)/finetuned
+	$(RUN) plot $(DEMO)/early.h5 $(DEMO)/late.h5 --split test --kind tsne --kind pca --overwrite -o $(DEMO)/report.html
 	@echo
+	@echo 'A page to explore: $(DEMO)/report.html'
 	@echo 'Pictures:  $(DEMO)/checkpoints.png (early and late), $(DEMO)/finetuned/ (before and after)'
 	@echo 'Results:   $(DEMO)/run/run.json; features: $(DEMO)/early.h5, $(DEMO)/late.h5'
 

@@ -47,6 +47,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _SHARED: dict[str, frozenset[str]] = {
     "data": frozenset({"columns"}),
     "losses": frozenset({"expression"}),
+    "metrics": frozenset({"intervals"}),
     "models": frozenset({"checkpoint", "head", "preparation"}),
     "plotting": frozenset({"figure", "inputs", "layouts"}),
 }

@@ -10,7 +10,8 @@ import torch
 
 from embedscope import __version__, devices, distributed, plugins
 from embedscope.errors import ThresholdError, UsageError, check_number
-from embedscope.metrics import STANDARD, Measured, bind, declaration, measure
+from embedscope.metrics import STANDARD, Measured, bind, measure
+from embedscope.metrics.intervals import estimated, with_interval
 from embedscope.ops import statistics
 from embedscope.ops.blocks import limits
 from embedscope.records import FeatureSet, Measurement, Samples, Scores, Track, silent, untracked
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 # Of the memory that is free, a run takes this share unless it is told otherwise.
 MEMORY_SHARE = 0.5
-
-# How often a metric without a value per sample is measured again for its interval; each time costs as much as the metric.
-_RESAMPLES = 200
 
 # Bytes of features from which a run says beforehand what it plans; smaller ones are done before it is read.
 _WORTH_SAYING = 2**26
@@ -123,9 +121,9 @@ def _score(
         if measurement.value is None:
             warnings.append(f"{measurement.name} is undefined: {measurement.note}")
         elif found.per_sample is not None and anchors is not None:
-            measurement = _estimated(found, labels, anchors)
+            measurement = estimated(found, labels, anchors)
         elif ci:
-            measurement = _with_interval(found, rows if magnitudes is None else _read_by(found, rows, magnitudes), labels, seed)
+            measurement = with_interval(found, rows, magnitudes, labels, seed)
         # A metric asked for twice is told apart by the options that were used.
         name = measurement.name
         key = name if name not in results else str(plugins.Spec(name, (), measurement.options))
@@ -171,33 +169,6 @@ def _bytes(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size / 2**10:.0f} kB"
-
-
-def _read_by(found: Measured, rows: Rows, magnitudes: Rows) -> Rows:
-    return magnitudes if declaration(plugins.load("metrics", found.measurement.name)).reads == "magnitudes" else rows
-
-
-def _estimated(found: Measured, labels: torch.Tensor, anchors: torch.Tensor) -> Measurement:
-    """Replace the plain mean over anchors by the stratified one, with its interval."""
-    assert found.per_sample is not None
-    mean, interval = statistics.stratified_mean(found.per_sample, labels[anchors], labels)
-    note = f"estimated from {len(anchors):,} of {len(labels):,} samples, drawn class by class, against all rows"
-    previous = found.measurement.note
-    return replace(found.measurement, value=mean, ci95=interval, note=f"{note}; {previous}" if previous else note)
-
-
-def _with_interval(found: Measured, rows: Rows, labels: torch.Tensor, seed: int) -> Measurement:
-    """Add a bootstrap interval: from the values per sample, or by measuring samples drawn again."""
-    if found.per_sample is not None:
-        return replace(found.measurement, ci95=statistics.bootstrap_mean_interval(found.per_sample, labels, seed))
-    if not isinstance(rows, torch.Tensor):
-        note = "no interval: the features do not fit in memory, and this metric would have to read them again and again"
-        return replace(found.measurement, note=note)
-    function = plugins.load("metrics", found.measurement.name)
-    interval = statistics.bootstrap_interval(
-        lambda drawn: float(function(rows[drawn], labels[drawn], **found.measurement.options)), labels, seed, _RESAMPLES
-    )
-    return replace(found.measurement, ci95=interval)
 
 
 def _samples(

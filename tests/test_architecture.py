@@ -29,7 +29,15 @@ LAYERS = (
     {"cli"},
 )
 # The only rooms that may know a library.
-HOMES = {"typer": "cli", "rich": "cli", "h5py": "store", "matplotlib": "plotting", "umap": "plotting", "openTSNE": "plotting"}
+HOMES = {
+    "typer": "cli",
+    "rich": "cli",
+    "h5py": "store",
+    "matplotlib": "plotting",
+    "umap": "plotting",
+    "openTSNE": "plotting",
+    "plotly": "plotting",
+}
 
 
 def module_name(path):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, print_json
+from embedscope.cli.console import Talk, command_line, print_json
 from embedscope.cli.options import Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 
 
@@ -18,7 +18,9 @@ def plot(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="A .png, .svg or .pdf; or a folder, for a file a kind.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="A .png, .svg or .pdf; a folder, for a file a kind; or a .html page.", show_default=False
+        ),
     ],
     kind: Annotated[
         list[str] | None,
@@ -38,7 +40,7 @@ def plot(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw embeddings side by side; a run directory before and after.
+    """Draw embeddings side by side, a run before and after: pictures, or with .html a page to explore.
 
     With a seed, UMAP runs on one core, and is repeatable on the same machine only.
     """
@@ -58,6 +60,7 @@ def plot(
         layout=layout,
         seed=seed,
         overwrite=overwrite,
+        command=command_line(),
         say=talk.say,
         track=talk.track,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
 from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
+from embedscope.plotting import report
 from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, Sheet, check_suffix, check_width, palette, picture
 from embedscope.plotting.inputs import Embedding, Given, prepare
 from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
@@ -104,6 +105,7 @@ def plot(
     layout: Path | str | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    command: str = "",
     say: Callable[[str], None] = silent,
     track: Track = untracked,
 ) -> list[Path]:
@@ -111,7 +113,8 @@ def plot(
 
     Args:
         sources: stores, `.npz`, `X.npy,y.npy`, or run directories (before, and after each objective); `name=path` names one.
-        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind.
+        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind; .html for a
+            page to explore, which has all kinds that suit, the scores, the samples and the provenance.
         kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.
         layers: which layers of the stores; all if none is named.
         split: draw the rows of one split only.
@@ -122,6 +125,7 @@ def plot(
         layout: such a .csv: its coordinates are drawn, and nothing is projected.
         seed: of the projections and the thinning; below 2**32.
         overwrite: replace existing pictures and coordinates.
+        command: what was typed, for the provenance on a page.
         say: is told what was left out, and why.
         track: shows progress over kinds.
 
@@ -133,8 +137,14 @@ def plot(
     output = Path(output)
     check_choice("form", form, FORMATS)
     in_folder = output.is_dir() or not output.suffix
+    paged = not in_folder and output.suffix.lower() == report.SUFFIX
+    if paged:
+        report.check_available()
+        if width != "page":
+            raise UsageError(f"--width {width} is for pictures; a page is as wide as the window it is shown in")
     if not in_folder:
-        check_suffix(output)
+        if not paged:
+            check_suffix(output)
         check_output(output, overwrite=overwrite)
     elif output.exists() and not output.is_dir():
         raise OutputError(f"output {output} is a file; give a folder, or a name that ends with {', '.join(SUFFIXES)}")
@@ -146,6 +156,8 @@ def plot(
     preset = check_width(width)
     check_number("seed", seed, low=0, high=2**32 - 1)
     chosen = [_choose(text, seed) for text in kinds or STANDARD]
+    if paged:
+        chosen = _maps(chosen, named=bool(kinds))
     known = None if layout is None else read_coordinates(Path(layout))
     given = prepare(sources, layers=layers, split=split, max_points=max_points, seed=seed)
     if kinds:
@@ -181,10 +193,12 @@ def plot(
     drawn = [each for each in chosen if each.spec in found]
     if missing is not None and not drawn:
         raise missing
+    if paged:
+        _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, track)
     colours = cache(partial(_palette, given))
     kept = [path for path, each in zip(files, chosen, strict=True) if each.spec in found] if in_folder else files
     sheets = [[each] for each in drawn] if in_folder else [drawn]
-    for path, together in zip(kept, sheets, strict=True):
+    for path, together in () if paged else zip(kept, sheets, strict=True):
         with picture(path, preset, colours, len(together)) as stack:
             for sheet, each in zip(stack, together, strict=True):
                 each.declared.draw(sheet, found[each.spec])
@@ -194,6 +208,32 @@ def plot(
             raise UsageError("no kind with coordinates is drawn; add --kind tsne, umap or pca")
         write_coordinates(Path(coordinates), layouts)
     return kept
+
+
+def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
+    """Take the kinds that lay rows out, which is what may be chosen of a page."""
+    maps = [each for each in chosen if each.declared.takes == "points"]
+    if named and len(maps) < len(chosen):
+        other = next(each.spec for each in chosen if each not in maps)
+        raise UsageError(
+            f"a page shows what suits its inputs without being asked, so leave out --kind {other}; its maps are chosen so"
+        )
+    return maps
+
+
+def _write_page(
+    output: Path, given: Given, layouts: Mapping[str, Sequence[Layout]], command: str, seed: int, track: Track
+) -> None:
+    titles = [found[0].title for found in layouts.values()]
+    maps = {
+        spec if titles.count(found[0].title) > 1 else found[0].title: [each.points for each in found]
+        for spec, found in layouts.items()
+    }
+    views = [
+        report.View(each.features, each.shown, {title: points[place] for title, points in maps.items()}, each.unlabelled)
+        for place, each in enumerate(given.embeddings)
+    ]
+    report.write(output, views, runs=given.runs, command=command, seed=seed, track=track)
 
 
 def _choose(text: str, seed: int) -> Chosen:

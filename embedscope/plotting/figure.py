@@ -84,9 +84,11 @@ def check_width(name: str) -> Width:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise UsageError for an output that is not .png, .svg or .pdf."""
+    """Raise UsageError for an output that is no picture."""
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"cannot draw '{path}': the name has to end with {', '.join(SUFFIXES)}, or be a folder without a dot")
+        raise UsageError(
+            f"cannot draw '{path}': the name has to end with {', '.join(SUFFIXES)} or .html, or be a folder without a dot"
+        )
 
 
 @cache

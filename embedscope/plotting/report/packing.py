@@ -1,0 +1,149 @@
+"""From records to the JSON of the page: numbers as typed arrays in base64, ids and labels once where views share them."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedscope.plotting.inputs import Run
+    from embedscope.plotting.report.measuring import Measurements
+    from embedscope.records import FeatureSet, Measurement
+
+    Array = np.ndarray[Any, Any]
+
+# Coordinates are whole numbers of this many steps along the longer side: a twentieth of a pixel on the largest screens.
+STEPS = 65535
+
+
+def array(values: Array) -> dict[str, str]:
+    """Write an array as little-endian bytes in base64, with the name of JavaScript's array for it."""
+    kinds = {"<u2": "Uint16Array", "<u4": "Uint32Array", "<f4": "Float32Array", "<f8": "Float64Array"}
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return {"type": kinds[values.dtype.str], "base64": base64.b64encode(values.tobytes()).decode("ascii")}
+
+
+def codes(values: Array) -> dict[str, str]:
+    """Write small non-negative integers in as few bytes as they need."""
+    return array(values.astype(np.uint16 if values.max(initial=0) < 2**16 else np.uint32))
+
+
+def packed_rows(
+    shown: Sequence[tuple[FeatureSet, Array]], class_names: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Pack ids, labels and splits of the rows that views show, each distinct set of rows once; and which set each view has."""
+    sets: list[dict[str, Any]] = []
+    known: list[tuple[Array, Array]] = []
+    places = []
+    for features, drawn in shown:
+        ids, labels = features.ids[drawn].astype(str), _codes_of(features, class_names)[features.labels[drawn]]
+        place = next(
+            (i for i, (others, theirs) in enumerate(known) if np.array_equal(ids, others) and np.array_equal(labels, theirs)),
+            len(known),
+        )
+        if place == len(known):
+            known.append((ids, labels))
+            split = None
+            if features.split is not None:
+                names, index = np.unique(features.split[drawn].astype(str), return_inverse=True)
+                split = {"names": names.tolist(), "codes": codes(index)}
+            sets.append({"ids": ids.tolist(), "labels": codes(labels), "split": split})
+        places.append(place)
+    return sets, places
+
+
+def packed_view(
+    features: FeatureSet,
+    drawn: Array,
+    layouts: Mapping[str, Array],
+    unlabelled: int,
+    found: Measurements,
+    place: int,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Pack one view: where its samples lie, what was measured, and where it came from."""
+    return {
+        "name": features.name,
+        "source": features.source,
+        "layer": features.layer,
+        "rows": place,
+        "samples": len(features.labels),
+        "unlabelled": unlabelled,
+        "dimensions": features.features.shape[1],
+        "classes": len(np.unique(features.labels)),
+        "layouts": {title: _packed_layout(points) for title, points in layouts.items()},
+        "silhouette": None if found.silhouette is None else array(found.silhouette.astype(np.float32)),
+        "nearest": None if found.nearest is None else codes(_codes_of(features, class_names)[found.nearest]),
+        "metrics": {name: _packed_measurement(entry, class_names) for name, entry in found.metrics.items()},
+        "provenance": _lines(features.provenance),
+    }
+
+
+def packed_run(run: Run) -> dict[str, Any]:
+    """Pack a run of finetune: its manifest, and the log of every trial."""
+    objectives = [
+        {**asdict(objective), "logs": [{column: _gaps(values) for column, values in log.items()} for log in logs]}
+        for objective, logs in zip(run.result.objectives, run.logs, strict=True)
+    ]
+    data = run.result
+    return {"name": run.name, "options": _lines(data.options), "data": _lines(data.data), "objectives": objectives}
+
+
+def _gaps(values: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _codes_of(features: FeatureSet, class_names: Sequence[str]) -> Array:
+    """The page's code of each of the features' classes: (K,)."""
+    code = {name: number for number, name in enumerate(class_names)}
+    return np.array([code[name] for name in features.class_names], dtype=np.int64)
+
+
+def _packed_layout(points: Array) -> dict[str, Any]:
+    low = points.min(axis=0)
+    span = float((points.max(axis=0) - low).max()) or 1.0  # one scale for both axes: distances are to be compared by eye
+    steps = np.rint((points - low) / span * STEPS).astype(np.uint16)
+    return {"x": array(steps[:, 0]), "y": array(steps[:, 1])}
+
+
+def _packed_measurement(entry: Measurement, class_names: Sequence[str]) -> dict[str, Any]:
+    code = {name: number for number, name in enumerate(class_names)}
+    details: dict[str, Any] = {}
+    for key, value in entry.details.items():
+        if key in ("per_channel", "curve"):
+            details[key] = array(np.asarray(value, dtype=np.float64))
+        elif key in ("owned_channels", "feature_histogram", "label_histogram"):
+            details[key] = [[code[name], number] for name, number in value.items()]
+        else:
+            details[key] = value
+    return {
+        "value": entry.value,
+        "ci95": entry.ci95,
+        "better": entry.better,
+        "bounds": entry.bounds,
+        "options": dict(entry.options),
+        "note": entry.note,
+        **details,
+    }
+
+
+def _lines(record: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
+    """Flatten a nested record into lines of name and text; long lists are counted, not printed."""
+    lines: list[list[str]] = []
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            lines += _lines(value, f"{name} ")
+        elif isinstance(value, list) and len(value) > 6:
+            lines.append([name, f"{len(value)}: {', '.join(str(each) for each in value[:3])}, …"])
+        elif isinstance(value, list):
+            lines.append([name, ", ".join(str(each) for each in value) or "none"])
+        elif value is not None and value != "":
+            lines.append([name, str(value)])
+    return lines

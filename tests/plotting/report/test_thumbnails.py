@@ -1,0 +1,102 @@
+"""Thumbnails: of the images that the features are from, if they are there and are still the same."""
+
+import base64
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from embedscope.data import open_dataset
+from embedscope.plotting.report import thumbnails
+from embedscope.plotting.report.thumbnails import make_thumbnails
+from embedscope.records import FeatureSet
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six images in two classes, each of one grey that tells which it is."""
+    for place in range(6):
+        folder = tmp_path / "photos" / "ab"[place % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 60), (40 * place,) * 3).save(folder / f"{place}.png")
+    return tmp_path / "photos"
+
+
+def features(location, fingerprint, ids):
+    provenance = {"data": {"spec": str(location), "fingerprint": fingerprint}}
+    labels = np.zeros(len(ids), dtype=np.int64)
+    return FeatureSet(
+        "a", "a.h5", "l", torch.zeros(len(ids), 2), labels, ("a",), np.array(ids, dtype=object), provenance=provenance
+    )
+
+
+def opened(photos):
+    data = open_dataset(str(photos))
+    return features(photos, data.fingerprint, data.ids), data
+
+
+def test_images_at_hand(photos):
+    found, data = opened(photos)
+    drawn = np.array([0, 2, 5])
+    pictures, text = make_thumbnails(found, drawn, [None])
+    assert text == f"images of 3 of 3 samples, from {photos}"
+    for place, encoded in pictures.items():
+        with Image.open(BytesIO(base64.b64decode(encoded))) as image:
+            assert image.format == "WEBP"
+            assert image.size == (48, 36)
+            grey = int(data.ids[drawn[place]][2]) * 40
+            np.testing.assert_allclose(np.asarray(image.convert("L")), grey, atol=3)
+
+
+def test_the_least_well_placed_come_first(photos, monkeypatch):
+    monkeypatch.setattr(thumbnails, "MOST", 2)
+    found, _ = opened(photos)
+    values = np.array([0.5, 0.4, -0.9, 0.3, 0.2, 0.1])
+    assert 2 in make_thumbnails(found, np.arange(6), [None, values])[0]
+    assert len(make_thumbnails(found, np.arange(6), [values])[0]) == 2
+
+
+def test_bytes_are_bounded(photos, monkeypatch):
+    monkeypatch.setattr(thumbnails, "MOST_BYTES", 1)
+    assert len(make_thumbnails(opened(photos)[0], np.arange(6), [])[0]) == 1
+
+
+def test_an_image_that_is_gone_is_left_out(photos):
+    found, data = opened(photos)
+    first = photos / data.ids[0]
+    first.write_bytes(b"x" * first.stat().st_size)  # of the same size, so the fingerprint is the same
+    assert sorted(make_thumbnails(found, np.arange(6), [])[0]) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("", "the features do not say which data they are from"),
+        ("gone/photos", "gone/photos is not on this machine"),
+        ("hf:somebody/photos", "hf:somebody/photos is not on this machine"),
+        ("torchvision:CIFAR10(root='gone')", "is not on this machine"),
+    ],
+)
+def test_not_at_hand(location, reason):
+    pictures, text = make_thumbnails(features(location, "", ["a"]), np.arange(1), [])
+    assert pictures is None
+    assert reason in text
+
+
+def test_data_that_changed(photos):
+    found, _ = opened(photos)
+    Image.new("RGB", (8, 8)).save(photos / "a" / "another.png")
+    pictures, text = make_thumbnails(found, np.arange(6), [])
+    assert pictures is None
+    assert "has changed since" in text
+
+
+def test_data_without_pictures(tmp_path):
+    table = tmp_path / "reviews.csv"
+    table.write_text("text,label\nfine,good\npoor,bad\n")
+    data = open_dataset(str(table))
+    pictures, text = make_thumbnails(features(table, data.fingerprint, data.ids), np.arange(2), [])
+    assert pictures is None
+    assert "holds no pictures" in text
