@@ -1,27 +1,35 @@
-"""How long do pictures take? t-SNE beside openTSNE by hand, UMAP with and without a seed, every kind at 1,000 classes."""
+"""How long do pictures take? t-SNE beside openTSNE by hand, UMAP with and without a seed, every kind at 1,000 classes.
 
+CPU seconds stand beside the wall's, since threads of openTSNE wait for one another where other programs take cores. Parts are
+chosen by name: python benchmarks/plot_speed.py tsne umap kinds
+"""
+
+import os
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from _timing import side_by_side
-from openTSNE import TSNE
 from sklearn.datasets import make_blobs
-from umap import UMAP
 
 from embedscope import plugins
 from embedscope.plotting import declaration, plot
 from embedscope.plotting.inputs import Embedding
 from embedscope.records import FeatureSet
 
+RUNS = 3
 
-def blobs(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """10,000 x 128 float32 in overlapping classes."""
-    features, labels = make_blobs(10_000, 128, centers=classes, cluster_std=6.0, random_state=0)
+
+def classes_in_few_directions(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """10,000 x 128 float32: overlapping classes in 20 directions, as embeddings have them, and noise in all."""
+    inner, labels = make_blobs(10_000, 20, centers=count, cluster_std=4.0, random_state=0)
+    generator = np.random.default_rng(0)
+    features = inner @ generator.normal(size=(20, 128)) + generator.normal(size=(10_000, 128))
     return features.astype(np.float32), labels.astype(np.int64)
 
 
@@ -31,55 +39,62 @@ def embedding(features: np.ndarray, labels: np.ndarray) -> Embedding:
     return Embedding(FeatureSet("one", "one", "X", torch.from_numpy(features), labels, names, ids), np.arange(len(labels)))
 
 
-def main(runs: int) -> None:
-    features, labels = blobs(10)
-    cores = torch.get_num_threads()
-    ours = embedding(features, labels)
-    print("t-SNE, 10,000 x 128")
-    medians = side_by_side(
+def alternated(functions: dict[str, Callable[[], object]]) -> None:
+    """Run all in turn, once unmeasured; print medians of wall and CPU seconds."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
+    for run in range(RUNS + 1):
+        for name, function in functions.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            function()
+            if run:
+                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    for name, found in times.items():
+        wall, cpu = map(statistics.median, zip(*found, strict=True))
+        print(f"  {name:48} {wall:7.1f} s {cpu:7.1f} s of CPU", flush=True)
+
+
+def tsne() -> None:
+    from openTSNE import TSNE
+
+    features, labels = classes_in_few_directions(10)
+    ours, cores = embedding(features, labels), os.cpu_count()
+    print(f"t-SNE, 10,000 x 128, {cores} cores")
+    alternated(
         {
             "embedscope": lambda: plugins.load("plotting", "tsne")([ours], seed=0),
-            f"openTSNE by hand, {cores} cores": lambda: TSNE(n_jobs=cores, random_state=0).fit(features),
-        },
-        runs,
+            "openTSNE by hand": lambda: TSNE(n_jobs=cores, random_state=0).fit(features),
+        }
     )
-    ours_first, by_hand = medians.values()
-    print(f"  embedscope / openTSNE: {ours_first / by_hand:.2f}")
+
+
+def umap() -> None:
+    features, labels = classes_in_few_directions(10)
+    ours, draw = embedding(features, labels), plugins.load("plotting", "umap")
     print("UMAP, 10,000 x 128")
-    umap = plugins.load("plotting", "umap")
-    side_by_side(
-        {
-            "embedscope, seed 0 (one core)": lambda: umap([ours], seed=0),
-            f"embedscope, seed=None ({cores} cores)": lambda: umap([ours], seed=None),
-            "umap-learn by hand, no seed": lambda: UMAP().fit_transform(features),
-        },
-        runs,
-    )
-    print("every kind, 10,000 x 128 in 1,000 classes, one input (two for trajectory); wall and CPU, the projection's apart")
-    features, labels = blobs(1000)
+    alternated({"seed=0": lambda: draw([ours], seed=0), "seed=None": lambda: draw([ours], seed=None)})
+
+
+def kinds() -> None:
+    print("every kind, 10,000 x 128 in 1,000 classes, two inputs; layouts are given")
+    features, labels = classes_in_few_directions(1000)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "X.npz"
+        path, table = Path(folder) / "X.npz", Path(folder) / "xy.csv"
         np.savez(path, X=features, y=labels)
-        table = Path(folder) / "xy.csv"
-        plot([f"one={path}"], Path(folder) / "first.png", kinds=["pca"], coordinates=table)
+        sources = [f"one={path}", f"two={path}"]
+        plot(sources, Path(folder) / "first.png", kinds=["pca"], coordinates=table)
+        text = table.read_text()
         for kind in plugins.names("plotting"):
             takes = declaration(plugins.load("plotting", kind)).takes
             if takes == "runs":
                 continue
-            sources = [f"one={path}", f"two={path}"][: 2 if takes == "checkpoints" else 1]
-            given = takes == "points"
-            if given:
-                table.write_text(table.read_text().replace(",pca,", f",{kind},"))
-            draw = partial(
-                plot, sources, Path(folder) / f"{kind}.png", kinds=[kind], overwrite=True, layout=table if given else None
-            )
+            table.write_text(text.replace(",pca,", f",{kind},"))
+            layout = table if takes == "points" else None
+            draw = partial(plot, sources, Path(folder) / f"{kind}.png", kinds=[kind], overwrite=True, layout=layout)
+            wall, cpu = time.perf_counter(), time.process_time()
             draw()
-            started, cpu = time.perf_counter(), time.process_time()
-            draw()
-            print(f"  {kind:12} {time.perf_counter() - started:6.2f} s  {time.process_time() - cpu:6.2f} s of CPU", flush=True)
-            if given:
-                table.write_text(table.read_text().replace(f",{kind},", ",pca,"))
+            print(f"  {kind:48} {time.perf_counter() - wall:7.1f} s {time.process_time() - cpu:7.1f} s of CPU", flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    for part in sys.argv[1:] or ["tsne", "umap", "kinds"]:
+        {"tsne": tsne, "umap": umap, "kinds": kinds}[part]()

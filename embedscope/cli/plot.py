@@ -24,7 +24,7 @@ def plot(
     ],
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", "-k", help="What to draw; any number of times. By default what suits.", show_default=False),
+        typer.Option("--kind", "-k", help="See --list; any number of times. By default what suits.", show_default=False),
     ] = None,
     layer: Layers = None,
     split: Split = None,
