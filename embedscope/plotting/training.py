@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # What the columns of a log begin with that are measured on rows which training does not see.
 _VALIDATION = "val_"
 
+# Columns of the log that are no curve of their own.
+_ASIDE = ("epoch", "learning_rate")
+
 
 @dataclass(frozen=True)
 class Band:
@@ -107,7 +110,7 @@ def training(inputs: Sequence[Run]) -> list[Curves]:
         terms: dict[str, dict[str, Band]] = {}
         validation: dict[str, dict[str, Band]] = {}
         for objective, logs in zip(run.result.objectives, run.logs, strict=True):
-            for column in dict.fromkeys(column for log in logs for column in log if column != "epoch"):
+            for column in dict.fromkeys(column for log in logs for column in log if column not in _ASIDE):
                 band = _band([log.get(column, []) for log in logs])
                 if band is None:
                     continue

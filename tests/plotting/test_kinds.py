@@ -177,7 +177,7 @@ def test_training_knows_validation_columns_and_trials_that_stopped_early(run):
     np.testing.assert_array_equal(late.epochs, [2])
     np.testing.assert_allclose(late.mean, [-0.3])
     [path] = plot([str(run)], run.parent / "a.svg", kinds=["training"])
-    for text in ("validation macro_f1", "Training of run, on 66 samples of embedding", "mean over 2 trials"):
+    for text in ("validation macro_f1", "Training of run, on 60 samples of embedding", "mean over 2 trials"):
         assert text in path.read_text()
 
 

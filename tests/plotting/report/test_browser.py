@@ -120,7 +120,8 @@ def sample_page(tmp_path_factory):
         data = open_dataset(str(SAMPLE_DATA / "digits"))
         extract(encoder, data, folder / f"{name}.h5", device="cpu")
     stores = [str(folder / "early.h5"), str(folder / "late.h5")]
-    return plot(stores, folder / "page.html", kinds=["pca"], split="test", command="embedscope plot early.h5 late.h5")
+    (path,) = plot(stores, folder / "page.html", kinds=["pca"], split="test", command="embedscope plot early.h5 late.h5")
+    return path
 
 
 def test_sample_data(chromium, sample_page):
@@ -281,7 +282,8 @@ def test_names_are_shown_and_not_run(chromium, blobs, tmp_path):
 
 def test_run_directory(chromium, make_store, blobs, tmp_path):
     finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epochs=3, trials=2)
-    page = Page(chromium, plot([str(tmp_path / "run")], tmp_path / "run.html", kinds=["pca"]))
+    (path,) = plot([str(tmp_path / "run")], tmp_path / "run.html", kinds=["pca"])
+    page = Page(chromium, path)
     assert "ce + 0.5*silhouette" in page.text("#run-0 table")
     assert page.run("return document.querySelectorAll('#run-0 figure').length") >= 7
     assert "Training" in [link.text for link in page.all("nav a")]

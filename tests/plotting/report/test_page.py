@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedscope.errors import MissingExtraError, OutputError
+from embedscope.errors import MissingExtraError, OutputError, UsageError
 from embedscope.finetuning import finetune
 from embedscope.metrics.silhouette import silhouette_samples
 from embedscope.plotting import plot, report
@@ -204,12 +204,12 @@ def test_wide_features_have_no_interval_that_would_take_minutes():
 def test_from_stores(make_store, blobs, tmp_path):
     labels = np.where(np.arange(90) < 6, -1, blobs[1])
     store = make_store(blobs[0], labels)
-    path = plot(
+    (path,) = plot(
         [str(store), f"again={store}"], tmp_path / "page.html", kinds=["pca", "tsne(perplexity=5)", "tsne"], command="typed"
     )
     data = carried(path)
     assert [entry["name"] for entry in data["views"]] == ["store", "again"]
-    assert list(data["views"][0]["layouts"]) == ["PCA", "t-SNE", "t-SNE (seed=0, perplexity=30.0)"]
+    assert list(data["views"][0]["layouts"]) == ["PCA", "tsne(perplexity=5)", "tsne"]
     assert data["views"][0]["samples"] == 84
     assert data["views"][0]["unlabelled"] == 6
     assert data["command"] == "typed"
@@ -219,7 +219,7 @@ def test_from_stores(make_store, blobs, tmp_path):
 
 
 def test_thinned_rows_are_said(make_store, blobs, tmp_path):
-    path = plot([str(make_store(*blobs))], tmp_path / "page.html", kinds=["pca"], max_points=30)
+    (path,) = plot([str(make_store(*blobs))], tmp_path / "page.html", kinds=["pca"], max_points=30)
     data = carried(path)
     assert len(data["rows"][0]["ids"]) == 30
     assert data["views"][0]["samples"] == 90
@@ -227,7 +227,8 @@ def test_thinned_rows_are_said(make_store, blobs, tmp_path):
 
 def test_a_run_brings_its_objectives_and_logs(make_store, blobs, tmp_path):
     finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epochs=2, trials=2)
-    data = carried(plot([str(tmp_path / "run")], tmp_path / "run.html", kinds=["pca"]))
+    (path,) = plot([str(tmp_path / "run")], tmp_path / "run.html", kinds=["pca"])
+    data = carried(path)
     assert [entry["name"] for entry in data["views"]] == ["before", "after ce", "after ce + 0.5*silhouette"]
     (run,) = data["runs"]
     assert [each["expression"] for each in run["objectives"]] == ["ce", "ce + 0.5*silhouette"]
@@ -259,3 +260,25 @@ def test_fifty_thousand_points_stay_small(tmp_path):
     found = features(rows, labels, [f"class {label}" for label in range(100)], ids=ids)
     report.write(tmp_path / "a.html", [view(found), view(found)])
     assert (tmp_path / "a.html").stat().st_size < 20e6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"kinds": ["pca", "silhouette"]},
+            "a page shows what suits its inputs without being asked, so leave out --kind silhouette",
+        ),
+        ({"width": "slide"}, "--width slide is for pictures"),
+    ],
+)
+def test_options_that_a_page_does_not_have(make_store, blobs, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        plot([str(make_store(*blobs))], tmp_path / "page.html", **options)
+
+
+def test_coordinates_of_a_page_can_be_given_back(make_store, blobs, tmp_path):
+    source = [str(make_store(*blobs))]
+    (first,) = plot(source, tmp_path / "a.html", kinds=["pca"], coordinates=tmp_path / "xy.csv")
+    (again,) = plot(source, tmp_path / "b.html", kinds=["pca"], layout=tmp_path / "xy.csv")
+    assert carried(again)["views"][0]["layouts"] == carried(first)["views"][0]["layouts"]
