@@ -63,7 +63,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
     height = max(0.72 * sheet.width.tallest, sheet.lines(1.2 * rows + 5))
     views = [
         (each, draw, f"{title}\n{what}")
-        for title, each in zip((title.partition("\n")[0] for title in titles), relations, strict=True)
+        for title, each in zip((title.replace("\n", " ") for title in titles), relations, strict=True)
         for draw, what in (
             (_draw_shares, f"data, channels, KL {each.divergence['target_to_feature']:.3f}"),
             (_draw_matrix, "nearest other class"),

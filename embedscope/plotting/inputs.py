@@ -204,21 +204,31 @@ def _same_rows(first: Embedding, features: FeatureSet) -> Array | None:
 def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tuple[str, list[str], list[str]]:
     """Word the heading of a sheet, the title of each panel, and notes on what is not there.
 
-    Layer and number of samples stand in the heading where all inputs share them, otherwise in the titles.
+    The layer and the number of samples stand in the heading, each if all inputs share it, otherwise in the titles.
 
     Args:
         what: such as "t-SNE".
         embeddings: a panel each.
         drawn: whether the picture holds the rows that are shown; otherwise it is of all rows.
     """
-    facts = []
+    layers = [f" of {each.features.layer}" for each in embeddings]
+    counts = []
     for each in embeddings:
         total, shown = len(each.features.labels), len(each.shown)
-        count = f"{shown:,} of {total:,}" if drawn and shown < total else f"{total:,}"
-        facts.append((f"of {each.features.layer}", f"{count} samples"))
+        counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{total:,} samples")
     notes = [f"{each.name}: {each.unlabelled:,} unlabelled rows are left out." for each in embeddings if each.unlabelled]
     if any(drawn and len(each.shown) < len(each.features.labels) for each in embeddings):
         notes.append("Of more samples, every class keeps its share.")
-    if len(set(facts)) == 1:
-        return f"{what} {facts[0][0]}, {facts[0][1]}", [each.name for each in embeddings], notes
-    return what, [f"{each.name}\n{layer}, {count}" for each, (layer, count) in zip(embeddings, facts, strict=True)], notes
+    heading = what
+    titles: list[list[str]] = [[] for _ in embeddings]
+    for facts in (layers, counts):
+        if len(set(facts)) == 1:
+            heading += facts[0]
+        else:
+            for title, fact in zip(titles, facts, strict=True):
+                title.append(fact)
+    named = [
+        f"{each.name}\n{''.join(facts).removeprefix(', ').strip()}" if facts else each.name
+        for each, facts in zip(embeddings, titles, strict=True)
+    ]
+    return heading, named, notes

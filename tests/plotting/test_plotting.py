@@ -148,3 +148,18 @@ def test_run_by_name_and_with_a_layer(make_store, blobs, tmp_path):
 def test_too_few_rows(make_store, tmp_path):
     with pytest.raises(InputError, match="has 2 labelled rows, a picture needs at least 3"):
         plot([str(make_store(np.eye(2), [0, 1]))], tmp_path / "a.png", kinds=["pca"])
+
+
+def test_what_inputs_share_stands_in_the_heading(make_store, blobs, tmp_path):
+    first = make_store(*blobs)
+    second = make_store(*blobs, name="b.h5", layer="other")
+    third = make_store(blobs[0][:60], blobs[1][:60], name="c.h5", layer="other")
+    [path] = plot([str(first), str(second)], tmp_path / "a.svg", kinds=["pca"])
+    for text in (">PCA, 90 samples<", ">of embedding<", ">of other<"):
+        assert text in path.read_text()
+    [path] = plot([str(second), str(third)], tmp_path / "b.svg", kinds=["pca"])
+    for text in (">PCA of other<", ">90 samples<", ">60 samples<"):
+        assert text in path.read_text()
+    [path] = plot([str(first), str(third)], tmp_path / "c.svg", kinds=["pca"])
+    for text in (">PCA<", ">of embedding, 90 samples<", ">of other, 60 samples<"):
+        assert text in path.read_text()
