@@ -28,7 +28,7 @@ def plot(
     ] = None,
     layer: Layers = None,
     split: Split = None,
-    width: Annotated[str, typer.Option(help="column or page of a paper, or slide.", envvar="EMBEDSCOPE_WIDTH")] = "page",
+    width: Annotated[str, typer.Option(help="column or page of a paper, or slide.")] = "page",
     form: Annotated[str, typer.Option("--format", help="png, svg or pdf, in a folder.")] = "png",
     max_points: Annotated[int, typer.Option(help="Thin out beyond this, class by class.", min=3)] = 10_000,
     coordinates: Annotated[Path | None, typer.Option(help="A .csv to write id, label, input, kind, x, y to.")] = None,

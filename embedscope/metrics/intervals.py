@@ -36,6 +36,11 @@ def with_interval(found: Measured, features: Rows, magnitudes: Rows | None, labe
     interval = statistics.bootstrap_interval(
         lambda drawn: float(function(rows[drawn], labels[drawn], **found.measurement.options)), labels, seed, RESAMPLES
     )
+    value = found.measurement.value
+    if value is not None and interval is not None and not interval[0] <= value <= interval[1]:
+        # Drawn with replacement, a class of few rows has fewer distinct ones, which moves impurity and rank themselves.
+        note = "no interval: samples drawn again give other values than the samples themselves, as where classes are small"
+        return replace(found.measurement, note=note)
     return replace(found.measurement, ci95=interval)
 
 

@@ -13,6 +13,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
+
 from embedscope import plugins
 from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
 from embedscope.plotting import report
@@ -155,7 +157,9 @@ def plot(
         check_output(Path(coordinates), overwrite=overwrite, inputs=[layout])
     preset = check_width(width)
     check_number("seed", seed, low=0, high=2**32 - 1)
-    chosen = [_choose(text, seed) for text in kinds or STANDARD]
+    if not in_folder and form != "png" and output.suffix.lower() != f".{form}":
+        raise UsageError(f"--format {form} is of the pictures in a folder; {output.name} says its own")
+    chosen = list({each.spec: each for each in (_choose(text, seed) for text in kinds or STANDARD)}.values())
     if paged:
         chosen = _maps(chosen, named=bool(kinds))
     known = None if layout is None else read_coordinates(Path(layout))
@@ -169,6 +173,9 @@ def plot(
     else:
         suited = {"points", "embeddings", *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
         chosen = [each for each in chosen if each.declared.takes in suited]
+    for option, table in (("--coordinates", coordinates), ("--layout", layout)):
+        if table is not None and not any(each.declared.takes == "points" for each in chosen):
+            raise UsageError(f"{option} is of kinds with coordinates, and none is chosen; add --kind tsne, umap or pca")
     names = _file_names(chosen)
     files = [output / f"{name}.{form}" for name in names] if in_folder else [output]
     if in_folder:
@@ -204,8 +211,6 @@ def plot(
                 each.declared.draw(sheet, found[each.spec])
     if coordinates is not None:
         layouts = {each.spec: found[each.spec] for each in drawn if each.declared.takes == "points"}
-        if not layouts:
-            raise UsageError("no kind with coordinates is drawn; add --kind tsne, umap or pca")
         write_coordinates(Path(coordinates), layouts)
     return kept
 
@@ -229,10 +234,13 @@ def _write_page(
         spec if titles.count(found[0].title) > 1 else found[0].title: [each.points for each in found]
         for spec, found in layouts.items()
     }
-    views = [
-        report.View(each.features, each.shown, {title: points[place] for title, points in maps.items()}, each.unlabelled)
-        for place, each in enumerate(given.embeddings)
-    ]
+    views = []
+    for place, each in enumerate(given.embeddings):
+        drawn = [found[place].of.shown for found in layouts.values()] or [each.shown]  # a table may hold fewer rows
+        if not all(np.array_equal(rows, drawn[0]) for rows in drawn):
+            raise InputError(f"the maps of {each.name} are of different rows; a page shows the same rows in all of them")
+        its = {title: points[place] for title, points in maps.items()}
+        views.append(report.View(each.features, drawn[0], its, each.unlabelled))
     report.write(output, views, runs=given.runs, command=command, seed=seed, track=track)
 
 
@@ -263,12 +271,11 @@ def _palette(given: Given) -> Palette:
 
 
 def worst_classes(embedding: Embedding) -> list[int]:
-    """Order the classes of an input by their mean silhouette, the lowest first."""
-    import numpy as np
-
+    """Order the classes of an input by their mean silhouette, the lowest first; those of one sample, which have none, last."""
     labels, values = embedding.labels, embedding.silhouettes.values
     classes, places = np.unique(labels, return_inverse=True)
-    means = np.bincount(places, values) / np.bincount(places)
+    counts = np.bincount(places)
+    means = np.where(counts > 1, np.bincount(places, values) / counts, np.inf)
     return [int(label) for label in classes[np.argsort(means, kind="stable")]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,13 +62,15 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
     heading, titles, notes = described("Classes", [each.of for each in relations], drawn=True)
     rows = max(min(max(len(each.classes), len(each.pairs)), MOST_ROWS) for each in relations)
     height = max(0.72 * sheet.width.tallest, sheet.lines(1.2 * rows + 5))
+    darkest = max(float(each.share.max()) for each in relations)
+    longest = max(int(each.nearest[each.misplaced > 0].max(initial=1)) for each in relations)
     views = [
         (each, draw, f"{title}\n{what}")
         for title, each in zip((title.replace("\n", " ") for title in titles), relations, strict=True)
         for draw, what in (
             (_draw_shares, f"data, channels, KL {each.divergence['target_to_feature']:.3f}"),
-            (_draw_matrix, "nearest other class"),
-            (_draw_pairs, "confused most"),
+            (partial(_draw_matrix, darkest=darkest), "nearest other class"),
+            (partial(_draw_pairs, longest=longest), "confused most"),
         )
     ]
     panels = sheet.arrange(
@@ -79,7 +82,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
             *notes,
             "Data, channels: a ring is a class's share of all samples, a dot its share of the activation (KL in nats).",
             "Confused most: samples of the first class whose nearest other class is the second; in colour those that lie "
-            "nearer to it than to their own.",
+            "nearer to it than to their own. Pairs without any are left out.",
         ],
     )
     for axes, (each, draw, _) in zip(panels, views, strict=True):
@@ -115,7 +118,7 @@ def _draw_shares(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
     axes.grid(True, axis="x")
 
 
-def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
+def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations, *, darkest: float) -> None:
     count = len(each.classes)
     own, other = np.searchsorted(each.classes, each.pairs.T)
     if count > MOST_NAMED:
@@ -129,7 +132,7 @@ def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
     else:
         matrix = np.zeros((count, count))
         matrix[own, other] = each.share
-        axes.imshow(matrix, cmap="Greys", vmin=0, vmax=each.share.max(), interpolation="nearest", origin="upper")
+        axes.imshow(matrix, cmap="Greys", vmin=0, vmax=darkest, interpolation="nearest", origin="upper")
     axes.spines[["top", "right"]].set_visible(True)
     axes.set_anchor("N")
     if count <= MOST_NAMED:
@@ -154,7 +157,7 @@ def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
                         ha="center",
                         va="center",
                         fontsize=0.6 * sheet.width.font,
-                        color="white" if share > 0.5 * each.share.max() else INK,
+                        color="white" if share > 0.5 * darkest else INK,
                     )
             axes.set_xlabel("nearest other class, % of the row", fontsize="small")
     else:
@@ -175,8 +178,11 @@ def _neighbours_together(count: int, own: Array, other: Array, share: Array) -> 
     return order
 
 
-def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
-    order = np.lexsort((-each.nearest, -each.misplaced))[:MOST_ROWS]
+def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations, *, longest: int) -> None:
+    order = np.lexsort((-each.nearest, -each.misplaced))
+    order = order[each.misplaced[order] > 0][:MOST_ROWS]
+    if not len(order):
+        axes.annotate("no sample is nearer to another class", (0.01, 0), xycoords=("axes fraction", "data"), va="center")
     names = each.of.features.class_names
     size = 0.833 * sheet.width.font
     half = 0.32 * sheet.panel[0]
@@ -187,7 +193,7 @@ def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
         text = f"{fitted(names[own], half, size)} → {fitted(names[other], half, size)}"
         axes.annotate(text, (0.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=size)
     axes.set(ylim=(MOST_ROWS - 0.4, -0.6), yticks=[], xlabel="samples")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.05 * longest)
     axes.locator_params(axis="x", integer=True, nbins=5)
 
 

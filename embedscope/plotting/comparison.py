@@ -65,24 +65,23 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
     objectives = list(dict.fromkeys(name for each in comparisons for after in each.after.values() for name in after))
     colours = dict(zip(objectives, series(len(objectives)), strict=True))
     wanted = [(each, metric) for each in comparisons for metric in each.after]
-    first = next(iter(objectives))
     legend = [Line2D([], [], marker="o", markersize=4, color=colour, label=name) for name, colour in colours.items()]
     legend.append(Line2D([], [], color="#666666", linestyle=(0, (3, 2)), linewidth=0.9, label="before"))
-    trials = max(len(outcome.values) for each, metric in wanted for outcome in each.after[metric].values())
-    data = comparisons[0].of.result.data
+    counts = {len(objective.trials) for each in comparisons for objective in each.of.result.objectives}
+    trials = max(counts)
     several = len(comparisons) > 1
+    against = "the first of its run" if several else objectives[0]
     panels = sheet.arrange(
         [f"{f'{each.of.name}: ' if several else ''}{metric}{direction(metric)}" for each, metric in wanted],
-        heading=f"Objectives of {', '.join(each.of.name for each in comparisons)}, {data.get('test', 0):,} held-out samples "
-        f"of {data.get('layer', 'the features')}",
+        heading=headed("Objectives", [each.of for each in comparisons], "test", "held-out samples"),
         height=sheet.lines(1.5 * len(objectives) + 4),
         legend=legend,
         notes=[
-            f"Small dots: {trials} trials; large dot and bar: mean and its 95 % interval."
+            f"Small dots: {trials if len(counts) == 1 else 'the'} trials; large dot and bar: mean and its 95 % interval."
             if trials > 1
             else "One trial: no interval can be given, and no difference told from chance.",
             *(
-                [f"* differs from {first} by a paired t test, corrected for all comparisons (Holm), p < {_LEVEL:g}."]
+                [f"* differs from {against} by a paired t test, corrected for all comparisons (Holm), p < {_LEVEL:g}."]
                 if trials > 1 and len(objectives) > 1
                 else []
             ),
@@ -105,6 +104,12 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
         axes.locator_params(axis="x", nbins=4)
         axes.spines["left"].set_visible(False)
         axes.grid(True, axis="x")
+
+
+def headed(what: str, runs: Sequence[Run], rows: str, called: str) -> str:
+    """Word the heading of a sheet: of which runs, and of how many rows of which layer where all have the same."""
+    facts = {f", {run.result.data.get(rows, 0):,} {called} of {run.result.data.get('layer', 'the features')}" for run in runs}
+    return f"{what} of {', '.join(run.name for run in runs)}{facts.pop() if len(facts) == 1 else ''}"
 
 
 def direction(metric: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,19 +80,23 @@ class Embedding:
         return measured_silhouettes(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A run directory of finetune.
 
     Attributes:
         name: what headings call it.
         result: what run.json holds.
-        logs: an objective each, and in it a trial each: column -> value an epoch, NaN where an epoch has none.
     """
 
     name: str
     result: Finetuning
-    logs: tuple[tuple[Mapping[str, Sequence[float]], ...], ...]
+
+    @cached_property
+    def logs(self) -> tuple[tuple[Mapping[str, Sequence[float]], ...], ...]:
+        """An objective each, and in it a trial each: column -> value an epoch, NaN where an epoch has none."""
+        source = str(self.result.path)
+        return tuple(tuple(read_log(source, trial) for trial in each.trials) for each in self.result.objectives)
 
 
 @dataclass(frozen=True)
@@ -161,26 +166,31 @@ def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None,
         if shown is None:
             shown = stratified_sample(torch.from_numpy(features.labels), max_points, seed).numpy()
         embeddings.append(Embedding(features, shown, unlabelled))
-    return Given(tuple(embeddings), tuple(_run(source) for source in sources if is_run(named(source)[1])), names)
+    return Given(tuple(embeddings), tuple(Run(name, read_run(path)) for path, name in _run_names(sources).items()), names)
 
 
-def _run(source: str) -> Run:
-    name, path = named(source)
-    result = read_run(path)
-    logs = tuple(tuple(read_log(path, trial) for trial in each.trials) for each in result.objectives)
-    return Run(name, result, logs)
+def _run_names(sources: Sequence[str]) -> dict[str, str]:
+    """Name each run directory among the sources, path -> name; by its path what shares its name with another."""
+    runs = {path: name for name, path in map(named, sources) if _is_run(path)}
+    names = list(runs.values())
+    return {path: path if names.count(name) > 1 else name for path, name in runs.items()}
+
+
+def _is_run(path: str) -> bool:
+    return is_run(path) or (Path(path) / "run.json").is_file()  # which may be damaged, and reading it says so
 
 
 def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
     opened: list[FeatureSet] = []
+    runs = _run_names(sources)
     for source in sources:
-        name, path = named(source)
-        if not is_run(path):
+        _, path = named(source)
+        if path not in runs:
             opened += open_features([source], layers=layers)
         elif layers:
             raise UsageError(f"{path} is a run, whose stores have one layer each; leave out --layer")
         else:
-            prefix = f"{name}: " if path != source else ""
+            prefix = f"{runs[path]}: " if path != source or len(runs) > 1 else ""
             opened += [replace(features, name=f"{prefix}{features.name}") for features in open_run(path)]
     return distinct_names(opened)
 
@@ -217,6 +227,9 @@ def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tup
         total, shown = len(each.features.labels), len(each.shown)
         counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{total:,} samples")
     notes = [f"{each.name}: {each.unlabelled:,} unlabelled rows are left out." for each in embeddings if each.unlabelled]
+    seeds = {each.features.provenance.get("finetune", {}).get("seed") for each in embeddings} - {None}
+    if seeds:
+        notes.append(f"After training: one trial of each objective, of seed {', '.join(map(str, sorted(seeds)))}.")
     if any(drawn and len(each.shown) < len(each.features.labels) for each in embeddings):
         notes.append("Of more samples, every class keeps its share.")
     heading = what

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope.plotting import kind
+from embedscope.plotting.comparison import headed
 from embedscope.plotting.figure import INK, fitted, series
 
 if TYPE_CHECKING:
@@ -68,12 +69,10 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
         for column, objectives in each.validation.items():
             titles.append(f"{prefix}validation {column}")
             lines.append({objective: (band, "") for objective, band in objectives.items()})
-    runs = ", ".join(dict.fromkeys(each.of.name for each in curves))
     trials = max(each.trials for each in curves)
-    data = curves[0].of.result.data
     panels = sheet.arrange(
         titles,
-        heading=f"Training of {runs}, on {data.get('train', 0):,} samples of {data.get('layer', 'the features')}",
+        heading=headed("Training", [each.of for each in curves], "train", "training samples"),
         aspect=0.85,
         notes=[
             f"Line: mean over {trials} trials; band: one standard deviation to either side." if trials > 1 else "One trial.",

@@ -281,16 +281,14 @@ def is_run(source: str) -> bool:
 
 
 def open_run(source: str) -> list[FeatureSet]:
-    """Open the held-out rows of a run: before, and after the first trial of every objective; named by the objective."""
+    """Open the held-out rows of a run: before, and after the first trial of every objective; named by the objective.
+
+    InputError for a run that is damaged.
+    """
     path = Path(source)
-    manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    try:
-        files = {"before": _BEFORE} | {
-            f"after {objective['expression']}": f"{objective['trials'][0]['directory']}/after.h5"
-            for objective in manifest["objectives"]
-        }
-    except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
+    files = {"before": _BEFORE}
+    for objective in read_run(source).objectives:
+        files[f"after {objective.expression}"] = f"{objective.trials[0].directory}/after.h5"
     return [replace(read_features(str(path / file)), name=name) for name, file in files.items()]
 
 
@@ -313,6 +311,8 @@ def read_run(source: str) -> Finetuning:
             )
             for objective in manifest["objectives"]
         ]
+        if not all(objective.trials for objective in objectives) or not objectives:
+            raise ValueError("an objective without trials, or none")
         return Finetuning(path, manifest["options"], manifest["data"], objectives, manifest["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error

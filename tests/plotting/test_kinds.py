@@ -1,6 +1,7 @@
 """The numbers of each kind against other libraries or naive loops, and that each kind draws whatever it may meet."""
 
 import inspect
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from embedscope.finetuning import finetune
 from embedscope.metrics import STANDARD as METRICS
 from embedscope.metrics.class_kl import class_kl
 from embedscope.metrics.gini import gini_channels
-from embedscope.plotting import STANDARD, KindDeclaration, declaration, plot
+from embedscope.plotting import STANDARD, KindDeclaration, declaration, plot, worst_classes
 from embedscope.plotting.figure import WIDTHS, palette, picture
 from embedscope.plotting.inputs import prepare
 from embedscope.scoring import score
@@ -177,7 +178,7 @@ def test_training_knows_validation_columns_and_trials_that_stopped_early(run):
     np.testing.assert_array_equal(late.epochs, [2])
     np.testing.assert_allclose(late.mean, [-0.3])
     [path] = plot([str(run)], run.parent / "a.svg", kinds=["training"])
-    for text in ("validation macro_f1", "Training of run, on 60 samples of embedding", "mean over 2 trials"):
+    for text in ("validation macro_f1", "Training of run, 60 training samples of embedding", "mean over 2 trials"):
         assert text in path.read_text()
 
 
@@ -262,3 +263,32 @@ def test_drawing(kind, width, classes, inputs, embed, tmp_path):
         declaration(plugins.load("plotting", kind)).draw(sheet, records)
     assert sheet.height < 45
     assert path.read_text().startswith("<?xml")
+
+
+def test_a_damaged_run_is_said(run):
+    (run / "ce" / "trial-0" / "log.csv").unlink()
+    assert plot([str(run)], run.parent / "a.svg", kinds=["pca"])
+    with pytest.raises(InputError, match=r"log.csv is damaged or not there"):
+        plot([str(run)], run.parent / "b.svg", kinds=["training"])
+    (run / "run.json").write_text(
+        '{"schema": "embedscope.finetune/1", "objectives": [], "options": {}, "data": {}, "seconds": 1}'
+    )
+    with pytest.raises(InputError, match=r"run.json is damaged: ValueError an objective without trials, or none"):
+        plot([str(run)], run.parent / "c.svg")
+    (run / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run.json is damaged"):
+        plot([str(run)], run.parent / "d.svg")
+
+
+def test_runs_of_one_name_are_told_apart(run, tmp_path):
+    shutil.copytree(run, tmp_path / "other" / run.name)
+    given = prepare([str(run), str(tmp_path / "other" / run.name)], layers=(), split=None, max_points=100, seed=0)
+    assert [each.name for each in given.runs] == [str(run), str(tmp_path / "other" / run.name)]
+    assert len({each.name for each in given.embeddings}) == len(given.embeddings)
+
+
+def test_classes_of_one_sample_are_not_the_worst(make_store):
+    labels = np.array([0] * 10 + [1] * 10 + [2])
+    rows = np.random.default_rng(0).normal(size=(21, 4))
+    given = prepare([str(make_store(rows, labels))], layers=(), split=None, max_points=100, seed=0)
+    assert worst_classes(given.embeddings[0])[-1] == 2

@@ -62,7 +62,7 @@ def test_run_directory_is_drawn_before_and_after(make_store, blobs, tmp_path):
     finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epochs=1)
     [path] = plot([str(tmp_path / "run")], tmp_path / "run.svg", kinds=["pca"])
     text = path.read_text()
-    for title in (">before<", ">after ce<", ">after ce + 0.5*silhouette<"):
+    for title in (">before<", ">after ce<", ">after ce + 0.5*silhouette<", "one trial of each objective, of seed 0"):
         assert title in text
 
 

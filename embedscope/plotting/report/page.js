@@ -427,14 +427,15 @@ function makeRuns() {
     const title = data.runs.length > 1 ? `Training: ${run.name}` : "Training";
     const parent = section(`run-${index}`, title, title, "The held-out samples, measured before and after training with each objective.");
     const [first] = run.objectives;
-    const metrics = Object.keys(first.summary).filter((name) => run.objectives.some((each) => each.summary[name].mean !== null));
+    const measured = [...new Set(run.objectives.flatMap((each) => Object.keys(each.summary)))];
+    const metrics = measured.filter((name) => run.objectives.some((each) => (each.summary[name]?.mean ?? null) !== null));
     const better = (name) => ({ higher: " ↑", lower: " ↓" })[views[0].metrics[name]?.better ?? (/accuracy|f1/.test(name) ? "higher" : null)] ?? "";
     const digits = (name) => (views[0].metrics[name]?.better === null ? 1 : 4); // components are counted
     const head = make("thead", {}, make("tr", {}, make("td"), make("th", { scope: "col", class: "number" }, "before"), ...run.objectives.map((each) => make("th", { scope: "col", class: "number" }, each.expression, make("span", { class: "small" }, plural(each.trials.length, "trial"))))));
     const body = metrics.map((name) =>
-      make("tr", {}, make("th", { scope: "row" }, name, better(name)), make("td", { class: "number" }, decimal(first.trials[0].before[name] ?? null, digits(name))),
+      make("tr", {}, make("th", { scope: "row" }, name, better(name)), make("td", { class: "number" }, decimal(first.trials[0]?.before[name] ?? null, digits(name))),
         ...run.objectives.map((each) => {
-          const { mean, std, difference, ci95, p_corrected: p } = each.summary[name];
+          const { mean = null, std = null, difference = null, ci95 = null, p_corrected: p = null } = each.summary[name] ?? {};
           const spread = std === null || mean === null ? "" : ` ± ${decimal(std, digits(name))}`;
           const sign = difference > 0 ? "+" : "";
           const against = difference === null ? null : `${sign}${decimal(difference, digits(name))}${ci95 ? ` [${decimal(ci95[0], digits(name))}, ${decimal(ci95[1], digits(name))}]` : ""}${p === null || p === undefined ? "" : `, p ${p < 0.001 ? "< 0.001" : decimal(p)}`}`;

@@ -1,6 +1,7 @@
 """The page as a document: what it carries, that nothing of it is run or fetched, and what it says where there is little."""
 
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -282,3 +283,32 @@ def test_coordinates_of_a_page_can_be_given_back(make_store, blobs, tmp_path):
     (first,) = plot(source, tmp_path / "a.html", kinds=["pca"], coordinates=tmp_path / "xy.csv")
     (again,) = plot(source, tmp_path / "b.html", kinds=["pca"], layout=tmp_path / "xy.csv")
     assert carried(again)["views"][0]["layouts"] == carried(first)["views"][0]["layouts"]
+
+
+def test_a_page_of_given_coordinates_shows_their_rows(make_store, blobs, tmp_path):
+    """A table of fewer rows than the page would choose: every id has its own coordinates."""
+    source = [str(make_store(*blobs))]
+    plot(source, tmp_path / "a.png", kinds=["pca"], max_points=30, coordinates=tmp_path / "xy.csv")
+    (path,) = plot(source, tmp_path / "a.html", kinds=["pca"], layout=tmp_path / "xy.csv", seed=5)
+    data = carried(path)
+    with (tmp_path / "xy.csv").open() as file:
+        expected = {line["id"]: (float(line["x"]), float(line["y"])) for line in csv.DictReader(file)}
+    assert set(data["rows"][0]["ids"]) == set(expected)
+    assert len(expected) == 30
+    shown = np.stack([decoded(data["views"][0]["layouts"]["PCA"][axis]) for axis in "xy"], axis=1).astype(float)
+    wanted = np.array([expected[name] for name in data["rows"][0]["ids"]])
+    wanted = (wanted - wanted.min(axis=0)) / np.ptp(wanted, axis=0).max()
+    np.testing.assert_allclose(shown / 65535, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinds": ["silhouette"], "coordinates": "a.csv"}, "--coordinates is of kinds with coordinates, and none is chosen"),
+        ({"form": "svg"}, "--format svg is of the pictures in a folder; a.png says its own"),
+    ],
+)
+def test_options_that_would_do_nothing(make_store, blobs, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        plot([str(make_store(*blobs))], tmp_path / "a.png", **options)
+    assert not (tmp_path / "a.png").exists()
