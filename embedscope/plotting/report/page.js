@@ -231,6 +231,8 @@ function makeScores() {
   const body = make("tbody", {}, counted("samples", (view) => view.samples), counted("dimensions", (view) => view.dimensions), counted("classes", (view) => view.classes), ...rows);
   parent.append(scrolling("Scores", make("table", {}, head, body)));
   const legend = ["Beneath a value: its 95 % interval by bootstrap over samples, class by class; it says which samples were drawn, not how the network was trained."];
+  const seeds = new Set(views.flatMap((view) => view.provenance.filter(([name]) => name === "finetune seed").map(([, seed]) => seed)));
+  if (seeds.size) legend.push(`After training: one trial of each objective, of seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are under Training" : ""}.`);
   if (views.length > 1) legend.push("* the best of its row.");
   parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, legend.join(" ")));
   for (const [text, number] of notes) parent.append(make("p", { class: "note" }, `(${number}) ${text}`));

@@ -285,6 +285,7 @@ def test_run_directory(chromium, make_store, blobs, tmp_path):
     (path,) = plot([str(tmp_path / "run")], tmp_path / "run.html", kinds=["pca"])
     page = Page(chromium, path)
     assert "ce + 0.5*silhouette" in page.text("#run-0 table")
+    assert "one trial of each objective, of seed 0; the means over trials are under Training" in page.text("body")
     assert page.run("return document.querySelectorAll('#run-0 figure').length") >= 7
     assert "Training" in [link.text for link in page.all("nav a")]
     page.check_silence()
