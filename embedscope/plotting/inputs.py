@@ -141,7 +141,7 @@ def measured_silhouettes(embedding: Embedding, distance: str = "euclidean") -> S
 def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None, max_points: int, seed: int) -> Given:
     """Open the sources, take the labelled rows of the split, and choose at most `max_points` rows of each to show.
 
-    Inputs with the same ids show the same rows.
+    Inputs that are thinned and hold nearly the same ids show the same rows.
 
     Raises:
         InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows.
@@ -162,7 +162,7 @@ def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None,
         place = {name: code for code, name in enumerate(names)}
         codes = np.array([place.get(name, -1) for name in features.class_names])  # no row has a class that is not present
         features = _at_hand(replace(features, labels=codes[features.labels], class_names=names))
-        shown = _same_rows(embeddings[0], features) if embeddings else None
+        shown = _same_rows(embeddings[0], features, max_points) if embeddings else None
         if shown is None:
             shown = stratified_sample(torch.from_numpy(features.labels), max_points, seed).numpy()
         embeddings.append(Embedding(features, shown, unlabelled))
@@ -203,12 +203,18 @@ def _at_hand(features: FeatureSet) -> FeatureSet:
     return replace(features, features=features.features[:])
 
 
-def _same_rows(first: Embedding, features: FeatureSet) -> Array | None:
-    """Find the rows that the first input shows, if the two hold the same rows; None otherwise."""
-    if len(first.features.ids) != len(features.ids) or set(first.features.ids) != set(features.ids):
+def _same_rows(first: Embedding, features: FeatureSet, max_points: int) -> Array | None:
+    """Find the rows that the first input shows, if more than `max_points` are to be thinned and the two hold nearly the same.
+
+    None where less than nine tenths of them are there, or a class would have none.
+    """
+    if len(features.labels) <= max_points:
         return None
     place = {name: row for row, name in enumerate(features.ids)}
-    return np.sort(np.array([place[name] for name in first.ids], dtype=np.int64))
+    shared = np.sort(np.array([place[name] for name in first.ids if name in place], dtype=np.int64))
+    if 10 * len(shared) < 9 * len(first.shown) or set(features.labels[shared]) != set(features.labels):
+        return None
+    return shared
 
 
 def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tuple[str, list[str], list[str]]:

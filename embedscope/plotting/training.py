@@ -12,7 +12,7 @@ from embedscope.plotting.comparison import headed
 from embedscope.plotting.figure import INK, fitted, series
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Run
@@ -60,15 +60,17 @@ class Curves:
 
 def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
     """Draw a panel an objective with its terms, and a panel a validation curve with the objectives; bands are the spread."""
+    objectives = _coloured(name for each in curves for name in each.terms)  # as the comparison of the run has them
+    parts = _coloured(term for each in curves for terms in each.terms.values() for term in terms if term != "objective")
     titles, lines = [], []
     for each in curves:
         prefix = f"{each.of.name}: " if len(curves) > 1 else ""
         for objective, terms in each.terms.items():
             titles.append(f"{prefix}{objective}")
-            lines.append({term: (band, INK if term == "objective" else "") for term, band in terms.items()})
-        for column, objectives in each.validation.items():
+            lines.append({term: (band, parts.get(term, INK)) for term, band in terms.items()})
+        for column, found in each.validation.items():
             titles.append(f"{prefix}validation {column}")
-            lines.append({objective: (band, "") for objective, band in objectives.items()})
+            lines.append({objective: (band, objectives[objective]) for objective, band in found.items()})
     trials = max(each.trials for each in curves)
     panels = sheet.arrange(
         titles,
@@ -79,11 +81,8 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
             "Of each objective its terms, before they are weighted, and in black the weighted sum.",
         ],
     )
-    known = list(dict.fromkeys(name for panel in lines for name, (_, colour) in panel.items() if not colour))
-    colours = dict(zip(known, series(len(known)), strict=True))
     for axes, panel in zip(panels, lines, strict=True):
-        for name, (band, colour) in panel.items():
-            shown = colour or colours[name]
+        for name, (band, shown) in panel.items():
             axes.fill_between(band.epochs, band.mean - band.std, band.mean + band.std, color=shown, alpha=0.2, linewidth=0)
             label = fitted(name, 0.6 * sheet.panel[0], 0.833 * sheet.width.font)
             axes.plot(
@@ -99,6 +98,11 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
         axes.locator_params(axis="x", integer=True)
         axes.grid(True, axis="y")
         axes.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
+
+
+def _coloured(names: Iterable[str]) -> dict[str, str]:
+    distinct = list(dict.fromkeys(names))
+    return dict(zip(distinct, series(len(distinct)), strict=True))
 
 
 @kind("Training", takes="runs", draw=draw_curves)

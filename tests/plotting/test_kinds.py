@@ -292,3 +292,12 @@ def test_classes_of_one_sample_are_not_the_worst(make_store):
     rows = np.random.default_rng(0).normal(size=(21, 4))
     given = prepare([str(make_store(rows, labels))], layers=(), split=None, max_points=100, seed=0)
     assert worst_classes(given.embeddings[0])[-1] == 2
+
+
+def test_thinned_inputs_show_the_same_rows_though_one_lacks_a_row(make_store):
+    rows, labels = np.random.default_rng(0).normal(size=(300, 4)), np.arange(300) % 3
+    whole = make_store(rows, labels)
+    less = make_store(rows[:-1], labels[:-1], name="less.h5")
+    given = prepare([str(whole), str(less)], layers=(), split=None, max_points=60, seed=0)
+    first, second = ({*each.ids} for each in given.embeddings)
+    assert second == first - {"row299"}
