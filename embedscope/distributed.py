@@ -150,6 +150,11 @@ def from_first(value: Callable[[], T]) -> T:
     return result
 
 
+def wait_for_all() -> None:
+    """Return when all processes have come here."""
+    folded(None, lambda one, other: one)
+
+
 def first_alone(action: Callable[[], T]) -> T | None:
     """Let process 0 act, and the others wait for it; an EmbedscopeError is raised in all of them. What it gives stays there."""
     result: list[T] = []

@@ -162,6 +162,7 @@ def extract(
             _check_space(output, runner, len(dataset.inputs), np.dtype(dtype))
         schedule = Schedule(batches, runner, np.dtype(dtype), size, unfinished, workers, seed)
         stop = stack.enter_context(stop_requested(say))
+        distributed.wait_for_all()  # whoever is stopped once there is a store ends it in good order
         store = distributed.first_alone(
             lambda: stack.enter_context(
                 StoreWriter(
