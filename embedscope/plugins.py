@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from embedscope.errors import MissingExtraError, UsageError, explained, unknown
+from embedscope.errors import MissingExtraError, UsageError, check_choice, explained, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -146,6 +146,22 @@ def parse(text: str) -> Spec:
             continue
         return Spec(text[:start].strip(), args, options)
     raise UsageError(f"cannot read the options of '{text[:80]}': expected literals such as (option=1, other='a')")
+
+
+def choose(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Read a spec that is one of a few, name -> its options with their defaults, into a name and all of its options.
+
+    UsageError names the nearest for another name, and what is taken for another option.
+
+    >>> choose("sampler", "balanced(samples=4)", {"balanced": {"classes": 32, "samples": 8}})
+    ('balanced', {'classes': 32, 'samples': 4})
+    """
+    spec = parse(text)
+    name = check_choice(what, canonical(spec.name).lower(), known)
+    if spec.args or not spec.options.keys() <= known[name].keys():
+        takes = ", ".join(f"{option}={value}" for option, value in known[name].items()) or "no options"
+        raise UsageError(f"cannot read the {what} '{text}': {name} takes {takes}")
+    return name, {**known[name], **spec.options}
 
 
 def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,7 +13,7 @@ from embedscope.errors import ThresholdError, UsageError, check_number
 from embedscope.metrics import STANDARD, Measured, bind, measure
 from embedscope.metrics.intervals import estimated, with_interval
 from embedscope.ops import statistics
-from embedscope.ops.blocks import limits
+from embedscope.ops.blocks import allowance, limits
 from embedscope.records import FeatureSet, Measurement, Samples, Scores, Track, silent, untracked
 from embedscope.store import open_features, select_labelled, select_split
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from embedscope.records import Rows
-
-# Of the memory that is free, a run takes this share unless it is told otherwise.
-MEMORY_SHARE = 0.5
 
 # Bytes of features from which a run says beforehand what it plans; smaller ones are done before it is read.
 _WORTH_SAYING = 2**26
@@ -75,7 +72,7 @@ def score(
             asked.append((function, options))
             specs.append(spec)
     where = devices.choose(device, float64=True)
-    budget = int(MEMORY_SHARE * devices.free_memory(where)) // distributed.local_size() if memory is None else memory
+    budget = allowance(where, memory)
     budget = distributed.folded(budget, min)  # all processes plan alike
     if budget < 2**24:
         raise UsageError(f"a memory limit of {_bytes(budget)} is too small to work with; give at least 16 MB")

@@ -29,7 +29,7 @@ from embedscope.finetuning.trials import Trials
 from embedscope.finetuning.weighting import check_weights, sample_weights
 from embedscope.losses import expression
 from embedscope.models.head import build_head
-from embedscope.ops.blocks import limits, row_slices
+from embedscope.ops.blocks import allowance, limits, row_slices
 from embedscope.records import Candidate, FeatureSet, Finetuning, ObjectiveResult, Track, Trial, silent, untracked
 from embedscope.store import check_finite, resuming, select_labelled
 from embedscope.store.runs import RunWriter, check_run, directory_names
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["ACCURACIES", "OBJECTIVES", "conclusions", "finetune", "read_label_map"]
 
 OBJECTIVES = ("ce", "ce + 0.5*silhouette")
-
-# Of the memory that is free, rows may take this share unless it is told otherwise.
-MEMORY_SHARE = 0.5
 
 
 def finetune(
@@ -142,7 +139,7 @@ def finetune(
     distributed.from_first(lambda: check_run(run, overwrite=overwrite, resume=resume))
     _check(recipe, objectives, trials, val_share, weights, tensorboard)
     where = devices.choose(device, float64=True)
-    budget = int(MEMORY_SHARE * devices.free_memory(where)) // distributed.local_size() if memory is None else memory
+    budget = allowance(where, memory)
     features, unlabelled = select_labelled(features)
     check_finite(features)
     if test is not None:

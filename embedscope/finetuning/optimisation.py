@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import plugins
-from embedscope.errors import UsageError, check_choice, check_flag, check_number, check_whole
+from embedscope.errors import UsageError, check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ _SCHEDULES: dict[str, Mapping[str, Any]] = {
 
 def check_optimizer(spec: str) -> tuple[str, dict[str, Any]]:
     """Read `adamw(beta1=0.9, beta2=0.999)` or `sgd(momentum=0.9, nesterov=False)` into a name and all of its options."""
-    name, options = _read("optimizer", spec, _OPTIMIZERS)
+    name, options = plugins.choose("optimizer", spec, _OPTIMIZERS)
     for option in options.keys() - {"nesterov"}:
         if not 0 <= check_number(option, options[option]) < 1:
             raise UsageError(f"{option} of {name} has to be from 0 to below 1, got {options[option]}")
@@ -39,7 +39,7 @@ def check_optimizer(spec: str) -> tuple[str, dict[str, Any]]:
 
 def check_schedule(spec: str) -> tuple[str, dict[str, Any]]:
     """Read `cosine`, `constant` or `plateau(factor=0.1, patience=5)` into a name and all of its options."""
-    name, options = _read("schedule", spec, _SCHEDULES)
+    name, options = plugins.choose("schedule", spec, _SCHEDULES)
     if name == "plateau":
         if not 0 < check_number("factor", options["factor"]) < 1:
             raise UsageError(f"factor of plateau has to be between 0 and 1, got {options['factor']}")
@@ -97,12 +97,3 @@ class Schedule:
         """Go on from there."""
         if self._plateau is not None:
             self._plateau.load_state_dict(state)
-
-
-def _read(what: str, spec: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
-    parsed = plugins.parse(spec)
-    name = check_choice(what, plugins.canonical(parsed.name).lower(), known)
-    if parsed.args or not parsed.options.keys() <= known[name].keys():
-        takes = ", ".join(f"{option}={value}" for option, value in known[name].items()) or "no options"
-        raise UsageError(f"cannot read the {what} '{spec}': {name} takes {takes}")
-    return name, {**known[name], **parsed.options}

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from embedscope import plugins
-from embedscope.errors import UsageError, check_choice, check_whole
+from embedscope.errors import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Array = np.ndarray[Any, Any]
 
-_OPTIONS = {"shuffled": {}, "balanced": {"classes": 32, "samples": 8}}
+_OPTIONS: dict[str, dict[str, Any]] = {"shuffled": {}, "balanced": {"classes": 32, "samples": 8}}
 
 
 class Sampler(Protocol):
@@ -85,13 +85,9 @@ def build_sampler(spec: str, labels: Array, batch_size: int, seed: int) -> Sampl
     With fewer classes than a batch would take, it takes them all. UsageError for another name or option, fewer than two
     classes or samples a batch.
     """
-    parsed = plugins.parse(spec)
-    known = _OPTIONS[check_choice("sampler", plugins.canonical(parsed.name).lower(), _OPTIONS)]
-    if parsed.args or not parsed.options.keys() <= known.keys():
-        takes = ", ".join(f"{name}={value}" for name, value in known.items()) or "no options"
-        raise UsageError(f"cannot read the sampler '{spec}': {parsed.name} takes {takes}")
-    if not known:
+    name, options = plugins.choose("sampler", spec, _OPTIONS)
+    if name == "shuffled":
         return Shuffled(len(labels), batch_size, seed)
-    chosen = {name: check_whole(f"{name} of balanced", parsed.options.get(name, value), low=2) for name, value in known.items()}
+    chosen = {option: check_whole(f"{option} of balanced", value, low=2) for option, value in options.items()}
     members = tuple(np.flatnonzero(labels == code) for code in range(int(labels.max()) + 1))
     return Balanced(members, min(chosen["classes"], len(members)), chosen["samples"], seed)

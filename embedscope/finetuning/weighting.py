@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import plugins
-from embedscope.errors import UsageError, check_choice, check_number, check_whole
+from embedscope.errors import check_number, check_whole
 from embedscope.ops.blocks import row_slices
 from embedscope.ops.sample_weights import weights
 
@@ -26,12 +26,7 @@ def check_weights(spec: str | None) -> dict[str, Any]:
     """Read `dataset_equity(eta=1, gamma=5, clusters=10)` into all of its options; None has none."""
     if spec is None:
         return {}
-    parsed = plugins.parse(spec)
-    known = _KINDS[check_choice("weighting of samples", plugins.canonical(parsed.name), _KINDS)]
-    if parsed.args or not parsed.options.keys() <= known.keys():
-        takes = ", ".join(f"{name}={value}" for name, value in known.items())
-        raise UsageError(f"cannot read the weights '{spec}': {parsed.name} takes {takes}")
-    options = {**known, **parsed.options}
+    _, options = plugins.choose("weighting of samples", spec, _KINDS)
     for name in ("eta", "gamma"):
         check_number(f"{name} of dataset_equity", options[name], low=0)
     if options["clusters"] is not None:

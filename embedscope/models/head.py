@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embedscope import plugins
 from embedscope.errors import InputError, UsageError, check_choice, explained
+from embedscope.models.checkpoint import sha256_of
 
 
 class Head(nn.Module):
@@ -90,8 +91,6 @@ class TrainedHead:
 
 def open_head(path: Path | str) -> TrainedHead:
     """Read a `head.safetensors` of a run of finetune; InputError for anything else."""
-    import hashlib
-
     path = Path(path)
     if path.is_dir():
         found = sorted(path.glob("**/head.safetensors"))
@@ -112,7 +111,7 @@ def open_head(path: Path | str) -> TrainedHead:
     return TrainedHead(
         head=head.eval(),
         path=path,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256_of(str(path)),
         layer=notes["layer"],
         pooling=notes["pooling"],
         dim=notes["dim"],

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from embedscope import distributed
+from embedscope import devices, distributed
 from embedscope.records import Track, untracked
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Limits:
 
 
 _LIMITS: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 (frozen)
+
+
+def allowance(device: torch.device, wanted: int | None) -> int:
+    """Return the bytes that a run may take on a device: those wanted, or this process's part of half of what is free."""
+    return devices.free_memory(device) // 2 // distributed.local_size() if wanted is None else wanted
 
 
 @contextmanager
