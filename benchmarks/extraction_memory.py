@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from embedscope.data.dataset import Dataset
 from embedscope.extraction import extract
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
-from embedscope.records import Dataset, Encoder
 
 ROWS = 1_000_000
 WIDTH = 512

@@ -13,8 +13,8 @@ from torch import nn
 
 from embedscope.data import open_dataset
 from embedscope.extraction import extract
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
-from embedscope.records import Encoder
 
 ROWS = 60_000
 BATCH = 256

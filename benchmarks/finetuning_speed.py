@@ -6,7 +6,7 @@ from torch import nn
 
 from embedscope.finetuning.training import Material, Recipe, Training
 from embedscope.models.head import build_head
-from embedscope.records import untracked
+from embedscope.progress import untracked
 
 ROWS, DIM, CLASSES, BATCH, EPOCHS = 50_000, 512, 100, 128, 20
 

@@ -20,7 +20,7 @@ from sklearn.datasets import make_blobs
 from embedscope import plugins
 from embedscope.plotting import declaration, plot
 from embedscope.plotting.inputs import Embedding
-from embedscope.records import FeatureSet
+from embedscope.store.features import FeatureSet
 
 RUNS = 3
 

@@ -16,7 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from embedscope.plotting import report
-from embedscope.records import FeatureSet
+from embedscope.store.features import FeatureSet
 
 RUNS = 5
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")

@@ -58,33 +58,33 @@ def rank() -> int:
     return group.get_rank() if group.is_initialized() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return group.get_world_size() if group.is_initialized() else 1
 
 
-def local_size() -> int:
+def local_world_size() -> int:
     """How many of them share this machine's memory; torchrun says so."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if group.is_initialized() else 1
 
 
 def share(rows: int) -> slice:
     """Return this process's contiguous share of `rows`; shares differ by one row at most."""
-    return slice(rows * rank() // size(), rows * (rank() + 1) // size())
+    return slice(rows * rank() // world_size(), rows * (rank() + 1) // world_size())
 
 
-def concatenated(rows: Tensor) -> Tensor:
+def all_gather(rows: Tensor) -> Tensor:
     """Put the rows of all processes together, in the order of their ranks: (n_r, ...) -> (sum of n_r, ...) on every process."""
     return torch.cat(_gathered(rows))
 
 
-def gathered(rows: Tensor, total: int) -> Tensor:
+def all_gather_rows(rows: Tensor, total: int) -> Tensor:
     """Put together what each process computed of its `share` of `total` rows: (n_r, ...) -> (total, ...), with a graph.
 
     Every process is taken to go on alike with the whole, so each gets back the gradient of its own rows as it is; what the
-    parameters before that get is summed over processes by `add_up`.
+    parameters before that get is summed over processes by `all_reduce`.
     """
-    if size() == 1:
+    if world_size() == 1:
         return rows
     joined: Tensor = _Gather.apply(rows, total)  # type: ignore[no-untyped-call]
     return joined
@@ -94,7 +94,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, total: int) -> Tensor:
         ctx.own = share(total)
-        counts = [total * (each + 1) // size() - total * each // size() for each in range(size())]
+        counts = [total * (each + 1) // world_size() - total * each // world_size() for each in range(world_size())]
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))  # collectives take equal shapes
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
@@ -106,19 +106,19 @@ class _Gather(torch.autograd.Function):
         return gradients[0][ctx.own], None
 
 
-def add_up(tensors: Sequence[Tensor], *, mean: bool = False) -> None:
+def all_reduce(tensors: Sequence[Tensor], *, mean: bool = False) -> None:
     """Replace tensors by their sum over the processes, or their mean, in one exchange; all processes then hold the same."""
-    if size() == 1 or not tensors:
+    if world_size() == 1 or not tensors:
         return
     joined = torch.cat([tensor.flatten() for tensor in tensors])
     group.all_reduce(joined)
     if mean:
-        joined /= size()
+        joined /= world_size()
     for tensor, part in zip(tensors, torch.split(joined, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
-def folded(state: T, merge: Callable[[T, T], T]) -> T:
+def all_reduce_object(state: T, merge: Callable[[T, T], T]) -> T:
     """Merge what all processes accumulated, in the order of their ranks, so that every process holds the same."""
     first, *others = _gathered(state)
     for other in others:
@@ -126,16 +126,16 @@ def folded(state: T, merge: Callable[[T, T], T]) -> T:
     return first
 
 
-def to_first(value: T) -> list[T]:
+def gather_object(value: T) -> list[T]:
     """Hand a value to process 0: there the values of all processes in the order of their ranks, elsewhere an empty list."""
-    if size() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] | None = [None] * size() if rank() == 0 else None
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
     group.gather_object(value, values)
     return values or []
 
 
-def from_first(value: Callable[[], T]) -> T:
+def broadcast(value: Callable[[], T]) -> T:
     """Let process 0 compute a value, and give it to all; an EmbedscopeError is raised in all of them."""
     outcome: tuple[Any, EmbedscopeError | None] = (None, None)
     if rank() == 0:
@@ -143,29 +143,29 @@ def from_first(value: Callable[[], T]) -> T:
             outcome = (value(), None)
         except EmbedscopeError as error:
             outcome = (None, error)
-    found, raised = folded(outcome, lambda one, other: one)
+    found, raised = all_reduce_object(outcome, lambda one, other: one)
     if raised is not None:
         raise raised
     result: T = found
     return result
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return when all processes have come here."""
-    folded(None, lambda one, other: one)
+    all_reduce_object(None, lambda one, other: one)
 
 
-def first_alone(action: Callable[[], T]) -> T | None:
+def on_main(action: Callable[[], T]) -> T | None:
     """Let process 0 act, and the others wait for it; an EmbedscopeError is raised in all of them. What it gives stays there."""
     result: list[T] = []
-    from_first(lambda: result.append(action()))
+    broadcast(lambda: result.append(action()))
     return result[0] if result else None
 
 
 def _gathered(value: T) -> list[T]:
-    if size() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[T | None] = [None] * size()
+    values: list[T | None] = [None] * world_size()
     group.all_gather_object(values, _to_cpu(value))
     device = value.device if isinstance(value, Tensor) else None
     found: list[Any] = [entry.to(device) if isinstance(entry, Tensor) else entry for entry in values]

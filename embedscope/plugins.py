@@ -26,6 +26,7 @@ A kind of plot, `plotting/foo.py`, has its numbers apart from its drawing:
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -43,14 +44,6 @@ if TYPE_CHECKING:
 Kind = Literal["metrics", "losses", "models", "data", "plotting"]
 F = TypeVar("F", bound="Callable[..., Any]")
 
-# Modules that live in a kind's folder and are what its plugins share, not plugins.
-_SHARED: dict[str, frozenset[str]] = {
-    "data": frozenset({"columns"}),
-    "losses": frozenset({"expression"}),
-    "metrics": frozenset({"intervals"}),
-    "models": frozenset({"checkpoint", "head", "preparation"}),
-    "plotting": frozenset({"figure", "inputs", "layouts"}),
-}
 _SINGULAR = {
     "metrics": "metric",
     "losses": "loss",
@@ -79,10 +72,19 @@ def canonical(name: str) -> str:
 
 
 def names(kind: Kind) -> list[str]:
-    """List the plugins of a kind, sorted, without importing any of them."""
+    """List the plugins of a kind, sorted, without importing any of them.
+
+    A file is a plugin if it defines what it is named after; what else lies in the folder is what plugins share.
+    """
     folder = Path(__file__).parent / kind
-    own = {path.stem for path in folder.glob("[!_]*.py")} - _SHARED.get(kind, frozenset())
+    own = {path.stem for path in folder.glob("[!_]*.py") if _defines_its_name(path)}
     return sorted(own | _foreign(kind).keys())
+
+
+@functools.cache
+def _defines_its_name(path: Path) -> bool:
+    source = path.read_text(encoding="utf-8")
+    return re.search(rf"^(def|class) {path.stem}\b", source, re.MULTILINE) is not None
 
 
 def load(kind: Kind, name: str) -> Any:

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope import __version__, devices, distributed, plugins
+from embedscope import devices, distributed, plugins
+from embedscope._version import __version__
 from embedscope.errors import ThresholdError, UsageError, check_number
 from embedscope.metrics import STANDARD, Measured, bind, measure
 from embedscope.metrics.intervals import estimated, with_interval
 from embedscope.ops import statistics
 from embedscope.ops.blocks import allowance, limits
-from embedscope.records import FeatureSet, Measurement, Samples, Scores, Track, silent, untracked
+from embedscope.progress import Track, silent, untracked
+from embedscope.records import Measurement, Samples, Scores
 from embedscope.store import open_features, select_labelled, select_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
+    from embedscope.store.features import FeatureSet
 
 # Bytes of features from which a run says beforehand what it plans; smaller ones are done before it is read.
 _WORTH_SAYING = 2**26
@@ -73,7 +76,7 @@ def score(
             specs.append(spec)
     where = devices.choose(device, float64=True)
     budget = allowance(where, memory)
-    budget = distributed.folded(budget, min)  # all processes plan alike
+    budget = distributed.all_reduce_object(budget, min)  # all processes plan alike
     if budget < 2**24:
         raise UsageError(f"a memory limit of {_bytes(budget)} is too small to work with; give at least 16 MB")
     found = [select_split(features, split) for features in open_features(sources, layers=layers)]

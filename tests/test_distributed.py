@@ -111,6 +111,6 @@ def test_error_is_said_once(tmp_path):
 
 def test_one_process_is_the_ordinary_case():
     with distributed.process_group():
-        assert (distributed.rank(), distributed.size()) == (0, 1)
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
         assert distributed.share(7) == slice(0, 7)
-        assert distributed.folded([1], lambda a, b: a + b) == [1]
+        assert distributed.all_reduce_object([1], lambda a, b: a + b) == [1]

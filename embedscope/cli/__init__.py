@@ -42,7 +42,7 @@ for _command in (extract, score, finetune, plot, inspect, env):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from embedscope import __version__
+        from embedscope._version import __version__
 
         print(__version__)
         raise typer.Exit

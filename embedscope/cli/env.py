@@ -28,7 +28,8 @@ def env(json: Json = False) -> None:
 def _environment() -> dict[str, Any]:
     import torch
 
-    from embedscope import __version__, devices
+    from embedscope import devices
+    from embedscope._version import __version__
 
     def device(index: int) -> str:
         facts = torch.cuda.get_device_properties(index)

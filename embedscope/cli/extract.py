@@ -19,8 +19,9 @@ from embedscope.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from embedscope.data.dataset import Dataset
     from embedscope.extraction import LayerInfo
-    from embedscope.records import Dataset, Encoder
+    from embedscope.models.encoder import Encoder
 
 _DATA = (
     "A folder of class folders (splits are recognised), a .npz with X and y, a table with a column of paths or texts, idx "

@@ -12,7 +12,7 @@ from embedscope.cli.console import print_columns, print_json
 from embedscope.cli.options import Json
 
 if TYPE_CHECKING:
-    from embedscope.records import StoreContents
+    from embedscope.store.features import StoreContents
 
 # Classes that a table shows; --json has all of them.
 _MOST_CLASSES = 20

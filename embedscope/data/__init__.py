@@ -9,7 +9,7 @@ from embedscope import plugins
 from embedscope.errors import InputError
 
 if TYPE_CHECKING:
-    from embedscope.records import Dataset
+    from embedscope.data.dataset import Dataset
 
 
 def open_dataset(location: str) -> Dataset:

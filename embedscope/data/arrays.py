@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from embedscope.data.columns import Texts, fingerprint, gaps
+from embedscope.data.dataset import Dataset
 from embedscope.plugins import recognises
-from embedscope.records import Dataset
 from embedscope.store.arrays import encode_labels, load_arrays, text_rows
 
 if TYPE_CHECKING:

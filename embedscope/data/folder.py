@@ -9,11 +9,11 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from embedscope.data.columns import fingerprint
+from embedscope.data.dataset import Dataset
 from embedscope.data.hf import is_saved
 from embedscope.data.idx import holds_idx
 from embedscope.errors import InputError
 from embedscope.plugins import recognises
-from embedscope.records import Dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

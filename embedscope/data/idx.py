@@ -13,9 +13,9 @@ import numpy as np
 
 from embedscope.data.arrays import ArrayRows
 from embedscope.data.columns import fingerprint, gaps, number_rows
+from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError
 from embedscope.plugins import recognises
-from embedscope.records import Dataset
 from embedscope.store.arrays import encode_labels
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedscope.data.columns import Texts, check_unique, choose, encode, fingerprint, gaps, named, texts
+from embedscope.data.dataset import Dataset
 from embedscope.data.folder import ImageFiles, names_and_sizes, read_image
 from embedscope.errors import EmbedscopeError, InputError
 from embedscope.plugins import imported, recognises
-from embedscope.records import Dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

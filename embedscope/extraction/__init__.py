@@ -11,13 +11,15 @@ import hashlib
 import shutil
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from embedscope import __version__, distributed
+from embedscope import distributed
+from embedscope._version import __version__
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
 from embedscope.extraction.layers import LayerInfo
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
@@ -25,16 +27,18 @@ from embedscope.extraction.pooling import POOLINGS
 from embedscope.extraction.running import LOGITS, Runner
 from embedscope.extraction.schedule import Schedule
 from embedscope.extraction.stopping import stop_requested
-from embedscope.records import Dataset, Encoder, Extraction, Track, silent, untracked
+from embedscope.progress import Track, silent, untracked
 from embedscope.store import StoreWriter, Unfinished, read_unfinished, resuming, stored_provenance
 from embedscope.store.files import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from embedscope.data.dataset import Dataset
+    from embedscope.models.encoder import Encoder
     from embedscope.models.head import TrainedHead
 
-__all__ = ["LayerInfo", "check_options", "extract", "list_layers"]
+__all__ = ["Extraction", "LayerInfo", "check_options", "extract", "list_layers"]
 
 _BATCH_SIZE = 256
 _DTYPES = ("float32", "float16")
@@ -42,6 +46,31 @@ _ON_ERROR = ("stop", "skip")
 
 # A signal lets the block end that is being computed; schedulers of clusters kill after 30 s.
 _SECONDS_IN_A_BLOCK = 20.0
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction wrote.
+
+    Attributes:
+        path: of the store.
+        rows: how many.
+        layers: layer -> width.
+        seconds: it took.
+        not_finite: rows with NaN or infinite values in some layer, of those that this run computed.
+        skipped: id -> why, of the inputs that could not be read and became no row.
+        resumed: rows that an earlier run had written.
+        batch_size: rows in a forward pass.
+    """
+
+    path: Path
+    rows: int
+    layers: Mapping[str, int]
+    seconds: float
+    not_finite: int = 0
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    resumed: int = 0
+    batch_size: int | None = None
 
 
 def extract(
@@ -119,7 +148,7 @@ def extract(
     check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent
-    held, unfinished = distributed.from_first(lambda: _written_before(output, overwrite=overwrite, resume=resume))
+    held, unfinished = distributed.broadcast(lambda: _written_before(output, overwrite=overwrite, resume=resume))
     if limit is not None:
         dataset = limited(dataset, limit)
     if not len(dataset.inputs):
@@ -162,8 +191,8 @@ def extract(
             _check_space(output, runner, len(dataset.inputs), np.dtype(dtype))
         schedule = Schedule(batches, runner, np.dtype(dtype), size, unfinished, workers, seed)
         stop = stack.enter_context(stop_requested(say))
-        distributed.wait_for_all()  # whoever is stopped once there is a store ends it in good order
-        store = distributed.first_alone(
+        distributed.barrier()  # whoever is stopped once there is a store ends it in good order
+        store = distributed.on_main(
             lambda: stack.enter_context(
                 StoreWriter(
                     output,

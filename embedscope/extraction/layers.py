@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from embedscope.records import Encoder
+    from embedscope.models.encoder import Encoder
 
 _INPUT = ".input"
 _OUTPUT = "output."

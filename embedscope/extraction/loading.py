@@ -14,14 +14,15 @@ import numpy as np
 from torch.utils import data
 
 from embedscope import distributed
+from embedscope.data.dataset import BatchedInputs
 from embedscope.errors import EmbedscopeError, InputError
 from embedscope.models.preparation import advice
-from embedscope.records import BatchedInputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from embedscope.records import Dataset, Inputs, Items, Preparation
+    from embedscope.data.dataset import Dataset, Inputs
+    from embedscope.models.encoder import Items, Preparation
 
 # More readers than this wait for each other, or for the disk.
 _MOST_WORKERS = 8
@@ -169,7 +170,7 @@ def choose_workers(dataset: Dataset, wanted: int | None) -> int:
     if isinstance(dataset.inputs, BatchedInputs) or len(dataset.inputs) < _WORTH_WORKERS:
         return 0
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(available // distributed.local_size(), _MOST_WORKERS))
+    return max(1, min(available // distributed.local_world_size(), _MOST_WORKERS))
 
 
 def load(batches: Batches, rows: Sequence[Sequence[int]], *, workers: int) -> Iterator[Batch]:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from embedscope.extraction.pooling import Pooling
+    from embedscope.models.encoder import Encoder
     from embedscope.models.head import TrainedHead
-    from embedscope.records import Encoder
 
 LOGITS = "logits"
 
@@ -195,7 +195,7 @@ class Runner:
         if self.encoder.batch_size:
             return self.encoder.batch_size
         kind = self.device.type
-        free = devices.free_memory(self.device) * _SHARE.get(kind, _SHARE_ELSEWHERE) / max(distributed.local_size(), 1)
+        free = devices.free_memory(self.device) * _SHARE.get(kind, _SHARE_ELSEWHERE) / max(distributed.local_world_size(), 1)
         largest, size, bytes_of_one = _LARGEST.get(kind, _LARGEST_ELSEWHERE), 1, self._sample_bytes
         while size < largest and 2 * size * bytes_of_one < free:
             if kind == "cuda":
@@ -204,7 +204,7 @@ class Runner:
                 except _OutOfMemoryError:
                     break
             size *= 2
-        return distributed.folded(size, min)
+        return distributed.all_reduce_object(size, min)
 
     def _headed(self, features: Tensor) -> Tensor:
         """Take pooled features (B, D) through the head: (B, E)."""

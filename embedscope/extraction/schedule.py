@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from threading import Event
 
-    from embedscope.records import Track
+    from embedscope.progress import Track
     from embedscope.store import StoreWriter, Unfinished
 
     Array = np.ndarray[Any, Any]
@@ -74,7 +74,7 @@ class Schedule:
         self._skipped_before = () if unfinished is None else unfinished.skipped
         self.skipped: dict[int, str] = {}
         self.not_finite = 0
-        count, processes = len(batches.dataset.inputs), distributed.size()
+        count, processes = len(batches.dataset.inputs), distributed.world_size()
         start = self._first - self._first % size
         ranges = [range(row, min(row + size, count)) for row in range(start, count, size)]
         self._steps = [ranges[step : step + processes] for step in range(0, len(ranges), processes)]
@@ -92,20 +92,20 @@ class Schedule:
             self._skip({position: reasons.get(position, "could not be read when the run began")})
         for _ in track(self._steps, "extracting", _rows(self._steps), size=lambda step: _rows([step])):
             outcome = self._outcome()
-            error = distributed.folded(outcome.error, lambda one, other: one or other)
+            error = distributed.all_reduce_object(outcome.error, lambda one, other: one or other)
             if error is not None:
                 raise error
-            outcomes = distributed.to_first(outcome)
-            committed = distributed.first_alone(lambda found=outcomes: self._write(found)) or False  # type: ignore[misc]
-            if distributed.folded((stop.is_set(), committed), _either) == (True, True):
+            outcomes = distributed.gather_object(outcome)
+            committed = distributed.on_main(lambda found=outcomes: self._write(found)) or False  # type: ignore[misc]
+            if distributed.all_reduce_object((stop.is_set(), committed), _either) == (True, True):
                 break
         else:
-            self.skipped = distributed.folded(self.skipped, lambda one, other: one)
-            self.not_finite = distributed.folded(self.not_finite, lambda one, other: one)
+            self.skipped = distributed.all_reduce_object(self.skipped, lambda one, other: one)
+            self.not_finite = distributed.all_reduce_object(self.not_finite, lambda one, other: one)
             if len(self.skipped) == count:
                 raise InputError(f"none of the {count:,} inputs of {self._batches.dataset.location} can be read")
             return True
-        return distributed.folded(
+        return distributed.all_reduce_object(
             self._store is not None and self._store.done + len(self.skipped) == count, lambda one, other: one
         )
 

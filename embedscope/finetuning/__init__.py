@@ -30,7 +30,8 @@ from embedscope.finetuning.weighting import check_weights, sample_weights
 from embedscope.losses import expression
 from embedscope.models.head import build_head
 from embedscope.ops.blocks import allowance, limits, row_slices
-from embedscope.records import Candidate, FeatureSet, Finetuning, ObjectiveResult, Track, Trial, silent, untracked
+from embedscope.progress import Track, silent, untracked
+from embedscope.records import Candidate, Finetuning, ObjectiveResult, Trial
 from embedscope.store import check_finite, resuming, select_labelled
 from embedscope.store.runs import RunWriter, check_run, directory_names
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from embedscope.finetuning.splitting import Parts
     from embedscope.finetuning.trials import Outcome
+    from embedscope.store.features import FeatureSet
 
 __all__ = ["ACCURACIES", "OBJECTIVES", "conclusions", "finetune", "read_label_map"]
 
@@ -136,7 +138,7 @@ def finetune(
     started = time.perf_counter()
     run = Path(run)
     recipe = Recipe(head, epochs, batch_size, sampler, optimizer, learning_rate, weight_decay, schedule, patience, select_by)
-    distributed.from_first(lambda: check_run(run, overwrite=overwrite, resume=resume))
+    distributed.broadcast(lambda: check_run(run, overwrite=overwrite, resume=resume))
     _check(recipe, objectives, trials, val_share, weights, tensorboard)
     where = devices.choose(device, float64=True)
     budget = allowance(where, memory)
@@ -163,7 +165,7 @@ def finetune(
         "label_map": label_map,
         "seed": seed,
         "device": str(where),
-        "processes": distributed.size(),
+        "processes": distributed.world_size(),
     }
     scale = root_mean_square(parts.train.features)
     data = {
@@ -181,12 +183,12 @@ def finetune(
         "measured_on": "the rows themselves, before and after alike; a layer's magnitudes, which score reads, have no after",
     }
     alike = {key: value for key, value in {**options, **data}.items() if key not in ("objectives", "trials")}
-    alike["rows"] = distributed.from_first(lambda: fingerprint(parts))
+    alike["rows"] = distributed.broadcast(lambda: fingerprint(parts))
     writer = RunWriter(run, alike, overwrite=overwrite, resume=resume)
     results: list[ObjectiveResult] = []
     with ExitStack() as stack:
         stack.enter_context(limits(memory=budget))
-        distributed.first_alone(lambda: stack.enter_context(writer))
+        distributed.on_main(lambda: stack.enter_context(writer))
         classes = [features.class_names[label] for label in np.unique(parts.train.labels)]
         work = Trials(
             parts,
@@ -217,7 +219,7 @@ def finetune(
             again = resuming(command) if command else "the same call and resume=True"
             raise InterruptedRunError(f"interrupted; what was trained is kept, go on with: {again}") from error
         result = Finetuning(run, {**options, "command": command}, data, corrected(results), time.perf_counter() - started)
-        distributed.first_alone(lambda: writer.finish(result))
+        distributed.on_main(lambda: writer.finish(result))
     return result
 
 

@@ -16,7 +16,7 @@ from embedscope.ops.blocks import row_slices
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 
 class Bank(Protocol):

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from embedscope.records import FeatureSet, Rows
+    from embedscope.ops.rows import Rows
+    from embedscope.store.features import FeatureSet
 
 # What is measured beside the metrics of `score`; all of them are shares, higher is better.
 ACCURACIES = ("knn_accuracy", "macro_f1", "accuracy")

@@ -17,7 +17,7 @@ from embedscope.store import select, select_labelled
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embedscope.records import FeatureSet
+    from embedscope.store.features import FeatureSet
 
     Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from embedscope.finetuning.banks import Bank
     from embedscope.models.head import Head
-    from embedscope.records import Rows, Track
+    from embedscope.ops.rows import Rows
+    from embedscope.progress import Track
 
 # Criteria that come from the classifier; any metric with a direction is one too.
 CLASSIFIED = ("macro_f1", "accuracy")
@@ -223,14 +224,14 @@ class Training:
         own = whole[distributed.share(len(batch))]
         embedding, logits = self.head(self.material.features[own.to(device)])
         probed = self.head.classify(embedding.detach()) if self._probes else None
-        embedding, logits = distributed.gathered(embedding, len(batch)), distributed.gathered(logits, len(batch))
+        embedding, logits = distributed.all_gather_rows(embedding, len(batch)), distributed.all_gather_rows(logits, len(batch))
         whole = whole.to(device)
         labels = self.material.labels[whole]
         weights = None if self.material.weights is None else self.material.weights[whole]
         objective = loss = self.criterion(embedding, labels, logits, weights)
         terms = {"objective": objective, **self.criterion.terms}
         if probed is not None:
-            terms["probe"] = nn.functional.cross_entropy(distributed.gathered(probed, len(batch)), labels)
+            terms["probe"] = nn.functional.cross_entropy(distributed.all_gather_rows(probed, len(batch)), labels)
             loss = loss + terms["probe"]
         negative = [share for each in self.criterion.losses if (share := getattr(each, "negative_share", None)) is not None]
         if negative:
@@ -239,9 +240,9 @@ class Training:
 
     def _add_gradients_up(self) -> None:
         """Make every process's gradients those of the full batch: the head's are sums over rows, the objective's are whole."""
-        if distributed.size() > 1:
-            distributed.add_up([p.grad for p in self.head.parameters() if p.grad is not None])
-            distributed.add_up([p.grad for p in self.criterion.parameters() if p.grad is not None], mean=True)
+        if distributed.world_size() > 1:
+            distributed.all_reduce([p.grad for p in self.head.parameters() if p.grad is not None])
+            distributed.all_reduce([p.grad for p in self.criterion.parameters() if p.grad is not None], mean=True)
 
     def _reaches_logits(self) -> bool:
         """Whether any term has a gradient in the logits, tried on drawn rows, so that a term that starts later counts too."""
@@ -280,7 +281,7 @@ class Training:
             if measured.measurement.value is None:
                 raise InputError(f"{self._criterion} has no value on the validation rows: {measured.measurement.note}")
             found[f"val_{self._criterion}"] = measured.measurement.value
-        return distributed.from_first(lambda: found)  # the processes have to choose alike
+        return distributed.broadcast(lambda: found)  # the processes have to choose alike
 
     def _keep(self, value: float | None) -> None:
         """Keep the head if no epoch before was better."""
@@ -313,7 +314,7 @@ def criterion(select_by: str) -> tuple[str, int]:
 def root_mean_square(features: Rows) -> float:
     """Compute the root mean square of (N, D) features in float64, 1 if all are 0; InputError if float32 cannot train on it."""
     own = sum(float(block.square().sum()) for _, block in over_rows(features, torch.float64))
-    total = distributed.folded(own, operator.add)
+    total = distributed.all_reduce_object(own, operator.add)
     scale = math.sqrt(total / (features.shape[0] * features.shape[1]))
     if not scale < 1e30:
         raise InputError(f"the features are too large to train on in float32 (root mean square {scale:.1e}); divide them first")
@@ -337,5 +338,5 @@ def apply(head: Head, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor, T
         embedding.append(found.cpu())
         predicted.append(logits.argmax(dim=1).cpu())
         losses.append(nn.functional.cross_entropy(logits, labels[block].to(device), reduction="none").cpu())
-    whole = distributed.concatenated
+    whole = distributed.all_gather
     return whole(torch.cat(embedding)), whole(torch.cat(predicted)), whole(torch.cat(losses))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedscope.finetuning.banks import Bank
     from embedscope.finetuning.splitting import Parts
     from embedscope.finetuning.training import Material, Recipe
-    from embedscope.records import Track
+    from embedscope.progress import Track
     from embedscope.store.runs import RunWriter
 
 # A training that is under way is kept at most so often.
@@ -103,7 +103,7 @@ class Trials:
             }
 
         values = self._noted("before", "measured", "", found)
-        distributed.first_alone(lambda: self._writer.write_before(self.parts.test, self._provenance))
+        distributed.on_main(lambda: self._writer.write_before(self.parts.test, self._provenance))
         return values
 
     def train(self, objective: str, directory: str, number: int) -> Outcome:
@@ -113,7 +113,7 @@ class Trials:
             return asdict(self._trained(objective, directory, self.seed + number))
 
         fields = self._noted(directory, "trained", objective, found)
-        distributed.first_alone(lambda: self._writer.drop_state(directory))
+        distributed.on_main(lambda: self._writer.drop_state(directory))
         return Outcome(**{**fields, "warnings": tuple(fields["warnings"])})
 
     def measure(
@@ -139,7 +139,7 @@ class Trials:
 
     def _trained(self, objective: str, directory: str, seed: int) -> Outcome:
         training = Training(self.material, self.recipe, objective, seed)
-        state = distributed.from_first(lambda: self._writer.saved_state(directory))
+        state = distributed.broadcast(lambda: self._writer.saved_state(directory))
         earlier = 0.0
         if state is not None and state["objective"] == objective:
             training.load_state_dict(state["training"])
@@ -168,15 +168,15 @@ class Trials:
         seconds = earlier + time.perf_counter() - started
         if tensors is not None:
             kept = {**notes, "epoch": training.best_epoch}
-            path = distributed.from_first(lambda: self._writer.write_head(directory, tensors, kept))
-            distributed.first_alone(lambda: self._writer.write_log(directory, training.log))
+            path = distributed.broadcast(lambda: self._writer.write_head(directory, tensors, kept))
+            distributed.on_main(lambda: self._writer.write_log(directory, training.log))
             diverged = diverged and f"{diverged}; the head of epoch {training.best_epoch} is kept: {path}"
         warnings = tuple(training.warnings)
         return Outcome(training.epoch, training.best_epoch, training.best_value, seconds, warnings, diverged)
 
     def _after(self, objective: str, directory: str, seed: int) -> dict[str, float | None]:
         test = self.parts.test
-        tensors = distributed.from_first(lambda: self._writer.read_head(directory))
+        tensors = distributed.broadcast(lambda: self._writer.read_head(directory))
         head = build_head(self.recipe.head, self.material.features.shape[1], self.material.num_classes, self.material.scale)
         head.load_state_dict(tensors)
         head.to(self._device).eval()
@@ -189,16 +189,16 @@ class Trials:
             "accuracy": float((predicted.numpy() == self._test).mean()),
         }
         notes = {**self._provenance, "finetune": {**self._notes, "objective": objective, "seed": seed}}
-        distributed.first_alone(lambda: self._writer.write_after(directory, test, embedding, notes))
+        distributed.on_main(lambda: self._writer.write_after(directory, test, embedding, notes))
         return found
 
     def _noted(self, directory: str, what: str, objective: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Take what an interrupted run had found of this objective, or find and note it."""
-        earlier = distributed.from_first(lambda: self._writer.noted(directory, what))
+        earlier = distributed.broadcast(lambda: self._writer.noted(directory, what))
         if earlier is not None and earlier["objective"] == objective:
             return dict(earlier["found"])
         found = compute()
-        distributed.first_alone(lambda: self._writer.note(directory, what, {"objective": objective, "found": found}))
+        distributed.on_main(lambda: self._writer.note(directory, what, {"objective": objective, "found": found}))
         return found
 
     def _known(self, bank: Bank) -> torch.Tensor:

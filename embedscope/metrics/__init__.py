@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.gathering import Gatherer
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 # What a metric may be invariant to. The law tests hold a metric to what it declares, and to changing under the rest.
 INVARIANCES = ("translation", "rotation", "scale", "row_scale", "channel_scale")

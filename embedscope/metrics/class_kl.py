@@ -18,7 +18,7 @@ from embedscope.ops.channel_classes import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 
 def class_kl_details(

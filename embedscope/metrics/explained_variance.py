@@ -12,7 +12,7 @@ from embedscope.metrics import metric
 from embedscope.ops.spectrum import Covariance, covariance, gathered_covariance
 
 if TYPE_CHECKING:
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 _THRESHOLDS = (0.9, 0.95, 0.99)
 

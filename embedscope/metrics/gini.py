@@ -13,7 +13,7 @@ from embedscope.ops.channel_classes import ChannelSums, channel_gini, channel_su
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 
 def gini_channels(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Tensor:

@@ -14,7 +14,8 @@ from embedscope.ops import statistics
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedscope.records import Measurement, Rows
+    from embedscope.ops.rows import Rows
+    from embedscope.records import Measurement
 
 # How often a metric without a value per sample is measured again for its interval; each time costs as much as the metric.
 RESAMPLES = 200

@@ -11,7 +11,7 @@ from embedscope.ops.spectrum import Covariance, covariance, entropy_rank, gather
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 # The paper's, added to every normalised singular value.
 _EPS = 1e-7

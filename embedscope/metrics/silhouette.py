@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.class_moments import MomentsOfClasses
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 
 def silhouette_samples(features: Rows, labels: Tensor, *, distance: str = "euclidean") -> Tensor:

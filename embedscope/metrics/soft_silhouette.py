@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.class_moments import MomentsOfClasses
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 
 def soft_silhouette_samples(

@@ -11,7 +11,7 @@ from embedscope.ops.spectrum import Covariance, covariance, gathered_covariance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 
 @metric(

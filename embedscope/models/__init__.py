@@ -15,7 +15,7 @@ from embedscope.models.checkpoint import load_checkpoint, sha256_of
 from embedscope.models.preparation import Pixels
 
 if TYPE_CHECKING:
-    from embedscope.records import Encoder
+    from embedscope.models.encoder import Encoder
 
 
 def open_model(

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.models.encoder import Weights
 from embedscope.models.torchscript import is_torchscript
-from embedscope.records import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from embedscope.errors import InputError, explained
 from embedscope.models._opening import quiet, sole_input
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
 from embedscope.plugins import recognises
-from embedscope.records import Encoder, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

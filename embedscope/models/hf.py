@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from embedscope.errors import InputError, check_choice, check_flag, check_number, explained
 from embedscope.models._opening import quiet
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import as_image, stack
 from embedscope.plugins import imported
-from embedscope.records import Encoder, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from embedscope.errors import InputError, explained
 from embedscope.models._opening import sole_input
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
 from embedscope.plugins import imported, recognises
-from embedscope.records import Encoder, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

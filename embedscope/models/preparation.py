@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from embedscope.records import Items
+    from embedscope.models.encoder import Items
 
 # How bright red, green and blue are, as Pillow has it (ITU-R 601-2).
 _LUMA = (0.299, 0.587, 0.114)

@@ -13,8 +13,8 @@ from torch import nn
 
 from embedscope.errors import InputError, explained, unknown
 from embedscope.models.checkpoint import sha256_of
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
-from embedscope.records import Encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from embedscope.errors import InputError, UsageError, check_flag, explained, unknown
 from embedscope.models._opening import quiet
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.hf import check_location, check_texts, hf
 from embedscope.plugins import imported
-from embedscope.records import Encoder, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

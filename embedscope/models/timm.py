@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError, check_flag, explained
 from embedscope.models._opening import no_image, per_channel, quiet, unknown_among_many
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import ImagePreset
 from embedscope.plugins import imported
-from embedscope.records import Encoder, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

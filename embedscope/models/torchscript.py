@@ -10,9 +10,9 @@ import torch
 
 from embedscope.errors import InputError, explained
 from embedscope.models._opening import sole_input
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
 from embedscope.plugins import recognises
-from embedscope.records import Encoder, Weights
 
 _SUFFIXES = (".pt", ".pth", ".ts", ".torchscript", ".jit")
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import InputError, UsageError, check_choice, check_flag, explained
 from embedscope.models._opening import no_image, not_adjustable, per_channel, quiet, unknown_among_many
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import ImagePreset, Pixels
 from embedscope.plugins import imported
-from embedscope.records import Encoder, Weights
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from embedscope.records import Preparation
+    from embedscope.models.encoder import Preparation
 
 
 def torchvision(location: str, /, *, pretrained: bool = True, weights: str | None = None, **options: Any) -> Encoder:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from embedscope import devices, distributed
-from embedscope.records import Track, untracked
+from embedscope.progress import Track, untracked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _LIMITS: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B0
 
 def allowance(device: torch.device, wanted: int | None) -> int:
     """Return the bytes that a run may take on a device: those wanted, or this process's part of half of what is free."""
-    return devices.free_memory(device) // 2 // distributed.local_size() if wanted is None else wanted
+    return devices.free_memory(device) // 2 // distributed.local_world_size() if wanted is None else wanted
 
 
 @contextmanager

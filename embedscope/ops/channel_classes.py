@@ -19,7 +19,7 @@ from embedscope.ops.class_moments import Classes, class_sums, present_classes
 from embedscope.ops.gathering import gather
 
 if TYPE_CHECKING:
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 ACTIVATIONS = ("abs", "relu", "none")
 DEAD = ("keep", "ignore")
@@ -64,7 +64,7 @@ class ChannelSums:
 
     def fold(self) -> None:
         """Merge with the other processes."""
-        self.sums = distributed.folded(self.sums, torch.add)
+        self.sums = distributed.all_reduce_object(self.sums, torch.add)
 
     def shares(self) -> Tensor:
         """Return S-bar: (C, K)."""

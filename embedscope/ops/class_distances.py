@@ -41,7 +41,7 @@ from embedscope.ops.pairwise import Frame, PreparedRows, distance_sums, distance
 
 if TYPE_CHECKING:
     from embedscope.ops._class_distances_triton import Tiling
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 DISTANCES = ("euclidean", "sqeuclidean", "cosine")
 
@@ -117,7 +117,7 @@ def class_distances(
         frame = _frame(features, unit=unit)
         scale = frame.scale
         form = MinimumForm(minimum.form, minimum.tau * scale)
-        if anchors is not None or not isinstance(features, Tensor) or distributed.size() > 1:
+        if anchors is not None or not isinstance(features, Tensor) or distributed.world_size() > 1:
             own, found = _some_against_all(features, classes, wanted, frame, unit=unit, form=form)
         else:
             here = features.to(labels.device)
@@ -350,7 +350,7 @@ def _some_against_all(
                 tile = distance_tile(right, slice(0, len(right)), left, part, laid_out)
                 sums[:, part] += class_sums(tile, classes.index[block], size)
         _take_in(found, own, slab, slice(0, size), sums, classes.counts.double(), classes.index[mine])
-    return distributed.concatenated(own), found.of_all_processes()
+    return distributed.all_gather(own), found.of_all_processes()
 
 
 def gathered(features: Rows, positions: Tensor) -> Tensor:
@@ -373,8 +373,8 @@ def _frame(features: Rows, *, unit: bool) -> Frame:
     for _, block in blocks.over_rows(features, torch.float64, description="mean"):
         total += (unit_rows(block) if unit else block).sum(dim=0).cpu()
         largest = max(largest, float(block.abs().max()))
-    centre = distributed.folded(total, torch.add) / features.shape[0]
-    largest = distributed.folded(largest, max)
+    centre = distributed.all_reduce_object(total, torch.add) / features.shape[0]
+    largest = distributed.all_reduce_object(largest, max)
     scale = 1.0 if unit or not 0 < largest < math.inf else 2.0 ** -max(-1000, min(1000, math.frexp(largest)[1]))
     return Frame(centre * scale, scale)
 
@@ -408,4 +408,4 @@ def _closed_form(
             sums = (sums + zero * moments.counts[:, None] + moments.zeros[:, None]) / 2
             sums[index, torch.arange(len(index), device=device)] -= zero  # the distance to itself
         _take_in(found, own, block, slice(0, size), sums, classes.counts.double(), classes.index[mine])
-    return distributed.concatenated(own), found.of_all_processes()
+    return distributed.all_gather(own), found.of_all_processes()

@@ -110,7 +110,7 @@ class MomentsOfClasses:
 
     def fold(self) -> None:
         """Merge with the other processes."""
-        self.moments = distributed.folded(self.moments, merged_moments)
+        self.moments = distributed.all_reduce_object(self.moments, merged_moments)
 
 
 def unit_rows(rows: Tensor) -> Tensor:

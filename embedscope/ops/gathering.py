@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 # How many rows an error names.
 _NAMED = 5
@@ -63,7 +63,7 @@ def gather(
         if not wrong:
             for gatherer in gatherers:
                 gatherer.take(block, rows)
-    wrong = distributed.folded(wrong, lambda a, b: a + b)
+    wrong = distributed.all_reduce_object(wrong, lambda a, b: a + b)
     if wrong:
         names = ", ".join(f"{row} ({ids[row]})" if ids is not None else str(row) for row in wrong[:_NAMED])
         more = ", …" if len(wrong) > _NAMED else ""

@@ -84,7 +84,7 @@ class RunningMinimum:
 
     def of_all_processes(self) -> RunningMinimum:
         """Put the samples of all processes together, in the order of their ranks."""
-        return self._with(distributed.concatenated)
+        return self._with(distributed.all_gather)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> RunningMinimum:
         found = RunningMinimum(0, self.form, self.lowest.device)

@@ -13,7 +13,7 @@ from embedscope.ops.gathering import gather
 
 if TYPE_CHECKING:
     from embedscope.ops.class_moments import Classes
-    from embedscope.records import Rows
+    from embedscope.ops.rows import Rows
 
 
 class Covariance:
@@ -45,14 +45,14 @@ class Covariance:
 
     def fold(self) -> None:
         """Merge with the other processes."""
-        self._largest = distributed.folded(self._largest, max)
+        self._largest = distributed.all_reduce_object(self._largest, max)
         if self._kept is not None:
-            rows = distributed.concatenated(torch.cat([self._mean.new_zeros(0, self.width), *self._kept]))
+            rows = distributed.all_gather(torch.cat([self._mean.new_zeros(0, self.width), *self._kept]))
             self._mean = rows.mean(dim=0)
             self._kept = [rows - self._mean]
             return
         state = self._count, self._mean.cpu(), self._product.cpu()
-        _, mean, product = distributed.folded(state, _merged)
+        _, mean, product = distributed.all_reduce_object(state, _merged)
         self._mean, self._product = mean.to(self.device), product.to(self.device)
 
     def eigenvalues(self) -> Tensor:

@@ -21,7 +21,7 @@ from embedscope.plotting import report
 from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, Sheet, check_suffix, check_width, palette, picture
 from embedscope.plotting.inputs import Embedding, Given, prepare
 from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
-from embedscope.records import Track, silent, untracked
+from embedscope.progress import Track, silent, untracked
 from embedscope.store.files import check_output
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from embedscope.store.selection import SelectedRows
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from embedscope.records import FeatureSet, Finetuning
+    from embedscope.records import Finetuning
+    from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from embedscope.errors import InputError
-from embedscope.records import FeatureSet
+from embedscope.store.features import FeatureSet
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]

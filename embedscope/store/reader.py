@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
-from embedscope.records import FeatureSet, StoreContents, StoredLayer
 from embedscope.store.arrays import features_from_arrays
+from embedscope.store.features import FeatureSet, StoreContents, StoredLayer
 from embedscope.store.files import partial_path
 from embedscope.store.format import SCHEMA, SCHEMA_VERSION
 

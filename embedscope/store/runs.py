@@ -25,7 +25,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from embedscope import __version__
+from embedscope._version import __version__
 from embedscope.errors import InputError, OutputError
 from embedscope.ops.blocks import row_slices
 from embedscope.records import Candidate, Finetuning, ObjectiveResult, Summary, Trial
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from torch import Tensor
 
-    from embedscope.records import FeatureSet, Rows
+    from embedscope.ops.rows import Rows
+    from embedscope.store.features import FeatureSet
 
 SCHEMA = "embedscope.finetune/1"
 R = TypeVar("R", bound="DataclassInstance")

@@ -13,7 +13,8 @@ from embedscope.errors import InputError, UsageError, unknown
 from embedscope.ops.gathering import gather
 
 if TYPE_CHECKING:
-    from embedscope.records import FeatureSet, Rows
+    from embedscope.ops.rows import Rows
+    from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 

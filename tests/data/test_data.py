@@ -5,8 +5,8 @@ from PIL import Image
 
 from embedscope.data import open_dataset
 from embedscope.data.arrays import ArrayRows
+from embedscope.data.dataset import BatchedInputs
 from embedscope.errors import InputError
-from embedscope.records import BatchedInputs
 
 
 def image(path, value=0, mode="L", size=(2, 3)):

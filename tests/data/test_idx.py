@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from embedscope.data import open_dataset
+from embedscope.data.dataset import BatchedInputs
 from embedscope.errors import InputError
-from embedscope.records import BatchedInputs
 from tests.conftest import SHARED
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}

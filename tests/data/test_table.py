@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from embedscope.data import open_dataset
+from embedscope.data.dataset import BatchedInputs
 from embedscope.errors import InputError, UsageError
-from embedscope.records import BatchedInputs
 
 
 def table(folder, text, name="a.csv"):

@@ -9,8 +9,8 @@ from torch import nn
 from embedscope.data import open_dataset
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.extraction import extract
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels, to_input
-from embedscope.records import Encoder
 from embedscope.store import open_features
 
 

@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, UsageError
 from embedscope.extraction import list_layers
 from embedscope.extraction.layers import find, first_tensor
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
-from embedscope.records import Dataset, Encoder
 
 
 class Block(nn.Module):

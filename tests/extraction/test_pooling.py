@@ -8,8 +8,9 @@ from torch import nn
 from embedscope.errors import InputError, UsageError
 from embedscope.extraction.pooling import plan
 from embedscope.extraction.running import Runner
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
-from embedscope.records import Encoder, silent
+from embedscope.progress import silent
 
 
 def looped(values, positions, pooling, mask=None):

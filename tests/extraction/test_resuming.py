@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
+from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, InterruptedRunError, OutputError
 from embedscope.extraction import extract
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
-from embedscope.records import Dataset, Encoder
 from embedscope.store import format as layout
 from embedscope.store import read_features, read_unfinished
 from tests.conftest import ROOT
@@ -393,7 +394,8 @@ import numpy as np, torch
 from torch import nn
 from embedscope.extraction import extract
 from embedscope.models.preparation import Pixels
-from embedscope.records import Dataset, Encoder
+from embedscope.data.dataset import Dataset
+from embedscope.models.encoder import Encoder
 from embedscope.store import format as layout
 
 torch.set_num_threads(1)

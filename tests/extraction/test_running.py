@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.extraction import extract
 from embedscope.extraction.running import Runner
+from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
-from embedscope.records import Dataset, Encoder, Weights, silent
+from embedscope.progress import silent
 from embedscope.store import read_features
 
 

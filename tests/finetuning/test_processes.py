@@ -62,7 +62,7 @@ import datetime, json, sys
 import torch
 from torch import distributed as group
 from embedscope.finetuning.training import Material, Recipe, Training
-from embedscope.records import untracked
+from embedscope.progress import untracked
 
 rank, size, port = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)

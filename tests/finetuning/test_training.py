@@ -13,7 +13,7 @@ from embedscope.finetuning.weighting import sample_weights
 from embedscope.losses import loss
 from embedscope.losses.expression import Objective, Term
 from embedscope.plugins import Spec
-from embedscope.records import untracked
+from embedscope.progress import untracked
 from embedscope.store import read_features
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from embedscope.errors import InputError, UsageError
 from embedscope.models import open_model
+from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels, to_input
-from embedscope.records import Encoder
 
 CODE = """
 import neighbour

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from embedscope.plotting.inputs import Embedding
-from embedscope.records import FeatureSet
+from embedscope.store.features import FeatureSet
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedscope import __version__
+from embedscope._version import __version__
 from embedscope.plotting.report import document
 from embedscope.plotting.report.measuring import measured
 from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view
 from embedscope.plotting.report.thumbnails import make_thumbnails
-from embedscope.records import Track, untracked
+from embedscope.progress import Track, untracked
 from embedscope.store.files import finished
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from embedscope.plotting.inputs import Run
-    from embedscope.records import FeatureSet
+    from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 

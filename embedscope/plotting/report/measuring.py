@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from embedscope.records import FeatureSet, Measurement, Rows
+    from embedscope.ops.rows import Rows
+    from embedscope.records import Measurement
+    from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 

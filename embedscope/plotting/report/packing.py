@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from embedscope.plotting.inputs import Run
     from embedscope.plotting.report.measuring import Measurements
-    from embedscope.records import FeatureSet, Measurement
+    from embedscope.records import Measurement
+    from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 

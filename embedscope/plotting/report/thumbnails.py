@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from embedscope.records import FeatureSet
+    from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 

@@ -15,8 +15,8 @@ from embedscope.extraction import extract
 from embedscope.finetuning import finetune
 from embedscope.models import open_model
 from embedscope.plotting import plot, report
-from embedscope.records import FeatureSet
 from embedscope.store import read_features
+from embedscope.store.features import FeatureSet
 from tests.plotting.report.test_page import HOSTILE, features, view
 
 pytest.importorskip("plotly", reason="plotly is not installed")

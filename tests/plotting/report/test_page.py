@@ -18,8 +18,8 @@ from embedscope.metrics.silhouette import silhouette_samples
 from embedscope.plotting import plot, report
 from embedscope.plotting.report import document
 from embedscope.plotting.report.measuring import measured
-from embedscope.records import FeatureSet
 from embedscope.store import read_features
+from embedscope.store.features import FeatureSet
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from embedscope.data import open_dataset
 from embedscope.plotting.report import thumbnails
 from embedscope.plotting.report.thumbnails import make_thumbnails
-from embedscope.records import FeatureSet
+from embedscope.store.features import FeatureSet
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""The record of labelled inputs, which every data source returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled inputs of a model.
+
+    Attributes:
+        inputs: N items; `inputs[i]` is the i-th input as the source gives it: a PIL image, a Tensor or a str.
+        labels: (N,) int64; -1 is unlabelled, otherwise an index into `class_names`.
+        class_names: (K,).
+        ids: (N,) unique.
+        split: (N,) or None.
+        location: where the inputs lie, as the user named it.
+        fingerprint: sha256 over what decides the inputs and their order (hex).
+        notes: what the user has to know of how the data were read, a sentence each.
+    """
+
+    inputs: Inputs
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    class_names: tuple[str, ...]
+    ids: Sequence[str]
+    split: Sequence[str] | None
+    location: str
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+class Inputs(Protocol):
+    """Items by position. InputError where an item cannot be read."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@runtime_checkable
+class BatchedInputs(Inputs, Protocol):
+    """Inputs that lie in memory and are given many at once, which is faster than one by one and needs no worker processes."""
+
+    def batch(self, rows: Sequence[int], /) -> Sequence[Any] | Tensor:
+        """The items of these rows: (B, ...) Tensor, or a list."""
+        ...

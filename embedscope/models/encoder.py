@@ -1,0 +1,82 @@
+"""The records of a model that is ready to run, which every model source returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+    # B items of a data set as they come to a model's preparation: a list of them, or a (B, ...) Tensor.
+    Items = Sequence[Any] | Tensor
+
+
+class Preparation(Protocol):
+    """Turns items of a Dataset into what a model takes. Picklable, because worker processes do it."""
+
+    @property
+    def text(self) -> str:
+        """What it does, with the values used, for the record."""
+        ...
+
+    def __call__(self, items: Items, /) -> Any:
+        """Prepare a batch: B items, or a (B, ...) Tensor of them -> (B, ...) Tensor, or a mapping of such Tensors by name.
+
+        InputError for items that are of the wrong kind, or differ in shape.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's parameters and buffers came from.
+
+    Attributes:
+        file: the checkpoint, or None where the model's source filled them.
+        sha256: of that file (hex), or None.
+        matched: parameters and buffers that were filled, by name.
+        missing: those that were not, and hold what the model starts with: not in the file, or of another shape there.
+        left_over: names in the file that the model has no place for.
+        origin: which part of the file was taken, such as "state_dict, without the prefix model.".
+        notes: what the user has to know, a sentence each.
+    """
+
+    file: str | None = None
+    sha256: str | None = None
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    left_over: tuple[str, ...] = ()
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model that is ready to run.
+
+    Attributes:
+        module: the network, in evaluation mode.
+        prepare: turns items of a Dataset into a batch.
+        spec: what the user typed.
+        code_sha256: hash (hex) of the Python file that the model is from, or None where its library's version stands for it.
+        weights: where the parameters came from; None where they are what the model starts with, as its code made them.
+        call: runs the module on a batch; None calls it with a Tensor as its argument, a mapping as its keyword arguments.
+        embedding: the layer that is the embedding where none is named; None for the input of the last Linear that runs.
+        outputs_only: why layers inside of the module cannot be reached, or None where they can.
+        batch_size: the only batch size that the module takes, or None for any.
+        device: the only kind of device that the module runs on ("cpu", "cuda"), or None for any.
+    """
+
+    module: nn.Module
+    prepare: Preparation
+    spec: str
+    weights: Weights | None = None
+    call: Callable[[nn.Module, Any], Any] | None = None
+    embedding: str | None = None
+    outputs_only: str | None = None
+    batch_size: int | None = None
+    device: str | None = None
+    code_sha256: str | None = None

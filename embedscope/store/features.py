@@ -1,0 +1,95 @@
+"""The records of a feature store. N rows, D dimensions, C channels, K classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from embedscope.ops.rows import Rows
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Labelled features of one layer, wherever they came from.
+
+    Attributes:
+        name: what tables call it.
+        source: the file it was read from.
+        layer: the layer's name in that file.
+        features: (N, D), float32 or float16, possibly still on disk.
+        labels: (N,) int64; -1 is unlabelled, otherwise an index into `class_names`.
+        class_names: (K,); a class may have no row.
+        ids: (N,) str, unique: what a row can be traced back with.
+        split: (N,) str such as "train" and "test", or None.
+        magnitudes: (N, C) float32, mean of |activation| over positions, or None where the layer has none.
+        provenance: how the features were made, as the store's JSON has it.
+    """
+
+    name: str
+    source: str
+    layer: str
+    features: Rows
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    class_names: tuple[str, ...]
+    ids: np.ndarray[Any, Any]
+    magnitudes: Rows | None = None
+    split: np.ndarray[Any, Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A dataset of rows in a store: a layer, its magnitudes, or the logits.
+
+    Attributes:
+        name: as the file has it, such as "features/conv1".
+        shape: (N, D).
+        dtype: of the rows.
+        pooling: how activations became rows, or None where that is not known.
+        type: of the module, or None likewise.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    pooling: str | None
+    type: str | None
+
+
+@dataclass(frozen=True)
+class StoreContents:
+    """What a store holds.
+
+    Attributes:
+        path: of the file.
+        schema_version: of its format.
+        complete: whether all rows are there.
+        rows: announced.
+        done: committed.
+        layers: its datasets of rows.
+        classes: class name -> how many rows.
+        unlabelled: rows without a label.
+        splits: split -> how many rows; empty where the data have none.
+        skipped: id -> why, of inputs that are no rows because they could not be read.
+        resume: the command that finishes an unfinished store, else None.
+        provenance: as the file has it.
+    """
+
+    path: Path
+    schema_version: int
+    complete: bool
+    rows: int
+    done: int
+    layers: Sequence[StoredLayer]
+    classes: Mapping[str, int]
+    unlabelled: int
+    splits: Mapping[str, int]
+    skipped: Mapping[str, str]
+    resume: str | None
+    provenance: Mapping[str, Any]
