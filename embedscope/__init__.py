@@ -13,12 +13,12 @@ from embedscope._version import __version__
 if TYPE_CHECKING:
     from embedscope.data import open_dataset as open_dataset
     from embedscope.errors import EmbedscopeError as EmbedscopeError
+    from embedscope.evaluation import score as score
     from embedscope.extraction import extract as extract
     from embedscope.extraction import list_layers as list_layers
     from embedscope.finetuning import finetune as finetune
     from embedscope.models import open_model as open_model
     from embedscope.plotting import plot as plot
-    from embedscope.scoring import score as score
     from embedscope.store import open_features as open_features
 
 _HOMES = {
@@ -30,7 +30,7 @@ _HOMES = {
     "open_features": "store",
     "open_model": "models",
     "plot": "plotting",
-    "score": "scoring",
+    "score": "evaluation",
 }
 
 __all__ = ["__version__", *_HOMES]

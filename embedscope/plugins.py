@@ -7,7 +7,7 @@ A third party publishes one under the entry point group `embedscope.<kind>`. Wha
 A metric, `metrics/foo.py`:
 
     @metric(better="higher", bounds=(0, 1), invariant=("rotation",), reference="doi:…")
-    def foo(features, labels, *, k=5): ...     # (N, D), (N,) -> 0-d tensor
+    def foo(features, labels, *, k=5): ...     # (N, D), (N,) -> Result
 
 A loss, `losses/foo.py`, is likewise `foo(num_classes, dim, *, options) -> nn.Module` under `@loss(reference=…)`, whose
 `forward(features, labels, logits)` is a scalar. A model source is `models/foo.py`, `foo(location, *args, **options) ->
@@ -179,12 +179,8 @@ def bind(plugin: Callable[..., Any], spec: Spec, *, hidden: Collection[str] = ()
 
     `hidden` are keywords that the program passes and a user does not. A plugin with `**options` takes any.
     """
+    known = {name: default for name, default in keywords(plugin).items() if name not in hidden}
     parameters = inspect.signature(plugin).parameters.values()
-    known = {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in hidden
-    }
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     if spec.args:
         given = ", ".join(repr(arg) for arg in spec.args)
@@ -193,6 +189,12 @@ def bind(plugin: Callable[..., Any], spec: Spec, *, hidden: Collection[str] = ()
         if option not in known and not takes_any:
             raise UsageError(unknown(f"option of {spec.name}", option, known))
     return {**known, **spec.options}
+
+
+def keywords(plugin: Callable[..., Any]) -> dict[str, Any]:
+    """Return the keyword-only parameters of a function with their defaults, in order."""
+    parameters = inspect.signature(plugin).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def _takes(known: Mapping[str, Any]) -> str:

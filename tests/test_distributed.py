@@ -13,8 +13,7 @@ WORKER = """
 import json, sys, datetime
 import numpy as np, torch
 from torch import distributed as group
-from embedscope.metrics import measure
-from embedscope.plugins import parse
+from embedscope.evaluation import evaluate
 
 rank, size, port, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.set_num_threads(1)
@@ -23,10 +22,10 @@ data = np.load(path)
 features, labels = torch.from_numpy(data["X"]), torch.from_numpy(data["y"])
 specs = ["silhouette", "silhouette(distance='cosine')", "silhouette(distance='sqeuclidean')",
          "soft_silhouette(softmin='weighted')", "gini", "class_kl", "explained_variance", "rankme", "effective_rank"]
-found = measure(features, labels, [parse(spec) for spec in specs], list("abcdefg"))
-values = [entry.measurement.value for entry in found]
-samples = [entry.per_sample.tolist() for entry in found if entry.per_sample is not None]
-curve = found[6].measurement.details["curve"]
+found = evaluate((features, labels), specs, device="cpu")
+values = [entry.value for entry in found.metrics.values()]
+samples = [values.tolist() for values in found.table.values.values()]
+curve = found.metrics["explained_variance"].arrays["curve"]
 group.destroy_process_group()
 print(json.dumps([values, samples, curve]))
 """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from embedscope.records import Measurement, Scores
+    from embedscope.evaluation.scores import Measurement, Scores
 
 T = TypeVar("T")
 

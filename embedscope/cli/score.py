@@ -64,27 +64,28 @@ def score(
     Silhouette, soft silhouette, Gini impurity per channel, class-histogram KL and explained variance, exact over all rows.
     Under torchrun, the processes share the rows.
     """
-    from embedscope import distributed, scoring
+    from embedscope import distributed, evaluation
     from embedscope.devices import parse_bytes
-    from embedscope.metrics import STANDARD, bind, declaration
-    from embedscope.plugins import parse
+    from embedscope.evaluation.scores import sample_columns
+    from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
+    from embedscope.metrics import STANDARD
     from embedscope.store.files import check_output
-    from embedscope.store.tables import check_table, write_samples
+    from embedscope.store.tables import check_table, write_table
 
     chosen = metric or list(STANDARD)
-    thresholds = [scoring.parse_threshold(text, chosen) for text in fail_under or ()]
+    thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if json and form is Format.csv:
         raise UsageError("--json and --format csv exclude each other")
     if samples is not None:
         check_table(samples)
-        if not any(declaration(bind(parse(spec))[0]).per_sample for spec in chosen):
+        if not evaluation.per_sample_metrics(chosen):
             raise UsageError(
                 f"--samples needs a metric with a value per sample, such as silhouette; measured are {', '.join(chosen)}"
             )
         check_output(samples, overwrite=overwrite)
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
-        scores = scoring.score(
+        scores = evaluation.score(
             features,
             metrics=chosen,
             layers=layer or (),
@@ -107,11 +108,11 @@ def score(
             if measurement.note and measurement.value is not None:
                 talk.say(f"note: {entry.name}: {name}: {measurement.note}")
     if samples is not None:
-        talk.say(f"wrote {write_samples(samples, scores):,} rows to {samples}")
+        talk.say(f"wrote {write_table(samples, sample_columns(scores)):,} rows to {samples}")
     if json or form is Format.json:
-        print_json(scoring.as_json(scores))
+        print_json(scores.as_json())
     elif form is Format.csv:
         print_csv(scores)
     else:
         print_scores(scores, per_class=per_class)
-    scoring.check_thresholds(scores, thresholds)
+    check_thresholds(scores, thresholds)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from sklearn.metrics import f1_score
 
-from embedscope import plugins
-from embedscope.metrics import STANDARD, measure
+from embedscope.evaluation import evaluate
+from embedscope.metrics import STANDARD
 from embedscope.ops.blocks import row_slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
@@ -34,10 +35,10 @@ _BLOCK_BYTES = 64 * 2**20
 MOST_KNOWN = 50_000
 
 
-def measured(rows: Rows, labels: np.ndarray[Any, Any], class_names: tuple[str, ...], device: torch.device) -> dict[str, Any]:
-    """Compute the standard metrics of `score`: name -> value, None where a metric is undefined."""
-    found = measure(rows, torch.from_numpy(labels).to(device), [plugins.Spec(name) for name in STANDARD], class_names)
-    return {entry.measurement.name: entry.measurement.value for entry in found}
+def measured(features: FeatureSet, device: torch.device, memory: int) -> dict[str, float | None]:
+    """Measure the rows themselves with the standard metrics of `score`: name -> value, None where a metric is undefined."""
+    found = evaluate(replace(features, magnitudes=None), STANDARD, device=device, memory=memory)
+    return {key: measurement.value for key, measurement in found.metrics.items()}
 
 
 def searched(codes: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
@@ -70,9 +71,3 @@ def _many_classes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         yield
-
-
-def in_memory(features: FeatureSet, device: torch.device, memory: int) -> Rows:
-    """Bring features to the device if they take at most `memory` bytes as float64, which is measured in; else leave them."""
-    rows, width = features.features.shape
-    return features.features[:].to(device) if rows * width * 8 <= memory else features.features

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from embedscope import distributed, plugins
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.evaluation import evaluate
 from embedscope.finetuning.measuring import macro_f1
 from embedscope.finetuning.optimisation import Schedule, build_optimizer
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.losses.expression import Objective, build
-from embedscope.metrics import bind, declaration, measure
+from embedscope.metrics import bind, declaration
 from embedscope.models.head import build_head
+from embedscope.ops import blocks
 from embedscope.ops.blocks import over_rows
 
 if TYPE_CHECKING:
@@ -275,12 +277,11 @@ class Training:
             "val_macro_f1": macro_f1(labels.numpy(), predicted.numpy()),
         }
         if self._criterion not in CLASSIFIED:
-            names = [str(code) for code in range(self.material.num_classes)]
-            device = self.material.labels.device
-            (measured,) = measure(embedding.to(device), labels.to(device), [plugins.parse(self._criterion)], names)
-            if measured.measurement.value is None:
-                raise InputError(f"{self._criterion} has no value on the validation rows: {measured.measurement.note}")
-            found[f"val_{self._criterion}"] = measured.measurement.value
+            scores = evaluate((embedding, labels), self._criterion, device=self.material.labels.device, memory=blocks.memory())
+            (measured,) = scores.metrics.values()
+            if measured.value is None:
+                raise InputError(f"{self._criterion} has no value on the validation rows: {measured.note}")
+            found[f"val_{self._criterion}"] = measured.value
         return distributed.broadcast(lambda: found)  # the processes have to choose alike
 
     def _keep(self, value: float | None) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from embedscope import distributed
-from embedscope.finetuning.measuring import in_memory, knn_accuracy, macro_f1, measured, searched
+from embedscope.finetuning.measuring import knn_accuracy, macro_f1, measured, searched
 from embedscope.finetuning.training import DivergedError, Training, apply
 from embedscope.models.head import build_head
 from embedscope.records import Trial
@@ -94,10 +94,10 @@ class Trials:
 
         def found() -> dict[str, float | None]:
             test = self.parts.test
-            rows = in_memory(test, self._device, self._memory)
+            known = self._known(self.material.features)
             return {
-                **measured(rows, test.labels, test.class_names, self._device),
-                "knn_accuracy": knn_accuracy(self._known(self.material.features), self._known_codes, rows, self._test),
+                **measured(test, self._device, self._memory),
+                "knn_accuracy": knn_accuracy(known, self._known_codes, test.features, self._test),
                 "macro_f1": None,
                 "accuracy": None,
             }
@@ -183,7 +183,7 @@ class Trials:
         embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
         known, *_ = apply(head, self._known(self.material.features), torch.from_numpy(self._known_codes))
         found = {
-            **measured(embedding.to(self._device), test.labels, test.class_names, self._device),
+            **measured(replace(test, features=embedding), self._device, self._memory),
             "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
             "macro_f1": macro_f1(self._test, predicted.numpy()),
             "accuracy": float((predicted.numpy() == self._test).mean()),

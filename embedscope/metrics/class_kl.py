@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embedscope.errors import UndefinedError
-from embedscope.metrics import metric
-from embedscope.ops.channel_classes import (
-    DIRECTIONS,
-    ChannelSums,
-    channel_sums,
-    class_histograms,
-    gathered_channel_sums,
-    histogram_divergence,
-)
+from embedscope.metrics import Result, metric
+from embedscope.ops.channel_classes import DIRECTIONS, channel_sums, class_histograms, histogram_divergence
+from embedscope.ops.gathering import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,41 +15,15 @@ if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
 
 
-def class_kl_details(
-    features: Rows,
-    labels: Tensor,
-    *,
-    activation: str = "abs",
-    direction: str = "target_to_feature",
-    gathered: ChannelSums | None = None,
-) -> dict[str, Any]:
-    """Compute the divergence in both directions, with the two histograms it compares, by label."""
-    sums = gathered or gathered_channel_sums(features, labels, activation=activation)
-    shares = sums.shares()
-    if not bool(shares.any()):
-        raise UndefinedError(f"all {len(shares)} channels are dead")
-    feature, label = class_histograms(shares, sums.classes)
-    names = sums.classes.labels.tolist()
-    silent = int((feature < 1e-9).sum())
-    return {
-        "value": histogram_divergence(feature, label, direction=direction),
-        "directions": {way: float(histogram_divergence(feature, label, direction=way)) for way in DIRECTIONS},
-        "feature_histogram": dict(zip(names, feature.tolist(), strict=True)),
-        "label_histogram": dict(zip(names, label.tolist(), strict=True)),
-        "note": f"{silent} of {len(names)} classes activate no channel" if silent else None,
-    }
-
-
 @metric(
     better="lower",
     bounds=(0, None),
     invariant=("scale", "channel_scale"),
     reference="arXiv:2202.07073",
-    details=class_kl_details,
-    gathers=channel_sums,
+    needs=channel_sums,
     reads="magnitudes",
 )
-def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature") -> Tensor:
+def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature") -> Result:
     """Divergence between the class histogram of the labels and that of the features, in nats.
 
     The class histogram of the features is the share that each class has of the channels' mass, S-bar summed over channels.
@@ -67,10 +35,28 @@ def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", directi
         direction: "target_to_feature" is KL(labels || features), the authors' code; "feature_to_target" the paper's notation.
 
     Returns:
-        0-d float64 tensor >= 0, lower is better. A class that activates no channel has a mass of 1e-10 instead of 0, which
-        makes the first direction large and keeps it finite.
+        A value >= 0, lower is better. A class that activates no channel has a mass of 1e-10 instead of 0, which makes the first
+        direction large and keeps it finite. `arrays`: "directions", the value in both. `by_class`: "feature_histogram" and
+        "label_histogram".
+
+    Raises:
+        UndefinedError: all channels are dead.
 
     Reference: arXiv:2202.07073 eqs. 6-7.
     """
-    value: Tensor = class_kl_details(features, labels, activation=activation, direction=direction)["value"]
-    return value
+    sums = gathered(channel_sums, features, labels, activation=activation)
+    shares = sums.shares()
+    if not bool(shares.any()):
+        raise UndefinedError(f"all {len(shares)} channels are dead")
+    feature, label = class_histograms(shares, sums.classes)
+    names = sums.classes.labels.tolist()
+    silent = int((feature < 1e-9).sum())
+    return Result(
+        float(histogram_divergence(feature, label, direction=direction)),
+        arrays={"directions": {way: float(histogram_divergence(feature, label, direction=way)) for way in DIRECTIONS}},
+        by_class={
+            "feature_histogram": dict(zip(names, feature.tolist(), strict=True)),
+            "label_histogram": dict(zip(names, label.tolist(), strict=True)),
+        },
+        note=f"{silent} of {len(names)} classes activate no channel" if silent else None,
+    )

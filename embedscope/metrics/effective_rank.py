@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.errors import UndefinedError
-from embedscope.metrics import metric
-from embedscope.ops.spectrum import Covariance, covariance, entropy_rank, gathered_covariance
+from embedscope.metrics import Result, metric
+from embedscope.ops.gathering import gathered
+from embedscope.ops.spectrum import covariance, entropy_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
     bounds=(1, None),
     invariant=("translation", "rotation", "scale"),
     reference="arXiv:2210.02885",
-    gathers=covariance,
+    needs=covariance,
 )
-def effective_rank(features: Rows, labels: Tensor, *, gathered: Covariance | None = None) -> Tensor:
+def effective_rank(features: Rows, labels: Tensor) -> Result:
     """Effective rank: exp of the entropy of the singular values of the centred features, normalised to sum 1.
 
-    (N, D), labels unused -> 0-d float64 tensor in [1, min(N - 1, D)]; min(N - 1, D) where all directions are used alike.
+    (N, D), labels unused -> a value in [1, min(N - 1, D)]; min(N - 1, D) where all directions are used alike.
     UndefinedError where all rows are equal. Roy and Vetterli, EUSIPCO 2007; as
     in arXiv:2210.02885 section 3, of centred features.
     """
-    singular = (gathered or gathered_covariance(features, labels.device)).eigenvalues().sqrt()
+    singular = gathered(covariance, features, labels).eigenvalues().sqrt()
     if singular.sum() <= 0:
         raise UndefinedError("all rows are equal: no dimension is used")
-    return entropy_rank(singular / singular.sum())
+    return Result(float(entropy_rank(singular / singular.sum())))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope.errors import UndefinedError
-from embedscope.metrics import metric
-from embedscope.ops.channel_classes import ChannelSums, channel_gini, channel_sums, gathered_channel_sums
+from embedscope.metrics import Result, metric
+from embedscope.ops.channel_classes import channel_gini, channel_sums
+from embedscope.ops.gathering import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,8 +17,18 @@ if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
 
 
-def gini_channels(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Tensor:
-    """Compute the impurity 1 - sum_j S-bar(i, j)² of every channel i, S-bar being its class means, normalised to sum 1.
+@metric(
+    better="lower",
+    bounds=(0, 1),
+    invariant=("scale", "channel_scale"),
+    reference="arXiv:2202.07073",
+    needs=channel_sums,
+    reads="magnitudes",
+)
+def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Result:
+    """How evenly the activation of a channel is spread over the classes: mean impurity over channels.
+
+    The impurity of channel i is 1 - sum_j S-bar(i, j)², S-bar being its class means, normalised to sum 1.
 
     Args:
         features: (N, C) activations, any float dtype; best the mean of |activation| over positions, where there are any.
@@ -26,26 +37,16 @@ def gini_channels(features: Rows, labels: Tensor, *, activation: str = "abs", de
         dead: "keep" counts a channel that is zero everywhere as 1 (the authors' code), "ignore" leaves it out.
 
     Returns:
-        (C,) float64 in [0, 1 - 1/K], lower is better: 0 answers to one class only. 1 for a dead channel.
+        A value in [0, 1], lower is better. `arrays`: "per_channel" (C,) float64 in [0, 1 - 1/K], 0 for a channel that answers
+        to one class only and 1 for a dead one; "dead_channels", their number. `by_class`: "owned_channels", how many channels
+        answer most to a class; a dead channel has no owner.
+
+    Raises:
+        UndefinedError: dead="ignore" leaves no channel.
 
     Reference: arXiv:2202.07073 eq. 5.
     """
-    return channel_gini(gathered_channel_sums(features, labels, activation=activation).shares(), dead=dead)
-
-
-def gini_details(
-    features: Rows,
-    labels: Tensor,
-    *,
-    activation: str = "abs",
-    dead: str = "keep",
-    gathered: ChannelSums | None = None,
-) -> dict[str, Any]:
-    """Compute the mean, the values of the channels, and how many channels each class owns, at once.
-
-    A class owns the channels that answer most to it; a dead channel has no owner. A note counts the dead ones.
-    """
-    sums = gathered or gathered_channel_sums(features, labels, activation=activation)
+    sums = gathered(channel_sums, features, labels, activation=activation)
     shares = sums.shares()  # (C, K)
     impurity = channel_gini(shares, dead=dead)
     if not len(impurity):
@@ -54,29 +55,15 @@ def gini_details(
     silent = int((~alive).sum())
     owned = torch.bincount(shares[alive].argmax(dim=1), minlength=shares.shape[1])
     treated = "counted as impurity 1" if dead == "keep" else "left out"
-    note = f"{silent} of {len(shares)} channels are dead, {treated}" if silent else None
-    return {
-        "value": impurity.mean(),
-        "per_channel": impurity,
-        "dead_channels": silent,
-        "owned_channels": dict(zip(sums.classes.labels.tolist(), owned.tolist(), strict=True)),
-        "note": note,
-    }
+    return Result(
+        float(impurity.mean()),
+        arrays={"per_channel": impurity, "dead_channels": silent},
+        by_class={"owned_channels": dict(zip(sums.classes.labels.tolist(), owned.tolist(), strict=True))},
+        note=f"{silent} of {len(shares)} channels are dead, {treated}" if silent else None,
+    )
 
 
-@metric(
-    better="lower",
-    bounds=(0, 1),
-    invariant=("scale", "channel_scale"),
-    reference="arXiv:2202.07073",
-    details=gini_details,
-    gathers=channel_sums,
-    reads="magnitudes",
-)
-def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Tensor:
-    """How evenly a channel's activation is spread over the classes: mean of `gini_channels`.
-
-    (N, C), (N,) -> 0-d float64 tensor in [0, 1], lower is better. UndefinedError if dead="ignore" leaves no channel.
-    """
-    value: Tensor = gini_details(features, labels, activation=activation, dead=dead)["value"]
-    return value
+def gini_channels(features: Rows, labels: Tensor, **options: Any) -> Tensor:
+    """Return the impurity of every channel: (N, C), (N,) -> (C,) float64 in [0, 1]; options as of `gini`."""
+    channels: Tensor = gini(features, labels, **options).arrays["per_channel"]
+    return channels

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.errors import UndefinedError
-from embedscope.metrics import metric
-from embedscope.ops.spectrum import Covariance, covariance, entropy_rank, gathered_covariance
+from embedscope.metrics import Result, metric
+from embedscope.ops.gathering import gathered
+from embedscope.ops.spectrum import covariance, entropy_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,16 +23,16 @@ _EPS = 1e-7
     bounds=(1, None),
     invariant=("rotation", "scale"),
     reference="arXiv:2210.02885",
-    gathers=covariance,
+    needs=covariance,
 )
-def rankme(features: Rows, labels: Tensor, *, gathered: Covariance | None = None) -> Tensor:
+def rankme(features: Rows, labels: Tensor) -> Result:
     """RankMe: exp of the entropy of the singular values of the features, not centred, normalised to sum 1, plus 1e-7.
 
-    (N, D), labels unused -> 0-d float64 tensor, about 1 to min(N, D). The paper finds higher to go with better linear probes of
+    (N, D), labels unused -> a value, about 1 to min(N, D). The paper finds higher to go with better linear probes of
     joint-embedding methods; noise ranks highest of all, so no direction is claimed here.
     UndefinedError where all features are zero. arXiv:2210.02885 eq. 1.
     """
-    singular = (gathered or gathered_covariance(features, labels.device)).second_moment_eigenvalues().sqrt()
+    singular = gathered(covariance, features, labels).second_moment_eigenvalues().sqrt()
     if singular.sum() <= 0:
         raise UndefinedError("all features are zero: no dimension is used")
-    return entropy_rank(singular / singular.sum() + _EPS)
+    return Result(float(entropy_rank(singular / singular.sum() + _EPS)))

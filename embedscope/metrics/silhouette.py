@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from embedscope.metrics import metric
-from embedscope.ops.class_distances import ClassDistances, class_distances, class_moments
+from embedscope.metrics import Result, metric
+from embedscope.ops.class_distances import class_distances, class_moments
+from embedscope.ops.gathering import gathered
 from embedscope.ops.silhouettes import hard_silhouette
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedscope.ops.class_moments import MomentsOfClasses
     from embedscope.ops.rows import Rows
-
-
-def silhouette_samples(features: Rows, labels: Tensor, *, distance: str = "euclidean") -> Tensor:
-    """Compute s(i) = (b(i) - a(i)) / max(a(i), b(i)) of every sample.
-
-    a is the mean distance to the other samples of the own class, b the smallest mean distance to another class.
-
-    Args:
-        features: (N, D), any float dtype, any device; used as they are, not normalised.
-        labels: (N,) integers; gaps allowed.
-        distance: "euclidean", "sqeuclidean" or "cosine".
-
-    Returns:
-        (N,) float64 in [-1, 1], higher is better. 0 for the only member of its class (scikit-learn's convention), and where
-        a sample coincides with its own class and another one. Precision: see `ops.class_distances`.
-
-    Raises:
-        UndefinedError: fewer than two classes.
-
-    Reference: Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
-    """
-    return _samples(class_distances(features, labels, distance=distance))
-
-
-def _samples(found: ClassDistances) -> Tensor:
-    return hard_silhouette(found.own, found.other, found.alone)
-
-
-def silhouette_details(
-    features: Rows,
-    labels: Tensor,
-    *,
-    distance: str = "euclidean",
-    gathered: MomentsOfClasses | None = None,
-    anchors: Tensor | None = None,
-) -> dict[str, Any]:
-    """Compute the mean, the values of the samples and their nearest other classes at once; a note where all rows are equal."""
-    moments = gathered.moments if gathered else None
-    found = class_distances(features, labels, distance=distance, moments=moments, anchors=anchors)
-    samples = _samples(found)
-    nothing = not bool(found.own.any()) and not bool(found.other.any())
-    note = "all rows are equal: every distance is 0" if nothing else None
-    return {"value": samples.mean(), "per_sample": samples, "nearest": found.nearest, "note": note}
 
 
 @metric(
@@ -63,12 +20,42 @@ def silhouette_details(
     bounds=(-1, 1),
     invariant=("translation", "rotation", "scale"),
     reference="doi:10.1016/0377-0427(87)90125-7",
-    details=silhouette_details,
-    gathers=class_moments,
+    needs=class_moments,
 )
-def silhouette(features: Rows, labels: Tensor, *, distance: str = "euclidean") -> Tensor:
-    """How much closer samples are to their own class than to the nearest other one: mean of `silhouette_samples`.
+def silhouette(features: Rows, labels: Tensor, *, distance: str = "euclidean", anchors: Tensor | None = None) -> Result:
+    """How much closer samples are to their own class than to the nearest other one: mean of s(i) = (b - a) / max(a, b).
 
-    (N, D), (N,) -> 0-d float64 tensor in [-1, 1], higher is better. Exact: equals scikit-learn's `silhouette_score`.
+    a is the mean distance to the other samples of the own class, b the smallest mean distance to another class. Exact over all
+    pairs: the value equals scikit-learn's `silhouette_score`.
+
+    Args:
+        features: (N, D), any float dtype, any device; used as they are, not normalised.
+        labels: (N,) integers; gaps allowed.
+        distance: "euclidean", "sqeuclidean" or "cosine".
+        anchors: (M,) ascending positions of the samples to measure, against all rows; all samples if None.
+
+    Returns:
+        A value in [-1, 1], higher is better; `per_sample` (N,) or (M,) float64, 0 for the only member of its class
+        (scikit-learn's convention) and where a sample coincides with its own class and another one; `nearest`, the labels of
+        the nearest other classes. Precision: see `ops.class_distances`.
+
+    Raises:
+        UndefinedError: fewer than two classes.
+
+    Reference: Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
     """
-    return silhouette_samples(features, labels, distance=distance).mean()
+    moments = gathered(class_moments, features, labels, distance=distance)
+    found = class_distances(
+        features, labels, distance=distance, moments=None if moments is None else moments.moments, anchors=anchors
+    )
+    samples = hard_silhouette(found.own, found.other, found.alone)
+    nothing = not bool(found.own.any()) and not bool(found.other.any())
+    note = "all rows are equal: every distance is 0" if nothing else None
+    return Result(float(samples.mean()), samples, found.nearest, note=note)
+
+
+def silhouette_samples(features: Rows, labels: Tensor, *, distance: str = "euclidean") -> Tensor:
+    """Return the silhouette of every sample: (N, D), (N,) -> (N,) float64 in [-1, 1]; see `silhouette`."""
+    samples = silhouette(features, labels, distance=distance).per_sample
+    assert samples is not None
+    return samples

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from embedscope import distributed
 from embedscope.errors import UndefinedError, check_choice
-from embedscope.ops.class_moments import Classes, class_sums, present_classes
-from embedscope.ops.gathering import gather
+from embedscope.ops.class_moments import class_sums
 
 if TYPE_CHECKING:
-    from embedscope.ops.rows import Rows
+    from embedscope.ops.class_moments import Classes
 
 ACTIVATIONS = ("abs", "relu", "none")
 DEAD = ("keep", "ignore")
@@ -74,13 +73,6 @@ class ChannelSums:
 def channel_sums(classes: Classes, width: int, device: torch.device, *, activation: str) -> ChannelSums:
     """Make a gatherer for the rows of these classes."""
     return ChannelSums(classes, width, device, activation)
-
-
-def gathered_channel_sums(features: Rows, labels: Tensor, *, activation: str) -> ChannelSums:
-    """Gather the sums alone, in one pass: (N, C), (N,)."""
-    found = ChannelSums(present_classes(labels), features.shape[1], labels.device, activation)
-    gather(features, [found], labels.device)
-    return found
 
 
 def _normalized(means: Tensor) -> Tensor:

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from embedscope import distributed
 from embedscope.errors import UndefinedError
-from embedscope.ops.gathering import gather
 
 if TYPE_CHECKING:
     from embedscope.ops.class_moments import Classes
-    from embedscope.ops.rows import Rows
 
 
 class Covariance:
@@ -76,13 +74,6 @@ class Covariance:
 def covariance(classes: Classes, width: int, device: torch.device) -> Covariance:
     """Make a gatherer for the rows of these classes."""
     return Covariance(len(classes.index), width, device)
-
-
-def gathered_covariance(features: Rows, device: torch.device | None) -> Covariance:
-    """Gather the covariance alone."""
-    found = Covariance(features.shape[0], features.shape[1], device or torch.device("cpu"))
-    gather(features, [found], found.device)
-    return found
 
 
 _State = tuple[int, Tensor, Tensor]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope.metrics.class_kl import class_kl_details
+from embedscope.metrics.class_kl import class_kl
 from embedscope.plotting import kind
 from embedscope.plotting.figure import GREY, INK, extremes, fitted, series
 from embedscope.plotting.inputs import described
@@ -210,8 +210,8 @@ def classes(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[Cla
 def _relations(each: Embedding, activation: str) -> ClassRelations:
     features, found = each.features, each.silhouettes
     rows = features.features if features.magnitudes is None else features.magnitudes
-    details = class_kl_details(rows, torch.from_numpy(features.labels), activation=activation)
-    present = np.array(list(details["label_histogram"]), dtype=np.int64)
+    measured = class_kl(rows, torch.from_numpy(features.labels), activation=activation)
+    present = np.array(list(measured.by_class["label_histogram"]), dtype=np.int64)
     size = len(features.class_names)
     codes, places = np.unique(each.labels * size + found.nearest, return_inverse=True)
     of_class = np.bincount(each.labels, minlength=size)
@@ -219,9 +219,9 @@ def _relations(each: Embedding, activation: str) -> ClassRelations:
     return ClassRelations(
         of=each,
         classes=present,
-        label_share=np.array(list(details["label_histogram"].values())),
-        feature_share=np.array(list(details["feature_histogram"].values())),
-        divergence=details["directions"],
+        label_share=np.array(list(measured.by_class["label_histogram"].values())),
+        feature_share=np.array(list(measured.by_class["feature_histogram"].values())),
+        divergence=measured.arrays["directions"],
         pairs=pairs,
         nearest=np.bincount(places),
         misplaced=np.bincount(places, found.values < 0).astype(np.int64),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope.metrics.gini import gini_details
+from embedscope.metrics.gini import gini as impurity
 from embedscope.plotting import kind
 from embedscope.plotting.figure import fitted, series
 from embedscope.plotting.inputs import described
@@ -128,9 +128,9 @@ def gini(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[Channe
     for each in inputs:
         features = each.features
         rows = features.features if features.magnitudes is None else features.magnitudes
-        details = gini_details(rows, torch.from_numpy(features.labels), activation=activation)
+        measured = impurity(rows, torch.from_numpy(features.labels), activation=activation)
         owned = np.full(len(features.class_names), -1, dtype=np.int64)
-        for label, count in details["owned_channels"].items():
-            owned[label] = count
-        found.append(ChannelProfile(each, details["per_channel"].numpy(), owned, details["dead_channels"]))
+        for label, count in measured.by_class["owned_channels"].items():
+            owned[label] = int(count)
+        found.append(ChannelProfile(each, measured.arrays["per_channel"].numpy(), owned, measured.arrays["dead_channels"]))
     return found

@@ -12,7 +12,7 @@ import torch
 
 from embedscope import devices
 from embedscope.errors import InputError, UsageError
-from embedscope.metrics.silhouette import silhouette_details
+from embedscope.metrics.silhouette import silhouette
 from embedscope.ops.statistics import stratified_sample
 from embedscope.store import check_finite, distinct_names, open_features, select_labelled, select_split
 from embedscope.store.reader import named
@@ -130,13 +130,15 @@ def measured_silhouettes(embedding: Embedding, distance: str = "euclidean") -> S
     """Measure the rows that are shown against all rows."""
     features = embedding.features
     everyone = len(embedding.shown) == len(features.labels)
-    found = silhouette_details(
+    found = silhouette(
         features.features,
         torch.from_numpy(features.labels),
         distance=distance,
         anchors=None if everyone else torch.from_numpy(embedding.shown),
     )
-    return Silhouettes(found["per_sample"].numpy(), found["nearest"].numpy())
+    assert found.per_sample is not None
+    assert found.nearest is not None
+    return Silhouettes(found.per_sample.numpy(), found.nearest.numpy())
 
 
 def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None, max_points: int, seed: int) -> Given:

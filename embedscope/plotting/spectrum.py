@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from embedscope.errors import UndefinedError
-from embedscope.ops.spectrum import gathered_covariance
+from embedscope.ops.gathering import gathered
+from embedscope.ops.spectrum import covariance
 from embedscope.plotting import kind
 from embedscope.plotting.figure import INK, series
 from embedscope.plotting.inputs import described
@@ -94,7 +94,7 @@ def spectrum(inputs: Sequence[Embedding]) -> list[Spectrum]:
 
 
 def _spectrum(each: Embedding) -> Spectrum:
-    eigenvalues = gathered_covariance(each.features.features, torch.device("cpu")).eigenvalues().numpy()
+    eigenvalues = gathered(covariance, each.features.features, None).eigenvalues().numpy()
     eigenvalues = eigenvalues[eigenvalues > 0]
     if not len(eigenvalues):
         raise UndefinedError(f"{each.features.source}: all rows are equal, there is no variance to explain")

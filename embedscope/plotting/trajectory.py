@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from embedscope import plugins
-from embedscope.metrics import STANDARD, declaration, measure
-from embedscope.ops.statistics import bootstrap_mean_interval, stratified_mean
+from embedscope.evaluation import evaluate
+from embedscope.metrics import STANDARD, declaration
 from embedscope.plotting import kind
 from embedscope.plotting.figure import fitted, series
 from embedscope.plotting.inputs import described
@@ -18,7 +17,6 @@ from embedscope.plotting.inputs import described
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from embedscope.metrics import Measured
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Embedding
 
@@ -83,33 +81,9 @@ def trajectory(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Stage]:
     The standard metrics, of all rows; where not all rows are shown, those with a value per sample are estimated from the rows
     that are. Intervals as `score --ci` has them; the seed is theirs.
     """
-    return [Stage(each, _measured(each, seed)) for each in inputs]
-
-
-def _measured(each: Embedding, seed: int) -> dict[str, Value]:
-    features, everyone = each.features, torch.from_numpy(each.features.labels)
-    anchors = None if len(each.shown) == len(everyone) else torch.from_numpy(each.shown)
-    found = measure(
-        features.features,
-        everyone,
-        [plugins.Spec(name) for name in STANDARD],
-        features.class_names,
-        magnitudes=features.magnitudes,
-        ids=features.ids,
-        source=features.source,
-        anchors=anchors,
-    )
-    return {
-        measured.measurement.name: _value(measured, everyone, anchors, seed)
-        for measured in found
-        if measured.measurement.value is not None
-    }
-
-
-def _value(measured: Measured, labels: torch.Tensor, anchors: torch.Tensor | None, seed: int) -> Value:
-    value: Any = measured.measurement.value
-    if measured.per_sample is None:
-        return Value(value, None)
-    if anchors is not None:
-        return Value(*stratified_mean(measured.per_sample, labels[anchors], labels))
-    return Value(value, bootstrap_mean_interval(measured.per_sample, labels, seed))
+    stages = []
+    for each in inputs:
+        scores = evaluate(each.features, STANDARD, anchors=each.shown, ci=True, device="cpu", seed=seed)
+        found = {key: Value(one.value, one.ci95) for key, one in scores.metrics.items() if one.value is not None}
+        stages.append(Stage(each, found))
+    return stages

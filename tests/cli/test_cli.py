@@ -352,7 +352,7 @@ def test_interrupt_ends_with_130(store, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embedscope.scoring.score", interrupt)
+    monkeypatch.setattr("embedscope.evaluation.score", interrupt)
     assert run("score", store) == 130
     assert capsys.readouterr().out == ""
 
@@ -361,7 +361,7 @@ def test_a_bug_keeps_its_traceback(store, monkeypatch):
     def bug(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("embedscope.scoring.score", bug)
+    monkeypatch.setattr("embedscope.evaluation.score", bug)
     with pytest.raises(ZeroDivisionError):
         run("score", store)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from embedscope.errors import UndefinedError, UsageError
-from embedscope.metrics.class_kl import class_kl, class_kl_details
-from embedscope.metrics.gini import gini, gini_channels, gini_details
+from embedscope.metrics.class_kl import class_kl
+from embedscope.metrics.gini import gini, gini_channels
 from embedscope.ops.blocks import limits
 from tests.oracles import metrics as oracles
 
@@ -37,9 +37,9 @@ def test_class_kl_equals_naive_loops(sample, direction):
 def test_dead_channels_are_one_or_left_out(sample):
     assert gini_channels(*sample)[2] == 1
     assert len(gini_channels(*sample, dead="ignore")) == 8
-    details = gini_details(*sample)
-    assert details["dead_channels"] == 1
-    assert details["note"] == "1 of 9 channels are dead, counted as impurity 1"
+    found = gini(*sample)
+    assert found.arrays["dead_channels"] == 1
+    assert found.note == "1 of 9 channels are dead, counted as impurity 1"
 
 
 def test_a_channel_a_class_is_pure():
@@ -56,14 +56,14 @@ def test_even_channels_are_most_impure():
 def test_relu_class_that_is_silent_stays_finite():
     features = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]], dtype=torch.float64)
     labels = torch.tensor([0, 0, 1, 1])
-    details = class_kl_details(features, labels, activation="relu")
-    assert float(details["value"]) == pytest.approx(0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-10), rel=1e-9)
-    assert details["note"] == "1 of 2 classes activate no channel"
+    found = class_kl(features, labels, activation="relu")
+    assert found.value == pytest.approx(0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-10), rel=1e-9)
+    assert found.note == "1 of 2 classes activate no channel"
 
 
 def test_owned_channels_are_those_that_answer_most(sample):
     features, labels = sample
-    owned = gini_details(features, labels)["owned_channels"]
+    owned = gini(features, labels).by_class["owned_channels"]
     classes = sorted(set(labels.tolist()))
     means = np.array([[features[labels == c, i].abs().mean() for c in classes] for i in range(9)])
     alive = means.sum(axis=1) > 0
@@ -74,16 +74,15 @@ def test_owned_channels_are_those_that_answer_most(sample):
 
 
 def test_both_directions_are_reported(sample):
-    details = class_kl_details(*sample)
-    for direction, value in details["directions"].items():
+    for direction, value in class_kl(*sample).arrays["directions"].items():
         assert value == pytest.approx(oracles.class_kl(*sample, direction), abs=1e-10)
 
 
 def test_histograms_are_by_label(sample):
-    details = class_kl_details(*sample)
-    assert list(details["label_histogram"]) == [0, 2, 5, 11]
-    assert details["label_histogram"][11] == pytest.approx(1 / 40)
-    assert sum(details["feature_histogram"].values()) == pytest.approx(1, abs=1e-9)
+    found = class_kl(*sample).by_class
+    assert list(found["label_histogram"]) == [0, 2, 5, 11]
+    assert found["label_histogram"][11] == pytest.approx(1 / 40)
+    assert sum(found["feature_histogram"].values()) == pytest.approx(1, abs=1e-9)
 
 
 def test_blocks_do_not_change_the_result(sample):

@@ -4,7 +4,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from embedscope.errors import UndefinedError, UsageError
-from embedscope.metrics.explained_variance import explained_variance, explained_variance_curve, explained_variance_details
+from embedscope.metrics.explained_variance import explained_variance, explained_variance_curve
 from tests.oracles import metrics as oracles
 
 
@@ -20,7 +20,7 @@ def test_equals_singular_values(rows, width):
 def test_digits_equal_sklearn(digits):
     expected = np.cumsum(PCA().fit(digits[0].numpy()).explained_variance_ratio_)
     np.testing.assert_allclose(explained_variance_curve(digits[0]), expected, atol=1e-10, rtol=0)
-    assert int(explained_variance(digits[0])) == int(np.argmax(expected >= 0.95)) + 1
+    assert float(explained_variance(digits[0])) == int(np.argmax(expected >= 0.95)) + 1
 
 
 def test_offset_costs_no_digits():
@@ -32,7 +32,7 @@ def test_offset_costs_no_digits():
 def test_threshold_is_met_exactly():
     # Four orthogonal directions of equal variance: each holds a quarter.
     features = torch.cat([torch.eye(4), -torch.eye(4)]).double()
-    assert [int(explained_variance(features, threshold=share)) for share in (0.25, 0.26, 0.5, 1.0)] == [1, 2, 2, 4]
+    assert [float(explained_variance(features, threshold=share)) for share in (0.25, 0.26, 0.5, 1.0)] == [1, 2, 2, 4]
 
 
 @pytest.mark.parametrize("threshold", [0, 1.1, "most", True])
@@ -54,6 +54,7 @@ def test_features_beyond_squaring_are_undefined():
 
 
 def test_components_for_several_shares(digits):
-    details = explained_variance_details(digits[0], digits[1])
     curve = explained_variance_curve(digits[0])
-    assert details["components"] == {str(share): int((curve < share).sum()) + 1 for share in (0.9, 0.95, 0.99)}
+    assert explained_variance(digits[0], digits[1]).arrays["components"] == {
+        str(share): int((curve < share).sum()) + 1 for share in (0.9, 0.95, 0.99)
+    }

@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from embedscope import plugins
-from embedscope.metrics import INVARIANCES, declaration, metric
-from embedscope.metrics import measure as measure_all
+from embedscope.metrics import INVARIANCES, Result, declaration, metric
 
 NAMES = plugins.names("metrics")
-
-
-def measure(features, labels, spec, class_names, **options):
-    return measure_all(features, labels, [spec], class_names, **options)[0].measurement
 
 
 def load(name):
@@ -105,10 +100,12 @@ def test_float16_is_measured_as_its_float64(name, sample):
     assert float(load(name)(half, labels)) == pytest.approx(float(load(name)(half.double(), labels)), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if declaration(load(name)).details])
-def test_details_hold_the_value(name, sample):
-    details = declaration(load(name)).details
-    assert float(details(*sample)["value"]) == float(load(name)(*sample))
+@pytest.mark.parametrize("name", [name for name in NAMES if declaration(load(name)).takes_anchors])
+def test_anchors_are_measured_against_all_rows(name, sample):
+    anchors = torch.arange(0, 60, 7)
+    some, everyone = load(name)(*sample, anchors=anchors), load(name)(*sample)
+    torch.testing.assert_close(some.per_sample, everyone.per_sample[anchors], atol=1e-12, rtol=0)
+    assert torch.equal(some.nearest, everyone.nearest[anchors])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,50 +122,6 @@ def test_rows_that_are_no_tensor(name, sample):
     assert float(load(name)(Lazy(), sample[1])) == pytest.approx(float(load(name)(*sample)), abs=1e-12)
 
 
-def test_rows_are_read_once_for_all_that_can_share_a_pass(sample):
-    read = []
-
-    class Counted:
-        shape, dtype = sample[0].shape, sample[0].dtype
-
-        def __getitem__(self, rows):
-            read.append(rows)
-            return sample[0][rows]
-
-    names = ["gini", "class_kl", "explained_variance", "rankme", "stable_rank"]
-    together = measure_all(Counted(), sample[1], [plugins.Spec(name) for name in names], list("abcd"))
-    assert len(read) == 1
-    for name, found in zip(names, together, strict=True):
-        assert found.measurement.value == pytest.approx(float(load(name)(*sample)), abs=1e-13)
-    read.clear()
-    specs = [plugins.parse("silhouette(distance='cosine')"), plugins.parse("soft_silhouette(distance='cosine')")]
-    measure_all(Counted(), sample[1], specs, list("abcd"))
-    assert len(read) == 3  # class moments once for both, then each
-
-
-def test_measure_collects_values_by_class(sample):
-    found = measure(*sample, plugins.parse("silhouette(distance='cosine')"), ["a", "b", "c", "d"])
-    assert found.options == {"distance": "cosine"}
-    assert list(found.per_class) == ["a", "b", "c", "d"]
-    counts = torch.bincount(sample[1]).tolist()
-    mean = sum(value * count for value, count in zip(found.per_class.values(), counts, strict=True)) / 60
-    assert found.value == pytest.approx(mean, abs=1e-12)
-
-
-def test_measure_reads_magnitudes_where_a_metric_wants_them(sample):
-    features, labels = sample
-    by_channel = measure(features, labels, plugins.parse("gini"), list("abcd"), magnitudes=features**2)
-    assert by_channel.value == pytest.approx(float(load("gini")(features**2, labels)), abs=0)
-    by_row = measure(features, labels, plugins.parse("silhouette"), list("abcd"), magnitudes=features**2)
-    assert by_row.value == pytest.approx(float(load("silhouette")(features, labels)), abs=0)
-
-
-def test_measure_gives_null_with_the_reason(sample):
-    found = measure(sample[0], torch.zeros_like(sample[1]), plugins.parse("silhouette"), ["only"])
-    assert found.value is None
-    assert found.note == "needs at least 2 classes, got 1"
-
-
 def test_declaration_refuses_unknown_invariances():
     with pytest.raises(ValueError, match="unknown invariances"):
         metric(better=None, bounds=(0, 1), invariant=("mirror",), reference="doi:1")
@@ -177,3 +130,8 @@ def test_declaration_refuses_unknown_invariances():
 def test_declaration_of_a_plain_function():
     with pytest.raises(TypeError, match="lacks the @metric declaration"):
         declaration(print)
+
+
+def test_result_reads_as_its_value():
+    found = Result(torch.tensor(0.25))
+    assert (float(found), f"{found:.1f}", type(found.value)) == (0.25, "0.2", float)

@@ -6,7 +6,7 @@ import torch
 
 from embedscope.errors import UsageError
 from embedscope.metrics.silhouette import silhouette_samples
-from embedscope.metrics.soft_silhouette import soft_silhouette, soft_silhouette_details, soft_silhouette_samples
+from embedscope.metrics.soft_silhouette import soft_silhouette, soft_silhouette_samples
 from tests.oracles import metrics as oracles
 
 
@@ -50,9 +50,8 @@ def test_collapsed_features(others):
 
 
 def test_note_counts_samples_with_a_negative_soft_minimum(sample):
-    details = soft_silhouette_details(sample[0], sample[1], tau_s=1.0)
-    assert details["note"].startswith("b(i) < 0 for 100.0% of the samples")
-    assert soft_silhouette_details(sample[0], sample[1], softmin="lme")["note"] is None
+    assert soft_silhouette(sample[0], sample[1], tau_s=1.0).note.startswith("b(i) < 0 for 100.0% of the samples")
+    assert soft_silhouette(sample[0], sample[1], softmin="lme").note is None
 
 
 @pytest.mark.parametrize("softmin", ["lme", "weighted", "hard"])

@@ -7,7 +7,8 @@ import torch
 from embedscope import plugins
 from embedscope.errors import UndefinedError
 from embedscope.ops.blocks import limits
-from embedscope.ops.spectrum import gathered_covariance
+from embedscope.ops.gathering import gathered
+from embedscope.ops.spectrum import covariance
 from tests.oracles import metrics as oracles
 
 NAMES = ["effective_rank", "rankme", "participation_ratio", "stable_rank", "power_law_alpha"]
@@ -51,8 +52,8 @@ def test_equal_rows_are_undefined(name):
 @pytest.mark.parametrize("shape", [(500, 12), (12, 500)])
 def test_blocks_do_not_change_the_eigenvalues(shape):
     features = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 100
-    whole = gathered_covariance(features, None)
+    whole = gathered(covariance, features, None)
     with limits(memory=8 * 8 * 12 * 7):
-        cut = gathered_covariance(features, None)
+        cut = gathered(covariance, features, None)
     torch.testing.assert_close(cut.eigenvalues(), whole.eigenvalues(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(cut.second_moment_eigenvalues(), whole.second_moment_eigenvalues(), rtol=1e-10, atol=1e-8)

@@ -12,6 +12,7 @@ from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from embedscope import plugins
 from embedscope.errors import InputError, UndefinedError
+from embedscope.evaluation import score
 from embedscope.finetuning import finetune
 from embedscope.metrics import STANDARD as METRICS
 from embedscope.metrics.class_kl import class_kl
@@ -19,7 +20,6 @@ from embedscope.metrics.gini import gini_channels
 from embedscope.plotting import STANDARD, KindDeclaration, declaration, plot, worst_classes
 from embedscope.plotting.figure import WIDTHS, palette, picture
 from embedscope.plotting.inputs import prepare
-from embedscope.scoring import score
 from embedscope.store import read_features
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedscope._version import __version__
+from embedscope.evaluation import evaluate
+from embedscope.metrics import STANDARD
 from embedscope.plotting.report import document
-from embedscope.plotting.report.measuring import measured
-from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view
+from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view, silhouettes
 from embedscope.plotting.report.thumbnails import make_thumbnails
 from embedscope.progress import Track, untracked
 from embedscope.store.files import finished
@@ -79,13 +80,16 @@ def write(
     """
     script = document.plotly_script()
     class_names = list(dict.fromkeys(name for view in views for name in view.features.class_names))
-    found = [measured(view.features, view.drawn, seed) for view in track(views, "measuring", len(views))]
+    found = [
+        evaluate(view.features, STANDARD, anchors=view.drawn, ci=True, device="cpu", seed=seed)
+        for view in track(views, "measuring", len(views))
+    ]
     rows, places = packed_rows([(view.features, view.drawn) for view in views], class_names)
     for number, row_set in enumerate(rows):
         shown = [entry for entry, place in zip(found, places, strict=True) if place == number]
         first = views[places.index(number)]
         row_set["thumbnails"], row_set["images"] = make_thumbnails(
-            first.features, first.drawn, [each.silhouette for each in shown]
+            first.features, first.drawn, [silhouettes(each) for each in shown]
         )
     data = {
         "command": command,

@@ -12,9 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from embedscope.evaluation import Measurement, Scores
     from embedscope.plotting.inputs import Run
-    from embedscope.plotting.report.measuring import Measurements
-    from embedscope.records import Measurement
     from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
@@ -64,11 +63,13 @@ def packed_view(
     drawn: Array,
     layouts: Mapping[str, Array],
     unlabelled: int,
-    found: Measurements,
+    found: Scores,
     place: int,
     class_names: Sequence[str],
 ) -> dict[str, Any]:
     """Pack one view: where its samples lie, what was measured, and where it came from."""
+    samples = silhouettes(found)
+    nearest = None if found.table is None else found.table.nearest
     return {
         "name": features.name,
         "source": features.source,
@@ -79,8 +80,8 @@ def packed_view(
         "dimensions": features.features.shape[1],
         "classes": len(np.unique(features.labels)),
         "layouts": {title: _packed_layout(points) for title, points in layouts.items()},
-        "silhouette": None if found.silhouette is None else array(found.silhouette.astype(np.float32)),
-        "nearest": None if found.nearest is None else codes(_codes_of(features, class_names)[found.nearest]),
+        "silhouette": None if samples is None else array(samples.astype(np.float32)),
+        "nearest": None if samples is None else codes(_named_codes(nearest, class_names)),
         "metrics": {name: _packed_measurement(entry, class_names) for name, entry in found.metrics.items()},
         "provenance": _lines(features.provenance),
     }
@@ -106,6 +107,16 @@ def _codes_of(features: FeatureSet, class_names: Sequence[str]) -> Array:
     return np.array([code[name] for name in features.class_names], dtype=np.int64)
 
 
+def silhouettes(found: Scores) -> Array | None:
+    """Take the silhouette of every sample that is shown, (n,), or None where it is undefined."""
+    return None if found.table is None else found.table.values.get("silhouette")
+
+
+def _named_codes(names: Array | None, class_names: Sequence[str]) -> Array:
+    code = {name: number for number, name in enumerate(class_names)}
+    return np.array([] if names is None else [code[name] for name in names], dtype=np.int64)
+
+
 def _packed_layout(points: Array) -> dict[str, Any]:
     low = points.min(axis=0)
     span = float((points.max(axis=0) - low).max()) or 1.0  # one scale for both axes: distances are to be compared by eye
@@ -114,23 +125,16 @@ def _packed_layout(points: Array) -> dict[str, Any]:
 
 
 def _packed_measurement(entry: Measurement, class_names: Sequence[str]) -> dict[str, Any]:
+    """Pack a measurement: lists of numbers as arrays, values by class as pairs of code and number."""
     code = {name: number for number, name in enumerate(class_names)}
-    details: dict[str, Any] = {}
-    for key, value in entry.details.items():
-        if key in ("per_channel", "curve"):
-            details[key] = array(np.asarray(value, dtype=np.float64))
-        elif key in ("owned_channels", "feature_histogram", "label_histogram"):
-            details[key] = [[code[name], number] for name, number in value.items()]
-        else:
-            details[key] = value
     return {
-        "value": entry.value,
-        "ci95": entry.ci95,
-        "better": entry.better,
-        "bounds": entry.bounds,
-        "options": dict(entry.options),
-        "note": entry.note,
-        **details,
+        **entry.as_json(),
+        "per_class": None,  # the page computes it from the samples that it shows
+        **{
+            name: array(np.asarray(value, dtype=np.float64)) if isinstance(value, list) else value
+            for name, value in entry.arrays.items()
+        },
+        **{name: [[code[each], number] for each, number in values.items()] for name, values in entry.by_class.items()},
     }
 
 

@@ -9,8 +9,9 @@ import torch
 
 from embedscope.cli import main
 from embedscope.errors import ThresholdError, UsageError
+from embedscope.evaluation import score
+from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
 from embedscope.metrics.silhouette import silhouette_samples
-from embedscope.scoring import check_thresholds, parse_threshold, score
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_rows_on_disk_give_the_same_as_rows_in_memory(store, metric, monkeypatch
         return rows
 
     (inside,) = score([store], metrics=[metric])
-    monkeypatch.setattr("embedscope.scoring._at_hand", forced)
+    monkeypatch.setattr("embedscope.evaluation.evaluating._at_hand", forced)
     (outside,) = score([store], metrics=[metric])
     name = metric.partition("(")[0]
     # Products of float32 rows round differently in other blocks.
@@ -79,7 +80,7 @@ def test_features_larger_than_half_of_the_memory_stay_on_disk(make_store):
 
 
 def test_no_interval_for_what_would_be_read_again_and_again(store, monkeypatch):
-    monkeypatch.setattr("embedscope.scoring._at_hand", lambda rows, device, budget: rows)
+    monkeypatch.setattr("embedscope.evaluation.evaluating._at_hand", lambda rows, device, budget: rows)
     found = score([store], ci=True, metrics=["silhouette", "gini"])[0].metrics
     assert found["silhouette"].ci95 is not None
     assert found["gini"].ci95 is None
@@ -88,7 +89,7 @@ def test_no_interval_for_what_would_be_read_again_and_again(store, monkeypatch):
 
 def test_memory_too_small():
     with pytest.raises(UsageError, match=r"a memory limit of 1.0 MB is too small"):
-        score([], memory=2**20)
+        score([[0.0], [1.0]], ["a", "b"], memory=2**20)
 
 
 def test_table_of_samples(store, tmp_path, capsys):

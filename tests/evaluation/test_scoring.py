@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from embedscope.errors import InputError, UsageError
+from embedscope.evaluation import score
 from embedscope.metrics.silhouette import silhouette_samples
-from embedscope.scoring import as_json, score
 from embedscope.store import read_features
 
 
@@ -25,7 +25,7 @@ def test_values_are_those_of_the_metrics(make_store, blobs):
 
 
 def test_json_is_as_the_contract_says(make_store, blobs):
-    document = as_json(score([f"late={make_store(*blobs)}"], device="cpu"))
+    document = score([f"late={make_store(*blobs)}"], device="cpu").as_json()
     document = json.loads(json.dumps(document, allow_nan=False))
     assert document["schema"] == "embedscope.score/1"
     (result,) = document["results"]

@@ -1,0 +1,12 @@
+"""One evaluation for everything that measures: `score`, the held-out rows of `finetune`, and the page and pictures of `plot`.
+
+evaluating.py decides what fits into memory, shares work between metrics and collects what they return; intervals.py adds how
+sure the values are; scoring.py opens sources and evaluates each; scores.py holds the records that come back, thresholds.py
+holds them to limits.
+"""
+
+from embedscope.evaluation.evaluating import evaluate, per_sample_metrics
+from embedscope.evaluation.scores import Measurement, Samples, Scores, ScoreTable
+from embedscope.evaluation.scoring import score
+
+__all__ = ["Measurement", "Samples", "ScoreTable", "Scores", "evaluate", "per_sample_metrics", "score"]

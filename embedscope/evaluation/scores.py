@@ -1,0 +1,245 @@
+"""The records of an evaluation, and how they are laid out: as JSON, as a data frame, as a table in a notebook or terminal."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
+
+from embedscope._version import __version__
+from embedscope.plugins import imported
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas
+
+    from embedscope.metrics import Better
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One metric on one embedding.
+
+    Attributes:
+        name: of the metric.
+        value: None where the metric is undefined on the data; then `note` says why.
+        better: which direction is better, or None where neither is.
+        bounds: lowest and highest possible value; None is unbounded.
+        options: every option of the metric with the value that was used.
+        ci95: 95% interval, or None where none was asked for or none is defined.
+        per_class: class name -> mean over the samples of the class, or None where the metric has no value per sample.
+        arrays: further numbers, lists and mappings by name: curves, values per channel.
+        by_class: name -> class name -> value.
+        note: what a reader has to know about this value.
+    """
+
+    name: str
+    value: float | None
+    better: Better | None
+    bounds: tuple[float | None, float | None]
+    options: Mapping[str, Any]
+    ci95: tuple[float, float] | None = None
+    per_class: Mapping[str, float] | None = None
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    note: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Lay the measurement out as `score --json` has it: arrays and values by class stand beside the value."""
+        return {
+            "value": self.value,
+            "better": self.better,
+            "bounds": list(self.bounds),
+            "options": dict(self.options),
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "per_class": None if self.per_class is None else dict(self.per_class),
+            "note": self.note,
+            **self.arrays,
+            **{name: dict(values) for name, values in self.by_class.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What is known of single samples.
+
+    Attributes:
+        ids: (n,) of the samples.
+        labels: (n,) names of their classes.
+        values: metric -> (n,) float64.
+        nearest: (n,) names of the nearest other classes, by the first metric that knows, or None.
+        split: (n,) or None.
+    """
+
+    ids: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+    values: Mapping[str, np.ndarray[Any, Any]]
+    nearest: np.ndarray[Any, Any] | None
+    split: np.ndarray[Any, Any] | None
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return one row per sample: id, label, the values, nearest and split where they are known. Needs pandas."""
+        columns = {"id": self.ids, "label": self.labels, **self.values, "nearest": self.nearest, "split": self.split}
+        return _pandas().DataFrame({name: column for name, column in columns.items() if column is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """All metrics on one embedding; the fields other than `table` are those of `score --json`."""
+
+    name: str
+    source: str
+    layer: str
+    samples: int
+    dimensions: int
+    classes: int
+    device: str
+    metrics: Mapping[str, Measurement]
+    warnings: Sequence[str] = ()
+    table: Samples | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Lay the scores out as a result of `score --json`."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "layer": self.layer,
+            "samples": self.samples,
+            "dimensions": self.dimensions,
+            "classes": self.classes,
+            "device": self.device,
+            "metrics": {key: found.as_json() for key, found in self.metrics.items()},
+            "warnings": list(self.warnings),
+        }
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return one row per metric: value, low and high end of the interval, better, note. Needs pandas."""
+        return (
+            _pandas()
+            .DataFrame(
+                {
+                    key: {
+                        "value": found.value,
+                        "low": None if found.ci95 is None else found.ci95[0],
+                        "high": None if found.ci95 is None else found.ci95[1],
+                        "better": found.better,
+                        "note": found.note,
+                    }
+                    for key, found in self.metrics.items()
+                }
+            )
+            .T.astype({"value": float, "low": float, "high": float})
+        )
+
+    def __repr__(self) -> str:
+        return repr(ScoreTable([self]))
+
+    def _repr_html_(self) -> str:
+        return ScoreTable([self])._repr_html_()
+
+
+def sample_columns(scores: Sequence[Scores]) -> dict[str, np.ndarray[Any, Any]]:
+    """Collect what is known of all samples, one embedding after the other: column -> (n,); name, id, label, values, ..."""
+    import numpy as np
+
+    columns: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for entry in scores:
+        if (table := entry.table) is None:
+            continue
+        blank = np.full(len(table.ids), "", dtype=object)
+        parts: dict[str, np.ndarray[Any, Any]] = {
+            "name": np.full(len(table.ids), entry.name, dtype=object),
+            "id": table.ids,
+            "label": table.labels,
+            **table.values,
+            "nearest": blank if table.nearest is None else table.nearest,
+            "split": blank if table.split is None else table.split,
+        }
+        for column, values in parts.items():
+            columns.setdefault(column, []).append(values)
+    return {column: np.concatenate(parts) for column, parts in columns.items()}
+
+
+class ScoreTable(Sequence[Scores]):
+    """The scores of several embeddings, in the order in which they were given; a sequence that prints as a table."""
+
+    def __init__(self, scores: Sequence[Scores]) -> None:
+        self._scores = tuple(scores)
+
+    @overload
+    def __getitem__(self, index: int) -> Scores: ...
+    @overload
+    def __getitem__(self, index: slice) -> ScoreTable: ...
+    def __getitem__(self, index: int | slice) -> Scores | ScoreTable:
+        return ScoreTable(self._scores[index]) if isinstance(index, slice) else self._scores[index]
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def as_json(self) -> dict[str, Any]:
+        """Lay the scores out as `score --json` prints them, schema embedscope.score/1."""
+        return {
+            "schema": "embedscope.score/1",
+            "embedscope": __version__,
+            "results": [entry.as_json() for entry in self._scores],
+        }
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return one row per embedding: source, layer, samples, dimensions, classes, then a column per metric. Needs pandas.
+
+        The index holds the names. A metric with intervals has two more columns, such as silhouette_low and silhouette_high.
+        """
+        rows = {}
+        for entry in self._scores:
+            row: dict[str, Any] = {
+                name: getattr(entry, name) for name in ("source", "layer", "samples", "dimensions", "classes")
+            }
+            for key, found in entry.metrics.items():
+                row[key] = found.value
+                if found.ci95 is not None:
+                    row[f"{key}_low"], row[f"{key}_high"] = found.ci95
+            rows[entry.name] = row
+        return _pandas().DataFrame.from_dict(rows, orient="index")
+
+    def __repr__(self) -> str:
+        lines = self._lines()
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        return "\n".join(
+            "  ".join(
+                [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+            )
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._lines()
+        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+        body = "".join(
+            f"<tr><th>{html.escape(row[0])}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row[1:])}</tr>"
+            for row in rows
+        )
+        return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _lines(self) -> list[list[str]]:
+        """Texts of a table: a heading, then one row per metric; one column per embedding."""
+        keys = list(dict.fromkeys(key for entry in self._scores for key in entry.metrics))
+        lines = [["metric", *(entry.name for entry in self._scores)]]
+        lines.append(["samples x dimensions", *(f"{entry.samples:,} x {entry.dimensions:,}" for entry in self._scores)])
+        for key in keys:
+            found = [entry.metrics.get(key) for entry in self._scores]
+            better = next(each.better for each in found if each is not None)
+            arrow = {"higher": " ↑", "lower": " ↓", None: ""}[better]
+            lines.append([key + arrow, *(_cell(each) for each in found)])
+        return lines
+
+
+def _cell(found: Measurement | None) -> str:
+    if found is None or found.value is None:
+        return "–"
+    text = f"{found.value:,.0f}" if float(found.value).is_integer() and abs(found.value) >= 1 else f"{found.value:.4f}"
+    return text if found.ci95 is None else f"{text} [{found.ci95[0]:.4f}, {found.ci95[1]:.4f}]"
+
+
+def _pandas() -> Any:
+    return imported("pandas", extra="tables")

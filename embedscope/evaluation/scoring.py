@@ -1,0 +1,105 @@
+"""Measure embeddings side by side, wherever they come from: files, arrays, annotated data, feature sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedscope.errors import UsageError
+from embedscope.evaluation.evaluating import bound, evaluate
+from embedscope.evaluation.scores import ScoreTable
+from embedscope.metrics import STANDARD
+from embedscope.progress import Track, silent, untracked
+from embedscope.store import distinct_names, open_features, select_split
+from embedscope.store.features import FeatureSet
+from embedscope.store.in_memory import annotated, feature_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def score(
+    sources: Any,
+    labels: Any = None,
+    *,
+    metrics: str | Sequence[str] = STANDARD,
+    layers: str | Sequence[str] = (),
+    split: str | None = None,
+    sample: int | None = None,
+    ci: bool = False,
+    memory: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    say: Callable[[str], None] = silent,
+    track: Track = untracked,
+) -> ScoreTable:
+    """Measure every layer of every source.
+
+    Args:
+        sources: features (N, D) as an array, a tensor or a data frame, with `labels`; a path to a store or to features made
+            elsewhere, where `name=path` gives it a name; a FeatureSet; an AnnData object, with `labels` the name of a column
+            of its obs; a mapping from names to any of these; or a list of paths and FeatureSets.
+        labels: (N,) of any kind, for the arrays among the sources; a column's name for AnnData.
+        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)".
+        layers: which layers of the stores (keys of obsm in AnnData); all by default.
+        split: measure the rows of one split only.
+        sample: measure this many samples against all rows, see `evaluation.evaluate`.
+        ci: add 95% intervals.
+        memory: bytes that a run may take; half of what is free by default.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: of the sample and of resampling.
+        say: is told beforehand what is planned, where that takes time.
+        track: shows progress over blocks.
+
+    Returns:
+        One `Scores` per layer of each source, in order, in a sequence that prints as a table and has `to_dataframe()`.
+
+    Raises:
+        InputError: a source that cannot be read, holds NaN, or has no labelled row.
+        UsageError: an unknown metric, option, layer or split; a sample or a memory limit too small to work with.
+
+    Example:
+        >>> features = [[0.0, 1.0], [0.1, 1.0], [4.0, 0.0], [4.2, 0.0]]
+        >>> score({"late": features, "scaled": [[10 * x, y] for x, y in features]}, ["a", "a", "b", "b"], metrics="silhouette")
+        metric                  late  scaled
+        samples x dimensions   4 x 2   4 x 2
+        silhouette ↑          0.9640  0.9630
+    """
+    chosen = [metrics] if isinstance(metrics, str) else list(metrics)
+    bound(chosen)  # a typo should not cost the time of opening the sources
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    found = [select_split(features, split) for features in _opened(sources, labels, wanted)]
+    return ScoreTable(
+        [
+            evaluate(features, chosen, sample=sample, ci=ci, memory=memory, device=device, seed=seed, say=say, track=track)
+            for features in found
+        ]
+    )
+
+
+def _opened(sources: Any, labels: Any, layers: Sequence[str]) -> list[FeatureSet]:
+    if isinstance(sources, Mapping):
+        named = [_named(str(name), _opened(source, labels, layers)) for name, source in sources.items()]
+        return distinct_names([features for several in named for features in several])
+    if isinstance(sources, str | Path):
+        return open_features([str(sources)], layers=layers)
+    if isinstance(sources, FeatureSet):
+        return [sources]
+    if hasattr(sources, "obsm"):
+        return annotated(sources, labels, layers)
+    if labels is not None:
+        return [feature_set(sources, labels)]
+    if isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], str | Path | FeatureSet):
+        return [feature_set(*sources)]
+    if isinstance(sources, Sequence) and sources and all(isinstance(each, str | Path | FeatureSet) for each in sources):
+        return distinct_names([features for each in sources for features in _opened(each, None, layers)])
+    raise UsageError(
+        f"cannot score {type(sources).__name__} without labels; give score(features, labels), a path, a FeatureSet, "
+        "or a mapping from names to these"
+    )
+
+
+def _named(name: str, found: Sequence[FeatureSet]) -> list[FeatureSet]:
+    return [replace(each, name=name if len(found) == 1 else f"{name}:{each.layer}") for each in found]

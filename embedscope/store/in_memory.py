@@ -1,0 +1,105 @@
+"""Feature sets of what lies in memory: arrays, tensors, data frames, annotated data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from embedscope.errors import InputError, UsageError, unknown
+from embedscope.store.arrays import encode_labels
+from embedscope.store.features import FeatureSet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Array = np.ndarray[Any, Any]
+
+
+def feature_set(
+    features: Any,
+    labels: Any,
+    *,
+    name: str = "features",
+    ids: Sequence[str] | None = None,
+    split: Sequence[str] | None = None,
+) -> FeatureSet:
+    """Make a FeatureSet of features (N, D) and labels (N,) in memory.
+
+    Args:
+        features: numbers as an array, a tensor of any device, a data frame or nested lists; whole numbers become float32 where
+            that is exact, else float64.
+        labels: whole numbers (negative ones are unlabelled) or text; the distinct values are the classes, in order.
+        name: what tables call it.
+        ids: unique; the row numbers by default.
+        split: such as "train" and "test".
+
+    Raises:
+        InputError: not numbers of shape (N, D), other lengths, or labels of another kind.
+    """
+    rows, targets = _array(features), _array(labels)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiub" or not rows.size:
+        raise InputError(f"features have to be numbers of shape (N, D), got {rows.dtype} {rows.shape}")
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    if targets.dtype.kind == "O":
+        targets = targets.astype(str)
+    for what, values in (("labels", targets), ("ids", ids), ("split", split)):
+        if values is not None and np.shape(values) != (len(rows),):
+            raise InputError(f"features have {len(rows)} rows, but {what} have the shape {np.shape(values)}")
+    names, codes = encode_labels(name, {"y": targets})
+    keys = np.array([str(row) for row in range(len(rows))] if ids is None else [str(each) for each in ids], dtype=object)
+    if len(set(keys)) != len(keys):
+        raise InputError(f"ids have to be unique; {len(keys) - len(set(keys))} of {len(keys)} are repeated")
+    if rows.dtype.kind != "f":
+        single = rows.astype(np.float32)
+        rows = single if np.array_equal(single, rows) else rows.astype(np.float64)
+    return FeatureSet(
+        name=name,
+        source="memory",
+        layer="X",
+        features=features.detach() if _is_float_tensor(features) else torch.from_numpy(np.ascontiguousarray(rows)),
+        labels=codes,
+        class_names=names,
+        ids=keys,
+        split=None if split is None else np.array([str(each) for each in split], dtype=object),
+    )
+
+
+def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[FeatureSet]:
+    """Make one FeatureSet per embedding of an AnnData object: its obsm, or X where it has none.
+
+    Args:
+        data: with `obsm`, `obs`, `obs_names` and `X`.
+        label: the column of obs that holds the classes.
+        layers: keys of obsm; all by default.
+
+    Raises:
+        UsageError: no such column or key.
+    """
+    if not isinstance(label, str):
+        raise UsageError(f"name the column of obs that holds the labels, one of {', '.join(map(str, data.obs))}")
+    if label not in data.obs:
+        raise UsageError(unknown("column of obs", label, [str(each) for each in data.obs]))
+    known: Mapping[str, Any] = data.obsm if len(data.obsm) else {"X": data.X}
+    for layer in layers:
+        if layer not in known:
+            raise UsageError(unknown("key of obsm", layer, list(known)))
+    found = []
+    for layer in layers or list(known):
+        made = feature_set(known[layer], data.obs[label], name=str(layer), ids=[str(each) for each in data.obs_names])
+        found.append(FeatureSet(**{**vars(made), "layer": str(layer), "source": "AnnData"}))
+    return found
+
+
+def _array(values: Any) -> Array:
+    if isinstance(values, torch.Tensor):
+        return np.asarray(values.detach().cpu().float() if values.dtype is torch.bfloat16 else values.detach().cpu())
+    if hasattr(values, "toarray"):  # a sparse matrix
+        values = values.toarray()
+    return np.asarray(values)
+
+
+def _is_float_tensor(values: Any) -> bool:
+    return isinstance(values, torch.Tensor) and values.is_floating_point()
