@@ -90,11 +90,13 @@ def _defines_its_name(path: Path) -> bool:
 def load(kind: Kind, name: str) -> Any:
     """Import one plugin and return the object that has its name; UsageError names the nearest if there is none."""
     name = canonical(name)
-    if name not in names(kind):
+    own = Path(__file__).parent / kind / f"{name}.py"
+    if name.isidentifier() and own.is_file() and _defines_its_name(own):  # before a search through all that is installed
+        return getattr(importlib.import_module(f"embedscope.{kind}.{name}"), name)
+    foreign = _foreign(kind)
+    if name not in foreign:
         raise UsageError(unknown(_SINGULAR[kind], name, names(kind)))
-    if name in _foreign(kind):
-        return _foreign(kind)[name].load()
-    return getattr(importlib.import_module(f"embedscope.{kind}.{name}"), name)
+    return foreign[name].load()
 
 
 def recognises(test: Callable[[Path], bool]) -> Callable[[F], F]:

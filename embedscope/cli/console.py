@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from embedscope.evaluation.comparing import Difference
     from embedscope.evaluation.scores import Measurement, Scores
 
 T = TypeVar("T")
@@ -102,7 +103,9 @@ def print_json(value: Any) -> None:
 
 
 def print_scores(scores: Sequence[Scores], *, per_class: bool) -> None:
-    """Print a table with a row a metric and a column an embedding; the best value is marked where there are several."""
+    """Print one row per metric and one column per embedding; the best value is marked, with intervals only if it is sure."""
+    from embedscope.evaluation.comparing import best
+
     facts = [
         ("samples", [f"{entry.samples:,}" for entry in scores]),
         ("dimensions", [f"{entry.dimensions:,}" for entry in scores]),
@@ -111,7 +114,9 @@ def print_scores(scores: Sequence[Scores], *, per_class: bool) -> None:
     metrics = []
     for key in scores[0].metrics:
         found = [entry.metrics[key] for entry in scores]
-        metrics.append((f"{key}{arrow(found[0].better)}", _marked(found)))
+        chosen = best(scores, key)
+        cells = [_cell(each) + (BEST if place == chosen else "") for place, each in enumerate(found)]
+        metrics.append((f"{key}{arrow(found[0].better)}", cells))
     names = [entry.name for entry in scores]
     print_columns("metric", names, [facts, metrics])
     for key in scores[0].metrics if per_class else ():
@@ -120,6 +125,25 @@ def print_scores(scores: Sequence[Scores], *, per_class: bool) -> None:
         if classes:
             rows = [(name, [number(column.get(name)) for column in values]) for name in classes]
             print_columns(f"{key} by class", names, [rows])
+
+
+def print_differences(differences: Sequence[Difference]) -> None:
+    """Print how each embedding differs from the first: one row per metric, one column per embedding."""
+    for paired in (True, False):
+        shown = [each for each in differences if each.paired == paired]
+        if not shown:
+            continue
+        names = list(dict.fromkeys(each.second for each in shown))
+        cells = {(each.metric, each.second): _signed(each) for each in shown}
+        keys = dict.fromkeys(each.metric for each in shown)
+        rows = [(key, [cells.get((key, name), "–") for name in names]) for key in keys]
+        heading = f"minus {shown[0].first}, {'same' if paired else 'different'} samples"
+        print_columns(heading, names, [rows])
+
+
+def _signed(difference: Difference) -> str:
+    low, high = difference.ci95
+    return f"{difference.value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def print_csv(scores: Sequence[Scores]) -> None:
@@ -197,15 +221,6 @@ def number(value: float | None) -> str:
 def arrow(better: str | None) -> str:
     """Mark which direction is better."""
     return {"higher": " ↑", "lower": " ↓", None: ""}[better]
-
-
-def _marked(found: Sequence[Measurement]) -> list[str]:
-    values = [entry.value for entry in found if entry.value is not None]
-    better = found[0].better
-    best = None
-    if better is not None and len(set(values)) > 1:
-        best = (max if better == "higher" else min)(values)
-    return [_cell(entry) + (BEST if entry.value == best and best is not None else "") for entry in found]
 
 
 def _cell(measurement: Measurement) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, print_csv, print_json, print_scores
+from embedscope.cli.console import Talk, print_csv, print_differences, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
 
@@ -32,7 +32,14 @@ def score(
     layer: Layers = None,
     split: Split = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show the values of the classes as well.")] = False,
-    ci: Annotated[bool, typer.Option("--ci", help="95 % intervals by bootstrap over samples, class by class.")] = False,
+    ci: Annotated[
+        bool,
+        typer.Option(
+            "--ci",
+            help="Add 95% intervals, and those of the differences to the first embedding. `--ci fixed` takes the numbers of "
+            "samples per class as given instead of drawn with the samples.",
+        ),
+    ] = False,
     sample: Annotated[
         int | None, typer.Option(help="Measure so many samples, drawn class by class, against all rows.", min=1)
     ] = None,
@@ -72,6 +79,11 @@ def score(
     from embedscope.store.files import check_output
     from embedscope.store.tables import check_table, write_table
 
+    question: str | bool = ci
+    if ci and "fixed" in features and not Path("fixed").exists():  # an option of typer's has a value always or never
+        features, question = [source for source in features if source != "fixed"], "fixed"
+        if not features:
+            raise UsageError("--ci fixed needs features to measure, as in embedscope score features.h5 --ci fixed")
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if json and form is Format.csv:
@@ -91,7 +103,7 @@ def score(
             layers=layer or (),
             split=split,
             sample=sample,
-            ci=ci,
+            ci=question,
             memory=None if memory is None else parse_bytes(memory),
             device=device,
             seed=seed,
@@ -115,4 +127,5 @@ def score(
         print_csv(scores)
     else:
         print_scores(scores, per_class=per_class)
+        print_differences(scores.differences)
     check_thresholds(scores, thresholds)

@@ -12,7 +12,7 @@ import torch
 
 from embedscope import devices, distributed, plugins
 from embedscope.errors import UndefinedError, UsageError
-from embedscope.evaluation.intervals import estimated, with_interval
+from embedscope.evaluation.intervals import check_ci, estimated, with_interval
 from embedscope.evaluation.scores import Measurement, Samples, Scores
 from embedscope.metrics import STANDARD, MetricDeclaration, Result, bind, declaration
 from embedscope.ops import statistics
@@ -88,7 +88,7 @@ def evaluate(
     *,
     sample: int | None = None,
     anchors: Array | None = None,
-    ci: bool = False,
+    ci: str | bool = False,
     memory: int | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -107,7 +107,8 @@ def evaluate(
         sample: metrics with a value per sample measure this many samples, drawn class by class, against all rows, and give the
             stratified (unbiased) mean with its 95% interval; the other metrics stay exact.
         anchors: (M,) ascending positions among the labelled rows: measure these samples instead of drawing them.
-        ci: add 95% intervals, see `evaluation.intervals`.
+        ci: add 95% intervals, see `evaluation.intervals`: True or "drawn" where the numbers of samples per class are drawn
+            with the samples, "fixed" where they are given.
         memory: bytes that a run may take in addition to what torch itself takes; half of what is free by default. Features
             that fit, with the copy that is computed with, are read into memory; others are read in blocks.
         device: "auto", "cpu", "cuda" or "cuda:N". Measurements are in float64, which MPS lacks: "auto" takes the CPU there.
@@ -124,7 +125,7 @@ def evaluate(
         >>> round(scores.metrics["silhouette"].value, 3)
         0.964
     """
-    chosen = bound(metrics)
+    chosen, question = bound(metrics), check_ci(ci)
     if isinstance(features, tuple):
         features = feature_set(*features)
     where = devices.choose(device, float64=True) if isinstance(device, str) else device
@@ -159,7 +160,7 @@ def evaluate(
         for each, read in zip(chosen, reads, strict=True):
             # A metric asked for twice is told apart by the options that were used.
             key = each.name if each.name not in found else str(plugins.Spec(each.name, (), each.options))
-            found[key] = _measured(each, read, labels, features.class_names, drawn, ci=ci, seed=seed)
+            found[key] = _measured(each, read, labels, features.class_names, drawn, ci=question, seed=seed)
     counts = np.bincount(features.labels)
     return Scores(
         name=features.name,
@@ -171,6 +172,8 @@ def evaluate(
         device=str(where),
         metrics={key: measurement for key, (measurement, _) in found.items()},
         warnings=_warnings([measurement for measurement, _ in found.values()], counts, unlabelled),
+        ids=features.ids,
+        labels=np.array(features.class_names, dtype=object)[features.labels],
         table=_samples(features, {key: result for key, (_, result) in found.items() if result is not None}, drawn),
     )
 
@@ -182,7 +185,7 @@ def _measured(
     class_names: Sequence[str],
     anchors: Tensor | None,
     *,
-    ci: bool,
+    ci: str | None,
     seed: int,
 ) -> tuple[Measurement, Result | None]:
     """Run one metric; the Result is None where it is undefined."""
@@ -206,7 +209,7 @@ def _measured(
     if result.per_sample is not None and anchors is not None:
         measurement = estimated(measurement, result.per_sample, labels, anchors)
     elif ci:
-        measurement = with_interval(measurement, metric, result, rows, labels, seed)
+        measurement = with_interval(measurement, metric, result, rows, labels, seed, ci)
     return measurement, result
 
 

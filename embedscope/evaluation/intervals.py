@@ -1,12 +1,24 @@
-"""How sure a measurement is: 95% intervals by bootstrap, and estimates from a sample of anchors."""
+"""How sure a measurement is: 95% intervals from jackknife pseudo-values, and estimates from a sample of anchors.
+
+A metric of N samples is a statistic of a sample of a population. What it would be on other samples of it follows from
+pseudo-values: one number per sample (or per group of samples) whose mean is the value corrected for its bias, and whose
+standard error is that of the value. A metric declares how its pseudo-values are computed; for one that declares nothing,
+groups of samples are left out in turn and the metric is measured on the rest. Nothing is drawn with replacement: copies of
+a row move ranks, impurities and neighbours themselves.
+
+Two questions are answered. "drawn": other samples of the population, with other numbers of samples per class. "fixed": other
+samples with the same numbers per class. Neither covers how the network was trained.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import statistics
 
 if TYPE_CHECKING:
@@ -17,36 +29,97 @@ if TYPE_CHECKING:
     from embedscope.metrics import Result
     from embedscope.ops.rows import Rows
 
-# How often a metric without a value per sample is measured again for its interval; each time costs as much as the metric.
-RESAMPLES = 200
+CI = ("drawn", "fixed")
+
+# Groups that are left out in turn; each costs as much as the metric itself.
+GROUPS = 50
+
+
+def check_ci(ci: str | bool) -> str | None:
+    """Turn the argument `ci` into the question that is asked, or None; UsageError for another."""
+    if isinstance(ci, bool):
+        return "drawn" if ci else None
+    return check_choice("ci", ci, CI)
 
 
 def with_interval(
-    measurement: Measurement, metric: Metric, result: Result, rows: Rows, labels: Tensor, seed: int
+    measurement: Measurement, metric: Metric, result: Result, rows: Rows, labels: Tensor, seed: int, ci: str
 ) -> Measurement:
-    """Add a bootstrap interval: from the values per sample, or by measuring samples drawn again, class by class.
+    """Add the interval, and the pseudo-values that it is made of; a note instead where there can be none.
 
-    (N, D) rows and (N,) labels are those that were measured; a metric that would have to read them from disk again and again
-    has a note instead.
+    Args:
+        measurement: of the rows.
+        metric: that was measured.
+        result: of it.
+        rows: (N, D), in memory or on disk.
+        labels: (N,).
+        seed: of the groups.
+        ci: "drawn" or "fixed".
     """
-    if result.per_sample is not None:
-        return replace(measurement, ci95=statistics.bootstrap_mean_interval(result.per_sample, labels, seed))
-    if not isinstance(rows, torch.Tensor):
-        note = "no interval: the features do not fit in memory, and this metric would have to read them again and again"
-        return replace(measurement, note=note)
-    interval = statistics.bootstrap_interval(lambda drawn: metric(rows[drawn], labels[drawn]).value, labels, seed, RESAMPLES)
-    value = measurement.value
-    if value is not None and interval is not None and not interval[0] <= value <= interval[1]:
-        # Drawn with replacement, a class of few rows has fewer distinct ones, which moves impurity and rank themselves.
-        note = "no interval: samples drawn again give other values than the samples themselves, as where classes are small"
-        return replace(measurement, note=note)
-    return replace(measurement, ci95=interval)
+    if not metric.declared.interval:
+        return _noted(measurement, _why_none(measurement, metric, rows, labels, seed))
+    if metric.declared.pseudo_values is None:
+        if not isinstance(rows, torch.Tensor):
+            return _noted(measurement, "no interval: the features do not fit in memory, and would have to be read 50 times")
+        values = _without_groups(metric, result, rows, labels, seed, stratified=ci == "fixed")
+        groups = None
+    else:
+        if not isinstance(rows, torch.Tensor) and result.per_sample is not None:
+            return _noted(measurement, "no interval: the features do not fit in memory; a sample of them gives one")
+        values = metric.declared.pseudo_values(rows, labels, result, fixed=ci == "fixed", **metric.options)
+        groups = labels if ci == "fixed" else None
+    if values is None or not bool(torch.isfinite(values).all()):
+        return _noted(measurement, "no interval: the metric is undefined without some of the samples")
+    found = statistics.mean_with_error(values, groups)
+    per_sample = values.cpu().numpy() if metric.declared.pseudo_values is not None else None
+    return replace(measurement, ci95=clipped(found.interval, measurement.bounds), pseudo_values=per_sample)
+
+
+def clipped(interval: tuple[float, float] | None, bounds: tuple[float | None, float | None]) -> tuple[float, float] | None:
+    """Cut an interval at the bounds of its metric."""
+    if interval is None:
+        return None
+    low, high = (-math.inf if bounds[0] is None else bounds[0]), (math.inf if bounds[1] is None else bounds[1])
+    return min(max(interval[0], low), high), min(max(interval[1], low), high)
+
+
+def _without_groups(
+    metric: Metric, result: Result, rows: Tensor, labels: Tensor, seed: int, *, stratified: bool
+) -> Tensor | None:
+    """Leave out groups of samples in turn: pseudo-values (G,) float64, None if the metric is undefined without one."""
+    groups = statistics.random_groups(labels, GROUPS, seed, stratified=stratified)
+    count = int(groups.max()) + 1
+    found = []
+    for group in range(count):
+        kept = (groups != group).nonzero().squeeze(1)
+        try:
+            without = metric(rows[kept], labels[kept]).value
+        except UndefinedError:
+            return None
+        found.append(count * result.value - (count - 1) * without)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _why_none(measurement: Measurement, metric: Metric, rows: Rows, labels: Tensor, seed: int) -> str:
+    """Say that no interval is honest, and how much the value depends on the number of samples."""
+    why = "no interval: the value depends on the number of samples"
+    if isinstance(rows, torch.Tensor) and len(labels) >= 4:
+        half = statistics.random_groups(labels, 2, seed, stratified=True) == 0
+        try:
+            return f"{why}; half of them give {metric(rows[half], labels[half]).value:.4g}, all {measurement.value:.4g}"
+        except UndefinedError:
+            return f"{why}; on half of them the metric is undefined"
+    return why
+
+
+def _noted(measurement: Measurement, note: str) -> Measurement:
+    return replace(measurement, note=f"{measurement.note}; {note}" if measurement.note else note)
 
 
 def estimated(measurement: Measurement, per_sample: Tensor, labels: Tensor, anchors: Tensor) -> Measurement:
     """Replace the plain mean over (M,) anchors by the stratified one over the classes of (N,) labels, with its interval.
 
-    The value is None, with a note, where a class has no anchor.
+    The interval covers which samples were drawn as anchors. The value is None, with a note, where a class has no anchor.
     """
     missing = len(set(labels.tolist())) - len(set(labels[anchors].tolist()))
     if missing:
@@ -55,4 +128,9 @@ def estimated(measurement: Measurement, per_sample: Tensor, labels: Tensor, anch
     mean, interval = statistics.stratified_mean(per_sample, labels[anchors], labels)
     note = f"estimated from {len(anchors):,} of {len(labels):,} samples, drawn class by class, against all rows"
     previous = measurement.note
-    return replace(measurement, value=mean, ci95=interval, note=f"{note}; {previous}" if previous else note)
+    return replace(
+        measurement,
+        value=mean,
+        ci95=clipped(interval, measurement.bounds),
+        note=f"{note}; {previous}" if previous else note,
+    )

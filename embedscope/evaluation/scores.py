@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas
 
+    from embedscope.evaluation.comparing import Difference
     from embedscope.metrics import Better
 
 
@@ -32,6 +33,7 @@ class Measurement:
         arrays: further numbers, lists and mappings by name: curves, values per channel.
         by_class: name -> class name -> value.
         note: what a reader has to know about this value.
+        pseudo_values: (N,) float64, what the interval is made of, see `evaluation.intervals`; None without one. Not in JSON.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Measurement:
     arrays: Mapping[str, Any] = field(default_factory=dict)
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     note: str | None = None
+    pseudo_values: np.ndarray[Any, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Lay the measurement out as `score --json` has it: arrays and values by class stand beside the value."""
@@ -86,7 +89,11 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """All metrics on one embedding; the fields other than `table` are those of `score --json`."""
+    """All metrics on one embedding.
+
+    The fields are those of `score --json`, and beside them `table`, what is known of single samples, and the `ids` (N,) and
+    `labels` (N,), names of classes, of all rows that were measured.
+    """
 
     name: str
     source: str
@@ -98,6 +105,8 @@ class Scores:
     metrics: Mapping[str, Measurement]
     warnings: Sequence[str] = ()
     table: Samples | None = None
+    ids: np.ndarray[Any, Any] | None = None
+    labels: np.ndarray[Any, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
@@ -162,10 +171,14 @@ def sample_columns(scores: Sequence[Scores]) -> dict[str, np.ndarray[Any, Any]]:
 
 
 class ScoreTable(Sequence[Scores]):
-    """The scores of several embeddings, in the order in which they were given; a sequence that prints as a table."""
+    """The scores of several embeddings, in the order in which they were given; a sequence that prints as a table.
 
-    def __init__(self, scores: Sequence[Scores]) -> None:
+    `differences` compares each with the first, where intervals were asked for.
+    """
+
+    def __init__(self, scores: Sequence[Scores], differences: Sequence[Difference] = ()) -> None:
         self._scores = tuple(scores)
+        self.differences = tuple(differences)
 
     @overload
     def __getitem__(self, index: int) -> Scores: ...
@@ -183,6 +196,7 @@ class ScoreTable(Sequence[Scores]):
             "schema": "embedscope.score/1",
             "embedscope": __version__,
             "results": [entry.as_json() for entry in self._scores],
+            **({"differences": [each.as_json() for each in self.differences]} if self.differences else {}),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError
+from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
 from embedscope.evaluation.scores import ScoreTable
 from embedscope.metrics import STANDARD
@@ -28,7 +29,7 @@ def score(
     layers: str | Sequence[str] = (),
     split: str | None = None,
     sample: int | None = None,
-    ci: bool = False,
+    ci: str | bool = False,
     memory: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -46,7 +47,7 @@ def score(
         layers: which layers of the stores (keys of obsm in AnnData); all by default.
         split: measure the rows of one split only.
         sample: measure this many samples against all rows, see `evaluation.evaluate`.
-        ci: add 95% intervals.
+        ci: add 95% intervals, True (or "drawn") or "fixed", see `evaluation.evaluate`.
         memory: bytes that a run may take; half of what is free by default.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the sample and of resampling.
@@ -71,12 +72,11 @@ def score(
     bound(chosen)  # a typo should not cost the time of opening the sources
     wanted = [layers] if isinstance(layers, str) else list(layers)
     found = [select_split(features, split) for features in _opened(sources, labels, wanted)]
-    return ScoreTable(
-        [
-            evaluate(features, chosen, sample=sample, ci=ci, memory=memory, device=device, seed=seed, say=say, track=track)
-            for features in found
-        ]
-    )
+    scores = [
+        evaluate(features, chosen, sample=sample, ci=ci, memory=memory, device=device, seed=seed, say=say, track=track)
+        for features in found
+    ]
+    return ScoreTable(scores, differences(scores, fixed=ci == "fixed") if ci else ())
 
 
 def _opened(sources: Any, labels: Any, layers: Sequence[str]) -> list[FeatureSet]:

@@ -43,6 +43,7 @@ class Result:
         arrays: further numbers, arrays and mappings by name: curves, values per channel.
         by_class: name -> {label: value}: further values that belong to a class each.
         note: a remark that a reader of the value needs.
+        state: what the metric's `pseudo_values` read again; not reported.
     """
 
     value: float
@@ -51,6 +52,7 @@ class Result:
     arrays: Mapping[str, Any] = field(default_factory=dict)
     by_class: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     note: str | None = None
+    state: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", float(self.value))  # from a 0-d tensor
@@ -78,6 +80,10 @@ class MetricDeclaration:
             several metrics need is gathered once, all of it in one pass.
         takes_anchors: whether the metric has a value per sample and can measure M of the N samples, against all of them:
             its function then takes `anchors`, (M,) ascending positions or None.
+        pseudo_values: (features, labels, result, *, fixed, options) -> (N,) float64, whose mean estimates the value of the
+            population and whose standard error is that of the value: of a jackknife. `fixed` where the numbers of samples per
+            class are given. None to have groups of rows left out.
+        interval: False where no interval is honest, whatever it is made of.
     """
 
     better: Better | None
@@ -87,6 +93,8 @@ class MetricDeclaration:
     reads: Literal["features", "magnitudes"]
     needs: Callable[..., Gatherer | None] | None
     takes_anchors: bool
+    pseudo_values: Callable[..., Tensor] | None = None
+    interval: bool = True
 
 
 def metric(
@@ -97,6 +105,8 @@ def metric(
     reference: str,
     reads: Literal["features", "magnitudes"] = "features",
     needs: Callable[..., Gatherer | None] | None = None,
+    pseudo_values: Callable[..., Tensor] | None = None,
+    interval: bool = True,
 ) -> Callable[[F], F]:
     """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric."""
     if unknown := set(invariant) - set(INVARIANCES):
@@ -104,7 +114,7 @@ def metric(
 
     def declare(function: F) -> F:
         takes_anchors = "anchors" in plugins.keywords(function)
-        declared = MetricDeclaration(better, bounds, invariant, reference, reads, needs, takes_anchors)
+        declared = MetricDeclaration(better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval)
         function.declaration = declared  # type: ignore[attr-defined]
         return function
 

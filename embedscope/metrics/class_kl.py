@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.channel_classes import DIRECTIONS, channel_sums, class_histograms, histogram_divergence
+from embedscope.ops.channel_jackknife import divergence_without_each, pseudo_values
 from embedscope.ops.gathering import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
+
+
+def class_kl_pseudo_values(
+    features: Tensor, labels: Tensor, result: Result, *, fixed: bool, activation: str, direction: str
+) -> Tensor:
+    """Return the jackknife pseudo-values of the divergence: (N, C), (N,) -> (N,) float64."""
+    return pseudo_values(result.value, divergence_without_each(result.state, features, direction=direction, fixed=fixed))
 
 
 @metric(
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     reference="arXiv:2202.07073",
     needs=channel_sums,
     reads="magnitudes",
+    pseudo_values=class_kl_pseudo_values,
 )
 def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature") -> Result:
     """Divergence between the class histogram of the labels and that of the features, in nats.
@@ -59,4 +68,5 @@ def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", directi
             "label_histogram": dict(zip(names, label.tolist(), strict=True)),
         },
         note=f"{silent} of {len(names)} classes activate no channel" if silent else None,
+        state=sums,
     )

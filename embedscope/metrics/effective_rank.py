@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     invariant=("translation", "rotation", "scale"),
     reference="arXiv:2210.02885",
     needs=covariance,
+    interval=False,
 )
 def effective_rank(features: Rows, labels: Tensor) -> Result:
     """Effective rank: exp of the entropy of the singular values of the centred features, normalised to sum 1.

@@ -9,12 +9,18 @@ import torch
 from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.channel_classes import channel_gini, channel_sums
+from embedscope.ops.channel_jackknife import gini_without_each, pseudo_values
 from embedscope.ops.gathering import gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
+
+
+def gini_pseudo_values(features: Tensor, labels: Tensor, result: Result, *, fixed: bool, activation: str, dead: str) -> Tensor:
+    """Return the jackknife pseudo-values of the mean impurity: (N, C), (N,) -> (N,) float64."""
+    return pseudo_values(result.value, gini_without_each(result.state, features, dead=dead))
 
 
 @metric(
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     reference="arXiv:2202.07073",
     needs=channel_sums,
     reads="magnitudes",
+    pseudo_values=gini_pseudo_values,
 )
 def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Result:
     """How evenly the activation of a channel is spread over the classes: mean impurity over channels.
@@ -60,6 +67,7 @@ def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str =
         arrays={"per_channel": impurity, "dead_channels": silent},
         by_class={"owned_channels": dict(zip(sums.classes.labels.tolist(), owned.tolist(), strict=True))},
         note=f"{silent} of {len(shares)} channels are dead, {treated}" if silent else None,
+        state=sums,
     )
 
 

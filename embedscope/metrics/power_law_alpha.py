@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     invariant=("translation", "rotation", "scale"),
     reference="arXiv:2202.05808",
     needs=covariance,
+    interval=False,
 )
 def power_law_alpha(features: Rows, labels: Tensor) -> Result:
     """Power-law exponent alpha: minus the least-squares slope of ln eigenvalue against ln rank, over eigenvalues above 0.

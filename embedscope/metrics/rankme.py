@@ -24,6 +24,7 @@ _EPS = 1e-7
     invariant=("rotation", "scale"),
     reference="arXiv:2210.02885",
     needs=covariance,
+    interval=False,
 )
 def rankme(features: Rows, labels: Tensor) -> Result:
     """RankMe: exp of the entropy of the singular values of the features, not centred, normalised to sum 1, plus 1e-7.

@@ -7,12 +7,30 @@ from typing import TYPE_CHECKING
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_distances import class_distances, class_moments
 from embedscope.ops.gathering import gathered
+from embedscope.ops.influences import silhouette_influences
 from embedscope.ops.silhouettes import hard_silhouette
+from embedscope.ops.statistics import half_sample_bias
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
+
+
+def _of_means(own: Tensor, others: Tensor, alone: Tensor) -> Tensor:
+    return hard_silhouette(own, others.amin(dim=0), alone)
+
+
+def silhouette_pseudo_values(features: Tensor, labels: Tensor, result: Result, *, fixed: bool, distance: str) -> Tensor:
+    """Return the value, corrected for its bias, plus the influence of each row: (N, D), (N,) -> (N,) float64.
+
+    The minimum over means of few rows is too small, and so is the silhouette; see `ops.influences` for the rest.
+    """
+    influences = silhouette_influences(features, labels, _of_means, distance=distance, hard=result.state)
+    bias = half_sample_bias(
+        result.value, lambda kept: silhouette(features[kept], labels[kept], distance=distance).value, labels
+    )
+    return result.value - bias + influences
 
 
 @metric(
@@ -21,6 +39,7 @@ if TYPE_CHECKING:
     invariant=("translation", "rotation", "scale"),
     reference="doi:10.1016/0377-0427(87)90125-7",
     needs=class_moments,
+    pseudo_values=silhouette_pseudo_values,
 )
 def silhouette(features: Rows, labels: Tensor, *, distance: str = "euclidean", anchors: Tensor | None = None) -> Result:
     """How much closer samples are to their own class than to the nearest other one: mean of s(i) = (b - a) / max(a, b).
@@ -51,7 +70,7 @@ def silhouette(features: Rows, labels: Tensor, *, distance: str = "euclidean", a
     samples = hard_silhouette(found.own, found.other, found.alone)
     nothing = not bool(found.own.any()) and not bool(found.other.any())
     note = "all rows are equal: every distance is 0" if nothing else None
-    return Result(float(samples.mean()), samples, found.nearest, note=note)
+    return Result(float(samples.mean()), samples, found.nearest, note=note, state=found)
 
 
 def silhouette_samples(features: Rows, labels: Tensor, *, distance: str = "euclidean") -> Tensor:

@@ -8,13 +8,40 @@ from embedscope.errors import check_flag
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_distances import class_distances, class_moments
 from embedscope.ops.gathering import gathered
+from embedscope.ops.influences import silhouette_influences
+from embedscope.ops.minima import minimum
 from embedscope.ops.silhouettes import soft_form
 from embedscope.ops.silhouettes import soft_silhouette as softened
+from embedscope.ops.statistics import half_sample_bias
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
+
+
+def soft_silhouette_pseudo_values(
+    features: Tensor,
+    labels: Tensor,
+    result: Result,
+    *,
+    fixed: bool,
+    tau_s: float,
+    tau_m: float,
+    softmin: str,
+    distance: str,
+    normalize: bool,
+) -> Tensor:
+    """Return the value, corrected for its bias, plus the influence of each row: (N, D), (N,) -> (N,) float64."""
+    form = soft_form(tau_s, tau_m, softmin)
+
+    def of_means(own: Tensor, others: Tensor, alone: Tensor) -> Tensor:
+        return softened(own, minimum(others, form), alone, tau=tau_m)
+
+    influences = silhouette_influences(features, labels, of_means, distance=distance, normalize=normalize)
+    options: dict[str, Any] = {"tau_s": tau_s, "tau_m": tau_m, "softmin": softmin, "distance": distance, "normalize": normalize}
+    bias = half_sample_bias(result.value, lambda kept: soft_silhouette(features[kept], labels[kept], **options).value, labels)
+    return result.value - bias + influences
 
 
 @metric(
@@ -23,6 +50,7 @@ if TYPE_CHECKING:
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:2604.08573",
     needs=class_moments,
+    pseudo_values=soft_silhouette_pseudo_values,
 )
 def soft_silhouette(
     features: Rows,

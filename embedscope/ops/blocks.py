@@ -76,6 +76,16 @@ def row_slices(rows: int, row_bytes: int, block_bytes: int | None = None, start:
     return [slice(first, min(first + step, rows)) for first in range(start, rows, step)]
 
 
+def over_all_rows(
+    features: Rows, dtype: torch.dtype, device: torch.device, *, copies: int, description: str
+) -> Iterator[tuple[slice, Tensor]]:
+    """Read all rows by blocks in every process, with room for so many copies of a block; otherwise as `over_rows`."""
+    rows, width = features.shape
+    blocks = row_slices(rows, width * dtype.itemsize * copies)
+    for block in tracked(blocks, description, len(blocks)):
+        yield block, features[block].to(device=device, dtype=dtype)
+
+
 def over_rows(
     features: Rows, dtype: torch.dtype, device: torch.device | None = None, description: str = "reading"
 ) -> Iterator[tuple[slice, Tensor]]:

@@ -25,7 +25,7 @@ DEAD = ("keep", "ignore")
 DIRECTIONS = ("target_to_feature", "feature_to_target")
 
 # What the authors' code adds to the mass of a class, so that a silent class has a finite logarithm.
-_HISTOGRAM_EPS = 1e-10
+HISTOGRAM_EPS = 1e-10
 
 
 def activate(values: Tensor, activation: str) -> Tensor:
@@ -95,7 +95,7 @@ def class_histograms(shares: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
     """Compute H_S and H_Y over the classes present: (C, K) -> (K,), (K,)."""
     mass = shares.sum(dim=0)  # (K,)
     counts = classes.counts.to(mass.dtype)
-    return (mass + _HISTOGRAM_EPS) / mass.sum().clamp(min=_HISTOGRAM_EPS), counts / counts.sum()
+    return (mass + HISTOGRAM_EPS) / mass.sum().clamp(min=HISTOGRAM_EPS), counts / counts.sum()
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:

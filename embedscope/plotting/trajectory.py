@@ -49,7 +49,7 @@ def draw_stages(sheet: Sheet, stages: Sequence[Stage]) -> None:
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
     titles = [f"{name}{arrows[declaration(plugins.load('metrics', name)).better]}" for name in names]
     if any(value.ci95 for each in stages for value in each.metrics.values()):
-        notes.append("Bars: 95 % intervals by bootstrap over samples, of metrics that have a value per sample.")
+        notes.append("Bars: 95% intervals over samples.")
     panels = sheet.arrange(titles, heading=heading, aspect=0.8, notes=notes)
     # As many names as there is room for; the first and the last in any case.
     each_name = sheet.lines(1.2)

@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from embedscope.errors import InputError, OutputError, UsageError
+from embedscope.evaluation import score
 from embedscope.finetuning import conclusions, finetune
 from embedscope.finetuning.splitting import part
 from embedscope.finetuning.training import apply
 from embedscope.models.head import build_head
 from embedscope.records import Finetuning, ObjectiveResult, Summary, Trial
-from embedscope.scoring import score
 from embedscope.store import read_features
 from embedscope.store.runs import directory_names, open_run
 

@@ -3,13 +3,14 @@ import pytest
 import torch
 from scipy import stats
 
-from embedscope.errors import UndefinedError, UsageError
+from embedscope.errors import UsageError
 from embedscope.ops.statistics import (
-    bootstrap_interval,
-    bootstrap_mean_interval,
+    half_sample_bias,
     holm,
     mean_and_std,
+    mean_with_error,
     paired_difference,
+    random_groups,
     stratified_mean,
     stratified_sample,
 )
@@ -92,34 +93,45 @@ def test_stratified_mean_of_one_sample_a_class_has_no_interval():
     assert stratified_mean(torch.tensor([1.0, 2.0]).double(), labels[drawn], labels) == (1.375, None)
 
 
-def test_bootstrap_of_what_is_no_number():
-    assert bootstrap_interval(lambda drawn: float("nan"), labels_of(3, 3), 0, 5) is None
+def test_mean_with_error_equals_scipy():
+    values = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = mean_with_error(values)
+    expected = stats.ttest_1samp(values.numpy(), 0).confidence_interval(0.95)
+    np.testing.assert_allclose(found.interval, expected, rtol=1e-12)
 
 
-def test_bootstrap_of_a_mean_equals_its_normal_limit():
-    generator = torch.Generator().manual_seed(0)
-    labels = labels_of(3000, 1000)
-    values = torch.randn(4000, generator=generator, dtype=torch.float64) + 5 * labels
-    low, high = bootstrap_mean_interval(values, labels, seed=0)
-    within = sum(float(values[labels == c].var(unbiased=False)) * int((labels == c).sum()) for c in (0, 1)) ** 0.5 / 4000
-    # The spread between the classes is not in it: they are drawn class by class.
-    assert (high - low) / 2 == pytest.approx(1.96 * within, rel=0.1)
-    assert low < float(values.mean()) < high
-    assert bootstrap_mean_interval(values, labels, seed=0) == (low, high)
+def test_groups_of_fixed_size_count_their_own_spread_only():
+    values = torch.tensor([1.0, 2.0, 3.0, 11.0, 12.0, 13.0, 14.0], dtype=torch.float64)
+    groups = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    within = (3 * values[:3].var() / 7 + 4 * values[3:].var() / 7) / 7  # of a mean over strata with fixed numbers
+    assert mean_with_error(values, groups).error == pytest.approx(float(within.sqrt()), rel=1e-12)
+    assert mean_with_error(values, groups).error < mean_with_error(values).error
 
 
-def test_bootstrap_of_any_measure_agrees_with_that_of_a_mean():
-    values = torch.randn(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    labels = labels_of(150, 50)
-    found = bootstrap_interval(lambda drawn: float(values[drawn].mean()), labels, 0, 400)
-    np.testing.assert_allclose(found, bootstrap_mean_interval(values, labels, 0), atol=0.03)
+def test_one_value_has_no_error():
+    assert mean_with_error(torch.tensor([2.0])).interval is None
 
 
-def test_bootstrap_of_an_undefined_measure():
-    def undefined(drawn):
-        raise UndefinedError("no")
+def test_groups_are_of_one_size():
+    labels = labels_of(30, 10, 7)
+    for stratified in (False, True):
+        groups = random_groups(labels, 10, 0, stratified=stratified)
+        assert torch.bincount(groups).tolist() == [5] * 7 + [4] * 3
+    assert torch.bincount(groups[:30]).tolist() == [3] * 10
 
-    assert bootstrap_interval(undefined, labels_of(3, 3), 0, 5) is None
+
+def test_bias_of_a_maximum_is_seen_in_halves():
+    # The expected maximum of n uniform numbers is n / (n + 1): the bias of 40 is -1/41.
+    def bias(seed):
+        values = torch.rand(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return half_sample_bias(float(values.max()), lambda kept: float(values[kept].max()), torch.zeros(40))
+
+    assert np.mean([bias(seed) for seed in range(200)]) == pytest.approx(-1 / 41 * 1.25, rel=0.15)
+
+
+def test_bias_of_a_mean_is_none():
+    values = torch.rand(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert half_sample_bias(float(values.mean()), lambda kept: float(values[kept].mean()), torch.zeros(40)) == pytest.approx(0)
 
 
 def test_wilcoxon_is_beside_the_t_test():

@@ -70,7 +70,7 @@ def write(
         views: in the order in which they are to be compared; the first is "before".
         runs: of finetune, whose objectives and training curves are shown too.
         command: what was typed, for the provenance.
-        seed: of the bootstrap.
+        seed: of groups that are left out for intervals.
         track: shows progress over views.
 
     Raises:
