@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedscope.cli.console import show
+
 if TYPE_CHECKING:
     from embedscope.plugins import Kind
 
@@ -24,14 +26,14 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", 
 def listing(kind: Kind) -> Any:
     """Make the option `--list`, which prints the plugins of a kind with the first line of their docstrings, and stops."""
 
-    def show(wanted: bool) -> None:
+    def show_list(wanted: bool) -> None:
         if wanted:
             from embedscope import plugins
 
             width = max(map(len, plugins.names(kind)))
             for name in plugins.names(kind):
                 first_line = (plugins.load(kind, name).__doc__ or "").strip().partition("\n")[0]
-                print(f"{name:{width}}  {first_line}")
+                show(f"{name:{width}}  {first_line}")
             raise typer.Exit
 
-    return typer.Option("--list", help=f"List the {kind} with a line each, and stop.", callback=show, is_eager=True)
+    return typer.Option("--list", help=f"List the {kind} with a line each, and stop.", callback=show_list, is_eager=True)

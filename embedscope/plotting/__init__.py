@@ -143,7 +143,7 @@ def plot(
     if paged:
         report.check_available()
         if width != "page":
-            raise UsageError(f"--width {width} is for pictures; a page is as wide as the window it is shown in")
+            raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
     if not in_folder:
         if not paged:
             check_suffix(output)
@@ -158,7 +158,7 @@ def plot(
     preset = check_width(width)
     check_number("seed", seed, low=0, high=2**32 - 1)
     if not in_folder and form != "png" and output.suffix.lower() != f".{form}":
-        raise UsageError(f"--format {form} is of the pictures in a folder; {output.name} says its own")
+        raise UsageError(f"`form={form}` is of the pictures in a folder; {output.name} says its own")
     chosen = list({each.spec: each for each in (_choose(text, seed) for text in kinds or STANDARD)}.values())
     if paged:
         chosen = _maps(chosen, named=bool(kinds))
@@ -173,9 +173,9 @@ def plot(
     else:
         suited = {"points", "embeddings", *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
         chosen = [each for each in chosen if each.declared.takes in suited]
-    for option, table in (("--coordinates", coordinates), ("--layout", layout)):
+    for option, table in (("`coordinates=`", coordinates), ("`layout=`", layout)):
         if table is not None and not any(each.declared.takes == "points" for each in chosen):
-            raise UsageError(f"{option} is of kinds with coordinates, and none is chosen; add --kind tsne, umap or pca")
+            raise UsageError(f"{option} is of kinds with coordinates, and none is chosen; add `kinds=tsne`, umap or pca")
     names = _file_names(chosen)
     files = [output / f"{name}.{form}" for name in names] if in_folder else [output]
     if in_folder:
@@ -221,7 +221,7 @@ def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
     if named and len(maps) < len(chosen):
         other = next(each.spec for each in chosen if each not in maps)
         raise UsageError(
-            f"a page shows what suits its inputs without being asked, so leave out --kind {other}; its maps are chosen so"
+            f"a page shows what suits its inputs without being asked, so leave out `kinds={other}`; its maps are chosen so"
         )
     return maps
 

@@ -102,7 +102,7 @@ def test_ids_are_unique(tmp_path):
 def test_existing_output_is_refused_untouched(make_store):
     path = make_store(np.zeros((2, 2)), [0, 1])
     before = path.read_bytes()
-    with pytest.raises(OutputError, match=r"exists; choose another name or pass --overwrite"):
+    with pytest.raises(OutputError, match=r"exists; choose another name or pass `overwrite=True`"):
         StoreWriter(path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
     assert path.read_bytes() == before
 
@@ -296,7 +296,7 @@ def test_layers_come_in_the_order_of_extraction(tmp_path):
 
 
 def test_a_layer_has_to_be_chosen(tmp_path):
-    with pytest.raises(UsageError, match="has several layers: late, early; choose one with --layer"):
+    with pytest.raises(UsageError, match="has several layers: late, early; choose one with `layer=`"):
         read_features(two_layers(tmp_path))
 
 
@@ -432,7 +432,7 @@ def test_unknown_split(make_store):
 
 def test_split_of_features_without(make_store):
     found = read_features(str(make_store(np.zeros((2, 2)), [0, 1])))
-    with pytest.raises(InputError, match="has no splits; leave out --split test"):
+    with pytest.raises(InputError, match="has no splits; leave out `split=test`"):
         select_split(found, "test")
 
 

@@ -268,7 +268,7 @@ def test_fifty_thousand_points_stay_small(tmp_path):
     [
         (
             {"kinds": ["pca", "silhouette"]},
-            "a page shows what suits its inputs without being asked, so leave out --kind silhouette",
+            "a page shows what suits its inputs without being asked, so leave out `kinds=silhouette`",
         ),
         ({"width": "slide"}, "--width slide is for pictures"),
     ],
