@@ -75,7 +75,7 @@ def share(rows: int) -> slice:
 
 def all_gather(rows: Tensor) -> Tensor:
     """Put the rows of all processes together, in the order of their ranks: (n_r, ...) -> (sum of n_r, ...) on every process."""
-    return torch.cat(_gathered(rows))
+    return rows if world_size() == 1 else torch.cat(_gathered(rows))
 
 
 def all_gather_rows(rows: Tensor, total: int) -> Tensor:

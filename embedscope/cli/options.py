@@ -1,4 +1,4 @@
-"""Options that several commands take; each stands for an environment variable EMBEDSCOPE_*."""
+"""Options that several commands take; an environment variable EMBEDSCOPE_* stands for each but --overwrite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; only auto falls back.", envvar="EMBEDSCOPE_DEVICE")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.", envvar="EMBEDSCOPE_SEED", min=0, max=2**32 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.", envvar="EMBEDSCOPE_JSON")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.", envvar="EMBEDSCOPE_OVERWRITE")]
+# No variable for this one: forgotten in a shell, it would replace whatever is written from there.
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.", envvar="EMBEDSCOPE_QUIET")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", envvar="EMBEDSCOPE_VERBOSE")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", "-l", help="A layer; any number of times.", show_default=False)]

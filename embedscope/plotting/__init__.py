@@ -105,6 +105,7 @@ def plot(
     max_points: int = MAX_POINTS,
     coordinates: Path | str | None = None,
     layout: Path | str | None = None,
+    images: Path | str | None = None,
     seed: int = 0,
     overwrite: bool = False,
     command: str = "",
@@ -125,6 +126,8 @@ def plot(
         max_points: more rows than this are thinned to it, class by class, where they are drawn one by one; the picture says so.
         coordinates: a .csv to write the layouts to: id, label, input, kind, x, y.
         layout: such a .csv: its coordinates are drawn, and nothing is projected.
+        images: for a page, where the images of the samples are: a folder in which the ids are paths, or other data. By default
+            they are looked for where the features were extracted from, if that is local data of moderate size.
         seed: of the projections and the thinning; below 2**32.
         overwrite: replace existing pictures and coordinates.
         command: what was typed, for the provenance on a page.
@@ -144,6 +147,11 @@ def plot(
         report.check_available()
         if width != "page":
             raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
+    if images is not None:
+        if not paged:
+            raise UsageError("`images=` is for a page; name an output that ends with .html")
+        if not Path(images).exists():
+            raise InputError(f"no such images: {images}")
     if not in_folder:
         if not paged:
             check_suffix(output)
@@ -201,7 +209,7 @@ def plot(
     if missing is not None and not drawn:
         raise missing
     if paged:
-        _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, track)
+        _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, images, track)
     colours = cache(partial(_palette, given))
     kept = [path for path, each in zip(files, chosen, strict=True) if each.spec in found] if in_folder else files
     sheets = [[each] for each in drawn] if in_folder else [drawn]
@@ -227,7 +235,13 @@ def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
 
 
 def _write_page(
-    output: Path, given: Given, layouts: Mapping[str, Sequence[Layout]], command: str, seed: int, track: Track
+    output: Path,
+    given: Given,
+    layouts: Mapping[str, Sequence[Layout]],
+    command: str,
+    seed: int,
+    images: Path | str | None,
+    track: Track,
 ) -> None:
     titles = [found[0].title for found in layouts.values()]
     maps = {
@@ -241,7 +255,9 @@ def _write_page(
             raise InputError(f"the maps of {each.name} are of different rows; a page shows the same rows in all of them")
         its = {title: points[place] for title, points in maps.items()}
         views.append(report.View(each.features, drawn[0], its, each.unlabelled))
-    report.write(output, views, runs=given.runs, command=command, seed=seed, track=track)
+    report.write(
+        output, views, runs=given.runs, command=command, seed=seed, images=None if images is None else str(images), track=track
+    )
 
 
 def _choose(text: str, seed: int) -> Chosen:

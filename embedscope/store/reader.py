@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 from dataclasses import dataclass, replace
@@ -206,6 +207,8 @@ def _opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # which says nothing of the file
         if "unable to lock" in str(error):
             raise InputError(
                 f"cannot lock {path} ({error}); on a network file system set HDF5_USE_FILE_LOCKING=FALSE"

@@ -47,7 +47,7 @@ def test_every_command_and_option_has_help(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_shared_options_have_an_environment_variable(name):
     for parameter in COMMANDS[name].params:
-        if parameter.name in ("device", "seed", "json", "overwrite", "quiet", "verbose", "split"):
+        if parameter.name in ("device", "seed", "json", "quiet", "verbose", "split"):
             assert parameter.envvar == f"EMBEDSCOPE_{parameter.name.upper()}"
 
 
