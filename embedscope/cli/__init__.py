@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return _abandoned(_CLOSED_PIPE)
+    except KeyboardInterrupt:  # while an error was being told
+        return _fail("interrupted; no output was finished", _INTERRUPTED)
     except SystemExit as error:
         if not isinstance(error.__context__, BrokenPipeError):  # which rich turns into an exit
             raise

@@ -18,6 +18,7 @@ import numpy as np
 from embedscope import plugins
 from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
 from embedscope.plotting import report
+from embedscope.plotting.caches import provide_caches
 from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, Sheet, check_suffix, check_width, palette, picture
 from embedscope.plotting.inputs import Embedding, Given, prepare
 from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
@@ -139,6 +140,7 @@ def plot(
         UsageError: an unknown kind, option, layer or split, or another suffix.
         OutputError: a picture exists.
     """
+    provide_caches()
     output = Path(output)
     check_choice("form", form, FORMATS)
     in_folder = output.is_dir() or not output.suffix
