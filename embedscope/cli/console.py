@@ -152,9 +152,9 @@ def print_csv(scores: Sequence[Scores]) -> None:
             rows.append([entry.name, entry.layer, key, None, found.value, low, high, found.better])
             for name, value in (found.per_class or {}).items():
                 rows.append([entry.name, entry.layer, key, name, value, None, None, found.better])
-    text = io.StringIO()
+    text = io.StringIO(newline="")
     write_rows(text, rows)
-    for line in text.getvalue().split("\n")[:-1]:
+    for line in text.getvalue().split("\r\n")[:-1]:
         show(line)
 
 

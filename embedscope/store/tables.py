@@ -56,7 +56,7 @@ def unguarded(cell: str) -> str:
 
 def write_rows(file: IO[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write rows as CSV, each cell guarded; None is an empty cell."""
-    csv.writer(file, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in rows)
+    csv.writer(file).writerows([guarded(cell) for cell in row] for row in rows)
 
 
 def check_table(path: Path) -> None:

@@ -360,7 +360,9 @@ def test_damaged_unfinished_store(tmp_path):
     interrupted(tmp_path)
     partial = tmp_path / "a.h5.partial"
     partial.write_bytes(partial.read_bytes()[:1000])
-    with pytest.raises(OutputError, match=r"is damaged and cannot be resumed .*`overwrite=True` without `resume=True` starts again"):
+    with pytest.raises(
+        OutputError, match=r"is damaged and cannot be resumed .*`overwrite=True` without `resume=True` starts again"
+    ):
         extract(net(), data(), tmp_path / "a.h5", resume=True, **LAYERS)
     extract(net(), data(), tmp_path / "a.h5", overwrite=True, **LAYERS)
 
