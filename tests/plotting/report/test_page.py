@@ -312,3 +312,16 @@ def test_options_that_would_do_nothing(make_store, blobs, tmp_path, options, mes
     with pytest.raises(UsageError, match=message):
         plot([str(make_store(*blobs))], tmp_path / "a.png", **options)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_control_characters_are_shown_as_escapes(make_store, blobs, tmp_path):
+    names, ids = ["\x1b[31mred", "a\u202eb", "c"], [f"\x9b{row}" for row in range(90)]
+    store = make_store(*blobs, class_names=names, ids=ids, layer="la\x1byer")
+    plot([f"na\x1bme={store}"], tmp_path / "a.html", kinds=["pca"], command="typed \x1b[2J")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
+    assert not set(json.dumps(data, ensure_ascii=False)) & set("\x1b\x9b\u202e")
+    assert "\\u001b" not in json.dumps(data)
+    assert data["classes"] == ["\\x1b[31mred", "a\\u202eb", "c"]
+    assert data["command"] == "typed \\x1b[2J"
+    assert "<title>embedscope: na\\x1bme" in text
