@@ -176,9 +176,7 @@ def print_columns(first: str, columns: Sequence[str], sections: Sequence[Sequenc
         while stop < len(columns) and table.width(range(start, stop + 1)) <= console.width:
             stop += 1
         shown = range(start, stop)
-        with console.capture() as capture:
-            console.print(table.rendered(shown), width=max(table.width(shown), console.width), crop=False)
-        sys.stdout.write(capture.get())
+        console.print(table.rendered(shown), width=max(table.width(shown), console.width), crop=False)
         start = stop
 
 
