@@ -177,3 +177,12 @@ def test_a_folder_beside_the_run_is_left_alone(features, tmp_path):
     (tmp_path / "run.earlier").mkdir()
     finetune(features, tmp_path / "run", objectives=["gini"], epochs=1, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.earlier", "store.h5"]
+
+
+def test_what_a_killed_writer_left_is_removed(features, tmp_path):
+    options = {**OPTIONS, "objectives": ["ce"]}
+    with pytest.raises(InterruptedRunError):
+        finetune(features, tmp_path / "run", **options, track=interrupting(5))
+    (tmp_path / "run.partial" / "head.safetensors.12345678.partial").write_text("half")
+    finetune(features, tmp_path / "run", **options, resume=True)
+    assert not list((tmp_path / "run").glob("*.partial"))
