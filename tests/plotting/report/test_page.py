@@ -20,6 +20,7 @@ from embedscope.plotting.report import document
 from embedscope.plotting.report.measuring import measured
 from embedscope.store import read_features
 from embedscope.store.features import FeatureSet
+from embedscope.text import printable
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 
@@ -138,9 +139,9 @@ def test_names_of_any_kind_are_text(blobs, tmp_path):
     assert sum(tag == "script" for tag, _ in elements.elements) == 5  # the data, plotly, and three of ours
     assert not re.search("[<>&\u2028\u2029]", elements.scripts[0])
     data = json.loads(elements.scripts[0])
-    assert data["classes"] == HOSTILE
-    assert data["rows"][0]["ids"] == ids
-    assert data["command"] == HOSTILE[1]
+    assert data["classes"] == [printable(name, lines=True) for name in HOSTILE]
+    assert data["rows"][0]["ids"] == [printable(name, lines=True) for name in ids]
+    assert data["command"] == printable(HOSTILE[1], lines=True)
     assert "<title>embedscope: &lt;/script&gt;" in text
 
 
