@@ -10,6 +10,9 @@ import torch
 
 from embedscope.errors import InputError, UsageError
 
+# What is taken to be free where the system does not tell: on Windows.
+_UNKNOWN = 4 * 2**30
+
 
 def free_memory(device: torch.device) -> int:
     """Return how many bytes are free: on the GPU, or of the machine's memory and of what its control group leaves."""
@@ -25,9 +28,9 @@ def free_memory(device: torch.device) -> int:
             free.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
     except OSError:
         pass  # no Linux, or no control groups: what was found so far has to do
-    if not free:
+    if not free and hasattr(os, "sysconf"):
         free.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return max(min(free), 0)
+    return max(min(free, default=_UNKNOWN), 0)
 
 
 def parse_bytes(text: str) -> int:
@@ -60,11 +63,11 @@ def choose(name: str, *, float64: bool = False) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise InputError(f"device {name} is not there: torch sees {count} CUDA devices; use --device auto or cpu")
+            raise InputError(f"device {name} is not there: torch sees {count} CUDA devices; use `device='auto'` or 'cpu'")
     elif device.type == "mps":
         if not mps:
             lack = "has no float64, which this needs" if float64 else "is not there"
-            raise InputError(f"device mps {lack}; use --device auto or cpu")
+            raise InputError(f"device mps {lack}; use `device='auto'` or 'cpu'")
     elif device.type != "cpu" or device.index:
         raise UsageError(f"no device '{name}'; it is one of auto, cpu, cuda, cuda:N, mps")
     return device

@@ -45,6 +45,20 @@ def process_group() -> Iterator[None]:
         group.destroy_process_group()
 
 
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """Turn what a collective raises when another process is gone into one EmbedscopeError, the same in all that are left."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, group.DistError) and "gloo" not in str(error):
+            raise
+        raise EmbedscopeError(
+            "another process of this run ended, and this one cannot continue without it; what it printed tells why, or it was "
+            "killed, often for lack of memory"
+        ) from error
+
+
 def _first_to_say(text: str) -> bool:
     try:
         said: int = group.distributed_c10d._get_default_store().add(f"embedscope: {text}", 1)
@@ -75,7 +89,7 @@ def share(rows: int) -> slice:
 
 def all_gather(rows: Tensor) -> Tensor:
     """Put the rows of all processes together, in the order of their ranks: (n_r, ...) -> (sum of n_r, ...) on every process."""
-    return torch.cat(_gathered(rows))
+    return rows if world_size() == 1 else torch.cat(_gathered(rows))
 
 
 def all_gather_rows(rows: Tensor, total: int) -> Tensor:
@@ -98,7 +112,8 @@ class _Gather(torch.autograd.Function):
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))  # collectives take equal shapes
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
-        group.all_gather(parts, padded)
+        with _exchange():
+            group.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
@@ -111,7 +126,8 @@ def all_reduce(tensors: Sequence[Tensor], *, mean: bool = False) -> None:
     if world_size() == 1 or not tensors:
         return
     joined = torch.cat([tensor.flatten() for tensor in tensors])
-    group.all_reduce(joined)
+    with _exchange():
+        group.all_reduce(joined)
     if mean:
         joined /= world_size()
     for tensor, part in zip(tensors, torch.split(joined, [tensor.numel() for tensor in tensors]), strict=True):
@@ -131,7 +147,8 @@ def gather_object(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if rank() == 0 else None
-    group.gather_object(value, values)
+    with _exchange():
+        group.gather_object(value, values)
     return values or []
 
 
@@ -166,7 +183,8 @@ def _gathered(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
-    group.all_gather_object(values, _to_cpu(value))
+    with _exchange():
+        group.all_gather_object(values, _to_cpu(value))
     device = value.device if isinstance(value, Tensor) else None
     found: list[Any] = [entry.to(device) if isinstance(entry, Tensor) else entry for entry in values]
     return found

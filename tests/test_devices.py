@@ -39,3 +39,13 @@ def test_mps_has_no_float64(no_cuda, monkeypatch):
 def test_unknown_device(name):
     with pytest.raises(UsageError, match=f"no device '{name}'"):
         devices.choose(name)
+
+
+def test_memory_where_the_system_does_not_tell(monkeypatch):
+    def missing(path, **_):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(devices.Path, "read_text", missing)
+    assert devices.free_memory(torch.device("cpu")) > 2**20
+    monkeypatch.delattr(devices.os, "sysconf")
+    assert devices.free_memory(torch.device("cpu")) == 2**32

@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from torch import distributed as group
 
 from embedscope import distributed
+from embedscope.errors import EmbedscopeError
 from tests.conftest import ROOT
 
 WORKER = """
@@ -113,3 +115,26 @@ def test_one_process_is_the_ordinary_case():
         assert (distributed.rank(), distributed.world_size()) == (0, 1)
         assert distributed.share(7) == slice(0, 7)
         assert distributed.all_reduce_object([1], lambda a, b: a + b) == [1]
+
+
+@pytest.mark.parametrize(
+    "text", ["[../gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer", "Connection closed"]
+)
+def test_a_process_that_is_gone_is_one_sentence(monkeypatch, text):
+    def lost(*_):
+        raise (RuntimeError if "gloo" in text else group.DistNetworkError)(text)
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(group, "all_gather_object", lost)
+    with pytest.raises(EmbedscopeError, match="another process of this run ended, and this one cannot continue without it"):
+        distributed.barrier()
+
+
+def test_another_error_of_a_collective_stays(monkeypatch):
+    def bug(*_):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(group, "all_gather_object", bug)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        distributed.barrier()

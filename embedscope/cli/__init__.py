@@ -1,7 +1,7 @@
 """The command line: options become values, values go into one call, the result is rendered.
 
 Data go to stdout, talk to stderr. Exit codes: 0 done, 1 the input cannot be used, 2 wrong usage, 3 a threshold is not met,
-130 interrupted.
+130 interrupted, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from embedscope.cli.console import show, tell
 from embedscope.cli.env import env
 from embedscope.cli.extract import extract
 from embedscope.cli.finetune import finetune
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 # What typer raises for a wrong option. Since 0.26 typer brings its own click and gives this class no public name.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 _INTERRUPTED = 130
+_CLOSED_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 app = typer.Typer(
     name="embedscope",
@@ -44,7 +48,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from embedscope._version import __version__
 
-        print(__version__)
+        show(__version__)
         raise typer.Exit
 
 
@@ -58,29 +62,72 @@ def _main(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error that was foreseen is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without arrows and dashes gets question marks
+    _open_streams()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so that nothing is left half-written
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _abandoned(_CLOSED_PIPE)
+    except KeyboardInterrupt:  # while an error was being told
+        return _fail("interrupted; no output was finished", _INTERRUPTED)
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # which rich turns into an exit
+            raise
+        return _abandoned(_CLOSED_PIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        return _abandoned(_fail(f"cannot write to the standard output: {error.strerror}", 1))
+    return code
+
+
+def _run(given: list[str]) -> int:
     try:
         code = app(args=given or ["--help"], prog_name="embedscope", standalone_mode=False)
     except EmbedscopeError as error:
         return _fail(str(error), error.exit_code, repeated=error.repeated)
     except _UsageError as error:
         return _fail(f"{error.format_message()} Try --help.", 2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EPIPE, errno.EIO) or error.filename is not None:
+    except (OSError, ImportError) as error:  # a module or a library that cannot be opened is an ImportError
+        if getattr(error, "errno", None) not in _TOO_MANY_FILES and os.strerror(errno.EMFILE) not in str(error):
             raise
-        return _fail(f"cannot write to the standard output: {error.strerror}", 1)
+        return _fail("this process may not open more files; raise the limit, as with: ulimit -n 1024", 1)
     if code == _INTERRUPTED:
         return _fail("interrupted; no output was finished", _INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _open_streams() -> None:
+    """Give closed standard streams a place to go, and have no character fail on its way there.
+
+    A file that is opened while descriptor 1 or 2 is free would get that number, and whatever is printed with it.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without arrows and dashes gets question marks
+
+
+def _abandoned(code: int) -> int:
+    """Return the exit code, with what is still to be written to stdout dropped: the interpreter would fail on it at its end."""
+    with suppress(OSError, ValueError):  # a stdout that is no file has nothing to drop
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return code
 
 
 def _fail(message: str, code: int, *, repeated: bool | None = None) -> int:
     if repeated is None:  # outside of a process group all processes of torchrun run into the same, and one speaks
         repeated = os.environ.get("RANK", "0") != "0"
     if not repeated:
-        print(f"embedscope: {' '.join(message.split())}", file=sys.stderr)
+        tell(f"embedscope: {' '.join(message.split())}")
     return code

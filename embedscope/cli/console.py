@@ -1,16 +1,24 @@
-"""What the terminal shows: talk and progress on stderr, tables on stdout."""
+"""What the terminal shows: talk and progress on stderr, tables on stdout; no text of a stranger steers it.
+
+Everything that a command prints goes through `show` or a function below that calls it.
+"""
 
 from __future__ import annotations
 
+import io
 import shlex
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from embedscope.cli.flags import with_flags
+from embedscope.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
     from embedscope.evaluation.comparing import Difference
@@ -22,10 +30,21 @@ T = TypeVar("T")
 _PIPE_WIDTH = 10_000
 _SECONDS_BETWEEN_LINES = 10.0
 
-# Characters that a heading takes before it is folded, and a cell at the most.
+# Characters that a heading takes before it is folded, a cell at the most, and a label at least where there is little room.
 _HEADING = 20
 _CELL = 40
+_LABEL = 4
 BEST = " *"
+
+
+def show(text: str) -> None:
+    """Print a line on stdout; control characters in it appear as escapes."""
+    print(printable(text))
+
+
+def tell(text: str) -> None:
+    """Print a line on stderr; control characters in it appear as escapes, and arguments of the library as flags."""
+    print(printable(with_flags(text)), file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -38,20 +57,20 @@ class Talk:
     def say(self, text: str) -> None:
         """Tell how it went."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            tell(text)
 
     def detail(self, text: str) -> None:
         """Tell more, to somebody who asked for it."""
         if self.verbose and not self.quiet:
-            print(text, file=sys.stderr)
+            tell(text)
 
     def warn(self, text: str) -> None:
         """Tell what a reader of the result has to know."""
-        print(f"warning: {text}", file=sys.stderr)
+        tell(f"warning: {text}")
 
     def track(self, items: Iterable[T], description: str, total: int, *, size: Callable[[T], int] | None = None) -> Iterable[T]:
         """Show a progress bar on a terminal; elsewhere a line every few seconds. Rows also show their speed."""
-        if self.quiet:
+        if self.quiet or total < 2:  # a single step has no progress to show
             return items
         return (_bar if sys.stderr.isatty() else _lines)(items, description, total, size)
 
@@ -60,12 +79,12 @@ def _bar(items: Iterable[T], description: str, total: int, size: Callable[[T], i
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     if size is not None:
         columns.insert(3, TextColumn("{task.fields[speed]}"))
     started = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total, speed="")
+        task = progress.add_task(printable(description), total=total, speed="")
         done = 0
         for item in items:
             yield item
@@ -82,7 +101,7 @@ def _lines(items: Iterable[T], description: str, total: int, size: Callable[[T],
         now = time.monotonic()
         if now - said >= _SECONDS_BETWEEN_LINES:
             left = f", {_speed(done, started)}, {(total - done) * (now - started) / done:,.0f} s left" if size else ""
-            print(f"{description}: {done:,}/{total:,}{left}", file=sys.stderr)
+            tell(f"{description}: {done:,}/{total:,}{left}")
             said = now
 
 
@@ -147,66 +166,109 @@ def _signed(difference: Difference) -> str:
 
 
 def print_csv(scores: Sequence[Scores]) -> None:
-    """Print a line a metric and embedding, and one a class where there are values of classes."""
-    import csv
+    """Print one line per metric and embedding, and one per class where a metric has values of classes."""
+    from embedscope.store.tables import write_rows
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["name", "layer", "metric", "class", "value", "ci95_low", "ci95_high", "better"])
+    rows: list[list[Any]] = [["name", "layer", "metric", "class", "value", "ci95_low", "ci95_high", "better"]]
     for entry in scores:
         for key, found in entry.metrics.items():
             low, high = found.ci95 or (None, None)
-            writer.writerow([entry.name, entry.layer, key, None, found.value, low, high, found.better])
+            rows.append([entry.name, entry.layer, key, None, found.value, low, high, found.better])
             for name, value in (found.per_class or {}).items():
-                writer.writerow([entry.name, entry.layer, key, name, value, None, None, found.better])
+                rows.append([entry.name, entry.layer, key, name, value, None, None, found.better])
+    text = io.StringIO(newline="")
+    write_rows(text, rows)
+    for line in text.getvalue().split("\r\n")[:-1]:
+        show(line)
 
 
 def print_columns(first: str, columns: Sequence[str], sections: Sequence[Sequence[tuple[str, Sequence[str]]]]) -> None:
-    """Print texts as a table: a heading a column, rows of a label with a cell a column, a gap between sections.
+    """Print texts as a table: a heading per column, rows of a label with a cell per column, a gap between sections.
 
-    On a terminal that is too narrow for all columns, several tables follow one another; a long heading is folded, and no number
-    is ever cut.
+    On a terminal that is too narrow for all columns, several tables follow one another. Long headings and labels are folded,
+    and a cell breaks between words if it has to, so that no number is cut.
     """
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPE_WIDTH)
-    labels = max(len(label) for section in sections for label, _ in section)
-    left = max(labels, min(len(first), _HEADING))
-    widths = [
-        max(min(len(heading), _HEADING), *(len(cells[column]) for section in sections for _, cells in section))
-        for column, heading in enumerate(columns)
-    ]
+    table = _Columns(first, columns, sections, console)
     start = 0
     while start < len(columns):
         stop = start + 1
-        while stop < len(columns) and left + sum(width + 2 for width in widths[start : stop + 1]) < console.width:
+        while stop < len(columns) and table.width(range(start, stop + 1)) <= console.width:
             stop += 1
-        console.print(_table(first, columns, widths, sections, range(start, stop)))
+        shown = range(start, stop)
+        console.print(table.rendered(shown), width=max(table.width(shown), console.width), crop=False)
         start = stop
 
 
-def _table(
-    first: str,
-    columns: Sequence[str],
-    widths: Sequence[int],
-    sections: Sequence[Sequence[tuple[str, Sequence[str]]]],
-    shown: range,
-) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+class _Columns:
+    """Columns with widths at which no number is cut, as the renderer measures them on a console."""
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(first), no_wrap=True)
-    for column in shown:
-        table.add_column(Text(columns[column]), justify="right", overflow="fold", min_width=widths[column], max_width=_CELL)
-    for section in sections:
-        for row, (label, cells) in enumerate(section):
-            chosen = [cells[column] for column in shown]
-            texts = [Text(cell, style="bold" if cell.endswith(BEST) else "", no_wrap=True) for cell in chosen]
-            table.add_row(Text(label), *texts, end_section=row == len(section) - 1)
-    return table
+    def __init__(
+        self,
+        first: str,
+        columns: Sequence[str],
+        sections: Sequence[Sequence[tuple[str, Sequence[str]]]],
+        console: Console,
+    ) -> None:
+        from rich.cells import cell_len
+
+        self._first, self._columns = printable(first), [printable(heading) for heading in columns]
+        self._sections = [
+            [(printable(label), [printable(cell) for cell in cells]) for label, cells in section] for section in sections
+        ]
+        rows = [row for section in self._sections for row in section]
+        texts = [[cells[column] for _, cells in rows] for column in range(len(columns))]
+        headings = [cell_len(heading) for heading in self._columns]
+        longest = [min(max(map(cell_len, cells), default=0), _CELL) for cells in texts]
+        label = max((cell_len(label) for label, _ in rows), default=0)
+        self._label = max(label, cell_len(self._first))
+        self._widths = [max(min(heading, _CELL), cells) for heading, cells in zip(headings, longest, strict=True)]
+        # What a table takes beside its texts: measured, because it is the renderer that decides on it.
+        self._edges = self._measured(range(0), console) - self._label
+        self._gaps = [
+            self._measured(range(place, place + 1), console) - self._label - self._edges - width
+            for place, width in enumerate(self._widths)
+        ]
+        if self.width(range(len(columns))) > console.width:
+            self._label = max(label, min(cell_len(self._first), _HEADING))
+            self._widths = [max(min(heading, _HEADING), cells) for heading, cells in zip(headings, longest, strict=True)]
+            room = console.width - self._edges - max(self._gaps, default=0)
+            if self._label + max(self._widths, default=0) > room:
+                word = [max((cell_len(part) for cell in cells for part in cell.split()), default=0) for cells in texts]
+                self._label = max(min(_LABEL, self._label), min(self._label, room - max(longest, default=0)))
+                self._widths = [
+                    max(min(width, room - self._label), least) for width, least in zip(self._widths, word, strict=True)
+                ]
+
+    def width(self, shown: range) -> int:
+        """Return how many characters a table of these columns takes."""
+        return self._label + self._edges + sum(self._widths[column] + self._gaps[column] for column in shown)
+
+    def rendered(self, shown: range) -> Table:
+        """Make the table of these columns."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column(Text(self._first), overflow="fold", width=self._label)
+        for column in shown:
+            table.add_column(Text(self._columns[column]), justify="right", overflow="fold", width=self._widths[column])
+        for section in self._sections:
+            for row, (label, cells) in enumerate(section):
+                chosen = [Text(cells[column], style="bold" if cells[column].endswith(BEST) else "") for column in shown]
+                table.add_row(Text(label), *chosen, end_section=row == len(section) - 1)
+        return table
+
+    def _measured(self, shown: range, console: Console) -> int:
+        from rich.measure import Measurement
+
+        options = console.options.update(width=_PIPE_WIDTH)
+        return Measurement.get(console, options, self.rendered(shown)).maximum
 
 
 def number(value: float | None) -> str:

@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Any
 
-from embedscope.cli.console import print_json
+from embedscope.cli.console import print_json, show
 from embedscope.cli.options import Json
 
 
@@ -20,9 +20,9 @@ def env(json: Json = False) -> None:
         print_json(found)
         return
     for part, values in found.items():
-        print(f"{part}: {values or 'none'}" if not isinstance(values, dict) or not values else part)
+        show(f"{part}: {values or 'none'}" if not isinstance(values, dict) or not values else part)
         for name, value in values.items() if isinstance(values, dict) else ():
-            print(f"  {name}: {'not installed' if value is None else value}")
+            show(f"  {name}: {'not installed' if value is None else value}")
 
 
 def _environment() -> dict[str, Any]:

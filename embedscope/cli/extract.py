@@ -67,7 +67,8 @@ def extract(
     std: Annotated[str | None, typer.Option(help="Of the channels, as in 0.229,0.224,0.225.")] = None,
     channels: Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.")] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Rows in a forward pass, or auto: what fits into memory.", envvar="EMBEDSCOPE_BATCH_SIZE")
+        str,
+        typer.Option(help="Rows in a forward pass, or auto: what fits into memory.", envvar="EMBEDSCOPE_EXTRACT_BATCH_SIZE"),
     ] = "256",
     device: Device = "auto",
     amp: Annotated[

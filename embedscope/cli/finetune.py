@@ -41,7 +41,7 @@ def finetune(
         typer.Option(
             help="Rows a step, where the sampler does not say.",
             min=1,
-            envvar="EMBEDSCOPE_BATCH_SIZE",
+            envvar="EMBEDSCOPE_FINETUNE_BATCH_SIZE",
             rich_help_panel=_TRAINING,
         ),
     ] = 128,
@@ -97,7 +97,10 @@ def finetune(
         ),
     ] = None,
     test_share: Annotated[
-        float, typer.Option(help="Held out of every class, without a split called test.", rich_help_panel=_ROWS)
+        float,
+        typer.Option(
+            "--test-share", "--test-size", help="Held out of every class, without a split called test.", rich_help_panel=_ROWS
+        ),
     ] = 0.25,
     val_share: Annotated[
         float,

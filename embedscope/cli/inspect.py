@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedscope.cli.console import print_columns, print_json
+from embedscope.cli.console import print_columns, print_json, show
 from embedscope.cli.options import Json
 
 if TYPE_CHECKING:
@@ -35,11 +35,15 @@ def inspect(
 
 
 def _print(found: StoreContents) -> None:
-    state = "complete" if found.complete else f"unfinished: {found.done:,} rows written; finish it with: {found.resume}"
-    print(f"{found.path}: embedscope store, format version {found.schema_version}, {state}")
-    print(f"{found.rows:,} rows, {len(found.classes):,} classes, {found.unlabelled:,} unlabelled")
+    state = (
+        "complete"
+        if found.complete
+        else (f"unfinished: {found.done:,} rows written; finish it with: {found.resume} (the command that the file records)")
+    )
+    show(f"{found.path}: embedscope store, format version {found.schema_version}, {state}")
+    show(f"{found.rows:,} rows, {len(found.classes):,} classes, {found.unlabelled:,} unlabelled")
     for name, count in found.splits.items():
-        print(f"split {name}: {count:,} rows")
+        show(f"split {name}: {count:,} rows")
     lines = [
         (layer.name, [" x ".join(map(str, layer.shape)), layer.dtype, layer.pooling or "–", layer.type or "–"])
         for layer in found.layers
@@ -48,18 +52,18 @@ def _print(found: StoreContents) -> None:
     counts = list(found.classes.items())
     print_columns("class", ["rows"], [[(name, [f"{count:,}"]) for name, count in counts[:_MOST_CLASSES]]])
     if len(counts) > _MOST_CLASSES:
-        print(f"... and {len(counts) - _MOST_CLASSES:,} classes more; --json has all of them")
+        show(f"... and {len(counts) - _MOST_CLASSES:,} classes more; --json has all of them")
     for part, value in found.provenance.items():
         if not isinstance(value, dict):
-            print(f"{part}: {value}")
+            show(f"{part}: {value}")
         elif part != "layers":
             for key, each in value.items():
                 text = _names(each) if isinstance(each, list) else each
-                print(f"{part} {key}: {'–' if text is None else text}")
+                show(f"{part} {key}: {'–' if text is None else text}")
     for name, reason in list(found.skipped.items())[:_MOST_CLASSES]:
-        print(f"skipped {name}: {reason}")
+        show(f"skipped {name}: {reason}")
     if len(found.skipped) > _MOST_CLASSES:
-        print(f"... and {len(found.skipped) - _MOST_CLASSES:,} inputs more were skipped; --json has all of them")
+        show(f"... and {len(found.skipped) - _MOST_CLASSES:,} inputs more were skipped; --json has all of them")
 
 
 def _names(names: list[str]) -> str:

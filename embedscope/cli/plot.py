@@ -33,6 +33,14 @@ def plot(
     max_points: Annotated[int, typer.Option(help="Thin out beyond this, class by class.", min=3)] = 10_000,
     coordinates: Annotated[Path | None, typer.Option(help="A .csv to write id, label, input, kind, x, y to.")] = None,
     layout: Annotated[Path | None, typer.Option(help="Such a .csv, drawn instead of projecting.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a page: the folder of the images, below which ids are paths, or other data; by default looked for where "
+            "the features were extracted from.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -58,6 +66,7 @@ def plot(
         max_points=max_points,
         coordinates=coordinates,
         layout=layout,
+        images=images,
         seed=seed,
         overwrite=overwrite,
         command=command_line(),

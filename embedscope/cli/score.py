@@ -41,10 +41,16 @@ def score(
         ),
     ] = False,
     sample: Annotated[
-        int | None, typer.Option(help="Measure so many samples, drawn class by class, against all rows.", min=1)
+        int | None,
+        typer.Option(
+            "--sample", "--subsample", help="Score a stratified sample of N rows, against all rows.", metavar="N", min=1
+        ),
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(help="Write the values of the samples to this .csv or .parquet.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--samples", "--per-sample", help="Write the values of each sample to this .csv or .parquet.", show_default=False
+        ),
     ] = None,
     fail_under: Annotated[
         list[str] | None,

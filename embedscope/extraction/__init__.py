@@ -173,7 +173,7 @@ def extract(
             if head.weights not in (None, weights or _weights_digest(encoder)):
                 say(f"warning: the head {head.path} was trained on features of other weights than these")
         elif not layers:
-            say(f"the embedding is taken from layer {runner.layers[0].name}; --layer names another")
+            say(f"the embedding is taken from layer {runner.layers[0].name}; `layers=` names another")
             if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):
                 say("warning: it is as wide as there are classes, and may be their scores; the Python model has more layers")
         size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
@@ -266,8 +266,8 @@ def _written_before(
     check_output(output, overwrite=overwrite)
     if unfinished is not None and not resume:
         raise OutputError(
-            f"{unfinished.path} holds {unfinished.done:,} of {unfinished.rows:,} rows of an unfinished run: --resume goes on "
-            "with it, --overwrite starts again"
+            f"{unfinished.path} holds {unfinished.done:,} of {unfinished.rows:,} rows of an unfinished run: `resume=True` "
+            "continues it, `overwrite=True` starts again"
         )
     return None, unfinished
 
@@ -297,7 +297,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-_ANEW = "resume with what it was begun with, or pass --overwrite without --resume to start again"
+_ANEW = "resume with what it was begun with, or pass `overwrite=True` without `resume=True` to start again"
 
 
 def _differences(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
@@ -318,7 +318,7 @@ def _check_space(output: Path, runner: Runner, rows: int, dtype: np.dtype[Any]) 
     if needed > free:
         raise OutputError(
             f"{output} would take {needed / 1e9:,.2f} GB and {folder} has {free / 1e9:,.2f} GB free; choose another place, "
-            "fewer layers, or --dtype float16"
+            "fewer layers, or `dtype='float16'`"
         )
 
 

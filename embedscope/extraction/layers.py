@@ -99,7 +99,7 @@ def _one(encoder: Encoder, name: str, stored: str, pooling: str, modules: Sequen
         return Layer(stored, name.removesuffix(_INPUT), "input", None, pooling)
     if encoder.outputs_only:
         raise UsageError(f"layer {name} cannot be reached: {encoder.outputs_only}")
-    raise UsageError(unknown("layer", name, [*_near(name, modules), "input", "output"]) + "; --list-layers prints all")
+    raise UsageError(unknown("layer", name, [*_near(name, modules), "input", "output"]) + "; `list_layers()` prints all")
 
 
 def _near(name: str, modules: Sequence[str]) -> Sequence[str]:

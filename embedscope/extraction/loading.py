@@ -73,7 +73,7 @@ class Batches(data.Dataset[Batch]):
                 readable.append(row)
             except InputError as error:
                 if not self.skip:
-                    return Batch(rows, None, {}, f"{error}; pass --on-error skip to leave such inputs out")
+                    return Batch(rows, None, {}, f"{error}; pass `on_error='skip'` to leave such inputs out")
                 skipped[row] = str(error)
         return self._prepared(readable, items, skipped)
 
@@ -214,7 +214,7 @@ def _child_signals_as_they_are() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-DEAD_WORKER = "a process that read inputs was killed, probably because memory ran out; take fewer --workers"
+DEAD_WORKER = "a process that read inputs was killed, probably because memory ran out; take fewer `workers=`"
 
 
 def is_dead_worker(error: Exception) -> bool:

@@ -141,7 +141,7 @@ class Runner:
             else self.layers
         )
         if logits and any(layer.name == LOGITS for layer in self.layers):
-            raise UsageError("a layer called logits and --logits cannot be in one store; leave one of them out")
+            raise UsageError("a layer called logits and `logits=True` cannot be in one store; leave one of them out")
         self._taps = Taps(self.encoder, wanted)
         self._stack.enter_context(self._taps)
         with self._taps.probe():
@@ -156,7 +156,8 @@ class Runner:
             raise InputError(f"layer {idle[0]} did not run in the forward pass of {self.encoder.spec}")
         if logits and self.poolings[LOGITS].positions:
             raise UsageError(
-                f"{self.encoder.spec} has no logits: it gives {self.poolings[LOGITS].shape} for a sample; leave out --logits"
+                f"{self.encoder.spec} has no logits: it gives {self.poolings[LOGITS].shape} for a sample; "
+                "leave out `logits=True`"
             )
         self._check_rows(_rows(sample))
         self.widths = {name: int(features.shape[1]) for name, (features, _) in self.captured.items()}
@@ -212,7 +213,7 @@ class Runner:
         if features.shape[1] != self._head.dim:
             raise InputError(
                 f"the head {self._head.path} takes {self._head.dim} values a row, and the layer gives {features.shape[1]}; it "
-                f"was trained on {self._head.layer or 'features of no model'}: name that layer with --layer"
+                f"was trained on {self._head.layer or 'features of no model'}: name that layer with `layers=`"
             )
         embedding: Tensor = self._head.head(features.float())[0]
         return embedding
@@ -226,8 +227,8 @@ class Runner:
             return "input"
         names = [name for name, _ in self.encoder.module.named_modules() if name]
         raise UsageError(
-            f"{self.encoder.spec} has no Linear whose input could be the embedding; name a layer with --layer: "
-            f"{', '.join([*names[-10:], 'output'])}" + ("; --list-layers prints all" if len(names) > 10 else "")
+            f"{self.encoder.spec} has no Linear whose input could be the embedding; name a layer with `layers=`: "
+            f"{', '.join([*names[-10:], 'output'])}" + ("; `list_layers()` prints all" if len(names) > 10 else "")
         )
 
     def _check_weights(self, sample: Any, *, allow_partial: bool) -> None:
@@ -250,7 +251,7 @@ class Runner:
             reasons = "".join(f"; {note}" for note in weights.notes)
             raise InputError(
                 f"layer {spoiled[0]} depends on {len(named)} tensors that {weights.file or 'the model source'} does not fill "
-                f"({shown}): they would be random{reasons}; pass --allow-partial to measure it all the same"
+                f"({shown}): they would be random{reasons}; pass `allow_partial=True` to measure it all the same"
             )
         self._tapped(sample)
 
@@ -335,7 +336,7 @@ class Runner:
             if _is_out_of_memory(error):
                 raise _OutOfMemoryError(reason) from error
             wanted = re.search(r"to have ([13]) channels?, but got [13] channels? instead", reason)
-            hint = f"; --channels {wanted[1]} makes images so" if wanted else ""
+            hint = f"; `channels={wanted[1]}` makes images so" if wanted else ""
             raise InputError(f"{self.encoder.spec} does not take inputs of {_shapes(inputs)}: {reason}{hint}") from error
 
     def _called(self, inputs: Any) -> Any:
@@ -375,7 +376,7 @@ def _device(encoder: Encoder, name: str) -> torch.device:
         name = encoder.device
     where = devices.choose(name)
     if encoder.device is not None and where.type != encoder.device:
-        raise InputError(f"{encoder.spec} runs on {encoder.device} only, not on {name}; leave out --device")
+        raise InputError(f"{encoder.spec} runs on {encoder.device} only, not on {name}; leave out `device=`")
     return where
 
 

@@ -244,7 +244,7 @@ def _objective(
                 break
         note = found[-1].diverged
         if note and len(folders) == 1:
-            raise InputError(f"{note}; what else was trained is kept: --resume without this objective goes on with it")
+            raise InputError(f"{note}; what else was trained is kept: `resume=True` without this objective continues it")
         values = [] if note else [each.validation for each in found if each.validation is not None]
         mean = float(np.mean(values)) if values else None
         candidates.append(Candidate(point, values, mean, directories[: len(found)], note))

@@ -72,7 +72,7 @@ def conclusions(result: Finetuning) -> list[str]:
         against = f"{other.expression} against {first.expression}"
         if count < 2:
             found.append(
-                f"{against}: one trial shows no spread, so that no difference can be told from chance; pass --trials 5"
+                f"{against}: one trial shows no spread, so that no difference can be told from chance; pass `trials=5`"
             )
             continue
         moved, fixed, same = [], [], []

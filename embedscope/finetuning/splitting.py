@@ -118,7 +118,7 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     if strange := [name for name, target in targets.items() if target and target not in features.class_names]:
         raise InputError(
             f"{other.source}: {_classes(len(strange))} not in the features to train on: {', '.join(strange[:5])}; "
-            "name what they are with --label-map, or leave them out with an empty name there"
+            "name what they are with `label_map=`, or leave them out with an empty name there"
         )
     keep = np.array([bool(targets[other.class_names[label]]) for label in other.labels])
     if not keep.any():

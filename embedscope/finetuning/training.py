@@ -333,11 +333,14 @@ def apply(head: Head, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor, T
     Returns the embedding (N, E), the predicted classes (N,), and the cross-entropy of each row (N,) with its label (N,).
     """
     device = head.scale.device
-    embedding, predicted, losses = [], [], []
+    own = distributed.share(features.shape[0])
+    count = own.stop - own.start
+    embedding = torch.empty(count, head.classify.in_features)  # filled block by block: joining blocks would hold them twice
+    predicted, losses = torch.empty(count, dtype=torch.int64), torch.empty(count)
     for block, rows in over_rows(features, torch.float32, device):
         found, logits = head(rows)
-        embedding.append(found.cpu())
-        predicted.append(logits.argmax(dim=1).cpu())
-        losses.append(nn.functional.cross_entropy(logits, labels[block].to(device), reduction="none").cpu())
+        place = slice(block.start - own.start, block.stop - own.start)
+        embedding[place], predicted[place] = found, logits.argmax(dim=1)
+        losses[place] = nn.functional.cross_entropy(logits, labels[block].to(device), reduction="none")
     whole = distributed.all_gather
-    return whole(torch.cat(embedding)), whole(torch.cat(predicted)), whole(torch.cat(losses))
+    return whole(embedding), whole(predicted), whole(losses)

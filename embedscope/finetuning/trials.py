@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from embedscope import distributed
+from embedscope.finetuning.banks import Chosen
 from embedscope.finetuning.measuring import knn_accuracy, macro_f1, measured, searched
 from embedscope.finetuning.training import DivergedError, Training, apply
 from embedscope.models.head import build_head
@@ -19,7 +20,6 @@ from embedscope.records import Trial
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from embedscope.finetuning.banks import Bank
     from embedscope.finetuning.splitting import Parts
     from embedscope.finetuning.training import Material, Recipe
     from embedscope.progress import Track
@@ -94,10 +94,9 @@ class Trials:
 
         def found() -> dict[str, float | None]:
             test = self.parts.test
-            known = self._known(self.material.features)
             return {
                 **measured(test, self._device, self._memory),
-                "knn_accuracy": knn_accuracy(known, self._known_codes, test.features, self._test),
+                "knn_accuracy": knn_accuracy(self._known[:], self._known_codes, test.features, self._test),
                 "macro_f1": None,
                 "accuracy": None,
             }
@@ -181,7 +180,7 @@ class Trials:
         head.load_state_dict(tensors)
         head.to(self._device).eval()
         embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
-        known, *_ = apply(head, self._known(self.material.features), torch.from_numpy(self._known_codes))
+        known, *_ = apply(head, self._known, torch.from_numpy(self._known_codes))
         found = {
             **measured(replace(test, features=embedding), self._device, self._memory),
             "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
@@ -201,9 +200,10 @@ class Trials:
         distributed.on_main(lambda: self._writer.note(directory, what, {"objective": objective, "found": found}))
         return found
 
-    def _known(self, bank: Bank) -> torch.Tensor:
-        """Take the training rows that neighbours are searched among, (M, D) on the device."""
-        return bank[torch.from_numpy(self._searched).to(self._device)]
+    @property
+    def _known(self) -> Chosen:
+        """The training rows that neighbours are searched among, (M, D)."""
+        return Chosen(self.material.features, torch.from_numpy(self._searched).to(self._device))
 
     def _events(self, stack: ExitStack, directory: str, epoch: int) -> Callable[[Mapping[str, float]], None]:
         """Open TensorBoard's event file of a trial; what is given is written at once."""

@@ -68,20 +68,20 @@ def open_model(
     changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
     if changed:
         if not hasattr(encoder.prepare, "adjusted"):
-            named = ", ".join(f"--{name}" for name in changed)
+            named = ", ".join(f"`{name}=`" for name in changed)
             raise UsageError(f"{spec} brings its own preprocessing, which {named} cannot change; leave them out")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
     if channels is not None:
         check_choice("number of channels", str(channels), ("1", "3"))
         if not isinstance(encoder.prepare, Pixels):
-            raise UsageError(f"{spec} brings its own preprocessing, which decides on channels; leave out --channels")
+            raise UsageError(f"{spec} brings its own preprocessing, which decides on channels; leave out `channels=`")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(channels=channels))
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
         return encoder
     if not encoder.module.state_dict():
-        raise InputError(f"{spec} holds its own weights, which --checkpoint cannot replace; leave it out")
+        raise InputError(f"{spec} holds its own weights, which `checkpoint=` cannot replace; leave it out")
     return replace(encoder, weights=load_checkpoint(encoder.module, checkpoint, weights=weights, unsafe_pickle=unsafe_pickle))
 
 
@@ -109,7 +109,7 @@ def _recognised(path: str) -> str:
     source = plugins.recognising("models", Path(path))
     if source is None:
         raise UsageError(
-            f"{path} is no model by itself; give the model and the file as its weights: MODEL DATA --checkpoint {path} "
+            f"{path} is no model by itself; give the model and the file as its weights: MODEL DATA `checkpoint={path}` "
             "(of files, .pt2, TorchScript .pt and .onnx are models)"
         )
     return source

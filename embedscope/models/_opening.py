@@ -73,4 +73,4 @@ def no_image(sentence: str, item: Any) -> Any:
 
 def not_adjustable(sentence: str, **values: Any) -> Any:
     """Refuse a size, mean or std, as the preset of a model whose preprocessing has none."""
-    raise UsageError(f"{', '.join(f'--{name}' for name in values)}: {sentence}")
+    raise UsageError(f"{', '.join(f'`{name}=`' for name in values)}: {sentence}")

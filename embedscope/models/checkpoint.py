@@ -168,7 +168,7 @@ def _best(
     notes = []
     if raw and ema and weights is None:
         other = (ema[0].key or ema[0].prefix).rstrip(".")
-        notes = [f"{path} holds EMA weights too ({other}); the raw ones were taken: --weights ema takes those"]
+        notes = [f"{path} holds EMA weights too ({other}); the raw ones were taken: `weights='ema'` takes those"]
     elif not raw and weights is None:
         notes = [f"{path} holds only EMA weights ({(chosen.key or chosen.prefix).rstrip('.')})"]
     return chosen, notes
@@ -187,7 +187,7 @@ def _only(path: str, fits: Sequence[_Fit]) -> _Fit:
     if len(rivals) > 1:
         choices = ", ".join(fit.prefix.rstrip(".") or fit.key for fit in rivals)
         raise InputError(
-            f"{path} holds {len(rivals)} sets of weights that fit equally well: choose one with --weights: {choices}"
+            f"{path} holds {len(rivals)} sets of weights that fit equally well: choose one with `weights=`: {choices}"
         )
     return best[0]
 
@@ -353,7 +353,7 @@ def _read(path: Path, unsafe_pickle: bool) -> Any:
             if wanted:
                 raise InputError(
                     f"{path} holds more than tensors: reading it would run {_some(wanted, 5)}; if you trust its author, pass "
-                    "--unsafe-pickle, else ask for model.state_dict() as .safetensors"
+                    "`unsafe_pickle=True`, else ask for model.state_dict() as .safetensors"
                 ) from error
             raise InputError(
                 f"{path} cannot be read as a checkpoint: it is cut short, or neither .safetensors nor saved by torch "

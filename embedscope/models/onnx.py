@@ -107,7 +107,7 @@ class _Program(nn.Module):
         session = self._session(batch.device.type)
         values = batch.detach().to("cpu", self.dtype).numpy()
         with explained(
-            f"{self.path} cannot be run on inputs {tuple(batch.shape)}", "--size brings images to the size it takes"
+            f"{self.path} cannot be run on inputs {tuple(batch.shape)}", "`size=` brings images to the size it takes"
         ):
             found = session.run(self.outputs, {self.input: values})
         tensors = [torch.from_numpy(value).to(batch.device) for value in found]

@@ -180,8 +180,8 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
 def advice(one: tuple[int, ...], other: tuple[int, ...]) -> str:
     """Say what brings two shapes of inputs together."""
     if len(one) == len(other) == 3 and one[1:] == other[1:]:
-        return "--channels 3 makes all images RGB, --channels 1 all grey"
-    return "bring them to one with --size"
+        return "`channels=3` makes all images RGB, `channels=1` all grey"
+    return "bring them to one with `size=`"
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def timm(location: str, /, *, pretrained: bool = True, **options: Any) -> Encode
     library = imported("timm", extra="vision")
     check_flag("pretrained", pretrained)
     if "checkpoint_path" in options:
-        raise UsageError("checkpoint_path is not taken, because timm would unpickle the file; give it as --checkpoint")
+        raise UsageError("checkpoint_path is not taken, because timm would unpickle the file; give it as `checkpoint=`")
     _check_name(library, location)
     with quiet("timm", "huggingface_hub"):
         model = _created(library, location, pretrained, options)
@@ -87,7 +87,7 @@ def _created(library: ModuleType, location: str, pretrained: bool, options: Mapp
         except Exception:  # what a hub, a cache or a server raises has no common root
             with explained(
                 f"the pretrained weights of timm:{location} cannot be had",
-                f"give --checkpoint FILE, or timm:{location}(pretrained=False) for the network as it starts",
+                f"give `checkpoint=FILE`, or timm:{location}(pretrained=False) for the network as it starts",
             ):
                 raise
 

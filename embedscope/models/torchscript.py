@@ -40,7 +40,9 @@ def torchscript(location: str, /) -> Encoder:
     """
     if not Path(location).is_file():
         raise InputError(f"no such file: {location}")
-    advice = "expected a file written by torch.jit.save; give the Python model and the file as --checkpoint if it holds weights"
+    advice = (
+        "expected a file written by torch.jit.save; give the Python model and the file as `checkpoint=` if it holds weights"
+    )
     with warnings.catch_warnings(), explained(f"{location} cannot be read as TorchScript", advice):
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)  # since 2.10; what it advises is for authors
         module = torch.jit.load(location, map_location="cpu")  # type: ignore[no-untyped-call]
@@ -54,6 +56,6 @@ def torchscript(location: str, /) -> Encoder:
         embedding="output",
         outputs_only=(
             "TorchScript takes no hooks, so only its output can be measured; give the Python model, and this file as "
-            "--checkpoint, for other layers"
+            "`checkpoint=`, for other layers"
         ),
     )

@@ -48,7 +48,7 @@ def torchvision(location: str, /, *, pretrained: bool = True, weights: str | Non
     if weights is not None:
         choice = weights.rpartition(".")[2] if isinstance(weights, str) else weights
         chosen = known[check_choice(f"weights of torchvision's {name}", choice, ["DEFAULT", *known.__members__])]
-    advice = f"give --checkpoint FILE, or torchvision:{location}(pretrained=False) for the network as it starts"
+    advice = f"give `checkpoint=FILE`, or torchvision:{location}(pretrained=False) for the network as it starts"
     if pretrained and chosen is None:
         raise InputError(f"torchvision has no pretrained weights of {name}; {advice}")
     if not pretrained and "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:

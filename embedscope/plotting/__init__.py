@@ -18,6 +18,7 @@ import numpy as np
 from embedscope import plugins
 from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
 from embedscope.plotting import report
+from embedscope.plotting.caches import provide_caches
 from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, Sheet, check_suffix, check_width, palette, picture
 from embedscope.plotting.inputs import Embedding, Given, prepare
 from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
@@ -105,6 +106,7 @@ def plot(
     max_points: int = MAX_POINTS,
     coordinates: Path | str | None = None,
     layout: Path | str | None = None,
+    images: Path | str | None = None,
     seed: int = 0,
     overwrite: bool = False,
     command: str = "",
@@ -125,6 +127,8 @@ def plot(
         max_points: more rows than this are thinned to it, class by class, where they are drawn one by one; the picture says so.
         coordinates: a .csv to write the layouts to: id, label, input, kind, x, y.
         layout: such a .csv: its coordinates are drawn, and nothing is projected.
+        images: for a page, where the images of the samples are: a folder in which the ids are paths, or other data. By default
+            they are looked for where the features were extracted from, if that is local data of moderate size.
         seed: of the projections and the thinning; below 2**32.
         overwrite: replace existing pictures and coordinates.
         command: what was typed, for the provenance on a page.
@@ -136,6 +140,7 @@ def plot(
         UsageError: an unknown kind, option, layer or split, or another suffix.
         OutputError: a picture exists.
     """
+    provide_caches()
     output = Path(output)
     check_choice("form", form, FORMATS)
     in_folder = output.is_dir() or not output.suffix
@@ -143,7 +148,12 @@ def plot(
     if paged:
         report.check_available()
         if width != "page":
-            raise UsageError(f"--width {width} is for pictures; a page is as wide as the window it is shown in")
+            raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
+    if images is not None:
+        if not paged:
+            raise UsageError("`images=` is for a page; name an output that ends with .html")
+        if not Path(images).exists():
+            raise InputError(f"no such images: {images}")
     if not in_folder:
         if not paged:
             check_suffix(output)
@@ -158,7 +168,7 @@ def plot(
     preset = check_width(width)
     check_number("seed", seed, low=0, high=2**32 - 1)
     if not in_folder and form != "png" and output.suffix.lower() != f".{form}":
-        raise UsageError(f"--format {form} is of the pictures in a folder; {output.name} says its own")
+        raise UsageError(f"`form={form}` is of the pictures in a folder; {output.name} says its own")
     chosen = list({each.spec: each for each in (_choose(text, seed) for text in kinds or STANDARD)}.values())
     if paged:
         chosen = _maps(chosen, named=bool(kinds))
@@ -173,9 +183,9 @@ def plot(
     else:
         suited = {"points", "embeddings", *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
         chosen = [each for each in chosen if each.declared.takes in suited]
-    for option, table in (("--coordinates", coordinates), ("--layout", layout)):
+    for option, table in (("`coordinates=`", coordinates), ("`layout=`", layout)):
         if table is not None and not any(each.declared.takes == "points" for each in chosen):
-            raise UsageError(f"{option} is of kinds with coordinates, and none is chosen; add --kind tsne, umap or pca")
+            raise UsageError(f"{option} is of kinds with coordinates, and none is chosen; add `kinds=tsne`, umap or pca")
     names = _file_names(chosen)
     files = [output / f"{name}.{form}" for name in names] if in_folder else [output]
     if in_folder:
@@ -201,7 +211,7 @@ def plot(
     if missing is not None and not drawn:
         raise missing
     if paged:
-        _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, track)
+        _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, images, track)
     colours = cache(partial(_palette, given))
     kept = [path for path, each in zip(files, chosen, strict=True) if each.spec in found] if in_folder else files
     sheets = [[each] for each in drawn] if in_folder else [drawn]
@@ -221,13 +231,19 @@ def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
     if named and len(maps) < len(chosen):
         other = next(each.spec for each in chosen if each not in maps)
         raise UsageError(
-            f"a page shows what suits its inputs without being asked, so leave out --kind {other}; its maps are chosen so"
+            f"a page shows what suits its inputs without being asked, so leave out `kinds={other}`; its maps are chosen so"
         )
     return maps
 
 
 def _write_page(
-    output: Path, given: Given, layouts: Mapping[str, Sequence[Layout]], command: str, seed: int, track: Track
+    output: Path,
+    given: Given,
+    layouts: Mapping[str, Sequence[Layout]],
+    command: str,
+    seed: int,
+    images: Path | str | None,
+    track: Track,
 ) -> None:
     titles = [found[0].title for found in layouts.values()]
     maps = {
@@ -241,7 +257,9 @@ def _write_page(
             raise InputError(f"the maps of {each.name} are of different rows; a page shows the same rows in all of them")
         its = {title: points[place] for title, points in maps.items()}
         views.append(report.View(each.features, drawn[0], its, each.unlabelled))
-    report.write(output, views, runs=given.runs, command=command, seed=seed, track=track)
+    report.write(
+        output, views, runs=given.runs, command=command, seed=seed, images=None if images is None else str(images), track=track
+    )
 
 
 def _choose(text: str, seed: int) -> Chosen:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError, check_choice
 from embedscope.store.files import finished
+from embedscope.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -312,7 +313,11 @@ def text_width(text: str, size: float) -> float:
 
 
 def fitted(text: str, inches: float, size: float) -> str:
-    """Leave out the middle of a text that is wider than `inches`: what tells long names apart is mostly at their ends."""
+    """Return the text as it is to be drawn: control characters as escapes, and at most `inches` wide.
+
+    The middle of a wider one is left out: what tells long names apart is mostly at their ends.
+    """
+    text = printable(text)
     kept = len(text)
     line = text
     while kept > 2 and text_width(line, size) > inches:
@@ -324,7 +329,7 @@ def fitted(text: str, inches: float, size: float) -> str:
 def wrapped(text: str, inches: float, size: float) -> list[str]:
     """Break a text into lines of at most `inches`; a word that is wider loses its middle."""
     lines: list[str] = []
-    for word in text.split():
+    for word in map(printable, text.split()):
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and text_width(longer, size) <= inches:
             lines[-1] = longer

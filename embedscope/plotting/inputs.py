@@ -191,7 +191,7 @@ def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
         if path not in runs:
             opened += open_features([source], layers=layers)
         elif layers:
-            raise UsageError(f"{path} is a run, whose stores have one layer each; leave out --layer")
+            raise UsageError(f"{path} is a run, whose stores have one layer each; leave out `layers=`")
         else:
             prefix = f"{runs[path]}: " if path != source or len(runs) > 1 else ""
             opened += [replace(features, name=f"{prefix}{features.name}") for features in open_run(path)]

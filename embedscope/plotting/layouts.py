@@ -12,6 +12,7 @@ from embedscope.errors import InputError, UndefinedError, UsageError
 from embedscope.plotting.figure import GREY
 from embedscope.plotting.inputs import described
 from embedscope.store.files import finished
+from embedscope.store.tables import unguarded, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -167,13 +168,12 @@ def check_coordinates(path: Path) -> None:
 def write_coordinates(path: Path, layouts: Mapping[str, Sequence[Layout]]) -> None:
     """Write a row a sample, input and kind: id, label, input, kind, x, y. Named only when it is complete."""
     with finished(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        write_rows(file, [COLUMNS])
         for kind, found in layouts.items():
             for each in found:
                 names = each.of.features.class_names
-                for name, label, (x, y) in zip(each.of.ids, each.of.labels, each.points.tolist(), strict=True):
-                    writer.writerow((name, names[label], each.of.name, kind, x, y))
+                rows = zip(each.of.ids, each.of.labels, each.points.tolist(), strict=True)
+                write_rows(file, ((name, names[label], each.of.name, kind, x, y) for name, label, (x, y) in rows))
 
 
 # (input, kind) -> id -> (x, y)
@@ -193,9 +193,10 @@ def read_coordinates(path: Path) -> Coordinates:
             if lacking:
                 raise InputError(f"{path} has no column {', '.join(lacking)}; coordinates have {', '.join(COLUMNS)}")
             for line in reader:
-                ids = found.setdefault((line["input"], line["kind"]), {})
-                if line["id"] in ids:
-                    raise InputError(f"{path}, line {reader.line_num}: id '{line['id']}' is there twice")
+                name, source, kind = (unguarded(line[column] or "") for column in ("id", "input", "kind"))
+                ids = found.setdefault((source, kind), {})
+                if name in ids:
+                    raise InputError(f"{path}, line {reader.line_num}: id '{name}' is there twice")
                 try:
                     point = float(line["x"]), float(line["y"])
                 except (TypeError, ValueError):
@@ -203,7 +204,7 @@ def read_coordinates(path: Path) -> Coordinates:
                 if not np.isfinite(point).all():
                     got = f"{line['x']}, {line['y']}"
                     raise InputError(f"{path}, line {reader.line_num}: x and y have to be finite numbers, got {got}")
-                ids[line["id"]] = point
+                ids[name] = point
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:

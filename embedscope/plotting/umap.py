@@ -38,7 +38,7 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
         from umap import UMAP
 
         if len(rows) < 4:
-            raise UndefinedError(f"UMAP needs at least 4 rows, got {len(rows)} of {each.name}; use --kind pca")
+            raise UndefinedError(f"UMAP needs at least 4 rows, got {len(rows)} of {each.name}; use `kinds=pca`")
         reduced, _ = components(rows, max(2, min(50, *rows.shape)), seed or 0)
         start: str | Array = "spectral"
         if anchors is not None:

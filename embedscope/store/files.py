@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,12 @@ def publish(written: Path, path: Path) -> None:
     with written.open("rb") as stream:
         os.fsync(stream.fileno())
     written.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if os.name == "posix":  # elsewhere a directory cannot be opened, and the file system sees to it
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
@@ -46,17 +48,18 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     if not overwrite:
-        raise OutputError(f"output {path} exists; choose another name or pass --overwrite")
+        raise OutputError(f"output {path} exists; choose another name or pass `overwrite=True`")
 
 
 @contextmanager
 def finished(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the place of `path` on leaving; an error leaves nothing behind.
 
+    Each writer has a temporary path of its own, so that two which write the same output do not mix: the later one stays.
     OutputError for whatever the file system refuses.
     """
     path = path.resolve()  # what a symbolic link points to is replaced, not the link
-    partial = partial_path(path)
+    partial = path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +18,14 @@ from embedscope.store.arrays import features_from_arrays
 from embedscope.store.features import FeatureSet, StoreContents, StoredLayer
 from embedscope.store.files import partial_path
 from embedscope.store.format import SCHEMA, SCHEMA_VERSION
+from embedscope.text import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+# What a recorded command has to begin with, and the options that are not repeated from it.
+_EXTRACT = ["embedscope", "extract"]
+_NOT_REPEATED = ("--overwrite", "--trust-remote-code", "--unsafe-pickle")
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,25 @@ def open_features(sources: Sequence[str], *, layers: Sequence[str] = ()) -> list
 
 
 def resuming(command: str) -> str:
-    """Write the command that goes on with an interrupted one."""
-    return command if "--resume" in command.split() else f"{command or 'embedscope extract ...'} --resume"
+    """Write the command that resumes an interrupted one."""
+    return command if "--resume" in command.split() else f"{command} --resume"
+
+
+def recorded_resuming(provenance: Any) -> str:
+    """Write the command that finishes a store, from the command that the store records.
+
+    Strangers write stores: what is recorded is taken for the words of an `embedscope extract` command, each quoted, without
+    the options that would let code run or replace a file; anything else is not repeated.
+    """
+    run = provenance.get("run") if isinstance(provenance, dict) else None
+    command = run.get("command") if isinstance(run, dict) else None
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:
+        words = []
+    if words[:2] != _EXTRACT:
+        return resuming(" ".join([*_EXTRACT, "..."]))
+    return resuming(shlex.join(word for word in words if word not in _NOT_REPEATED))
 
 
 def stored_provenance(path: Path) -> tuple[int, dict[str, int], dict[str, Any]]:
@@ -119,7 +143,7 @@ def _described(path: Path, file: h5py.File) -> StoreContents:
         skipped=dict(zip(file["skipped/ids"].asstr()[:], file["skipped/reasons"].asstr()[:], strict=True))
         if "skipped" in file
         else {},
-        resume=None if complete else resuming(provenance.get("run", {}).get("command", "")),
+        resume=None if complete else recorded_resuming(provenance),
         provenance=provenance,
     )
 
@@ -128,7 +152,7 @@ def distinct_names(found: Sequence[FeatureSet]) -> list[FeatureSet]:
     """Name by its path what shares its name with another: `a/features.h5` and `b/features.h5` are both `features`."""
     names = [features.name for features in found]
     return [
-        replace(features, name=f"{features.source}:{features.layer}") if names.count(features.name) > 1 else features
+        replace(features, name=decoded(f"{features.source}:{features.layer}")) if names.count(features.name) > 1 else features
         for features in found
     ]
 
@@ -138,7 +162,7 @@ def read_features(source: str, *, layer: str | None = None) -> FeatureSet:
     found = _open(source, [layer] if layer else ())
     if len(found) > 1:
         names = ", ".join(features.layer for features in found)
-        raise UsageError(f"{source} has several layers: {names}; choose one with --layer")
+        raise UsageError(f"{source} has several layers: {names}; choose one with `layer=`")
     return found[0]
 
 
@@ -150,8 +174,8 @@ def named(source: str) -> tuple[str, str]:
     except OSError as error:
         raise InputError(f"cannot read {source[:80]}: {error.strerror}") from error
     if separator and name and "/" not in name and not there:
-        return name, path
-    return Path(source.split(",")[0]).stem, source
+        return decoded(name), path
+    return decoded(Path(source.split(",")[0]).stem), source
 
 
 def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
@@ -167,7 +191,7 @@ def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
         raise InputError(f"{first} is a folder; give a feature store (.h5), a .npz, or X.npy,y.npy")
     if first.suffix.lower() in (".npz", ".npy"):
         if layers:
-            raise UsageError(f"{path} has no layers to choose from; leave out --layer")
+            raise UsageError(f"{path} has no layers to choose from; leave out `layers=`")
         return [features_from_arrays(name, path)]
     with _opened(first) as file:
         try:
@@ -183,6 +207,8 @@ def _opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # which says nothing of the file
         if "unable to lock" in str(error):
             raise InputError(
                 f"cannot lock {path} ({error}); on a network file system set HDF5_USE_FILE_LOCKING=FALSE"
@@ -200,9 +226,9 @@ def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) ->
         raise InputError(f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}: update it")
     provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
     if not file.attrs["complete"]:
-        command = resuming(provenance.get("run", {}).get("command", ""))
         raise InputError(
-            f"{path} is unfinished ({int(file['rows/done'][()])} of {len(file['labels'])} rows); finish it with: {command}"
+            f"{path} is unfinished ({int(file['rows/done'][()])} of {len(file['labels'])} rows); finish it with: "
+            f"{recorded_resuming(provenance)} (the command that the file records)"
         )
     recorded = [layer for layer in provenance.get("layers", {}) if layer in file["features"]]
     known = recorded + sorted(set(file["features"]) - set(recorded))

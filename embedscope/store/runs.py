@@ -68,7 +68,7 @@ def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
         if partial.exists() and not (partial / _PROGRESS).is_dir():
             raise OutputError(f"{partial} is in the way, and is no unfinished run; move it, or choose another name")
         if partial.exists() and not resume and not overwrite:
-            raise OutputError(f"{partial} is an unfinished run: --resume goes on with it, --overwrite starts again")
+            raise OutputError(f"{partial} is an unfinished run: `resume=True` continues it, `overwrite=True` starts again")
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
         if not is_run(str(path)):
@@ -78,7 +78,7 @@ def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
     if resume and not partial.exists():
         raise OutputError(f"{path} is complete already; nothing is left to resume")
     if not overwrite:
-        raise OutputError(f"output {path} exists; choose another name or pass --overwrite")
+        raise OutputError(f"output {path} exists; choose another name or pass `overwrite=True`")
 
 
 class RunWriter:
@@ -121,7 +121,7 @@ class RunWriter:
                 self._lock.close()
                 raise OutputError(
                     f"{self.partial} was begun with another {key}: {str(before)[:80]}, now {str(now)[:80]}; resume with what "
-                    "it was begun with, or pass --overwrite without --resume to start again"
+                    "it was begun with, or pass `overwrite=True` without `resume=True` to start again"
                 )
         return self
 
@@ -205,8 +205,12 @@ class RunWriter:
             ]
         }
         for path in self.partial.iterdir():
-            if path.name not in kept:  # of an objective that a run did not go on with
+            if path.name in kept:
+                continue
+            if path.is_dir():  # of an objective that a run did not go on with
                 shutil.rmtree(path)
+            else:  # a temporary file of a writer that was killed
+                path.unlink()
         with tempfile.TemporaryDirectory(prefix=f"{self.path.name[:100]}.", suffix=".earlier", dir=self.path.parent) as earlier:
             if self.path.exists():  # out of the way first, so that at no moment half of a run bears the name
                 self.path.rename(Path(earlier) / "run")

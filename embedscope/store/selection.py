@@ -65,7 +65,7 @@ def select_split(features: FeatureSet, split: str | None) -> FeatureSet:
     if split is None:
         return features
     if features.split is None:
-        raise InputError(f"{features.source} has no splits; leave out --split {split}")
+        raise InputError(f"{features.source} has no splits; leave out `split={split}`")
     known = sorted(set(features.split))
     if split not in known:
         raise UsageError(unknown(f"split in {features.source}", split, known))

@@ -78,7 +78,7 @@ def read_unfinished(path: Path) -> Unfinished | None:
             raise OutputError(_HELD.format(partial)) from error
         reason = str(error).partition("\n")[0]
         raise OutputError(
-            f"{partial} is damaged and cannot be resumed ({reason}); --overwrite without --resume starts again"
+            f"{partial} is damaged and cannot be resumed ({reason}); `overwrite=True` without `resume=True` starts again"
         ) from error
 
 
@@ -246,7 +246,9 @@ class StoreWriter:
         for name, array in arrays.items():
             width = array.shape[1]
             if self.done and (name not in self._file or self._file[name].shape[1:] != (width,)):
-                raise InputError(f"{self._partial} has no /{name} {width} wide to go on with; pass --overwrite to start again")
+                raise InputError(
+                    f"{self._partial} has no /{name} {width} wide to go on with; pass `overwrite=True` to start again"
+                )
             if not self.done:
                 if name in self._file:
                     del self._file[name]
@@ -337,7 +339,7 @@ class StoreWriter:
                 self._file[name].resize(self.rows, axis=0)
 
     def _kept(self) -> str:
-        return f"; {self.done:,} rows are kept: --resume goes on with them" if self._resumable and self.done else ""
+        return f"; {self.done:,} rows are kept: `resume=True` continues with them" if self._resumable and self.done else ""
 
     def _abandon(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # closing flushes, which a full disk refuses

@@ -47,7 +47,7 @@ def test_every_command_and_option_has_help(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_shared_options_have_an_environment_variable(name):
     for parameter in COMMANDS[name].params:
-        if parameter.name in ("device", "seed", "json", "overwrite", "quiet", "verbose", "split"):
+        if parameter.name in ("device", "seed", "json", "quiet", "verbose", "split"):
             assert parameter.envvar == f"EMBEDSCOPE_{parameter.name.upper()}"
 
 
@@ -198,7 +198,7 @@ def test_resuming_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert run("score", tmp_path / "a.h5.partial") == 1
     assert "is unfinished (1280 of 1797 rows)" in capsys.readouterr().err
     assert extracted(tmp_path) == 1
-    assert "1,280 of 1,797 rows of an unfinished run: --resume goes on with it" in capsys.readouterr().err
+    assert "1,280 of 1,797 rows of an unfinished run: --resume continues it" in capsys.readouterr().err
     assert extracted(tmp_path, "--resume") == 0
     assert re.search(r"1,797 rows of classifier.input .*, 1,280 of them written before; next", capsys.readouterr().err)
     assert extracted(tmp_path, "--resume") == 0

@@ -168,7 +168,7 @@ def interrupted(tmp_path, **options):
 
 def test_unfinished_run_is_neither_resumed_nor_replaced_in_silence(tmp_path):
     interrupted(tmp_path)
-    with pytest.raises(OutputError, match=r"a.h5.partial holds 40 of 61 rows of an unfinished run: --resume goes on with it"):
+    with pytest.raises(OutputError, match=r"a.h5.partial holds 40 of 61 rows of an unfinished run: `resume=True` continues it"):
         extract(net(), data(), tmp_path / "a.h5", **LAYERS)
     assert read_unfinished(tmp_path / "a.h5").done == 40
     extract(net(), data(), tmp_path / "a.h5", overwrite=True, **LAYERS)
@@ -360,7 +360,9 @@ def test_damaged_unfinished_store(tmp_path):
     interrupted(tmp_path)
     partial = tmp_path / "a.h5.partial"
     partial.write_bytes(partial.read_bytes()[:1000])
-    with pytest.raises(OutputError, match=r"is damaged and cannot be resumed .*--overwrite without --resume starts again"):
+    with pytest.raises(
+        OutputError, match=r"is damaged and cannot be resumed .*`overwrite=True` without `resume=True` starts again"
+    ):
         extract(net(), data(), tmp_path / "a.h5", resume=True, **LAYERS)
     extract(net(), data(), tmp_path / "a.h5", overwrite=True, **LAYERS)
 

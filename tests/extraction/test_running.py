@@ -320,7 +320,7 @@ def test_killed_worker_is_one_line(tmp_path):
 
 
 def test_input_that_cannot_be_read_stops(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read the image row7.png: broken; pass --on-error skip"):
+    with pytest.raises(InputError, match=r"cannot read the image row7.png: broken; pass `on_error='skip'`"):
         extract(encoder(), data(broken=(7,)), tmp_path / "a.h5", batch_size=4)
     assert not list(tmp_path.iterdir())
 

@@ -150,7 +150,7 @@ def test_bad_options_write_nothing(features, tmp_path, options, message):
 
 
 def test_existing_run_is_refused_or_replaced(run, features, tmp_path):
-    with pytest.raises(OutputError, match="exists; choose another name or pass --overwrite"):
+    with pytest.raises(OutputError, match="exists; choose another name or pass `overwrite=True`"):
         finetune(features, tmp_path / "run", epochs=1)
     finetune(features, tmp_path / "run", epochs=1, objectives=["ce"], overwrite=True)
     assert not (tmp_path / "run" / "ce_0.5-silhouette").exists()

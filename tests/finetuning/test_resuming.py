@@ -77,7 +77,7 @@ def test_what_is_in_the_way_is_said(features, tmp_path, monkeypatch):
     with pytest.raises(InterruptedRunError):
         finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(9))
     with pytest.raises(
-        OutputError, match=r"run.partial is an unfinished run: --resume goes on with it, --overwrite starts again"
+        OutputError, match=r"run.partial is an unfinished run: `resume=True` continues it, `overwrite=True` starts again"
     ):
         finetune(features, tmp_path / "run", **OPTIONS)
     with pytest.raises(OutputError, match=r"was begun with another epochs: 4, now 5; resume with what it was begun with"):
@@ -146,7 +146,7 @@ def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
 
 
 def test_what_else_was_trained_can_be_gone_on_with(features, tmp_path):
-    with pytest.raises(InputError, match="what else was trained is kept: --resume without this objective goes on with it"):
+    with pytest.raises(InputError, match="what else was trained is kept: `resume=True` without this objective continues it"):
         finetune(features, tmp_path / "run", objectives=["ce", "1e39*ce + silhouette"], epochs=2)
     trained = []
 
@@ -177,3 +177,12 @@ def test_a_folder_beside_the_run_is_left_alone(features, tmp_path):
     (tmp_path / "run.earlier").mkdir()
     finetune(features, tmp_path / "run", objectives=["gini"], epochs=1, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.earlier", "store.h5"]
+
+
+def test_what_a_killed_writer_left_is_removed(features, tmp_path):
+    options = {**OPTIONS, "objectives": ["ce"]}
+    with pytest.raises(InterruptedRunError):
+        finetune(features, tmp_path / "run", **options, track=interrupting(5))
+    (tmp_path / "run.partial" / "head.safetensors.12345678.partial").write_text("half")
+    finetune(features, tmp_path / "run", **options, resume=True)
+    assert not list((tmp_path / "run").glob("*.partial"))

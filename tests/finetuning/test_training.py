@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from torch import nn
 
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.finetuning import finetune
-from embedscope.finetuning.banks import DiskBank, place
+from embedscope.finetuning.banks import Chosen, DiskBank, place
 from embedscope.finetuning.training import Material, Recipe, Training, root_mean_square
 from embedscope.finetuning.weighting import sample_weights
 from embedscope.losses import loss
@@ -161,12 +162,12 @@ def test_a_negative_soft_minimum_is_warned_of(material):
 
 
 def test_rows_on_disk_are_drawn_like_rows_in_memory(material, tmp_path):
-    mapped = place(material.features, torch.device("cpu"), 100, tmp_path)
-    assert isinstance(mapped, DiskBank)
-    assert (mapped.shape, mapped.dtype) == ((60, 8), torch.float32)
+    on_file = place(material.features, torch.device("cpu"), 100, tmp_path)
+    assert isinstance(on_file, DiskBank)
+    assert (on_file.shape, on_file.dtype) == ((60, 8), torch.float32)
     assert list(tmp_path.iterdir()) == []
-    torch.testing.assert_close(mapped[torch.tensor([5, 3, 5])], material.features[[5, 3, 5]], rtol=0, atol=0)
-    on_disk = Material(mapped, material.labels, 3, 1.5, mapped[:30], material.labels[:30])
+    torch.testing.assert_close(on_file[torch.tensor([5, 3, 5])], material.features[[5, 3, 5]], rtol=0, atol=0)
+    on_disk = Material(on_file, material.labels, 3, 1.5, on_file[:30], material.labels[:30])
     in_memory = Material(material.features, material.labels, 3, 1.5, material.features[:30], material.labels[:30])
     for sampler in ("shuffled", "balanced(classes=2, samples=4)"):
         assert trained(on_disk, sampler=sampler).log == trained(in_memory, sampler=sampler).log
@@ -283,3 +284,30 @@ def test_weights_change_a_training(make_store, blobs, tmp_path):
     plain = finetune(features, tmp_path / "a", objectives=["ce"], epochs=2)
     weighted = finetune(features, tmp_path / "b", objectives=["ce"], epochs=2, weights="dataset_equity(gamma=3, clusters=5)")
     assert plain.objectives[0].trials[0].after != weighted.objectives[0].trials[0].after
+
+
+def test_rows_on_disk_take_no_memory(tmp_path):
+    """No page of the file is mapped, which would count as memory of the process; and it is closed with the bank."""
+    bank = place(torch.randn(50, 4), torch.device("cpu"), 0, tmp_path)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not show what is mapped")
+    bank[:], bank[torch.arange(50)]
+    assert str(tmp_path) not in maps.read_text()
+    file = bank._file
+    del bank
+    assert file.closed
+
+
+def test_rows_that_cannot_be_read_back_are_one_error(tmp_path):
+    bank = place(torch.randn(50, 4), torch.device("cpu"), 0, tmp_path)
+    bank._file.truncate(100)
+    with pytest.raises(OutputError, match="cannot read back the rows that were put on disk: the file ends early"):
+        bank[:]
+
+
+def test_chosen_rows_are_read_in_blocks():
+    rows = torch.randn(50, 4)
+    chosen = Chosen(rows, torch.tensor([3, 7, 8, 40]))
+    assert chosen.shape == (4, 4)
+    torch.testing.assert_close(chosen[1:3], rows[[7, 8]], rtol=0, atol=0)

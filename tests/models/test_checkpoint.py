@@ -128,7 +128,7 @@ def test_no_ema_there(tmp_path):
 
 def test_two_sets_that_fit_equally_well(tmp_path):
     path = saved(tmp_path, {"state_dict": prefixed(weights(0), "encoder_q.") | prefixed(weights(1), "encoder_k.")})
-    with pytest.raises(InputError, match=r"holds 2 sets of weights that fit equally well: .*--weights: encoder_q, encoder_k"):
+    with pytest.raises(InputError, match=r"holds 2 sets of weights that fit equally well: .*`weights=`: encoder_q, encoder_k"):
         load_checkpoint(Net(), path)
     net = Net()
     load_checkpoint(net, path, weights="encoder_k")
@@ -149,7 +149,7 @@ def test_set_that_fits_is_taken(tmp_path):
 def test_unnamed_sets_that_fit_equally_well(tmp_path):
     path = saved(tmp_path, {"student": weights(0), "teacher": weights(1)})
     with pytest.raises(
-        InputError, match="2 sets of weights that fit equally well: choose one with --weights: student, teacher"
+        InputError, match="2 sets of weights that fit equally well: choose one with `weights=`: student, teacher"
     ):
         load_checkpoint(Net(), path)
     net = Net()
@@ -278,7 +278,7 @@ class Evil:
 
 def test_pickle_that_would_run_code_does_not(tmp_path):
     path = saved(tmp_path, {"state_dict": weights(), "extra": Evil(tmp_path / "ran")})
-    with pytest.raises(InputError, match=r"would run \w+\.mkdir; if you trust its author, pass --unsafe-pickle"):
+    with pytest.raises(InputError, match=r"would run \w+\.mkdir; if you trust its author, pass `unsafe_pickle=True`"):
         load_checkpoint(Net(), path)
     assert not (tmp_path / "ran").exists()
 
@@ -348,7 +348,7 @@ def test_prefix_that_stands_inside_another_too(tmp_path):
 
 def test_prefix_inside_of_two_sets(tmp_path):
     path = saved(tmp_path, prefixed(weights(0), "online.encoder.") | prefixed(weights(1), "target.encoder."))
-    with pytest.raises(InputError, match=r"choose one with --weights: online\.encoder, target\.encoder"):
+    with pytest.raises(InputError, match=r"choose one with `weights=`: online\.encoder, target\.encoder"):
         load_checkpoint(Net(), path, weights="encoder")
     net = Net()
     load_checkpoint(net, path, weights="target.encoder")

@@ -96,7 +96,7 @@ def test_a_copy_in_another_process_makes_its_own_session(save):
 
 
 def test_inputs_of_another_shape(save):
-    with pytest.raises(InputError, match=r"cannot be run on inputs \(2, 5\) \(InvalidArgument: .*\); --size"):
+    with pytest.raises(InputError, match=r"cannot be run on inputs \(2, 5\) \(InvalidArgument: .*\); `size=`"):
         open_model(save()).module(torch.rand(2, 5))
 
 
@@ -106,7 +106,7 @@ def test_two_inputs(save):
 
 
 def test_checkpoint_for_it(save):
-    with pytest.raises(InputError, match="holds its own weights, which --checkpoint cannot replace"):
+    with pytest.raises(InputError, match="holds its own weights, which `checkpoint=` cannot replace"):
         open_model(save(), "a.pt")
 
 

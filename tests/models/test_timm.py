@@ -129,8 +129,8 @@ def test_preparation_goes_to_worker_processes(images):
             r"test_resnet\(nope=3\) cannot be made \(TypeError: .*'nope'",
         ),
         ("timm:test_resnet(pretrained=0)", UsageError, "pretrained has to be True or False"),
-        ("timm:cspresnet50d", InputError, r"cannot be had \(RuntimeError: No pretrained .*; give --checkpoint FILE"),
-        ("timm:test_resnet(checkpoint_path='a.pt')", UsageError, "give it as --checkpoint"),
+        ("timm:cspresnet50d", InputError, r"cannot be had \(RuntimeError: No pretrained .*; give `checkpoint=FILE`"),
+        ("timm:test_resnet(checkpoint_path='a.pt')", UsageError, "give it as `checkpoint=`"),
     ],
 )
 def test_models_that_cannot_be_made(spec, error, message):

@@ -45,14 +45,14 @@ def test_scripted_while_it_trained_is_evaluated(network, tmp_path, suffix):
 def test_a_checkpoint_is_no_program(network, tmp_path):
     torch.save(network.state_dict(), tmp_path / "a.pt")
     assert not is_torchscript(tmp_path / "a.pt")
-    with pytest.raises(UsageError, match=r"a\.pt is no model by itself; .*--checkpoint"):
+    with pytest.raises(UsageError, match=r"a\.pt is no model by itself; .*`checkpoint="):
         open_model(str(tmp_path / "a.pt"))
 
 
 def test_a_checkpoint_given_as_a_program(network, tmp_path):
     torch.save(network.state_dict(), tmp_path / "a.pt")
     with pytest.raises(
-        InputError, match=r"a\.pt cannot be read as TorchScript .*constants.pkl.*--checkpoint if it holds weights$"
+        InputError, match=r"a\.pt cannot be read as TorchScript .*constants.pkl.*`checkpoint=` if it holds weights$"
     ):
         open_model(f"torchscript:{tmp_path}/a.pt")
 

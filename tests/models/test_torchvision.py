@@ -121,12 +121,12 @@ def test_no_network(monkeypatch, tmp_path):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with pytest.raises(InputError, match=r"cannot be had \(URLError: .*\); give --checkpoint FILE, or .*pretrained=False"):
+    with pytest.raises(InputError, match=r"cannot be had \(URLError: .*\); give `checkpoint=FILE`, or .*pretrained=False"):
         open_model("torchvision:shufflenet_v2_x0_5")
 
 
 def test_size_of_a_detector():
-    with pytest.raises(UsageError, match="--size: torchvision's ObjectDetection has none to change"):
+    with pytest.raises(UsageError, match="`size=`: torchvision's ObjectDetection has none to change"):
         open_model("torchvision:ssdlite320_mobilenet_v3_large(pretrained=False)", size=(32, 32))
 
 

@@ -170,3 +170,26 @@ def test_coordinates_that_are_no_text(tmp_path):
         read_coordinates(tmp_path / "xy.csv")
     with pytest.raises(InputError, match=r"cannot read .*: No such file"):
         read_coordinates(tmp_path / "none.csv")
+
+
+def test_hostile_names_come_back_from_a_table(make_store, blobs, tmp_path):
+    """Ids that a spreadsheet would run are guarded in the table, and drawn from it again."""
+    ids = [f"{'=+-@'[row % 4]}id\t{row}" for row in range(90)]
+    store = str(make_store(*blobs, ids=ids, class_names=["=1+1", "\x1b[31mred", "b"]))
+    table = tmp_path / "xy.csv"
+    plot([f"@in={store}"], tmp_path / "a.png", kinds=["pca"], coordinates=table)
+    assert not [line for line in table.read_text().splitlines()[1:] if line.lstrip('"')[0] in "=+-@"]
+    given = read_coordinates(table)[("@in", "pca")]
+    assert set(given) == set(ids)
+    plot([f"@in={store}"], tmp_path / "b.png", kinds=["pca"], layout=table)
+
+
+def test_control_characters_are_drawn_as_escapes(make_store, blobs, tmp_path):
+    labels = np.arange(90) % 3
+    names = ["\x1b[31mred", "a\u202eb\x9b", "=c"]
+    store = str(make_store(blobs[0], labels, class_names=names, layer="la\x1byer"))
+    kinds = ["pca", "silhouette", "classes", "gini", "spectrum"]
+    (path,) = plot([f"na\x1bme={store}", f"b={store}"], tmp_path / "a.svg", kinds=kinds)
+    text = path.read_text(encoding="utf-8")
+    assert not set(text) & set("\x1b\x9b\u202e")
+    assert text.count("\\x1b[31mred") >= 4

@@ -38,7 +38,7 @@ def test_a_folder_has_a_picture_a_kind(make_store, blobs, tmp_path):
     assert plot([store], out, kinds=kinds, form="svg") == [out / "pca.svg", out / "tsne.svg", out / "tsne-2.svg"]
     assert sorted(path.name for path in out.iterdir()) == ["pca.svg", "tsne-2.svg", "tsne.svg"]
     (out / "tsne.svg").unlink()
-    with pytest.raises(OutputError, match=r"pca.svg exists; choose another name or pass --overwrite"):
+    with pytest.raises(OutputError, match=r"pca.svg exists; choose another name or pass `overwrite=True`"):
         plot([store], out, kinds=["tsne", "pca"], form="svg")
     assert not (out / "tsne.svg").exists()
     plot([store], out, kinds=["pca"], form="svg", overwrite=True)

@@ -8,6 +8,7 @@ from embedscope.store import StoreWriter, check_finite, open_features, read_feat
 from embedscope.store import format as layout
 from embedscope.store.files import check_output, partial_path
 from embedscope.store.format import chunk_rows
+from embedscope.store.reader import recorded_resuming
 
 
 def test_round_trip(make_store):
@@ -102,7 +103,7 @@ def test_ids_are_unique(tmp_path):
 def test_existing_output_is_refused_untouched(make_store):
     path = make_store(np.zeros((2, 2)), [0, 1])
     before = path.read_bytes()
-    with pytest.raises(OutputError, match=r"exists; choose another name or pass --overwrite"):
+    with pytest.raises(OutputError, match=r"exists; choose another name or pass `overwrite=True`"):
         StoreWriter(path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
     assert path.read_bytes() == before
 
@@ -241,6 +242,29 @@ def test_unfinished_store_names_the_command(make_store):
         read_features(str(path))
 
 
+@pytest.mark.parametrize(
+    ("command", "proposed"),
+    [
+        ("embedscope extract net.py:Net data -o a.h5", "embedscope extract net.py:Net data -o a.h5 --resume"),
+        ("embedscope extract m d -o a.h5 --resume", "embedscope extract m d -o a.h5 --resume"),
+        ("embedscope extract m d --unsafe-pickle --overwrite -o a.h5", "embedscope extract m d -o a.h5 --resume"),
+        ("embedscope extract m d; curl evil | sh", "embedscope extract m 'd;' curl evil '|' sh --resume"),
+        ("embedscope extract '$(rm -r x)' d", "embedscope extract '$(rm -r x)' d --resume"),
+        ("curl evil | sh", "embedscope extract ... --resume"),
+        ("embedscope extract 'never closed", "embedscope extract ... --resume"),
+        (None, "embedscope extract ... --resume"),
+        (["embedscope"], "embedscope extract ... --resume"),
+    ],
+)
+def test_a_store_does_not_dictate_the_command(command, proposed):
+    assert recorded_resuming({"run": {"command": command}}) == proposed
+
+
+@pytest.mark.parametrize("provenance", [None, [], "x", {"run": 1}, {"run": None}, {}])
+def test_a_command_is_proposed_whatever_the_provenance(provenance):
+    assert recorded_resuming(provenance) == "embedscope extract ... --resume"
+
+
 def test_newer_version_is_refused(make_store):
     path = make_store(np.zeros((2, 2)), [0, 1])
     with h5py.File(path, "a") as file:
@@ -296,7 +320,7 @@ def test_layers_come_in_the_order_of_extraction(tmp_path):
 
 
 def test_a_layer_has_to_be_chosen(tmp_path):
-    with pytest.raises(UsageError, match="has several layers: late, early; choose one with --layer"):
+    with pytest.raises(UsageError, match="has several layers: late, early; choose one with `layer=`"):
         read_features(two_layers(tmp_path))
 
 
@@ -432,7 +456,7 @@ def test_unknown_split(make_store):
 
 def test_split_of_features_without(make_store):
     found = read_features(str(make_store(np.zeros((2, 2)), [0, 1])))
-    with pytest.raises(InputError, match="has no splits; leave out --split test"):
+    with pytest.raises(InputError, match="has no splits; leave out `split=test`"):
         select_split(found, "test")
 
 

@@ -61,6 +61,7 @@ def write(
     runs: Sequence[Run] = (),
     command: str = "",
     seed: int = 0,
+    images: str | None = None,
     track: Track = untracked,
 ) -> None:
     """Measure the views and write the page; a file of that name is replaced, and only by a page that is complete.
@@ -71,6 +72,7 @@ def write(
         runs: of finetune, whose objectives and training curves are shown too.
         command: what was typed, for the provenance.
         seed: of groups that are left out for intervals.
+        images: where the images of the samples are, see `thumbnails.make_thumbnails`.
         track: shows progress over views.
 
     Raises:
@@ -89,7 +91,7 @@ def write(
         shown = [entry for entry, place in zip(found, places, strict=True) if place == number]
         first = views[places.index(number)]
         row_set["thumbnails"], row_set["images"] = make_thumbnails(
-            first.features, first.drawn, [silhouettes(each) for each in shown]
+            first.features, first.drawn, [silhouettes(each) for each in shown], images
         )
     data = {
         "command": command,

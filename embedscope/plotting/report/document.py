@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from embedscope import plugins
+from embedscope.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ def page(title: str, data: Mapping[str, Any], plotly: str) -> str:
             raise ValueError("a script that holds </script or <!-- cannot stand in a page as it is")
     parts = {
         "policy": _policy([plotly, *own.values()]),
-        "title": html.escape(title),
+        "title": html.escape(printable(title)),
         "style": _asset("page.css"),
         "data": embedded(data),
         "plotly": plotly,
@@ -41,9 +42,22 @@ def page(title: str, data: Mapping[str, Any], plotly: str) -> str:
 
 
 def embedded(data: Mapping[str, Any]) -> str:
-    """Write JSON that can stand in a script element: ASCII, and no character that HTML knows."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    """Write JSON that can stand in a script element: ASCII, and no character that HTML knows.
+
+    Control characters in texts become escapes that a reader sees.
+    """
+    text = json.dumps(_shown(data), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value, lines=True)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(each) for each in value]
+    return value
 
 
 def _policy(scripts: list[str]) -> str:

@@ -19,6 +19,7 @@ from embedscope.plotting import plot, report
 from embedscope.plotting.report import document
 from embedscope.store import read_features
 from embedscope.store.features import FeatureSet
+from embedscope.text import printable
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 
@@ -137,9 +138,9 @@ def test_names_of_any_kind_are_text(blobs, tmp_path):
     assert sum(tag == "script" for tag, _ in elements.elements) == 5  # the data, plotly, and three of ours
     assert not re.search("[<>&\u2028\u2029]", elements.scripts[0])
     data = json.loads(elements.scripts[0])
-    assert data["classes"] == HOSTILE
-    assert data["rows"][0]["ids"] == ids
-    assert data["command"] == HOSTILE[1]
+    assert data["classes"] == [printable(name, lines=True) for name in HOSTILE]
+    assert data["rows"][0]["ids"] == [printable(name, lines=True) for name in ids]
+    assert data["command"] == printable(HOSTILE[1], lines=True)
     assert "<title>embedscope: &lt;/script&gt;" in text
 
 
@@ -251,7 +252,7 @@ def test_fifty_thousand_points_stay_small(tmp_path):
     [
         (
             {"kinds": ["pca", "silhouette"]},
-            "a page shows what suits its inputs without being asked, so leave out --kind silhouette",
+            "a page shows what suits its inputs without being asked, so leave out `kinds=silhouette`",
         ),
         ({"width": "slide"}, "--width slide is for pictures"),
     ],
@@ -295,3 +296,16 @@ def test_options_that_would_do_nothing(make_store, blobs, tmp_path, options, mes
     with pytest.raises(UsageError, match=message):
         plot([str(make_store(*blobs))], tmp_path / "a.png", **options)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_control_characters_are_shown_as_escapes(make_store, blobs, tmp_path):
+    names, ids = ["\x1b[31mred", "a\u202eb", "c"], [f"\x9b{row}" for row in range(90)]
+    store = make_store(*blobs, class_names=names, ids=ids, layer="la\x1byer")
+    plot([f"na\x1bme={store}"], tmp_path / "a.html", kinds=["pca"], command="typed \x1b[2J")
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
+    assert not set(json.dumps(data, ensure_ascii=False)) & set("\x1b\x9b\u202e")
+    assert "\\u001b" not in json.dumps(data)
+    assert data["classes"] == ["\\x1b[31mred", "a\\u202eb", "c"]
+    assert data["command"] == "typed \\x1b[2J"
+    assert "<title>embedscope: na\\x1bme" in text

@@ -1,6 +1,8 @@
 """Thumbnails: of the images that the features are from, if they are there and are still the same."""
 
 import base64
+import os
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -100,3 +102,84 @@ def test_data_without_pictures(tmp_path):
     pictures, text = make_thumbnails(features(table, data.fingerprint, data.ids), np.arange(2), [])
     assert pictures is None
     assert "holds no pictures" in text
+
+
+# ---- where to look
+
+
+def test_a_named_folder_is_looked_in(photos, tmp_path):
+    found = features("", "", ["a/0.png", "b/1.png", "a/none.png"])
+    pictures, text = make_thumbnails(found, np.arange(3), [], str(photos))
+    assert sorted(pictures) == [0, 1]
+    assert text == f"images of 2 of 3 samples, from {photos}"
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/{root}/secret.png", "a/link.png", "a/pipe.png", "a/huge.png", "a\0b", "x" * 5000]
+)
+def test_ids_do_not_lead_out_of_a_named_folder(photos, tmp_path, monkeypatch, name):
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (photos / "a" / "link.png").symlink_to(tmp_path / "secret.png")
+    os.mkfifo(photos / "a" / "pipe.png")
+    (photos / "a" / "huge.png").write_bytes(b"x" * 2000)
+    monkeypatch.setattr(thumbnails, "MOST_IMAGE_BYTES", 1000)
+    found = features("", "", [name.replace("{root}", str(tmp_path))])
+    assert make_thumbnails(found, np.arange(1), [], str(photos))[0] is None
+
+
+def test_a_named_table_is_looked_in(photos, tmp_path):
+    table = tmp_path / "photos.csv"
+    table.write_text("path,label\nphotos/a/0.png,a\nphotos/b/1.png,b\n")
+    pictures, _ = make_thumbnails(features("", "", open_dataset(str(table)).ids), np.arange(2), [], str(table))
+    assert sorted(pictures) == [0, 1]
+
+
+@pytest.mark.parametrize("location", ["/", "folder:/", "/proc/self", "/dev/null", "folder:/proc/self/fd", "/sys"])
+def test_places_of_the_system_are_not_searched(location, monkeypatch):
+    monkeypatch.setattr(thumbnails, "open_dataset", lambda location: pytest.fail(f"{location} was opened"))
+    pictures, text = make_thumbnails(features(location, "", ["a"]), np.arange(1), [])
+    assert pictures is None
+    assert "is a place of the system" in text
+
+
+def test_only_so_many_entries_are_looked_at(photos, monkeypatch):
+    found, _ = opened(photos)
+    monkeypatch.setattr(thumbnails, "MOST_ENTRIES", 7)
+    pictures, text = make_thumbnails(found, np.arange(6), [])
+    assert pictures is None
+    assert text == f"no images: {photos} holds more than 7 files and folders"
+    assert make_thumbnails(found, np.arange(6), [], str(photos))[0]
+
+
+def test_a_link_to_another_folder_is_not_followed(photos):
+    found, _ = opened(photos)
+    (photos / "c").symlink_to("/")
+    assert "holds a link to another folder, c" in make_thumbnails(found, np.arange(6), [])[1]
+
+
+def test_a_large_file_is_not_read(tmp_path, monkeypatch):
+    np.savez(tmp_path / "d.npz", X=np.zeros((4, 3)), y=[0, 1, 0, 1])
+    monkeypatch.setattr(thumbnails, "MOST_FILE_BYTES", 10)
+    assert "is not a file of at most" in make_thumbnails(features(tmp_path / "d.npz", "", ["0"]), np.arange(1), [])[1]
+
+
+def test_sources_that_are_more_than_files_have_to_be_named(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    (photos.parent / "CIFAR10").mkdir()
+    found = features("torchvision:CIFAR10(root='.')", "", ["0"])
+    assert "is opened only if it is named" in make_thumbnails(found, np.arange(1), [])[1]
+
+
+@pytest.mark.parametrize("data", [None, 3, "x", [1], {"spec": ["a"]}, {"spec": "a\0b"}, {"spec": "x" * 5000}])
+def test_provenance_of_any_type(data):
+    found = replace(features("", "", ["a"]), provenance={"data": data})
+    assert make_thumbnails(found, np.arange(1), [])[0] is None
+
+
+def test_only_so_many_ids_are_looked_for(photos, monkeypatch):
+    monkeypatch.setattr(thumbnails, "MOST", 2)
+    ids = [f"gone{row}" for row in range(100)]
+    looked = []
+    monkeypatch.setattr(thumbnails, "_read", lambda path, root=None: looked.append(path))
+    assert make_thumbnails(features("", "", ids), np.arange(100), [], str(photos))[0] is None
+    assert len(looked) == 4

@@ -1,0 +1,39 @@
+"""How the library's messages, which name Python arguments, are put for somebody who typed a command.
+
+A message of the library writes an argument as Python has it, in backticks: "pass `overwrite=True`". Here that becomes
+"pass --overwrite". Only this package knows what the flags are called.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Arguments whose flag has another name, and functions that a flag stands for.
+_OTHER_NAMES = {
+    "form": "format",
+    "kinds": "kind",
+    "layers": "layer",
+    "metrics": "metric",
+    "objectives": "objective",
+    "pooling": "pool",
+}
+ARGUMENT = re.compile(r"`([a-z][a-z_]*)(?:\(\)|=(?:True|'([^'`]*)'|\"([^\"`]*)\"|([^`]*)))`")
+
+
+def flag(argument: str) -> str:
+    """Return the flag for an argument of the library: `layers` -> --layer."""
+    return f"--{_OTHER_NAMES.get(argument, argument).replace('_', '-')}"
+
+
+def with_flags(message: str) -> str:
+    """Replace every argument in backticks by its flag.
+
+    >>> with_flags("pass `overwrite=True`, `dtype='float16'`, `size=224` or `layers=`; `list_layers()` prints all")
+    'pass --overwrite, --dtype float16, --size 224 or --layer; --list-layers prints all'
+    """
+
+    def put(match: re.Match[str]) -> str:
+        value = next((text for text in match.groups()[1:] if text), "")
+        return f"{flag(match[1])} {value}".strip()
+
+    return ARGUMENT.sub(put, message)

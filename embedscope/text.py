@@ -1,0 +1,37 @@
+"""Text of strangers, such as names in files, made safe to show: on a terminal, in a picture, on a page."""
+
+from __future__ import annotations
+
+import re
+
+# Controls (C0 with ESC, DEL, C1), line and paragraph separators, marks and overrides of writing direction, lone surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE_IN_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Return the text with every character that could steer a terminal, or hide or reorder text, written as an escape.
+
+    Bytes of a file name that are not UTF-8, which Python holds as lone surrogates, become escapes too. With `lines`, line
+    breaks stay.
+
+    >>> print(printable("\x1b[31mred"), printable("a\u202eb"), printable("bad\udcff"))
+    \x1b[31mred a\u202eb bad\xff
+    """
+    return (_UNSAFE_IN_LINES if lines else _UNSAFE).sub(_escape, text)
+
+
+def decoded(name: str) -> str:
+    r"""Return a file name as text that can be encoded: bytes that are not UTF-8 become escapes, everything else stays.
+
+    >>> print(decoded("bad\udcff"))
+    bad\xff
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
