@@ -10,8 +10,8 @@ from embedscope.losses import loss
 from embedscope.ops.class_moments import Classes, present_classes, smallest_spread, squared_to_means
 
 
-@loss(reference="arXiv:1511.05939")
-class magnet(nn.Module):  # noqa: N801
+@loss(reference="arXiv:1511.05939", classes=2)
+class magnet(nn.Module):
     """How much nearer a sample is to its own class mean than to the others, in units of the spread: >= 0, lower is better.
 
     With means and spread of the batch, s2 = sum |r - own mean|² / (B - 1), summed over dimensions and pooled over classes,
@@ -31,22 +31,20 @@ class magnet(nn.Module):  # noqa: N801
         hinge: cut L(n) at 0, as the paper does; without it alpha is a constant and the loss has no lower bound.
     """
 
+    given_dtype: torch.dtype
+
     def __init__(self, num_classes: int, dim: int, *, alpha: float = 1.0, hinge: bool = True) -> None:
         super().__init__()
         self.alpha, self.hinge = check_number("alpha", alpha, low=0), check_flag("hinge", hinge)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features if features.dtype == torch.float64 else features.float()
-            classes = present_classes(labels)
-            if len(classes) < 2:
-                return rows.sum() * 0
-            squared = squared_to_means(rows, classes)
-            own = squared.gather(1, classes.index[:, None])
-            variance = torch.maximum(own.sum() / (len(rows) - 1), smallest_spread(rows, features.dtype))
-            margins = magnet_margins(squared, classes, variance, alpha=self.alpha)
-            return (margins.relu() if self.hinge else margins).mean()
+        """(B, D), (B,), logits unused -> scalar."""
+        classes = present_classes(labels)
+        squared = squared_to_means(features, classes)
+        own = squared.gather(1, classes.index[:, None])
+        variance = torch.maximum(own.sum() / (len(features) - 1), smallest_spread(features, self.given_dtype))
+        margins = magnet_margins(squared, classes, variance, alpha=self.alpha)
+        return (margins.relu() if self.hinge else margins).mean()
 
 
 def magnet_margins(squared: Tensor, classes: Classes, variance: Tensor, *, alpha: float, beta: float = 1.0) -> Tensor:

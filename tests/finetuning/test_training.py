@@ -91,7 +91,7 @@ def test_validation_is_that_of_scikit_learn(material):
     assert line["val_accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
     assert line["val_macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
     chosen = trained(material, epochs=1, select_by="silhouette").log[0]
-    assert chosen["val_silhouette"] == pytest.approx(silhouette_score(embedding.double(), labels), abs=1e-9)
+    assert chosen["val_silhouette"] == pytest.approx(silhouette_score(embedding.double(), labels), abs=1e-7)
 
 
 @pytest.mark.parametrize(
