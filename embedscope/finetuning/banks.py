@@ -35,7 +35,7 @@ class Bank(Protocol):
     def __getitem__(self, rows: Any, /) -> Tensor: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DiskBank:
     """Rows of a file that is mapped into memory: any row in any order costs what reading it costs.
 

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from embedscope import plugins
-from embedscope.errors import check_whole
+from embedscope.finetuning.specs import check_sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Array = np.ndarray[Any, Any]
-
-_OPTIONS: dict[str, dict[str, Any]] = {"shuffled": {}, "balanced": {"classes": 32, "samples": 8}}
 
 
 class Sampler(Protocol):
@@ -85,9 +82,8 @@ def build_sampler(spec: str, labels: Array, batch_size: int, seed: int) -> Sampl
     With fewer classes than a batch would take, it takes them all. UsageError for another name or option, fewer than two
     classes or samples a batch.
     """
-    name, options = plugins.choose("sampler", spec, _OPTIONS)
+    name, options = check_sampler(spec)
     if name == "shuffled":
         return Shuffled(len(labels), batch_size, seed)
-    chosen = {option: check_whole(f"{option} of balanced", value, low=2) for option, value in options.items()}
     members = tuple(np.flatnonzero(labels == code) for code in range(int(labels.max()) + 1))
-    return Balanced(members, min(chosen["classes"], len(members)), chosen["samples"], seed)
+    return Balanced(members, min(options["classes"], len(members)), options["samples"], seed)

@@ -17,46 +17,36 @@ import json
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
-from embedscope._version import __version__
 from embedscope.errors import InputError, OutputError
 from embedscope.ops.blocks import row_slices
-from embedscope.records import Candidate, Finetuning, ObjectiveResult, Summary, Trial
 from embedscope.store.files import finished, partial_path
+from embedscope.store.heads import read_head, write_head
 from embedscope.store.reader import read_features
+from embedscope.store.results import MANIFEST, is_run, read_run, write_run
 from embedscope.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from _typeshed import DataclassInstance
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
     from embedscope.store.features import FeatureSet
+    from embedscope.store.heads import HeadNotes
+    from embedscope.store.results import Finetuning, Trial
 
-SCHEMA = "embedscope.finetune/1"
-R = TypeVar("R", bound="DataclassInstance")
-_MANIFEST = "run.json"
 _BEFORE = "before.h5"
 _PROGRESS = "progress"
 _LOCK = "lock"
 _BEGUN = "begun.json"
-
-
-def as_json(result: Finetuning) -> dict[str, Any]:
-    """Lay a run out as run.json has it."""
-    laid_out = asdict(result)
-    del laid_out["path"]
-    return {"schema": SCHEMA, "embedscope": __version__, **laid_out}
 
 
 def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
@@ -141,18 +131,16 @@ class RunWriter:
         """Write the held-out rows as they came in."""
         self._write_store(_BEFORE, held_out, held_out.features, held_out.layer, provenance)
 
-    def write_head(self, directory: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Path:
-        """Write a head's tensors, with notes as JSON texts beside them."""
-        (self.partial / directory).mkdir(parents=True, exist_ok=True)
+    def write_head(self, directory: str, tensors: Mapping[str, Tensor], notes: HeadNotes) -> Path:
+        """Write a trained head and return the path of its file."""
         path = self.partial / directory / "head.safetensors"
-        with finished(path) as file:
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            safetensors.torch.save_file(plain, file, {key: json.dumps(value) for key, value in notes.items()})
+        write_head(path, tensors, notes)
         return path
 
     def read_head(self, directory: str) -> dict[str, Tensor]:
         """Read the tensors of a head that was written."""
-        return safetensors.torch.load_file(self.partial / directory / "head.safetensors")
+        tensors, _ = read_head(self.partial / directory / "head.safetensors")
+        return tensors
 
     def write_log(self, directory: str, log: Sequence[Mapping[str, float]]) -> None:
         """Write a line an epoch; a value that an epoch lacks is empty."""
@@ -194,9 +182,8 @@ class RunWriter:
 
     def finish(self, result: Finetuning) -> None:
         """Write the manifest, last, and give the directory its name."""
-        text = json.dumps(as_json(result), indent=1, allow_nan=False)
-        (self.partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-        kept = {_BEFORE, _MANIFEST, _PROGRESS} | {
+        write_run(self.partial, result)
+        kept = {_BEFORE, MANIFEST, _PROGRESS} | {
             directory.partition("/")[0]
             for objective in result.objectives
             for directory in [
@@ -273,14 +260,6 @@ def directory_names(expressions: Sequence[str]) -> list[str]:
     return names
 
 
-def is_run(source: str) -> bool:
-    """Tell whether a path is a run directory."""
-    try:
-        return bool(json.loads((Path(source) / _MANIFEST).read_text(encoding="utf-8"))["schema"] == SCHEMA)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def open_run(source: str) -> list[FeatureSet]:
     """Open the held-out rows of a run: before, and after the first trial of every objective; named by the objective.
 
@@ -293,32 +272,6 @@ def open_run(source: str) -> list[FeatureSet]:
     return [replace(read_features(str(path / file)), name=name) for name, file in files.items()]
 
 
-def read_run(source: str) -> Finetuning:
-    """Read run.json as the record that it was written from; fields of a newer version are left out.
-
-    InputError for a manifest that is damaged.
-    """
-    path = Path(source)
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        objectives = [
-            ObjectiveResult(
-                objective["expression"],
-                [_known(Trial, trial) for trial in objective["trials"]],
-                {name: _known(Summary, summary) for name, summary in objective["summary"].items()},
-                sweep=objective.get("sweep"),
-                candidates=[_known(Candidate, candidate) for candidate in objective.get("candidates", ())],
-                warnings=objective.get("warnings", ()),
-            )
-            for objective in manifest["objectives"]
-        ]
-        if not all(objective.trials for objective in objectives) or not objectives:
-            raise ValueError("an objective without trials, or none")
-        return Finetuning(path, manifest["options"], manifest["data"], objectives, manifest["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
-
-
 def read_log(source: str, trial: Trial) -> dict[str, list[float]]:
     """Read the log of a trial, a list an epoch under the name of each column; NaN where an epoch has no value."""
     path = Path(source) / trial.directory / "log.csv"
@@ -328,7 +281,3 @@ def read_log(source: str, trial: Trial) -> dict[str, list[float]]:
         return {column: [float(line[column] or "nan") for line in lines] for column in (lines[0] if lines else ())}
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged or not there: {error}") from error
-
-
-def _known(record: type[R], values: Mapping[str, Any]) -> R:
-    return record(**{field.name: values[field.name] for field in fields(record) if field.name in values})
