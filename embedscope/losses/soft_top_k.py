@@ -31,15 +31,15 @@ class Threshold(torch.autograd.Function):
         """
         whole = int(k)
         ordered = scores.sort(dim=1, descending=True).values
-        largest, others = ordered[:, :whole], ordered[:, whole:]
-        rest = ordered.new_full((len(ordered), 1), math.log(k - whole) if k > whole else -math.inf)
+        steepness = torch.full_like(ordered[0], alpha)
+        steepness[:whole] = -alpha
+        rest = torch.full_like(ordered[:, 0], math.log(k - whole) if k > whole else -math.inf)
         level = math.log(k / (scores.shape[1] - k)) / alpha
         low, high = level - ordered[:, 0], level - ordered[:, -1]
         for _ in range(_HALVINGS[scores.dtype]):
             middle = (low + high) / 2
-            lacking = nn.functional.logsigmoid(-alpha * (largest + middle[:, None]))
-            present = nn.functional.logsigmoid(alpha * (others + middle[:, None]))
-            above = present.logsumexp(dim=1) > torch.cat([lacking, rest], dim=1).logsumexp(dim=1)
+            shares = nn.functional.logsigmoid((ordered + middle[:, None]) * steepness)
+            above = shares[:, whole:].logsumexp(dim=1) > torch.logaddexp(shares[:, :whole].logsumexp(dim=1), rest)
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         found = (low + high) / 2
         ctx.save_for_backward(scores, found)

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope.errors import InputError, OutputError
+from embedscope.errors import InputError, OutputError, explained
 from embedscope.ops.blocks import row_slices
 from embedscope.store.files import finished, partial_path
 from embedscope.store.heads import read_head, write_head
@@ -105,7 +105,11 @@ class RunWriter:
                 return self
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
-        earlier = _read_json(progress / _BEGUN) or {}
+        try:
+            earlier = _read_json(progress / _BEGUN) or {}
+        except InputError:
+            self._lock.close()
+            raise
         for key in dict.fromkeys([*earlier, *self._begun]):
             if (before := earlier.get(key)) != (now := self._begun.get(key)):
                 self._lock.close()
@@ -173,7 +177,8 @@ class RunWriter:
         path = self._progress(directory, "state.pt")
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with explained(f"{path} is damaged", "start again with --overwrite and without --resume"):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
     def drop_state(self, directory: str) -> None:
@@ -245,9 +250,13 @@ def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged; start again with --overwrite and without --resume")
     return found
 
 

@@ -177,3 +177,16 @@ def test_a_folder_beside_the_run_is_left_alone(features, tmp_path):
     (tmp_path / "run.earlier").mkdir()
     finetune(features, tmp_path / "run", objectives=["gini"], epochs=1, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.earlier", "store.h5"]
+
+
+@pytest.mark.parametrize("name", ["begun.json", "before.measured.json", "ce--trial-0.state.pt"])
+def test_progress_that_is_damaged_is_said(features, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
+    with pytest.raises(InterruptedRunError):
+        finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(2))
+    path = tmp_path / "run.partial" / "progress" / name
+    assert path.exists()
+    path.write_text("[]")
+    with pytest.raises(InputError, match=rf"{name} is damaged.*; start again with --overwrite and without --resume"):
+        finetune(features, tmp_path / "run", **OPTIONS, resume=True)
+    finetune(features, tmp_path / "run", **OPTIONS, overwrite=True)
