@@ -2,7 +2,7 @@
 
 config.py holds the settings, with specs.py; running.py is `finetune`. splitting.py parts the rows, preparation.py looks at what
 was asked for, material.py brings rows where batches are drawn, with banks.py and weighting.py, and sampling.py draws them.
-training.py is the loop, with optimisation.py and validation.py; trials.py runs it trial after trial and keeps what came out,
+training.py is the loop, with optimization.py and validation.py; trials.py runs it trial after trial and keeps what came out,
 sweeping.py chooses among the objectives of a grid, measuring.py measures, and comparing.py says what the trials show.
 
 The names below are imported on first use, so that the settings need no torch.

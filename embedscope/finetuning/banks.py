@@ -65,7 +65,7 @@ class DiskBank:
 def place(features: Rows, device: torch.device, memory: int, folder: Path) -> Bank:
     """Bring rows to the device if they take at most `memory` bytes as float32, else to a nameless file in the folder.
 
-    The file is gone when the bank is, whatever ends the program. OutputError where it cannot be written.
+    The file is gone when the bank is, whatever ends the program. OutputError if it cannot be written.
     """
     rows, width = features.shape
     if rows * width * 4 <= memory:

@@ -1,4 +1,4 @@
-"""What trials come to: means, paired differences with the first objective, and sentences that say no more than they show."""
+"""What trials show: means, paired differences with the first objective, and sentences that say no more than they show."""
 
 from __future__ import annotations
 

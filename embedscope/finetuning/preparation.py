@@ -36,7 +36,7 @@ def check(config: TrainingConfig) -> None:
 
 
 def refuse_without_validation(config: TrainingConfig, why: str) -> None:
-    """Raise UsageError for whatever goes by the validation rows, where there are none."""
+    """Raise UsageError for whatever needs validation rows, without any."""
     asked = {
         "patience": config.patience is not None,
         "the schedule plateau": check_schedule(config.schedule)[0] == "plateau",

@@ -141,7 +141,7 @@ def finetune(
             if not writer.has_work:
                 raise
             again = resuming(command) if command else "the same call and resume=True"
-            raise InterruptedRunError(f"interrupted; what was trained is kept, go on with: {again}") from error
+            raise InterruptedRunError(f"interrupted; what was trained is kept, resume with: {again}") from error
         options["command"] = command
         result = Finetuning(run, options, data, corrected(results), time.perf_counter() - started, before)
         distributed.on_main(lambda: writer.finish(result))

@@ -25,7 +25,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Every row once an epoch, in an order of its own; the last batch is smaller where they do not come out even."""
+    """Every row once per epoch, in an order of its own; the last batch may be smaller."""
 
     rows: int
     batch_size: int
@@ -40,7 +40,7 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Balanced:
-    """Some classes a batch and some rows of each: what losses on pairs need, where most pairs would be of two classes.
+    """Some classes per batch and some rows of each: what losses on pairs need, since otherwise most pairs have two classes.
 
     Classes take turns: each comes once before any comes again. So do the rows of a class, over the batches of an epoch. A class
     with fewer rows gives them all, and none twice in a batch. An epoch has as many batches as it takes to draw as many rows as
@@ -80,7 +80,7 @@ def build_sampler(spec: str, labels: Array, batch_size: int, seed: int) -> Sampl
     """Make a sampler from `shuffled`, or `balanced(classes=32, samples=8)`, for (N,) labels in 0..K-1.
 
     With fewer classes than a batch would take, it takes them all. UsageError for another name or option, fewer than two
-    classes or samples a batch.
+    classes or samples per batch.
     """
     name, options = check_sampler(spec)
     if name == "shuffled":

@@ -162,7 +162,7 @@ def read_label_map(path: Path | str) -> dict[str, str]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV in UTF-8: {error}") from error
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from error
     return mapping
 
 
@@ -177,7 +177,7 @@ def _in_split(features: FeatureSet, names: tuple[str, ...]) -> Mask:
 
 
 def _drawn(labels: np.ndarray[Any, Any], among: Mask, share: float, seed: int) -> Mask:
-    """Draw a share of each class among some rows: at least one where there are two, and never all."""
+    """Draw a share of each class among some rows: at least one of two or more, and never all."""
     mask = np.zeros(len(labels), dtype=bool)
     generator = np.random.default_rng(seed)
     for label in np.unique(labels[among]):

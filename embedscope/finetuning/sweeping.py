@@ -42,7 +42,7 @@ def run_objective(work: Trials, objective: str, folders: Mapping[str, str], firs
                 break
         note = found[-1].diverged
         if note and len(folders) == 1:
-            raise InputError(f"{note}; what else was trained is kept: --resume without this objective goes on with it")
+            raise InputError(f"{note}; what else was trained is kept; continue without this objective with --resume")
         values = [] if note else [each.validation for each in found if each.validation is not None]
         mean = float(np.mean(values)) if values else None
         candidates.append(Candidate(point, tuple(values), mean, tuple(directories[: len(found)]), note))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from embedscope import distributed
 from embedscope.errors import InputError
-from embedscope.finetuning.optimisation import Schedule, build_optimizer
+from embedscope.finetuning.optimization import Schedule, build_optimizer
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.finetuning.validation import criterion, validate
 from embedscope.losses.expression import Objective, build
@@ -42,7 +42,7 @@ class Training:
 
     Attributes:
         head: as it is after the last epoch; after `run`, with the weights of the best one, in evaluation mode.
-        log: a line an epoch: epoch, objective, each term by name, learning_rate at its start, and val_loss, val_accuracy,
+        log: one line per epoch: epoch, objective, each term by name, learning_rate at its start, and val_loss, val_accuracy,
             val_macro_f1 and the criterion on the validation rows.
         epoch: that was run last.
         best_epoch: whose weights are kept: the best on the validation rows of those with all terms, the later of equals; the
@@ -104,7 +104,7 @@ class Training:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes from epoch to epoch; with it, another process goes on as this one would have."""
+        """All that changes from epoch to epoch; with it, another process continues as this one would have."""
         cuda = self.material.labels.device.type == "cuda"
         return {
             "head": self.head.state_dict(),
@@ -170,7 +170,7 @@ class Training:
         return found or ["their sum"]
 
     def _forward(self, batch: np.ndarray[Any, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute what is minimised on a batch, and what is logged of it."""
+        """Compute what is minimized on a batch, and what is logged of it."""
         whole = torch.from_numpy(batch)
         device = self.material.labels.device
         own = whole[distributed.share(len(batch))]

@@ -35,7 +35,7 @@ _SECONDS_BETWEEN_STATES = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to; its head is in the run.
+    """The outcome of a training; its head is in the run.
 
     Attributes:
         epochs: trained.

@@ -100,7 +100,7 @@ def try_out(module: nn.Module, name: str, num_classes: int, dim: int) -> None:
         rows = torch.randn(8, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
         labels = torch.arange(8) % min(2, num_classes)
         try:
-            for _ in range(2):  # some keep a state, and cannot go on from it
+            for _ in range(2):  # some keep a state, and fail on it
                 module(rows, labels, rows).backward()
         except Exception as error:
             library = error.__cause__ if isinstance(error.__cause__, Exception) else error

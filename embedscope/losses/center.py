@@ -16,11 +16,11 @@ class center(nn.Module):
 
         L = 1 / (2 B) sum |x - c_y|²,    and then    c_j += alpha sum over rows of j of (x - c_j) / (1 + n_j)
 
-    It is of the order of the squared length of the rows, which are not normalised, and alone it collapses them: add it to a
+    It is of the order of the squared length of the rows, which are not normalized, and alone it collapses them: add it to a
     cross-entropy with a small weight (0.003 in the paper). The paper's equation is a sum; the mean, the form in common use,
-    does not depend on the batch size. The centres are no parameters: they follow the paper's rule in each forward pass in
+    does not depend on the batch size. The centres are not parameters: they follow the paper's rule in each forward pass in
     training mode, after the loss is computed, and stay as they are in evaluation mode. They start at 0 [ours]. A class that is
-    not in the batch keeps its centre; one class or one member are no special cases.
+    not in the batch keeps its centre; one class or one member need no special care.
 
     Args:
         num_classes: K.

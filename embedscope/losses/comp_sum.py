@@ -23,7 +23,7 @@ class comp_sum(nn.Module):
         tau = 2      1 - p            mean absolute error (MAE), half the L1 distance to the label; at most 1
 
     Above 1 the loss is at most 1 / (tau - 1), and its gradient vanishes where p does: a head that starts wrong stays so for
-    long. Below 1 the loss grows with 1/p; where that would pass the square root of the largest number, it goes on along a
+    long. Below 1 the loss grows with 1/p; where that would pass the square root of the largest number, it continues along a
     straight line.
 
     Args:

@@ -1,4 +1,4 @@
-"""ElasticFace: a normalised softmax with an angular margin that is drawn anew for every sample; ArcFace and CosFace."""
+"""ElasticFace: a normalized softmax with an angular margin that is drawn anew for every sample; ArcFace and CosFace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Magnet loss with one cluster a class."""
+"""Magnet loss with one cluster per class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class magnet(nn.Module):
 
     With means and spread of the batch, s2 = sum |r - own mean|² / (B - 1), summed over dimensions and pooled over classes,
         L(n) = [ d(n, own)² / (2 s2) + alpha + ln sum_{c != own} exp(-d(n, c)² / (2 s2)) ]_+
-    and the mean of L(n) over the batch, in nats (eq. 5 with one cluster a class instead of k-means in each; public code often
+    and the mean of L(n) over the batch, in nats (eq. 5 with one cluster per class instead of k-means in each; public code often
     divides by 2 s2² by mistake, which this does not). s2 is in the graph: detached, training collapses. The value does
     not depend on the scale of the features. The sum of d(n, own)² / (2 s2) is then (B - 1) / 2 whatever the features are, so
     that the hinge and the other classes do the work.

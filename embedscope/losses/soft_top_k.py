@@ -65,7 +65,7 @@ class soft_top_k(nn.Module):
     positives those of the same class; a class with more than k other members cannot be all in. On logits, the candidates are
     the classes, and the label is the positive.
 
-    A sample that is alone in its class counts as 0, and stays a candidate to the others. Where there are no more than k
+    A sample that is alone in its class counts as 0, and stays a candidate to the others. If there are no more than k
     candidates all of them are in, and the loss is 0 with a graph; so it is for a batch without positives. A row of zeros has
     cosine 0 to all others and no gradient.
 

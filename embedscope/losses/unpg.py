@@ -1,4 +1,4 @@
-"""UNPG: a normalised softmax with a margin whose negatives are class vectors and, as well, pairs of the batch."""
+"""UNPG: a normalized softmax with a margin whose negatives are class vectors and, as well, pairs of the batch."""
 
 from __future__ import annotations
 

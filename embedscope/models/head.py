@@ -98,7 +98,7 @@ def open_head(path: Path | str) -> TrainedHead:
     if not path.exists():
         raise InputError(f"no such file: {path}")
     tensors, notes = read_head(path)
-    with explained(f"{path} is no head that finetune wrote", "give a head.safetensors of a run directory"):
+    with explained(f"{path} is not a head that finetune wrote", "give a head.safetensors of a run directory"):
         if not notes.classes or notes.dim < 1:
             raise ValueError(f"{len(notes.classes)} classes, {notes.dim} dimensions")
         head = build_head(notes.head, notes.dim, len(notes.classes), 1.0)

@@ -1,4 +1,4 @@
-"""What a run of finetune came to: the records, and run.json, which this module alone writes and reads."""
+"""The results of a run of finetune: the records, and run.json, which this module alone writes and reads."""
 
 from __future__ import annotations
 

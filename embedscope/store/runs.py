@@ -4,10 +4,10 @@
     before.h5                             the held-out rows as they came in, a feature store
     <objective>/trial-<n>/after.h5        the same rows in the embedding of the trained head
     <objective>/trial-<n>/head.safetensors
-    <objective>/trial-<n>/log.csv         one line an epoch
+    <objective>/trial-<n>/log.csv         one line per epoch
 
 Of a sweep, the objectives that were not chosen have head and log alone. Written to `RUN.partial` and renamed when complete;
-`progress/` in it has what a run needs that goes on, and is gone then.
+`progress/` in it holds what resuming needs, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
         if path.resolve() == Path.cwd():
             raise OutputError(f"output {path} is the current folder; give a run a folder of its own")
         if partial.exists() and not (partial / _PROGRESS).is_dir():
-            raise OutputError(f"{partial} is in the way, and is no unfinished run; move it, or choose another name")
+            raise OutputError(f"{partial} exists but is not an unfinished run; move it or choose another name")
         if partial.exists() and not resume and not overwrite:
-            raise OutputError(f"{partial} is an unfinished run: --resume goes on with it, --overwrite starts again")
+            raise OutputError(f"{partial} is an unfinished run: continue it with --resume, or start again with --overwrite")
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
         if not is_run(str(path)):
-            raise OutputError(f"output {path} exists and is no run of finetune; choose another name")
+            raise OutputError(f"output {path} exists and is not a run of finetune; choose another name")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     if resume and not partial.exists():
@@ -75,13 +75,13 @@ class RunWriter:
     """A run directory in the making; use as a context manager, and `finish` it.
 
     It lies in `RUN.partial`, which no other process may write to meanwhile. Leaving the context unfinished keeps what was done
-    there, for a run that goes on with it, and nothing if nothing was. OutputError for whatever the file system refuses.
+    there, for a run that resumes, and nothing if nothing was. OutputError for whatever the file system refuses.
 
     Args:
         path: of the run.
-        begun: what decides the results; a run goes on only with the same.
+        begun: what decides the results; a run resumes only with the same.
         overwrite: replace an earlier run, finished or not.
-        resume: go on with an unfinished one.
+        resume: continue an unfinished one.
     """
 
     def __init__(self, path: Path, begun: Mapping[str, Any], *, overwrite: bool, resume: bool = False) -> None:
@@ -114,8 +114,8 @@ class RunWriter:
             if (before := earlier.get(key)) != (now := self._begun.get(key)):
                 self._lock.close()
                 raise OutputError(
-                    f"{self.partial} was begun with another {key}: {str(before)[:80]}, now {str(now)[:80]}; resume with what "
-                    "it was begun with, or pass --overwrite without --resume to start again"
+                    f"{self.partial} was started with a different {key}: {str(before)[:80]}, now {str(now)[:80]}; resume with "
+                    "the original settings, or pass --overwrite without --resume to start again"
                 )
         return self
 
@@ -128,7 +128,7 @@ class RunWriter:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything was trained that a run could go on with, or that a user would miss."""
+        """Whether anything was trained that a run could resume from, or that a user would miss."""
         return any((self.partial / _PROGRESS).glob("*.state.pt")) or any(self.partial.glob("**/head.safetensors"))
 
     def write_before(self, held_out: FeatureSet, provenance: Mapping[str, Any]) -> None:
@@ -147,7 +147,7 @@ class RunWriter:
         return tensors
 
     def write_log(self, directory: str, log: Sequence[Mapping[str, float]]) -> None:
-        """Write a line an epoch; a value that an epoch lacks is empty."""
+        """Write one line per epoch; a value that an epoch lacks is empty."""
         (self.partial / directory).mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(key for line in log for key in line))
         with (self.partial / directory / "log.csv").open("w", newline="", encoding="utf-8") as file:
@@ -160,7 +160,7 @@ class RunWriter:
         self._write_store(f"{directory}/after.h5", held_out, embedding, "embedding", provenance)
 
     def note(self, directory: str, what: str, fields: Mapping[str, Any]) -> None:
-        """Note what was found of a trial, for a run that goes on."""
+        """Note what was found of a trial, for a run that resumes."""
         _write_json(self._progress(directory, f"{what}.json"), fields)
 
     def noted(self, directory: str, what: str) -> dict[str, Any] | None:
@@ -197,7 +197,7 @@ class RunWriter:
             ]
         }
         for path in self.partial.iterdir():
-            if path.name not in kept:  # of an objective that a run did not go on with
+            if path.name not in kept:  # of an objective that a resumed run left out
                 shutil.rmtree(path)
         with tempfile.TemporaryDirectory(prefix=f"{self.path.name[:100]}.", suffix=".earlier", dir=self.path.parent) as earlier:
             if self.path.exists():  # out of the way first, so that at no moment half of a run bears the name
@@ -282,7 +282,7 @@ def open_run(source: str) -> list[FeatureSet]:
 
 
 def read_log(source: str, trial: Trial) -> dict[str, list[float]]:
-    """Read the log of a trial, a list an epoch under the name of each column; NaN where an epoch has no value."""
+    """Read the log of a trial, one list per epoch under the name of each column; NaN where an epoch has no value."""
     path = Path(source) / trial.directory / "log.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:

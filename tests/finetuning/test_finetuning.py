@@ -159,7 +159,7 @@ def test_existing_run_is_refused_or_replaced(run, features, tmp_path):
 def test_other_folders_are_never_replaced(features, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(OutputError, match="exists and is no run of finetune"):
+    with pytest.raises(OutputError, match="exists and is not a run of finetune"):
         finetune(features, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
@@ -167,7 +167,7 @@ def test_other_folders_are_never_replaced(features, tmp_path):
 def test_folder_with_another_run_json_is_never_replaced(features, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "run.json").write_text('{"schema": "other"}')
-    with pytest.raises(OutputError, match="exists and is no run of finetune"):
+    with pytest.raises(OutputError, match="exists and is not a run of finetune"):
         finetune(features, tmp_path / "mine", overwrite=True)
 
 

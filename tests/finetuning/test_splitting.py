@@ -144,7 +144,7 @@ def test_label_map_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*map.csv: No such file"):
         read_label_map(tmp_path / "map.csv")
     (tmp_path / "map.csv").write_bytes(b"\xff\xfe\x00,")
-    with pytest.raises(InputError, match="is no CSV in UTF-8"):
+    with pytest.raises(InputError, match="is not a CSV file in UTF-8"):
         read_label_map(tmp_path / "map.csv")
 
 
