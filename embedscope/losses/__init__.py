@@ -45,7 +45,7 @@ def loss(*, reference: str, classes: int = 1, family: bool = False) -> Callable[
         family: see `LossDeclaration`.
 
     Raises:
-        TypeError: the class has neither `forward` nor `per_sample`.
+        TypeError: the class has neither `forward` nor `per_sample`, or with other arguments; the function gave no module.
     """
     if classes not in (1, 2):
         raise ValueError(f"classes of a loss is 1 or 2, got {classes}")
@@ -59,10 +59,12 @@ def loss(*, reference: str, classes: int = 1, family: bool = False) -> Callable[
 
         @functools.wraps(factory)
         def make(*args: Any, **options: Any) -> nn.Module:
-            module: Any = factory(*args, **options)
+            module = factory(*args, **options)
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"the loss {factory.__name__} gave {type(module).__name__}, and not a torch.nn.Module")
             _complete(type(module))
-            module.declaration = declaration
-            return module  # type: ignore[no-any-return]
+            module.declaration = declaration  # type: ignore[assignment]
+            return module
 
         make.declaration = declaration  # type: ignore[attr-defined]
         return make
@@ -86,6 +88,9 @@ def _precise(formula: Any, *, reduced: bool = False) -> Any:
     """Compute a formula in float32 at least, outside of autocast; for too few classes give zeros, or their sum if `reduced`."""
     if hasattr(formula, "is_precise"):  # of a class that was completed before, or of its base
         return formula
+    taken = list(inspect.signature(formula).parameters)[1:]
+    if taken != ["features", "labels", "logits"]:  # a class of torch, say, that is not to be changed under others
+        raise TypeError(f"{formula.__qualname__} takes ({', '.join(taken)}); that of a loss takes (features, labels, logits)")
 
     @functools.wraps(formula)
     def compute(self: nn.Module, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:

@@ -89,6 +89,25 @@ def test_a_class_without_a_formula_is_refused():
             pass
 
 
+def test_a_function_that_gives_a_class_of_torch_is_refused():
+    """Wrapping it would change it for everybody."""
+    before = nn.TripletMarginLoss.forward
+    made = loss(reference="doi:none")(lambda num_classes, dim: nn.TripletMarginLoss())
+    with pytest.raises(
+        TypeError, match=r"TripletMarginLoss.forward takes \(anchor, positive, negative\); that of a loss takes"
+    ):
+        made(3, 4)
+    assert nn.TripletMarginLoss.forward is before
+
+
+def test_a_function_that_gives_no_module_is_refused():
+    def forgetful(num_classes, dim):
+        pass
+
+    with pytest.raises(TypeError, match="the loss forgetful gave NoneType, and not a torch"):
+        loss(reference="doi:none")(forgetful)(3, 4)
+
+
 def test_other_numbers_of_classes_are_refused():
     with pytest.raises(ValueError, match="classes of a loss is 1 or 2, got 3"):
         loss(reference="doi:none", classes=3)
