@@ -170,17 +170,18 @@ class _Document:
 
 
 def as_json(result: Finetuning) -> dict[str, Any]:
-    """Lay a run out as run.json has it; `before` stands in every trial too."""
+    """Lay a run out in JSON values, as run.json has it; `before` stands in every trial too."""
     document = asdict(result)
     del document["path"]
     for objective in document["objectives"]:
         objective["trials"] = [{**trial, "before": document["before"]} for trial in objective["trials"]]
-    return {"schema": SCHEMA, "embedscope": __version__, **document}
+    found: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, "embedscope": __version__, **document}, allow_nan=False))
+    return found
 
 
 def write_run(path: Path, result: Finetuning) -> None:
     """Write run.json into a directory."""
-    text = json.dumps(as_json(result), indent=1, allow_nan=False)
+    text = json.dumps(as_json(result), indent=1)
     (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 

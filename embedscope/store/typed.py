@@ -11,7 +11,10 @@ from typing import Any
 
 from embedscope.errors import InputError
 
-_NAMES = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
+_NAMES = {str: "text in UTF-8", int: "a whole number", float: "a number below 1e100", bool: "true or false"}
+
+# Larger numbers are damage, and their squares would overflow where they are drawn.
+_LARGEST = 1e100
 
 
 def read(kind: Any, value: Any, where: str) -> Any:
@@ -24,7 +27,8 @@ def read(kind: Any, value: Any, where: str) -> Any:
     """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
-        return value
+        checked: dict[type, Any] = {dict: Mapping[str, Any], list: tuple[Any, ...], str: str}
+        return read(checked[type(value)], value, where) if type(value) in checked else value
     if origin in (typing.Union, UnionType):
         (inner,) = (part for part in parts if part is not NoneType)
         return None if value is None else read(inner, value, where)
@@ -38,10 +42,12 @@ def read(kind: Any, value: Any, where: str) -> Any:
     if origin is Mapping:
         if not isinstance(value, dict):
             raise _mismatch(where, "an object", value)
-        return {key: read(parts[1], each, f"{where}{_below(key)}") for key, each in value.items()}
+        return {
+            read(str, key, f"a key of {where}"): read(parts[1], each, f"{where}{_below(key)}") for key, each in value.items()
+        }
     if kind is float:
         return _number(value, where)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is str and not _is_plain(value)):
         raise _mismatch(where, _NAMES[kind], value)
     return value
 
@@ -58,6 +64,15 @@ def _record(kind: Any, value: Any, where: str) -> Any:
     return kind(**found)
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a text can be written and drawn: JSON can hold half of a surrogate pair, and NUL."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def _below(key: str) -> str:
     return f".{key}" if key.isidentifier() else f"[{key[:40]!r}]"
 
@@ -67,10 +82,10 @@ def _number(value: Any, where: str) -> float:
         number = math.nan if isinstance(value, bool | str) else float(value)
     except (TypeError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) < _LARGEST:
         raise _mismatch(where, _NAMES[float], value)
     return number
 
 
 def _mismatch(where: str, wanted: str, value: Any) -> InputError:
-    return InputError(f"{where} has to be {wanted}, got {str(value)[:40]!r}")
+    return InputError(f"{where} has to be {wanted}, got {str(value)[:40]!a}")

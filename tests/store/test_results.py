@@ -34,7 +34,7 @@ def made(path):
         ObjectiveResult("ce", trials, summary, "[1,2]*ce", (candidate,), ("a",)),
     )
     data = RunData(train=60, test=20, validation=10, name="late", dimensions=8, classes=3)
-    return Finetuning(path, {"epochs": 5, "objectives": ["ce"]}, data, (plain, swept), 3.5, {"silhouette": 0.25, "gini": None})
+    return Finetuning(path, {"epochs": 5, "objectives": ("ce",)}, data, (plain, swept), 3.5, {"silhouette": 0.25, "gini": None})
 
 
 @pytest.fixture
@@ -91,11 +91,15 @@ TRIAL = ("objectives", 0, "trials", 0)
         (put("schema", value="embedscope.finetune/9"), "its schema is not embedscope.finetune/1"),
         (put("data", "train", value="many"), r"run.data.train has to be a whole number, got 'many'"),
         (put(*TRIAL, "seed", value=True), r"run.objectives\[0\].trials\[0\].seed has to be a whole number, got 'True'"),
-        (put(*TRIAL, "after", "silhouette", value="good"), r"after.silhouette has to be a finite number, got 'good'"),
-        (put(*TRIAL, "seconds", value=10**400), "seconds has to be a finite number, got '1000"),
+        (put(*TRIAL, "after", "silhouette", value="good"), r"after.silhouette has to be a number below 1e100, got 'good'"),
+        (put(*TRIAL, "seconds", value=10**400), "seconds has to be a number below 1e100, got '1000"),
         (put(*TRIAL, "seconds", value=float("nan")), "NaN is not JSON"),
         (put(*TRIAL, "directory", value="../../etc"), r"'\.\./\.\./etc' is not a directory of the run"),
         (put(*TRIAL, "directory", value="/etc"), "'/etc' is not a directory of the run"),
+        (put(*TRIAL, "after", "gini", value=-1e308), "gini has to be a number below 1e100, got '-1e\\+308'"),
+        (put("objectives", 0, "expression", value="a\ud800"), r"expression has to be text in UTF-8, got 'a\\ud800'"),
+        (put("options", "note", value=[{"\0": 1}]), r"a key of run.options.note\[0\] has to be text in UTF-8, got '\\x00'"),
+        (put("data", "layer", value="a\0b"), r"data.layer has to be text in UTF-8, got 'a\\x00b'"),
         (put("objectives", 1, "summary", "gini", value=[]), r"objectives\[1\].summary.gini has to be an object, got '\[\]'"),
         (put("objectives", 0, "summary", "silhouette", "ci95", value=[1]), "ci95 has to be a list of 2, got"),
         (put("objectives", 0, "trials", value=[]), "an objective without trials"),
@@ -103,7 +107,7 @@ TRIAL = ("objectives", 0, "trials", 0)
         (put("objectives", value={}), "run.objectives has to be a list, got"),
         (put("options", value=3), "run.options has to be an object, got '3'"),
         (put("before", value=[]), "run.before has to be an object, got"),
-        (put("objectives", 0, "warnings", value=[3]), r"warnings\[0\] has to be text, got '3'"),
+        (put("objectives", 0, "warnings", value=[3]), r"warnings\[0\] has to be text in UTF-8, got '3'"),
     ],
 )
 def test_damage_is_named(folder, change, message):
