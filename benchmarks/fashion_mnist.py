@@ -92,7 +92,7 @@ def main(folder: str, output: str) -> None:
         resume=(place / "run.partial").exists(),
         overwrite=True,
     )
-    print(json.dumps(result.objectives[0].trials[0].before, indent=1))
+    print(json.dumps(dict(result.before), indent=1))
     print("| objective | " + " | ".join(SHOWN) + " |")
     for done in result.objectives:
         cells = [f"{done.summary[name].mean:.4f} ± {done.summary[name].std:.4f}" for name in SHOWN]

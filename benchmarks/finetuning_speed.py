@@ -4,7 +4,9 @@ import torch
 from _timing import side_by_side
 from torch import nn
 
-from embedscope.finetuning.training import Material, Recipe, Training
+from embedscope.finetuning.config import TrainingConfig
+from embedscope.finetuning.material import Material
+from embedscope.finetuning.training import Training
 from embedscope.models.head import build_head
 from embedscope.progress import untracked
 
@@ -34,15 +36,15 @@ def main() -> None:
     features = torch.randn(CLASSES, DIM, generator=generator)[labels] + torch.randn(ROWS, DIM, generator=generator)
     held, rest = torch.arange(ROWS) < ROWS // 10, torch.arange(ROWS) >= ROWS // 10
     for spec in ("mlp(256, 128)", "linear"):
-        recipe = Recipe(head=spec, epochs=EPOCHS, batch_size=BATCH)
+        config = TrainingConfig(head=spec, epochs=EPOCHS, batch_size=BATCH)
         materials = {
             "all rows, no validation": Material(features, labels, CLASSES, 1.0),
             "a tenth to validate on": Material(features[rest], labels[rest], CLASSES, 1.0, features[held], labels[held]),
         }
         for name, material in materials.items():
 
-            def trained(material=material, recipe=recipe) -> None:
-                Training(material, recipe, "ce", 0).run(untracked, lambda: None)
+            def trained(material=material, config=config) -> None:
+                Training(material, config, "ce", 0).run(untracked, lambda: None)
 
             def loop(material=material, spec=spec) -> None:
                 by_hand(material.features, material.labels, spec)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embedscope.evaluation import score as score
     from embedscope.extraction import extract as extract
     from embedscope.extraction import list_layers as list_layers
+    from embedscope.finetuning import TrainingConfig as TrainingConfig
     from embedscope.finetuning import finetune as finetune
     from embedscope.models import open_model as open_model
     from embedscope.plotting import plot as plot
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EmbedscopeError": "errors",
+    "TrainingConfig": "finetuning",
     "extract": "extraction",
     "finetune": "finetuning",
     "list_layers": "extraction",

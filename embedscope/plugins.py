@@ -9,10 +9,11 @@ A metric, `metrics/foo.py`:
     @metric(better="higher", bounds=(0, 1), invariant=("rotation",), reference="doi:…")
     def foo(features, labels, *, k=5): ...     # (N, D), (N,) -> Result
 
-A loss, `losses/foo.py`, is likewise `foo(num_classes, dim, *, options) -> nn.Module` under `@loss(reference=…)`, whose
-`forward(features, labels, logits)` is a scalar. A model source is `models/foo.py`, `foo(location, *args, **options) ->
-Encoder`, typed `foo:location(options)`; a data source is `data/foo.py`, `foo(location, *, options) -> Dataset`, typed likewise.
-A source under `@recognises(…)` also opens bare paths, without `foo:` before them.
+A loss, `losses/foo.py`, is likewise `foo(num_classes, dim, *, options) -> nn.Module` under `@loss(reference=…)`: a class whose
+`forward(features, labels, logits)` is a scalar, or whose `per_sample` gives (B,) values to be averaged. A model source is
+`models/foo.py`, `foo(location, *args, **options) -> Encoder`, typed `foo:location(options)`; a data source is `data/foo.py`,
+`foo(location, *, options) -> Dataset`, typed likewise. A source under `@recognises(…)` also opens bare paths, without `foo:`
+before them.
 
 A kind of plot, `plotting/foo.py`, has its numbers apart from its drawing:
 
@@ -58,8 +59,8 @@ class Spec:
     """A name with its options, as a user types it: `soft_silhouette(tau_s=0.2)`, `mlp(128, 64)`."""
 
     name: str
-    args: tuple[Any, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = field(default=(), hash=False)  # may hold lists
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         inner = [repr(arg) for arg in self.args] + [f"{key}={value!r}" for key, value in self.options.items()]

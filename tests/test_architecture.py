@@ -20,7 +20,7 @@ PACKAGE = Path(embedscope.__file__).parent
 ROOT = Path(__file__).parent.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
-    {"_version", "errors", "progress", "records", "text"},
+    {"_version", "errors", "progress", "text"},
     {"plugins", "distributed", "devices"},
     {"ops"},
     {"metrics", "losses", "store"},

@@ -37,7 +37,7 @@ class Bank(Protocol):
     def __getitem__(self, rows: Any, /) -> Tensor: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chosen:
     """The rows of a bank at some positions, as features that are read in blocks."""
 
@@ -110,7 +110,7 @@ class DiskBank:
 def place(features: Rows, device: torch.device, memory: int, folder: Path) -> Bank:
     """Bring rows to the device if they take at most `memory` bytes as float32, else to a nameless file in the folder.
 
-    The file is gone when the bank is, whatever ends the program. OutputError where it cannot be written.
+    The file is gone when the bank is, whatever ends the program. OutputError if it cannot be written.
     """
     rows, width = features.shape
     if rows * width * 4 <= memory:

@@ -1,4 +1,4 @@
-"""What trials come to: means, paired differences with the first objective, and sentences that say no more than they show."""
+"""What trials show: means, paired differences with the first objective, and sentences that say no more than they show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from embedscope.ops.statistics import holm, mean_and_std, paired_difference
-from embedscope.records import Finetuning, ObjectiveResult, Summary, Trial
+from embedscope.store.results import Finetuning, ObjectiveResult, Summary, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,14 +32,14 @@ def summarised(trials: Sequence[Trial], first: Sequence[Trial] | None) -> dict[s
     return summary
 
 
-def corrected(results: Sequence[ObjectiveResult]) -> list[ObjectiveResult]:
+def corrected(results: Sequence[ObjectiveResult]) -> tuple[ObjectiveResult, ...]:
     """Correct the p-values for the number of comparisons: of every metric, of every objective with the first."""
     everything = [(place, name) for place, result in enumerate(results) for name in result.summary]
     found = {}
     for test in ("p_value", "wilcoxon_p"):
         p_values = {key: p for key in everything if (p := getattr(results[key[0]].summary[key[1]], test)) is not None}
         found[test] = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [
+    return tuple(
         replace(
             result,
             summary={
@@ -52,7 +52,7 @@ def corrected(results: Sequence[ObjectiveResult]) -> list[ObjectiveResult]:
             },
         )
         for place, result in enumerate(results)
-    ]
+    )
 
 
 def conclusions(result: Finetuning) -> list[str]:

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from embedscope import plugins
-from embedscope.errors import check_whole
+from embedscope.finetuning.specs import check_sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Array = np.ndarray[Any, Any]
-
-_OPTIONS: dict[str, dict[str, Any]] = {"shuffled": {}, "balanced": {"classes": 32, "samples": 8}}
 
 
 class Sampler(Protocol):
@@ -28,7 +25,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Every row once an epoch, in an order of its own; the last batch is smaller where they do not come out even."""
+    """Every row once per epoch, in an order of its own; the last batch may be smaller."""
 
     rows: int
     batch_size: int
@@ -43,7 +40,7 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Balanced:
-    """Some classes a batch and some rows of each: what losses on pairs need, where most pairs would be of two classes.
+    """Some classes per batch and some rows of each: what losses on pairs need, since otherwise most pairs have two classes.
 
     Classes take turns: each comes once before any comes again. So do the rows of a class, over the batches of an epoch. A class
     with fewer rows gives them all, and none twice in a batch. An epoch has as many batches as it takes to draw as many rows as
@@ -83,11 +80,10 @@ def build_sampler(spec: str, labels: Array, batch_size: int, seed: int) -> Sampl
     """Make a sampler from `shuffled`, or `balanced(classes=32, samples=8)`, for (N,) labels in 0..K-1.
 
     With fewer classes than a batch would take, it takes them all. UsageError for another name or option, fewer than two
-    classes or samples a batch.
+    classes or samples per batch.
     """
-    name, options = plugins.choose("sampler", spec, _OPTIONS)
+    name, options = check_sampler(spec)
     if name == "shuffled":
         return Shuffled(len(labels), batch_size, seed)
-    chosen = {option: check_whole(f"{option} of balanced", value, low=2) for option, value in options.items()}
     members = tuple(np.flatnonzero(labels == code) for code in range(int(labels.max()) + 1))
-    return Balanced(members, min(chosen["classes"], len(members)), chosen["samples"], seed)
+    return Balanced(members, min(options["classes"], len(members)), options["samples"], seed)

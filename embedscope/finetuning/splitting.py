@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import InputError, unknown
 from embedscope.ops.blocks import row_slices
 from embedscope.store import select, select_labelled
 
@@ -25,7 +25,7 @@ _TEST = ("test", "testing")
 _VALIDATION = ("val", "valid", "validation", "dev")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parts:
     """Labelled rows by what they are for.
 
@@ -56,17 +56,12 @@ def part(
 
     Test rows are those of `other`, whose class names are those of the features (see `with_classes_of`), or of the split
     "test", or a share of every class. Validation rows are those of the split "val", or a share of every class of the rest;
-    none with a share of 0. A class with one row stays in training. Rows of the split "test" are never trained on, whatever is
-    tested on.
+    none with a share of 0. The shares are those of `TrainingConfig`, which checks them. A class with one row stays in
+    training. Rows of the split "test" are never trained on, whatever is tested on.
 
     Raises:
-        UsageError: a share outside its range.
         InputError: fewer than two classes to train on or to test, or a class of those held out that is not trained on.
     """
-    if not 0 < test_share < 1:
-        raise UsageError(f"the share of rows to hold out has to be between 0 and 1, got {test_share}")
-    if not 0 <= val_share < 1:
-        raise UsageError(f"the share of rows to validate on has to be from 0 to below 1, got {val_share}")
     rest = ~_in_split(features, _TEST)
     named = _in_split(features, _VALIDATION) & bool(val_share)
     if other is not None:
@@ -167,7 +162,7 @@ def read_label_map(path: Path | str) -> dict[str, str]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV in UTF-8: {error}") from error
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from error
     return mapping
 
 
@@ -182,7 +177,7 @@ def _in_split(features: FeatureSet, names: tuple[str, ...]) -> Mask:
 
 
 def _drawn(labels: np.ndarray[Any, Any], among: Mask, share: float, seed: int) -> Mask:
-    """Draw a share of each class among some rows: at least one where there are two, and never all."""
+    """Draw a share of each class among some rows: at least one of two or more, and never all."""
     mask = np.zeros(len(labels), dtype=bool)
     generator = np.random.default_rng(seed)
     for label in np.unique(labels[among]):

@@ -6,77 +6,27 @@ objective, which sees the whole batch, and the head's gradients are added up. Lo
 
 from __future__ import annotations
 
-import math
-import operator
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from embedscope import distributed, plugins
-from embedscope.errors import InputError, UsageError, unknown
-from embedscope.evaluation import evaluate
-from embedscope.finetuning.measuring import macro_f1
-from embedscope.finetuning.optimisation import Schedule, build_optimizer
+from embedscope import distributed
+from embedscope.errors import InputError
+from embedscope.finetuning.optimization import Schedule, build_optimizer
 from embedscope.finetuning.sampling import build_sampler
+from embedscope.finetuning.validation import criterion, validate
 from embedscope.losses.expression import Objective, build
-from embedscope.metrics import bind, declaration
 from embedscope.models.head import build_head
-from embedscope.ops import blocks
-from embedscope.ops.blocks import over_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
 
-    from embedscope.finetuning.banks import Bank
-    from embedscope.models.head import Head
-    from embedscope.ops.rows import Rows
+    from embedscope.finetuning.config import TrainingConfig
+    from embedscope.finetuning.material import Material
     from embedscope.progress import Track
-
-# Criteria that come from the classifier; any metric with a direction is one too.
-CLASSIFIED = ("macro_f1", "accuracy")
-
-
-@dataclass(frozen=True)
-class Material:
-    """What all trainings of a run learn from.
-
-    Attributes:
-        features: (N, D) to train on.
-        labels: (N,) int64 in 0..K-1, on the device that trains.
-        num_classes: K.
-        scale: root mean square of the features.
-        validation: (V, D) to choose by, or None.
-        validation_labels: (V,) int64 on the CPU, or None.
-        weights: (N,) of the samples, on the device that trains, or None.
-    """
-
-    features: Bank
-    labels: Tensor
-    num_classes: int
-    scale: float
-    validation: Bank | None = None
-    validation_labels: Tensor | None = None
-    weights: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How all of them learn; see `finetune` for what each field means."""
-
-    head: str = "linear"
-    epochs: int = 50
-    batch_size: int = 128
-    sampler: str = "shuffled"
-    optimizer: str = "adamw"
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    patience: int | None = None
-    select_by: str = "macro_f1"
 
 
 class DivergedError(InputError):
@@ -92,7 +42,7 @@ class Training:
 
     Attributes:
         head: as it is after the last epoch; after `run`, with the weights of the best one, in evaluation mode.
-        log: a line an epoch: epoch, objective, each term by name, learning_rate at its start, and val_loss, val_accuracy,
+        log: one line per epoch: epoch, objective, each term by name, learning_rate at its start, and val_loss, val_accuracy,
             val_macro_f1 and the criterion on the validation rows.
         epoch: that was run last.
         best_epoch: whose weights are kept: the best on the validation rows of those with all terms, the later of equals; the
@@ -102,18 +52,18 @@ class Training:
         warnings: what a user should know, a sentence each.
     """
 
-    def __init__(self, material: Material, recipe: Recipe, objective: str, seed: int) -> None:
-        self.material, self.recipe, self.objective, self.seed = material, recipe, objective, seed
+    def __init__(self, material: Material, config: TrainingConfig, objective: str, seed: int) -> None:
+        self.material, self.config, self.objective, self.seed = material, config, objective, seed
         device = material.labels.device
         torch.manual_seed(seed)
-        self.head = build_head(recipe.head, material.features.shape[1], material.num_classes, material.scale).to(device)
+        self.head = build_head(config.head, material.features.shape[1], material.num_classes, material.scale).to(device)
         self.criterion = build(objective, material.num_classes, self.head.classify.in_features).to(device)
         parameters = [*self.head.parameters(), *self.criterion.parameters()]
-        self._optimizer = build_optimizer(recipe.optimizer, parameters, recipe.learning_rate, recipe.weight_decay)
-        self._schedule = Schedule(recipe.schedule, self._optimizer, recipe.epochs)
-        self._sampler = build_sampler(recipe.sampler, material.labels.cpu().numpy(), recipe.batch_size, seed)
+        self._optimizer = build_optimizer(config.optimizer, parameters, config.learning_rate, config.weight_decay)
+        self._schedule = Schedule(config.schedule, self._optimizer, config.epochs)
+        self._sampler = build_sampler(config.sampler, material.labels.cpu().numpy(), config.batch_size, seed)
         self._probes = not self._reaches_logits()
-        self._criterion, self._sign = criterion(recipe.select_by)
+        self._criterion, self._sign = criterion(config.select_by)
         self._complete = max(start for _, start in self.criterion.schedule)  # the epoch from which on all terms count
         self._stale = 0  # epochs since the validation got better
         self._negative = 0.0
@@ -128,13 +78,13 @@ class Training:
         Epochs before the last term is switched on neither count as the best nor towards `patience`. DivergedError at the end of
         an epoch in which the objective was not finite, with the terms that were not; `best_state` is what was good before.
         """
-        left = range(self.epoch + 1, self.recipe.epochs + 1)
+        left = range(self.epoch + 1, self.config.epochs + 1)
         for epoch in track(left, f"training {self.objective} (seed {self.seed})", len(left)):
-            if self.recipe.patience is not None and self._stale >= self.recipe.patience:
+            if self.config.patience is not None and self._stale >= self.config.patience:
                 break
             rate = self._optimizer.param_groups[0]["lr"]
             means = self._run_epoch(epoch)
-            found = self._validate()
+            found = validate(self.head, self.material, self._criterion)
             self.log.append({"epoch": epoch, **means, "learning_rate": rate, **found})
             self.epoch = epoch
             self._keep(found.get(f"val_{self._criterion}"))
@@ -154,7 +104,7 @@ class Training:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes from epoch to epoch; with it, another process goes on as this one would have."""
+        """All that changes from epoch to epoch; with it, another process continues as this one would have."""
         cuda = self.material.labels.device.type == "cuda"
         return {
             "head": self.head.state_dict(),
@@ -185,7 +135,7 @@ class Training:
 
     def _run_epoch(self, epoch: int) -> dict[str, float]:
         """Go through the batches once; return the means of the objective and its terms."""
-        self.criterion.start_epoch(epoch, self.recipe.epochs)
+        self.criterion.start_epoch(epoch, self.config.epochs)
         batches = list(self._sampler.batches(epoch))
         values, names = [], ["objective"]
         for step, batch in enumerate(batches, 1):
@@ -220,7 +170,7 @@ class Training:
         return found or ["their sum"]
 
     def _forward(self, batch: np.ndarray[Any, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute what is minimised on a batch, and what is logged of it."""
+        """Compute what is minimized on a batch, and what is logged of it."""
         whole = torch.from_numpy(batch)
         device = self.material.labels.device
         own = whole[distributed.share(len(batch))]
@@ -263,27 +213,6 @@ class Training:
                     return True
         return False
 
-    def _validate(self) -> dict[str, float]:
-        """Measure the validation rows: val_loss (cross-entropy), val_accuracy, val_macro_f1, and the criterion."""
-        if self.material.validation is None or self.material.validation_labels is None:
-            return {}
-        labels = self.material.validation_labels
-        self.head.eval()
-        embedding, predicted, losses = apply(self.head, self.material.validation, labels)
-        self.head.train()
-        found = {
-            "val_loss": float(losses.double().mean()),
-            "val_accuracy": float((predicted == labels).double().mean()),
-            "val_macro_f1": macro_f1(labels.numpy(), predicted.numpy()),
-        }
-        if self._criterion not in CLASSIFIED:
-            scores = evaluate((embedding, labels), self._criterion, device=self.material.labels.device, memory=blocks.memory())
-            (measured,) = scores.metrics.values()
-            if measured.value is None:
-                raise InputError(f"{self._criterion} has no value on the validation rows: {measured.note}")
-            found[f"val_{self._criterion}"] = measured.value
-        return distributed.broadcast(lambda: found)  # the processes have to choose alike
-
     def _keep(self, value: float | None) -> None:
         """Keep the head if no epoch before was better."""
         if value is None or self.epoch < self._complete:
@@ -296,51 +225,3 @@ class Training:
         if best:
             self.best_epoch, self.best_value = self.epoch, value
             self.best_state = {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
-
-
-def criterion(select_by: str) -> tuple[str, int]:
-    """Return the criterion as it is called in logs, and 1 if higher is better, -1 if lower; UsageError for what is none."""
-    spec = plugins.parse(select_by)
-    spec = replace(spec, name=plugins.canonical(spec.name))
-    if spec.name in CLASSIFIED:
-        if spec != plugins.Spec(spec.name):
-            raise UsageError(f"cannot read the criterion '{select_by}': {spec.name} takes no options")
-        return spec.name, 1
-    known = [*CLASSIFIED, *(name for name in plugins.names("metrics") if declaration(plugins.load("metrics", name)).better)]
-    if spec.name not in known:
-        raise UsageError(unknown("criterion to select by", spec.name, known))
-    return str(spec), 1 if declaration(bind(spec)[0]).better == "higher" else -1
-
-
-def root_mean_square(features: Rows) -> float:
-    """Compute the root mean square of (N, D) features in float64, 1 if all are 0; InputError if float32 cannot train on it."""
-    own = sum(float(block.square().sum()) for _, block in over_rows(features, torch.float64))
-    total = distributed.all_reduce_object(own, operator.add)
-    scale = math.sqrt(total / (features.shape[0] * features.shape[1]))
-    if not scale < 1e30:
-        raise InputError(f"the features are too large to train on in float32 (root mean square {scale:.1e}); divide them first")
-    if 0 < scale < 1e-30:
-        raise InputError(
-            f"the features are too small to train on in float32 (root mean square {scale:.1e}); multiply them first"
-        )
-    return scale or 1.0
-
-
-@torch.inference_mode()
-def apply(head: Head, features: Rows, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a head over any number of (N, D) rows, blockwise; every process gets all of it, on the CPU.
-
-    Returns the embedding (N, E), the predicted classes (N,), and the cross-entropy of each row (N,) with its label (N,).
-    """
-    device = head.scale.device
-    own = distributed.share(features.shape[0])
-    count = own.stop - own.start
-    embedding = torch.empty(count, head.classify.in_features)  # filled block by block: joining blocks would hold them twice
-    predicted, losses = torch.empty(count, dtype=torch.int64), torch.empty(count)
-    for block, rows in over_rows(features, torch.float32, device):
-        found, logits = head(rows)
-        place = slice(block.start - own.start, block.stop - own.start)
-        embedding[place], predicted[place] = found, logits.argmax(dim=1)
-        losses[place] = nn.functional.cross_entropy(logits, labels[block].to(device), reduction="none")
-    whole = distributed.all_gather
-    return whole(embedding), whole(predicted), whole(losses)

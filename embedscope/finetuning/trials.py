@@ -13,16 +13,20 @@ import torch
 from embedscope import distributed
 from embedscope.finetuning.banks import Chosen
 from embedscope.finetuning.measuring import knn_accuracy, macro_f1, measured, searched
-from embedscope.finetuning.training import DivergedError, Training, apply
+from embedscope.finetuning.training import DivergedError, Training
+from embedscope.finetuning.validation import apply
 from embedscope.models.head import build_head
-from embedscope.records import Trial
+from embedscope.store import typed
+from embedscope.store.results import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from embedscope.finetuning.config import TrainingConfig
+    from embedscope.finetuning.material import Material
     from embedscope.finetuning.splitting import Parts
-    from embedscope.finetuning.training import Material, Recipe
     from embedscope.progress import Track
+    from embedscope.store.heads import HeadNotes
     from embedscope.store.runs import RunWriter
 
 # A training that is under way is kept at most so often.
@@ -31,7 +35,7 @@ _SECONDS_BETWEEN_STATES = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to; its head is in the run.
+    """The outcome of a training; its head is in the run.
 
     Attributes:
         epochs: trained.
@@ -56,13 +60,11 @@ class Trials:
     Args:
         parts: the rows.
         material: the same, as training takes them.
-        recipe: how to train.
+        config: how to train.
         writer: of the run; the first process alone writes.
-        notes: what a head's file says beside its tensors.
+        notes: what a head's file says beside its tensors, but for objective, seed and epoch.
         provenance: what the stores say.
-        seed: of the first trial.
         memory: bytes that rows may take.
-        tensorboard: write its event files.
         track: shows progress over epochs.
     """
 
@@ -70,23 +72,21 @@ class Trials:
         self,
         parts: Parts,
         material: Material,
-        recipe: Recipe,
+        config: TrainingConfig,
         writer: RunWriter,
         *,
-        notes: Mapping[str, Any],
+        notes: HeadNotes,
         provenance: Mapping[str, Any],
-        seed: int,
         memory: int,
-        tensorboard: bool,
         track: Track,
     ) -> None:
-        self.parts, self.material, self.recipe, self.seed = parts, material, recipe, seed
+        self.parts, self.material, self.config = parts, material, config
         self._writer, self._notes, self._provenance = writer, notes, provenance
-        self._memory, self._tensorboard, self._track = memory, tensorboard, track
+        self._memory, self._track = memory, track
         self._device = material.labels.device
         self._classes = np.unique(parts.train.labels)
         codes = material.labels.cpu().numpy()
-        self._searched = searched(codes, seed)
+        self._searched = searched(codes, config.seed)
         self._known_codes = codes[self._searched]
 
     def before(self) -> dict[str, float | None]:
@@ -109,22 +109,23 @@ class Trials:
         """Train once, unless it was done. Where the objective is not finite, the last good head is kept."""
 
         def found() -> dict[str, Any]:
-            return asdict(self._trained(objective, directory, self.seed + number))
+            outcome = asdict(self._trained(objective, directory, self.config.seed + number))
+            return {**outcome, "warnings": list(outcome["warnings"])}  # as it is read again
 
         fields = self._noted(directory, "trained", objective, found)
         distributed.on_main(lambda: self._writer.drop_state(directory))
-        return Outcome(**{**fields, "warnings": tuple(fields["warnings"])})
+        outcome: Outcome = typed.read(Outcome, fields, f"{self._writer.partial}: what was noted of {directory}")
+        return outcome
 
-    def measure(
-        self, outcome: Outcome, objective: str, directory: str, number: int, before: Mapping[str, float | None]
-    ) -> Trial:
+    def measure(self, outcome: Outcome, objective: str, directory: str, number: int) -> Trial:
         """Measure the held-out rows in the embedding of the head that was kept, and write them."""
-        after = self._noted(directory, "measured", objective, lambda: self._after(objective, directory, self.seed + number))
+        after = self._noted(
+            directory, "measured", objective, lambda: self._after(objective, directory, self.config.seed + number)
+        )
         return Trial(
-            seed=self.seed + number,
+            seed=self.config.seed + number,
             epochs=outcome.epochs,
             best_epoch=outcome.best_epoch,
-            before=before,
             after=after,
             seconds=outcome.seconds,
             directory=directory,
@@ -137,14 +138,14 @@ class Trials:
         return np.searchsorted(self._classes, self.parts.test.labels)
 
     def _trained(self, objective: str, directory: str, seed: int) -> Outcome:
-        training = Training(self.material, self.recipe, objective, seed)
+        training = Training(self.material, self.config, objective, seed)
         state = distributed.broadcast(lambda: self._writer.saved_state(directory))
         earlier = 0.0
         if state is not None and state["objective"] == objective:
             training.load_state_dict(state["training"])
             earlier = float(state["seconds"])
         started = saved = time.perf_counter()
-        notes = {**self._notes, "objective": objective, "seed": seed}
+        notes = replace(self._notes, objective=objective, seed=seed)
 
         def after_epoch() -> None:
             nonlocal saved
@@ -158,7 +159,9 @@ class Trials:
 
         diverged, tensors = None, None
         with ExitStack() as stack:
-            events = self._events(stack, directory, training.epoch) if self._tensorboard and distributed.rank() == 0 else None
+            events = (
+                self._events(stack, directory, training.epoch) if self.config.tensorboard and distributed.rank() == 0 else None
+            )
             try:
                 training.run(self._track, after_epoch)
                 tensors = training.head.state_dict()
@@ -166,7 +169,7 @@ class Trials:
                 diverged, tensors = str(error), training.best_state
         seconds = earlier + time.perf_counter() - started
         if tensors is not None:
-            kept = {**notes, "epoch": training.best_epoch}
+            kept = replace(notes, epoch=training.best_epoch)
             path = distributed.broadcast(lambda: self._writer.write_head(directory, tensors, kept))
             distributed.on_main(lambda: self._writer.write_log(directory, training.log))
             diverged = diverged and f"{diverged}; the head of epoch {training.best_epoch} is kept: {path}"
@@ -176,7 +179,7 @@ class Trials:
     def _after(self, objective: str, directory: str, seed: int) -> dict[str, float | None]:
         test = self.parts.test
         tensors = distributed.broadcast(lambda: self._writer.read_head(directory))
-        head = build_head(self.recipe.head, self.material.features.shape[1], self.material.num_classes, self.material.scale)
+        head = build_head(self.config.head, self.material.features.shape[1], self.material.num_classes, self.material.scale)
         head.load_state_dict(tensors)
         head.to(self._device).eval()
         embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
@@ -187,7 +190,9 @@ class Trials:
             "macro_f1": macro_f1(self._test, predicted.numpy()),
             "accuracy": float((predicted.numpy() == self._test).mean()),
         }
-        notes = {**self._provenance, "finetune": {**self._notes, "objective": objective, "seed": seed}}
+        noted = asdict(replace(self._notes, objective=objective, seed=seed))
+        del noted["epoch"]
+        notes = {**self._provenance, "finetune": noted}
         distributed.on_main(lambda: self._writer.write_after(directory, test, embedding, notes))
         return found
 

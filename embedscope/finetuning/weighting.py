@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from embedscope import plugins
-from embedscope.errors import check_number, check_whole
+from embedscope.finetuning.specs import check_weights
 from embedscope.ops.blocks import row_slices
 from embedscope.ops.sample_weights import weights
 
@@ -18,20 +17,6 @@ if TYPE_CHECKING:
 
 # Rows that k-means sees at once: its first block has to hold more rows than there are clusters.
 _BLOCK_BYTES = 64 * 2**20
-
-_KINDS: dict[str, dict[str, Any]] = {"dataset_equity": {"eta": 1.0, "gamma": 5.0, "clusters": None}}
-
-
-def check_weights(spec: str | None) -> dict[str, Any]:
-    """Read `dataset_equity(eta=1, gamma=5, clusters=10)` into all of its options; None has none."""
-    if spec is None:
-        return {}
-    _, options = plugins.choose("weighting of samples", spec, _KINDS)
-    for name in ("eta", "gamma"):
-        check_number(f"{name} of dataset_equity", options[name], low=0)
-    if options["clusters"] is not None:
-        check_whole("clusters of dataset_equity", options["clusters"], low=1)
-    return options
 
 
 def sample_weights(spec: str, rows: Bank, num_classes: int, seed: int) -> Tensor:

@@ -100,7 +100,7 @@ def try_out(module: nn.Module, name: str, num_classes: int, dim: int) -> None:
         rows = torch.randn(8, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
         labels = torch.arange(8) % min(2, num_classes)
         try:
-            for _ in range(2):  # some keep a state, and cannot go on from it
+            for _ in range(2):  # some keep a state, and fail on it
                 module(rows, labels, rows).backward()
         except Exception as error:
             library = error.__cause__ if isinstance(error.__cause__, Exception) else error
@@ -134,13 +134,12 @@ def _options(made: type[nn.Module]) -> Mapping[str, Any]:
 
 
 def embedding_rows(features: Tensor, *, unit: bool) -> Tensor:
-    """Prepare (B, D) features of any float dtype for the library: in float32 at least.
+    """Prepare (B, D) features for the library.
 
-    Where the loss goes on to divide rows by their length, a zero row gets no gradient: it has no direction, and the library
-    would divide by 1e-12.
+    If the loss divides rows by their length, a zero row gets no gradient: it has no direction, and the library would divide by
+    1e-12.
     """
-    rows = features if features.dtype == torch.float64 else features.float()
-    return torch.where((rows == 0).all(dim=1, keepdim=True), rows.detach(), rows) if unit else rows
+    return torch.where((features == 0).all(dim=1, keepdim=True), features.detach(), features) if unit else features
 
 
 class EmbeddingLoss(nn.Module):
@@ -156,14 +155,13 @@ class EmbeddingLoss(nn.Module):
         self.loss, self.miner = loss, miner
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            distance = getattr(self.loss, "distance", None)
-            rows = embedding_rows(features, unit=getattr(distance, "normalize_embeddings", True))
-            try:
-                value: Tensor = self.loss(rows, labels, self.miner(rows, labels) if self.miner else None)
-            except (ValueError, AssertionError, IndexError) as error:
-                name = type(self.loss).__name__
-                raise InputError(f"{name} of pytorch-metric-learning cannot use this batch: {_reason(error)}") from error
-            # Pairs with NaN are above no margin, so that some losses would leave them out in silence: they have to show.
-            return value.reshape(()) + (rows.detach() * 0).sum()
+        """(B, D), (B,), logits unused -> scalar."""
+        distance = getattr(self.loss, "distance", None)
+        rows = embedding_rows(features, unit=getattr(distance, "normalize_embeddings", True))
+        try:
+            value: Tensor = self.loss(rows, labels, self.miner(rows, labels) if self.miner else None)
+        except (ValueError, AssertionError, IndexError) as error:
+            name = type(self.loss).__name__
+            raise InputError(f"{name} of pytorch-metric-learning cannot use this batch: {_reason(error)}") from error
+        # Pairs with NaN are above no margin, so that some losses would leave them out in silence: they have to show.
+        return value.reshape(()) + (rows.detach() * 0).sum()

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from embedscope.errors import check_choice, check_number
 from embedscope.losses import loss
-from embedscope.ops.pairwise import working_dtype
 
 SCORES = ("f1", "accuracy", "balanced_accuracy", "g_mean")
 
@@ -16,7 +15,7 @@ _EPS = 1e-5
 
 
 @loss(reference="arXiv:2405.14745")
-class any_loss(nn.Module):  # noqa: N801
+class any_loss(nn.Module):
     """1 - score of a soft confusion matrix: in [0, 1], lower is better, 0 when every sample is certain and right.
 
     Each class is one against the rest: its probability p counts as a yes by 1 / (1 + exp(-L (p - 1/2))), and so do true
@@ -43,21 +42,19 @@ class any_loss(nn.Module):  # noqa: N801
         self.amplification = check_number("amplification", amplification, above=0)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> scalar in [0, 1], in float32 at least."""
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(working_dtype(logits.dtype))
-            member = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)  # (B, K)
-            size = member.sum(dim=0)  # (K,)
-            far = self.amplification * (torch.softmax(logits, dim=1) - 0.5)
-            yes, no = torch.sigmoid(far), torch.sigmoid(-far)  # (B, K)
-            true_yes, true_no = (member * yes).sum(dim=0), ((1 - member) * no).sum(dim=0)  # (K,)
-            rest = len(labels) - size
-            if self.score == "f1":
-                scores = 2 * true_yes / (size + yes.sum(dim=0) + _EPS)
-            elif self.score == "accuracy":
-                scores = (true_yes + true_no) / len(labels)
-            elif self.score == "balanced_accuracy":
-                scores = (rest * true_yes + size * true_no) / (2 * rest * size + _EPS)
-            else:
-                scores = true_yes * true_no / (rest * size + _EPS)
-            return 1 - scores[size > 0].mean()
+        """(B, D) unused, (B,), (B, K) -> scalar in [0, 1]."""
+        member = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)  # (B, K)
+        size = member.sum(dim=0)  # (K,)
+        far = self.amplification * (torch.softmax(logits, dim=1) - 0.5)
+        yes, no = torch.sigmoid(far), torch.sigmoid(-far)  # (B, K)
+        true_yes, true_no = (member * yes).sum(dim=0), ((1 - member) * no).sum(dim=0)  # (K,)
+        rest = len(labels) - size
+        if self.score == "f1":
+            scores = 2 * true_yes / (size + yes.sum(dim=0) + _EPS)
+        elif self.score == "accuracy":
+            scores = (true_yes + true_no) / len(labels)
+        elif self.score == "balanced_accuracy":
+            scores = (rest * true_yes + size * true_no) / (2 * rest * size + _EPS)
+        else:
+            scores = true_yes * true_no / (rest * size + _EPS)
+        return 1 - scores[size > 0].mean()

@@ -9,7 +9,7 @@ from embedscope.losses import loss
 
 
 @loss(reference="doi:10.1109/CVPR.2016.308")
-class ce(nn.Module):  # noqa: N801
+class ce(nn.Module):
     """Cross-entropy, the mean over the batch of -ln p(label), in nats.
 
     Args:
@@ -21,10 +21,6 @@ class ce(nn.Module):  # noqa: N801
     def __init__(self, num_classes: int, dim: int, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
-
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> scalar >= 0."""
-        return self.per_sample(features, labels, logits).mean()
 
     def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D) unused, (B,), (B, K) -> (B,) >= 0."""

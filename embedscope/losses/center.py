@@ -11,16 +11,16 @@ from embedscope.ops.class_moments import class_sums
 
 
 @loss(reference="doi:10.1007/978-3-319-46478-7_31")
-class center(nn.Module):  # noqa: N801
+class center(nn.Module):
     """Center loss (Wen et al. 2016): half the mean squared distance of the rows to the centres of their classes. At least 0.
 
         L = 1 / (2 B) sum |x - c_y|²,    and then    c_j += alpha sum over rows of j of (x - c_j) / (1 + n_j)
 
-    It is of the order of the squared length of the rows, which are not normalised, and alone it collapses them: add it to a
+    It is of the order of the squared length of the rows, which are not normalized, and alone it collapses them: add it to a
     cross-entropy with a small weight (0.003 in the paper). The paper's equation is a sum; the mean, the form in common use,
-    does not depend on the batch size. The centres are no parameters: they follow the paper's rule in each forward pass in
+    does not depend on the batch size. The centres are not parameters: they follow the paper's rule in each forward pass in
     training mode, after the loss is computed, and stay as they are in evaluation mode. They start at 0 [ours]. A class that is
-    not in the batch keeps its centre; one class or one member are no special cases.
+    not in the batch keeps its centre; one class or one member need no special care.
 
     Args:
         num_classes: K.
@@ -35,18 +35,12 @@ class center(nn.Module):  # noqa: N801
         self.alpha = check_number("alpha", alpha, low=0, high=1)
         self.register_buffer("centers", torch.zeros(num_classes, dim))
 
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        return self.per_sample(features, labels, logits).mean()
-
     def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> (B,), in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features if features.dtype == torch.float64 else features.float()
-            gaps = rows - self.centers.to(rows.dtype)[labels]  # (B, D)
-            if self.training:
-                self._follow(gaps.detach(), labels)
-            return gaps.square().sum(dim=1) / 2
+        """(B, D), (B,), logits unused -> (B,)."""
+        gaps = features - self.centers.to(features.dtype)[labels]  # (B, D)
+        if self.training:
+            self._follow(gaps.detach(), labels)
+        return gaps.square().sum(dim=1) / 2
 
     def _follow(self, gaps: Tensor, labels: Tensor) -> None:
         counts = torch.bincount(labels, minlength=len(self.centers))

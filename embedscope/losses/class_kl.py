@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from embedscope.errors import check_choice
@@ -18,7 +17,7 @@ from embedscope.ops.class_moments import present_classes
 
 
 @loss(reference="arXiv:2202.07073")
-class class_kl(nn.Module):  # noqa: N801
+class class_kl(nn.Module):
     """Divergence between how often a class occurs in the batch and how much of the channels it takes: >= 0, in nats.
 
     Lower is better. The metric `class_kl` is this loss on the same rows, up to the batch's dtype. The target is the histogram
@@ -41,10 +40,9 @@ class class_kl(nn.Module):  # noqa: N801
         self.direction = check_choice("direction", direction, DIRECTIONS)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            classes = present_classes(labels)
-            shares = batch_channel_shares(features, classes, activation=self.activation)  # (D, K)
-            feature, label = class_histograms(shares, classes)
-            # Without any activation there is no histogram of the features.
-            return histogram_divergence(feature, label, direction=self.direction) * shares.detach().any()
+        """(B, D), (B,), logits unused -> scalar."""
+        classes = present_classes(labels)
+        shares = batch_channel_shares(features, classes, activation=self.activation)  # (D, K)
+        feature, label = class_histograms(shares, classes)
+        # Without any activation there is no histogram of the features.
+        return histogram_divergence(feature, label, direction=self.direction) * shares.detach().any()

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from embedscope.errors import check_number
 from embedscope.losses import loss
-from embedscope.ops.pairwise import working_dtype
 
 
 @loss(reference="arXiv:2304.07288")
-class comp_sum(nn.Module):  # noqa: N801
+class comp_sum(nn.Module):
     """Mean over the batch of (1 - p^(tau - 1)) / (tau - 1), p the probability of the label: at least 0, lower is better.
 
     The larger tau, the less a sample counts that the model holds to be wrong, and the less noise in the labels harms:
@@ -24,7 +23,7 @@ class comp_sum(nn.Module):  # noqa: N801
         tau = 2      1 - p            mean absolute error (MAE), half the L1 distance to the label; at most 1
 
     Above 1 the loss is at most 1 / (tau - 1), and its gradient vanishes where p does: a head that starts wrong stays so for
-    long. Below 1 the loss grows with 1/p; where that would pass the square root of the largest number, it goes on along a
+    long. Below 1 the loss grows with 1/p; where that would pass the square root of the largest number, it continues along a
     straight line.
 
     Args:
@@ -40,21 +39,15 @@ class comp_sum(nn.Module):  # noqa: N801
         self.tau = check_number("tau", tau, low=0)
         self.truncation = check_number("truncation", truncation, low=0, high=1)
 
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> scalar >= 0, in float32 at least."""
-        return self.per_sample(features, labels, logits).mean()
-
     def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> (B,) >= 0, in float32 at least."""
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(working_dtype(logits.dtype))
-            log_p = torch.log_softmax(logits, dim=1).gather(1, labels[:, None])  # (B, 1)
-            if self.truncation > 0:
-                log_p = log_p.clamp(min=math.log(self.truncation))
-            if self.tau == 1:
-                return -log_p.squeeze(1)
-            # p^(tau - 1) - 1 without the cancellation near tau = 1.
-            exponent = (self.tau - 1) * log_p
-            limit = math.log(torch.finfo(logits.dtype).max) / 2
-            power = torch.expm1(exponent.clamp(max=limit)) + math.exp(limit) * (exponent - limit).relu()
-            return power.squeeze(1) / (1 - self.tau)
+        """(B, D) unused, (B,), (B, K) -> (B,) >= 0."""
+        log_p = torch.log_softmax(logits, dim=1).gather(1, labels[:, None])  # (B, 1)
+        if self.truncation > 0:
+            log_p = log_p.clamp(min=math.log(self.truncation))
+        if self.tau == 1:
+            return -log_p.squeeze(1)
+        # p^(tau - 1) - 1 without the cancellation near tau = 1.
+        exponent = (self.tau - 1) * log_p
+        limit = math.log(torch.finfo(logits.dtype).max) / 2
+        power = torch.expm1(exponent.clamp(max=limit)) + math.exp(limit) * (exponent - limit).relu()
+        return power.squeeze(1) / (1 - self.tau)

@@ -1,4 +1,4 @@
-"""ElasticFace: a normalised softmax with an angular margin that is drawn anew for every sample; ArcFace and CosFace."""
+"""ElasticFace: a normalized softmax with an angular margin that is drawn anew for every sample; ArcFace and CosFace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from embedscope.errors import check_choice, check_flag, check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import KINDS, cosines, with_margin
-from embedscope.ops.pairwise import working_dtype
 
 MARGINS = {"arc": 0.5, "cos": 0.35}
 SPREADS = {"arc": 0.05, "cos": 0.05}
@@ -16,7 +15,7 @@ SPREADS_PLUS = {"arc": 0.0175, "cos": 0.02}
 
 
 @loss(reference="arXiv:2109.09416")
-class elastic_face(nn.Module):  # noqa: N801
+class elastic_face(nn.Module):
     """Cross-entropy of scaled cosines to class vectors, with a random margin on the label: at least 0, lower is better.
 
     The margin of sample i is drawn from N(margin, sd²) at every step, from torch's global generator. kind "arc" has
@@ -59,13 +58,11 @@ class elastic_face(nn.Module):  # noqa: N801
         self.weight = nn.Parameter(torch.randn(num_classes, dim) / dim**0.5)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar >= 0, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features.to(working_dtype(features.dtype))
-            cosine = cosines(rows, self.weight.to(rows.dtype))  # (B, K)
-            if self.training:
-                cosine = with_margin(cosine, labels, self._margins(cosine, labels), kind=self.kind)
-            return nn.functional.cross_entropy(self.scale * cosine, labels)
+        """(B, D), (B,), logits unused -> scalar >= 0."""
+        cosine = cosines(features, self.weight.to(features.dtype))  # (B, K)
+        if self.training:
+            cosine = with_margin(cosine, labels, self._margins(cosine, labels), kind=self.kind)
+        return nn.functional.cross_entropy(self.scale * cosine, labels)
 
     def _margins(self, cosine: Tensor, labels: Tensor) -> Tensor | float:
         if not self.sd:

@@ -67,7 +67,7 @@ class Objective(nn.Module):
         self.epoch = 1
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
-        """Go on to an epoch, counted from 1, of a planned number; the losses that have a `start_epoch` are called with both.
+        """Move on to an epoch, counted from 1, of a planned number; the losses that have a `start_epoch` are called with both.
 
         A term with an `@` is told of every epoch of the training, also before it is switched on.
         """

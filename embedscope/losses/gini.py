@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from embedscope.errors import check_choice
@@ -12,7 +11,7 @@ from embedscope.ops.class_moments import present_classes
 
 
 @loss(reference="arXiv:2202.07073")
-class gini(nn.Module):  # noqa: N801
+class gini(nn.Module):
     """Mean Gini impurity of the channels: in [0, 1], lower is better; 0 if each channel answers to one class only.
 
     The metric `gini` is this loss on the same rows, up to the batch's dtype. At most 1 - 1/K for K classes in the batch, but
@@ -38,8 +37,7 @@ class gini(nn.Module):  # noqa: N801
         self.dead = check_choice("dead", dead, DEAD)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            shares = batch_channel_shares(features, present_classes(labels), activation=self.activation)  # (D, K)
-            impurity = channel_gini(shares, dead=self.dead)
-            return impurity.sum() / max(len(impurity), 1)
+        """(B, D), (B,), logits unused -> scalar."""
+        shares = batch_channel_shares(features, present_classes(labels), activation=self.activation)  # (D, K)
+        impurity = channel_gini(shares, dead=self.dead)
+        return impurity.sum() / max(len(impurity), 1)

@@ -16,8 +16,8 @@ from embedscope.ops.spectrum import principal_axes
 SCHEDULES = ("rising", "paper", "constant")
 
 
-@loss(reference="arXiv:2412.08515")
-class latent_boost(nn.Module):  # noqa: N801
+@loss(reference="arXiv:2412.08515", classes=2)
+class latent_boost(nn.Module):
     """How much nearer a sample is to its own class mean than to the others, in units of each class's spread: lower is better.
 
     With d' the distance in the principal components of the batch and v(c) = sum d'(r, mean of c)² / (n(c) - 1),
@@ -53,6 +53,8 @@ class latent_boost(nn.Module):  # noqa: N801
             which training collapsed in our measurements.
     """
 
+    given_dtype: torch.dtype
+
     def __init__(
         self,
         num_classes: int,
@@ -84,22 +86,18 @@ class latent_boost(nn.Module):  # noqa: N801
         self.beta = max(self.beta_min, self.beta0 * share)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features if features.dtype == torch.float64 else features.float()
-            classes = present_classes(labels)
-            if len(classes) < 2:
-                return rows.sum() * 0
-            if self.explained_variance < 1:
-                rows = (rows - rows.mean(dim=0).detach()) @ principal_axes(rows, self.explained_variance)
-            squared = squared_to_means(rows, classes)
-            own = squared.gather(1, classes.index[:, None]).squeeze(1)
-            alone = classes.counts == 1
-            variances = class_sums(own, classes.index, len(classes)) / (classes.counts - 1).clamp(min=1)  # (K,)
-            variances = torch.where(alone, own.sum() / (len(rows) - 1), variances)
-            variances = torch.maximum(variances, smallest_spread(rows, features.dtype))
-            if self.detach_variance:
-                variances = variances.detach()
-            margins = magnet_margins(squared, classes, variances, alpha=self.alpha, beta=self.beta)
-            anchor = ~alone[classes.index]
-            return ((margins.relu() if self.hinge else margins) * anchor).sum() / anchor.sum().clamp(min=1)
+        """(B, D), (B,), logits unused -> scalar."""
+        classes, rows = present_classes(labels), features
+        if self.explained_variance < 1:
+            rows = (features - features.mean(dim=0).detach()) @ principal_axes(features, self.explained_variance)
+        squared = squared_to_means(rows, classes)
+        own = squared.gather(1, classes.index[:, None]).squeeze(1)
+        alone = classes.counts == 1
+        variances = class_sums(own, classes.index, len(classes)) / (classes.counts - 1).clamp(min=1)  # (K,)
+        variances = torch.where(alone, own.sum() / (len(rows) - 1), variances)
+        variances = torch.maximum(variances, smallest_spread(rows, self.given_dtype))
+        if self.detach_variance:
+            variances = variances.detach()
+        margins = magnet_margins(squared, classes, variances, alpha=self.alpha, beta=self.beta)
+        anchor = ~alone[classes.index]
+        return ((margins.relu() if self.hinge else margins) * anchor).sum() / anchor.sum().clamp(min=1)

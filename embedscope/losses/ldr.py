@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from embedscope.errors import check_flag, check_number
 from embedscope.losses import loss
-from embedscope.ops.pairwise import working_dtype
 
 
 @loss(reference="arXiv:2112.14869")
-class ldr(nn.Module):  # noqa: N801
+class ldr(nn.Module):
     """Mean over the batch of lam ln( mean over classes k of exp((f_k - f_y + c [k != y]) / lam) ); lower is better.
 
     At least -lam ln K, so it can be negative. lam -> 0 is the hinge of Crammer and Singer, max_k (f_k - f_y + c [k != y]); lam
@@ -34,18 +33,13 @@ class ldr(nn.Module):  # noqa: N801
         self.lam, self.margin = check_number("lam", lam, above=0), check_number("margin", margin, low=0)
         self.normalize = check_flag("normalize", normalize)
 
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> scalar, in float32 at least."""
-        return self.per_sample(features, labels, logits).mean()
-
     def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> (B,), in float32 at least."""
-        with torch.autocast(logits.device.type, enabled=False):
-            scores = logits.to(working_dtype(logits.dtype))
-            if self.normalize:
-                scores = -nn.functional.logsigmoid(-scores)  # softplus, without torch's threshold of 20
-                scores = scores / scores.mean(dim=1, keepdim=True).clamp(min=1e-12)
-            own = labels[:, None]
-            margins = torch.full_like(scores, self.margin).scatter(1, own, 0)
-            gaps = (scores - scores.gather(1, own) + margins) / self.lam
-            return self.lam * (torch.logsumexp(gaps, dim=1) - math.log(scores.shape[1]))
+        """(B, D) unused, (B,), (B, K) -> (B,)."""
+        scores = logits
+        if self.normalize:
+            scores = -nn.functional.logsigmoid(-logits)  # softplus, without torch's threshold of 20
+            scores = scores / scores.mean(dim=1, keepdim=True).clamp(min=1e-12)
+        own = labels[:, None]
+        margins = torch.full_like(scores, self.margin).scatter(1, own, 0)
+        gaps = (scores - scores.gather(1, own) + margins) / self.lam
+        return self.lam * (torch.logsumexp(gaps, dim=1) - math.log(scores.shape[1]))

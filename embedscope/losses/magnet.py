@@ -1,4 +1,4 @@
-"""Magnet loss with one cluster a class."""
+"""Magnet loss with one cluster per class."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from embedscope.losses import loss
 from embedscope.ops.class_moments import Classes, present_classes, smallest_spread, squared_to_means
 
 
-@loss(reference="arXiv:1511.05939")
-class magnet(nn.Module):  # noqa: N801
+@loss(reference="arXiv:1511.05939", classes=2)
+class magnet(nn.Module):
     """How much nearer a sample is to its own class mean than to the others, in units of the spread: >= 0, lower is better.
 
     With means and spread of the batch, s2 = sum |r - own mean|² / (B - 1), summed over dimensions and pooled over classes,
         L(n) = [ d(n, own)² / (2 s2) + alpha + ln sum_{c != own} exp(-d(n, c)² / (2 s2)) ]_+
-    and the mean of L(n) over the batch, in nats (eq. 5 with one cluster a class instead of k-means in each; public code often
+    and the mean of L(n) over the batch, in nats (eq. 5 with one cluster per class instead of k-means in each; public code often
     divides by 2 s2² by mistake, which this does not). s2 is in the graph: detached, training collapses. The value does
     not depend on the scale of the features. The sum of d(n, own)² / (2 s2) is then (B - 1) / 2 whatever the features are, so
     that the hinge and the other classes do the work.
@@ -31,22 +31,20 @@ class magnet(nn.Module):  # noqa: N801
         hinge: cut L(n) at 0, as the paper does; without it alpha is a constant and the loss has no lower bound.
     """
 
+    given_dtype: torch.dtype
+
     def __init__(self, num_classes: int, dim: int, *, alpha: float = 1.0, hinge: bool = True) -> None:
         super().__init__()
         self.alpha, self.hinge = check_number("alpha", alpha, low=0), check_flag("hinge", hinge)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features if features.dtype == torch.float64 else features.float()
-            classes = present_classes(labels)
-            if len(classes) < 2:
-                return rows.sum() * 0
-            squared = squared_to_means(rows, classes)
-            own = squared.gather(1, classes.index[:, None])
-            variance = torch.maximum(own.sum() / (len(rows) - 1), smallest_spread(rows, features.dtype))
-            margins = magnet_margins(squared, classes, variance, alpha=self.alpha)
-            return (margins.relu() if self.hinge else margins).mean()
+        """(B, D), (B,), logits unused -> scalar."""
+        classes = present_classes(labels)
+        squared = squared_to_means(features, classes)
+        own = squared.gather(1, classes.index[:, None])
+        variance = torch.maximum(own.sum() / (len(features) - 1), smallest_spread(features, self.given_dtype))
+        margins = magnet_margins(squared, classes, variance, alpha=self.alpha)
+        return (margins.relu() if self.hinge else margins).mean()
 
 
 def magnet_margins(squared: Tensor, classes: Classes, variance: Tensor, *, alpha: float, beta: float = 1.0) -> Tensor:

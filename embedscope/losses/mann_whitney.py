@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from embedscope.errors import check_number, check_whole
 from embedscope.losses import loss
 from embedscope.ops.cosines import cosines
-from embedscope.ops.pairwise import working_dtype
 
 
-@loss(reference="arXiv:2510.00137")
-class mann_whitney(nn.Module):  # noqa: N801
+@loss(reference="arXiv:2510.00137", classes=2)
+class mann_whitney(nn.Module):
     """Mean of ln(1 + exp(-(s_p - s_n) / temperature)) over pairs p of one class and pairs n of two: above 0, lower is better.
 
     s is the cosine. Divided by ln 2 it is no less than 1 - AUC, the share of comparisons between a pair of either kind that
@@ -34,16 +33,14 @@ class mann_whitney(nn.Module):  # noqa: N801
         self.max_pairs = check_whole("max_pairs", max_pairs, low=1)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar > 0, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features.to(working_dtype(features.dtype))
-            i, j = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
-            same = labels[i] == labels[j]
-            similarity = cosines(rows, rows)[i, j]
-            positive, negative = self._drawn(similarity[same]), self._drawn(similarity[~same])
-            if not len(positive) or not len(negative):
-                return rows.sum() * 0
-            return -nn.functional.logsigmoid((positive[:, None] - negative[None, :]) / self.temperature).mean()
+        """(B, D), (B,), logits unused -> scalar > 0."""
+        i, j = torch.triu_indices(len(features), len(features), offset=1, device=features.device)
+        same = labels[i] == labels[j]
+        similarity = cosines(features, features)[i, j]
+        positive, negative = self._drawn(similarity[same]), self._drawn(similarity[~same])
+        if not len(positive):
+            return similarity.sum() * 0
+        return -nn.functional.logsigmoid((positive[:, None] - negative[None, :]) / self.temperature).mean()
 
     def _drawn(self, values: Tensor) -> Tensor:
         if len(values) <= self.max_pairs:

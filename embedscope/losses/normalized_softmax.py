@@ -1,4 +1,4 @@
-"""The normalised softmax loss: cross-entropy of scaled cosines."""
+"""The normalized softmax loss: cross-entropy of scaled cosines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @loss(reference="arXiv:1811.12649")
 def normalized_softmax(num_classes: int, dim: int, *, temperature: float = 0.05) -> nn.Module:
-    """Normalised softmax: cross-entropy over the cosines of the row and one learned vector a class, in nats; at least 0.
+    """Normalized softmax: cross-entropy over the cosines of the row and one learned vector per class, in nats; at least 0.
 
         mean of   -ln [ exp(x · w_y / t) / sum over classes k of exp(x · w_k / t) ],   x and w at unit length
 

@@ -18,12 +18,13 @@ def npair(num_classes: int, dim: int, *, normalize: bool = True, regularization:
 
         mean over classes c of ln(1 + sum over classes k != c of exp(f_c · g_k - f_c · g_c)),   at least 0
 
-    f_c and g_c are the first two rows of class c in the batch, one pair a class; the other rows are not used, so a batch of two
-    a class wastes nothing. A batch without a pair, or with pairs of one class only, gives 0 with a graph.
+    f_c and g_c are the first two rows of class c in the batch, one pair per class; further rows, and classes of one row, are
+    not used. A batch without a pair, or with pairs of one class only, gives 0 with a graph.
 
-    The default is that of pytorch-metric-learning: similarities are cosines, without a temperature, so the loss cannot fall
-    below ln(1 + (C - 1) exp(-2)) for C classes. The paper's form is npair(normalize=False, regularization=...): inner products,
-    kept small by a penalty on lengths.
+    The default is that of pytorch-metric-learning: similarities are cosines, without a temperature. The loss is then lowest
+    where the C classes are the corners of a simplex, at ln(1 + (C - 1) exp(-C / (C - 1))), which is 1.3 for 10 classes: it
+    never comes near 0. The paper has inner products, normalize=False, and keeps them small by a penalty on squared lengths;
+    `regularization` is the library's, on lengths.
 
     Args:
         num_classes: not used; losses take it.

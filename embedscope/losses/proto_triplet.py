@@ -9,14 +9,13 @@ from embedscope.errors import check_flag, check_number
 from embedscope.losses import loss
 from embedscope.ops.class_moments import class_sums, present_classes
 from embedscope.ops.cosines import directions
-from embedscope.ops.pairwise import working_dtype
 
 # What the authors add to squared distances before the root: distances are 0.001 at least, and their slopes finite.
 _EPS = 1e-6
 
 
-@loss(reference="arXiv:2305.09062")
-class proto_triplet(nn.Module):  # noqa: N801
+@loss(reference="arXiv:2305.09062", classes=2)
+class proto_triplet(nn.Module):
     """Mean of [d(x, mean of its class) - min over the other classes d(x, mean) + margin]_+ : at least 0, lower is better.
 
     d is the Euclidean distance, sqrt(|.|² + 1e-6). The paper has queries apart from the support whose means are the prototypes;
@@ -36,23 +35,18 @@ class proto_triplet(nn.Module):  # noqa: N801
         self.margin, self.normalize = check_number("margin", margin, low=0), check_flag("normalize", normalize)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar >= 0, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features.to(working_dtype(features.dtype))
-            if self.normalize:
-                rows = directions(rows)
-            classes = present_classes(labels)
-            size = classes.counts[classes.index]  # (B,)
-            asked = size > 1
-            if len(classes) < 2 or not bool(asked.any()):
-                return rows.sum() * 0
-            rows = rows - rows.mean(dim=0).detach()  # changes no distance and no gradient, and cancels no digits
-            means = class_sums(rows, classes.index, len(classes)) / classes.counts[:, None].to(rows.dtype)  # (K, D)
-            squared = rows.square().sum(dim=1, keepdim=True) + means.square().sum(dim=1) - 2 * rows @ means.T  # (B, K)
-            member = nn.functional.one_hot(classes.index, len(classes)).bool()
-            other = (squared.clamp(min=0) + _EPS).sqrt().masked_fill(member, torch.inf).amin(dim=1)
-            # Without itself, a sample is n / (n - 1) times as far from the mean of its class.
-            factor = size.to(rows.dtype) / (size - 1).clamp(min=1)
-            gap = (rows - means[classes.index]) * factor[:, None]
-            own = (gap.square().sum(dim=1) + _EPS).sqrt()
-            return (own - other + self.margin).relu()[asked].mean()
+        """(B, D), (B,), logits unused -> scalar >= 0."""
+        rows = directions(features) if self.normalize else features
+        classes = present_classes(labels)
+        size = classes.counts[classes.index]  # (B,)
+        asked = size > 1
+        rows = rows - rows.mean(dim=0).detach()  # changes no distance and no gradient, and cancels no digits
+        means = class_sums(rows, classes.index, len(classes)) / classes.counts[:, None].to(rows.dtype)  # (K, D)
+        squared = rows.square().sum(dim=1, keepdim=True) + means.square().sum(dim=1) - 2 * rows @ means.T  # (B, K)
+        member = nn.functional.one_hot(classes.index, len(classes)).bool()
+        other = (squared.clamp(min=0) + _EPS).sqrt().masked_fill(member, torch.inf).amin(dim=1)
+        # Without itself, a sample is n / (n - 1) times as far from the mean of its class.
+        factor = size.to(rows.dtype) / (size - 1).clamp(min=1)
+        gap = (rows - means[classes.index]) * factor[:, None]
+        own = (gap.square().sum(dim=1) + _EPS).sqrt()
+        return ((own - other + self.margin).relu() * asked).sum() / asked.sum().clamp(min=1)

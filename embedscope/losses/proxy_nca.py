@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from embedscope.errors import check_number
@@ -11,8 +10,8 @@ from embedscope.losses._metric_learning import embedding_rows, metric_learning
 
 
 @loss(reference="arXiv:1703.07464")
-class proxy_nca(nn.Module):  # noqa: N801
-    """ProxyNCA: neighbourhood components analysis against one learned proxy a class, in nats; at least 0.
+class proxy_nca(nn.Module):
+    """ProxyNCA: neighbourhood components analysis against one learned proxy per class, in nats; at least 0.
 
         mean of   -ln [ exp(-s d²(x, p_y)) / sum over all classes k of exp(-s d²(x, p_k)) ]
 
@@ -36,8 +35,7 @@ class proxy_nca(nn.Module):  # noqa: N801
         self.loss = metric_learning("losses").ProxyNCALoss(num_classes, dim, softmax_scale=self.scale)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = embedding_rows(features, unit=True)
-            self.loss.cast_types(rows.dtype, rows.device)
-            return nn.functional.cross_entropy(-self.scale * self.loss.get_logits(rows), labels)
+        """(B, D), (B,), logits unused -> scalar."""
+        rows = embedding_rows(features, unit=True)
+        self.loss.cast_types(rows.dtype, rows.device)
+        return nn.functional.cross_entropy(-self.scale * self.loss.get_logits(rows), labels)

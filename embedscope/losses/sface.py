@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from embedscope.errors import check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import angles, cosines
-from embedscope.ops.pairwise import working_dtype
 
 
 @loss(reference="doi:10.1109/TIP.2020.3048632")
-class sface(nn.Module):  # noqa: N801
+class sface(nn.Module):
     """Mean over the batch of -w s cos(angle to the own class) + sum over the others of v s cos(angle); lower is better.
 
     The forces w = sigmoid(k (angle - a)) and v = sigmoid(-k (angle - b)) are constants to the gradient: a sample is pulled
@@ -46,16 +45,10 @@ class sface(nn.Module):  # noqa: N801
         self.a, self.b = check_number("a", a), check_number("b", b)
         self.weight = nn.Parameter(torch.randn(num_classes, dim) / dim**0.5)
 
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        return self.per_sample(features, labels, logits).mean()
-
     def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> (B,), in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features.to(working_dtype(features.dtype))
-            cosine = cosines(rows, self.weight.to(rows.dtype))  # (B, K)
-            angle = angles(cosine.detach())
-            own = nn.functional.one_hot(labels, cosine.shape[1]).bool()
-            pull, push = torch.sigmoid(self.k * (angle - self.a)), torch.sigmoid(-self.k * (angle - self.b))
-            return self.scale * (torch.where(own, -pull, push) * cosine).sum(dim=1)
+        """(B, D), (B,), logits unused -> (B,)."""
+        cosine = cosines(features, self.weight.to(features.dtype))  # (B, K)
+        angle = angles(cosine.detach())
+        own = nn.functional.one_hot(labels, cosine.shape[1]).bool()
+        pull, push = torch.sigmoid(self.k * (angle - self.a)), torch.sigmoid(-self.k * (angle - self.b))
+        return self.scale * (torch.where(own, -pull, push) * cosine).sum(dim=1)

@@ -12,8 +12,8 @@ from embedscope.ops.minima import minimum
 from embedscope.ops.silhouettes import soft_form, soft_silhouette
 
 
-@loss(reference="arXiv:2604.08573")
-class silhouette(nn.Module):  # noqa: N801
+@loss(reference="arXiv:2604.08573", classes=2)
+class silhouette(nn.Module):
     """Minus the mean soft silhouette of the batch: above -1, lower is better.
 
     The options are those of the metric `soft_silhouette`, which is minus this loss on the same rows, up to the batch's dtype. A
@@ -32,8 +32,8 @@ class silhouette(nn.Module):  # noqa: N801
 
     Attributes:
         negative_share: 0-d tensor in [0, 1] on the device of the features, without a graph: the share of the samples of the
-            last batch with b(i) < 0, which only softmin="lse" allows. Above 0 the value may fall below -1 for a sample, and
-            tau_s is too high for the distances and the number of classes. 0 before the first batch, and without two classes.
+            last batch of two classes or more with b(i) < 0, which only softmin="lse" allows. Above 0 the value may fall below
+            -1 for a sample, and tau_s is too high for the distances and the number of classes. 0 before the first such batch.
     """
 
     def __init__(
@@ -54,15 +54,9 @@ class silhouette(nn.Module):  # noqa: N801
         self.negative_share = torch.zeros(())
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features if features.dtype == torch.float64 else features.float()
-            if self.normalize:
-                rows = nn.functional.normalize(rows, dim=1)
-            own, means, alone = batch_class_distances(rows, labels, distance=self.distance)
-            if len(means) < 2:
-                self.negative_share = rows.new_zeros(())
-                return rows.sum() * 0
-            other = minimum(means, self.form)
-            self.negative_share = (other.detach() < 0).to(rows.dtype).mean()
-            return -soft_silhouette(own, other, alone, tau=self.tau_m).mean()
+        """(B, D), (B,), logits unused -> scalar."""
+        rows = nn.functional.normalize(features, dim=1) if self.normalize else features
+        own, means, alone = batch_class_distances(rows, labels, distance=self.distance)
+        other = minimum(means, self.form)
+        self.negative_share = (other.detach() < 0).to(rows.dtype).mean()
+        return -soft_silhouette(own, other, alone, tau=self.tau_m).mean()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from embedscope.errors import UsageError, check_choice, check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import cosines
-from embedscope.ops.pairwise import working_dtype
 
 # The authors' 32 halvings leave 1e-9 of the first interval, below the resolution of float32.
 _HALVINGS = {torch.float32: 32, torch.float64: 64}
@@ -25,12 +24,22 @@ class Threshold(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, k: float, alpha: float) -> Tensor:
-        """Halve an interval that holds t: at its ends all sigmoids are at most, or at least, k / M."""
+        """Halve an interval that holds t: at its ends all sigmoids are at most, or at least, k / M.
+
+        Between scores that lie far apart the sum rounds to k on a whole plateau. So it is not the sum that is compared with k:
+        what the floor(k) largest lack of 1, plus the rest of k, is compared with what the others have, in logarithms.
+        """
+        whole = int(k)
+        ordered = scores.sort(dim=1, descending=True).values
+        steepness = torch.full_like(ordered[0], alpha)
+        steepness[:whole] = -alpha
+        rest = torch.full_like(ordered[:, 0], math.log(k - whole) if k > whole else -math.inf)
         level = math.log(k / (scores.shape[1] - k)) / alpha
-        low, high = level - scores.amax(dim=1), level - scores.amin(dim=1)
+        low, high = level - ordered[:, 0], level - ordered[:, -1]
         for _ in range(_HALVINGS[scores.dtype]):
             middle = (low + high) / 2
-            above = torch.sigmoid(alpha * (scores + middle[:, None])).sum(dim=1) > k
+            shares = nn.functional.logsigmoid((ordered + middle[:, None]) * steepness)
+            above = shares[:, whole:].logsumexp(dim=1) > torch.logaddexp(shares[:, :whole].logsumexp(dim=1), rest)
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         found = (low + high) / 2
         ctx.save_for_backward(scores, found)
@@ -48,7 +57,7 @@ class Threshold(torch.autograd.Function):
 
 
 @loss(reference="arXiv:2310.10636")
-class soft_top_k(nn.Module):  # noqa: N801
+class soft_top_k(nn.Module):
     """Mean of -ln sigmoid(alpha (s_p + t)) over a sample's positives p, then over the batch: above 0, lower is better.
 
     t is chosen, sample by sample, so that the sigmoids over all candidates sum to k: each is the share to which its candidate
@@ -56,7 +65,7 @@ class soft_top_k(nn.Module):  # noqa: N801
     positives those of the same class; a class with more than k other members cannot be all in. On logits, the candidates are
     the classes, and the label is the positive.
 
-    A sample that is alone in its class counts as 0, and stays a candidate to the others. Where there are no more than k
+    A sample that is alone in its class counts as 0, and stays a candidate to the others. If there are no more than k
     candidates all of them are in, and the loss is 0 with a graph; so it is for a batch without positives. A row of zeros has
     cosine 0 to all others and no gradient.
 
@@ -87,19 +96,16 @@ class soft_top_k(nn.Module):  # noqa: N801
             raise UsageError(f"k has to be below the number of classes, {num_classes}, got {k}: all are among the top {k}")
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), (B, K) -> scalar >= 0, in float32 at least."""
-        given = features if self.on == "features" else logits
-        with torch.autocast(given.device.type, enabled=False):
-            rows = given.to(working_dtype(given.dtype))
-            if self.on == "features":
-                size = len(rows)
-                other = ~torch.eye(size, dtype=torch.bool, device=rows.device)
-                scores = (cosines(rows, rows) / self.temperature)[other].view(size, -1)  # (B, B - 1)
-                positive = (labels[:, None] == labels[None, :])[other].view(size, -1)
-            else:
-                scores, positive = rows, nn.functional.one_hot(labels, rows.shape[1]).bool()
-            if scores.shape[1] <= self.k or not bool(positive.any()):
-                return rows.sum() * 0
-            threshold: Tensor = Threshold.apply(scores, self.k, self.alpha)  # type: ignore[no-untyped-call]
-            losses = -nn.functional.logsigmoid(self.alpha * (scores + threshold[:, None])) * positive
-            return (losses.sum(dim=1) / positive.sum(dim=1).clamp(min=1)).mean()
+        """(B, D), (B,), (B, K) -> scalar >= 0."""
+        if self.on == "features":
+            size = len(features)
+            other = ~torch.eye(size, dtype=torch.bool, device=features.device)
+            scores = (cosines(features, features) / self.temperature)[other].view(size, -1)  # (B, B - 1)
+            positive = (labels[:, None] == labels[None, :])[other].view(size, -1)
+        else:
+            scores, positive = logits, nn.functional.one_hot(labels, logits.shape[1]).bool()
+        if scores.shape[1] <= self.k:
+            return scores.sum() * 0
+        threshold: Tensor = Threshold.apply(scores, self.k, self.alpha)  # type: ignore[no-untyped-call]
+        losses = -nn.functional.logsigmoid(self.alpha * (scores + threshold[:, None])) * positive
+        return (losses.sum(dim=1) / positive.sum(dim=1).clamp(min=1)).mean()

@@ -11,7 +11,7 @@ from embedscope.ops.class_moments import present_classes
 
 
 @loss(reference="arXiv:2004.11362")
-class supcon(nn.Module):  # noqa: N801
+class supcon(nn.Module):
     """Supervised contrastive loss (Khosla et al. 2020, L_out), in nats; at least 0.
 
         mean over anchors i of   -1 / |P(i)| sum over p in P(i) of ln [ exp(s_ip / t) / sum over a != i of exp(s_ia / t) ]
@@ -34,7 +34,7 @@ class supcon(nn.Module):  # noqa: N801
         self.loss = EmbeddingLoss(metric_learning("losses").SupConLoss(temperature=temperature, reducer=mean))
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), (B,), logits unused -> scalar, in float32 at least."""
+        """(B, D), (B,), logits unused -> scalar."""
         classes = present_classes(labels)
         anchors = (classes.counts[classes.index] > 1).sum()
         # The library's mean is over all anchors; those without a positive add 0 to its sum.

@@ -38,7 +38,7 @@ def triplet(
         margin: in units of d, >= 0.
         triplets: "all", "semihard" (the negative is further than the positive, but within the margin) or "hard" (the negative
             is nearer than the positive).
-        swap: where it is nearer, use the distance of the negative to the positive instead of that to the anchor.
+        swap: use the distance of the negative to the positive if it is smaller than that to the anchor.
         smooth: ln(1 + exp(x)) in place of [x]_+; then every triplet counts.
         normalize: divide every row by its length first: then d is in [0, 2].
     """

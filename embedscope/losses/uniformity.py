@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from embedscope.errors import check_flag, check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import directions
-from embedscope.ops.pairwise import working_dtype
 
 
 @loss(reference="arXiv:2005.10242")
-class uniformity(nn.Module):  # noqa: N801
+class uniformity(nn.Module):
     """ln of the mean of exp(-t |x - y|²) over all pairs of different rows: at most 0, lower is more uniform.
 
     On the unit sphere at least -4 t. A row is not paired with itself. Labels and logits are not used: it pushes rows of one
@@ -34,14 +33,12 @@ class uniformity(nn.Module):  # noqa: N801
         self.t, self.normalize = check_number("t", t, above=0), check_flag("normalize", normalize)
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D), labels and logits unused -> scalar <= 0, in float32 at least."""
-        with torch.autocast(features.device.type, enabled=False):
-            rows = features.to(working_dtype(features.dtype))
-            if len(rows) < 2:
-                return rows.sum() * 0
-            rows = directions(rows) if self.normalize else rows - rows.mean(dim=0).detach()
-            norms = rows.square().sum(dim=1)
-            squared = (norms[:, None] + norms[None, :] - 2 * rows @ rows.T).clamp(min=0)  # (B, B)
-            itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-            total = torch.logsumexp((-self.t * squared).masked_fill(itself, -torch.inf).flatten(), dim=0)
-            return total - math.log(len(rows) * (len(rows) - 1))
+        """(B, D), labels and logits unused -> scalar <= 0."""
+        if len(features) < 2:
+            return features.sum() * 0
+        rows = directions(features) if self.normalize else features - features.mean(dim=0).detach()
+        norms = rows.square().sum(dim=1)
+        squared = (norms[:, None] + norms[None, :] - 2 * rows @ rows.T).clamp(min=0)  # (B, B)
+        itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        total = torch.logsumexp((-self.t * squared).masked_fill(itself, -torch.inf).flatten(), dim=0)
+        return total - math.log(len(rows) * (len(rows) - 1))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from embedscope.errors import check_number
 from embedscope.losses import loss
-from embedscope.ops.pairwise import working_dtype
 
 # Rows whose logits lie nearer together count as equal; the authors' code adds this to the standard deviation.
 _FLAT = 1e-12
 
 
 @loss(reference="arXiv:1604.08859")
-class z_loss(nn.Module):  # noqa: N801
+class z_loss(nn.Module):
     """Mean over the batch of ln(1 + exp(a (b - z))) / a, with z the standardised logit of the label: above 0, lower is better.
 
     z = (logit - mean of the row) / standard deviation of the row over the K classes, at most sqrt(K - 1): so the loss is
@@ -33,18 +31,12 @@ class z_loss(nn.Module):  # noqa: N801
         super().__init__()
         self.a, self.b = check_number("a", a, above=0), check_number("b", b)
 
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> scalar > 0, in float32 at least."""
-        return self.per_sample(features, labels, logits).mean()
-
     def per_sample(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """(B, D) unused, (B,), (B, K) -> (B,) > 0, in float32 at least."""
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(working_dtype(logits.dtype))
-            # z does not depend on the unit of the logits: with a row's range as its unit, squares neither vanish nor overflow.
-            width = (logits.amax(dim=1) - logits.amin(dim=1)).detach()[:, None]  # (B, 1)
-            flat = width <= _FLAT
-            centred = (logits - logits.mean(dim=1, keepdim=True)) / width.masked_fill(flat, 1)
-            variance = centred.square().mean(dim=1, keepdim=True).masked_fill(flat, 1)
-            z = (centred / variance.sqrt()).masked_fill(flat, 0).gather(1, labels[:, None])
-            return -nn.functional.logsigmoid(self.a * (z.squeeze(1) - self.b)) / self.a
+        """(B, D) unused, (B,), (B, K) -> (B,) > 0."""
+        # z does not depend on the unit of the logits: with a row's range as its unit, squares neither vanish nor overflow.
+        width = (logits.amax(dim=1) - logits.amin(dim=1)).detach()[:, None]  # (B, 1)
+        flat = width <= _FLAT
+        centred = (logits - logits.mean(dim=1, keepdim=True)) / width.masked_fill(flat, 1)
+        variance = centred.square().mean(dim=1, keepdim=True).masked_fill(flat, 1)
+        z = (centred / variance.sqrt()).masked_fill(flat, 0).gather(1, labels[:, None])
+        return -nn.functional.logsigmoid(self.a * (z.squeeze(1) - self.b)) / self.a

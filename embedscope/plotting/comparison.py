@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Run
-    from embedscope.records import Summary
+    from embedscope.store.results import Summary
 
     Array = np.ndarray[Any, Any]
 
@@ -108,7 +108,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
 
 def headed(what: str, runs: Sequence[Run], rows: str, called: str) -> str:
     """Word the heading of a sheet: of which runs, and of how many rows of which layer where all have the same."""
-    facts = {f", {run.result.data.get(rows, 0):,} {called} of {run.result.data.get('layer', 'the features')}" for run in runs}
+    facts = {f", {getattr(run.result.data, rows):,} {called} of {run.result.data.layer}" for run in runs}
     return f"{what} of {', '.join(run.name for run in runs)}{facts.pop() if len(facts) == 1 else ''}"
 
 
@@ -133,8 +133,7 @@ def comparison(inputs: Sequence[Run]) -> list[Comparison]:
                     after[metric][each.expression] = Outcome(
                         np.array(values), float(np.mean(values)), mean_interval(values), _differs(each.summary.get(metric))
                     )
-        before = run.result.objectives[0].trials[0].before
-        found.append(Comparison(run, before, {metric: outcomes for metric, outcomes in after.items() if outcomes}))
+        found.append(Comparison(run, run.result.before, {metric: outcomes for metric, outcomes in after.items() if outcomes}))
     return found
 
 

@@ -16,14 +16,15 @@ from embedscope.metrics.silhouette import silhouette
 from embedscope.ops.statistics import stratified_sample
 from embedscope.store import check_finite, distinct_names, open_features, select_labelled, select_split
 from embedscope.store.reader import named
-from embedscope.store.runs import is_run, open_run, read_log, read_run
+from embedscope.store.results import is_run, read_run
+from embedscope.store.runs import open_run, read_log
 from embedscope.store.selection import SelectedRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from embedscope.records import Finetuning
     from embedscope.store.features import FeatureSet
+    from embedscope.store.results import Finetuning
 
     Array = np.ndarray[Any, Any]
 

@@ -4,10 +4,10 @@
     before.h5                             the held-out rows as they came in, a feature store
     <objective>/trial-<n>/after.h5        the same rows in the embedding of the trained head
     <objective>/trial-<n>/head.safetensors
-    <objective>/trial-<n>/log.csv         one line an epoch
+    <objective>/trial-<n>/log.csv         one line per epoch
 
 Of a sweep, the objectives that were not chosen have head and log alone. Written to `RUN.partial` and renamed when complete;
-`progress/` in it has what a run needs that goes on, and is gone then.
+`progress/` in it holds what resuming needs, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -17,46 +17,36 @@ import json
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
-from embedscope._version import __version__
-from embedscope.errors import InputError, OutputError
+from embedscope.errors import InputError, OutputError, explained
 from embedscope.ops.blocks import row_slices
-from embedscope.records import Candidate, Finetuning, ObjectiveResult, Summary, Trial
 from embedscope.store.files import finished, partial_path
+from embedscope.store.heads import read_head, write_head
 from embedscope.store.reader import read_features
+from embedscope.store.results import MANIFEST, is_run, read_run, write_run
 from embedscope.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from _typeshed import DataclassInstance
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
     from embedscope.store.features import FeatureSet
+    from embedscope.store.heads import HeadNotes
+    from embedscope.store.results import Finetuning, Trial
 
-SCHEMA = "embedscope.finetune/1"
-R = TypeVar("R", bound="DataclassInstance")
-_MANIFEST = "run.json"
 _BEFORE = "before.h5"
 _PROGRESS = "progress"
 _LOCK = "lock"
 _BEGUN = "begun.json"
-
-
-def as_json(result: Finetuning) -> dict[str, Any]:
-    """Lay a run out as run.json has it."""
-    laid_out = asdict(result)
-    del laid_out["path"]
-    return {"schema": SCHEMA, "embedscope": __version__, **laid_out}
 
 
 def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
@@ -66,13 +56,13 @@ def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
         if path.resolve() == Path.cwd():
             raise OutputError(f"output {path} is the current folder; give a run a folder of its own")
         if partial.exists() and not (partial / _PROGRESS).is_dir():
-            raise OutputError(f"{partial} is in the way, and is no unfinished run; move it, or choose another name")
+            raise OutputError(f"{partial} exists but is not an unfinished run; move it or choose another name")
         if partial.exists() and not resume and not overwrite:
             raise OutputError(f"{partial} is an unfinished run: `resume=True` continues it, `overwrite=True` starts again")
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
         if not is_run(str(path)):
-            raise OutputError(f"output {path} exists and is no run of finetune; choose another name")
+            raise OutputError(f"output {path} exists and is not a run of finetune; choose another name")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     if resume and not partial.exists():
@@ -85,13 +75,13 @@ class RunWriter:
     """A run directory in the making; use as a context manager, and `finish` it.
 
     It lies in `RUN.partial`, which no other process may write to meanwhile. Leaving the context unfinished keeps what was done
-    there, for a run that goes on with it, and nothing if nothing was. OutputError for whatever the file system refuses.
+    there, for a run that resumes, and nothing if nothing was. OutputError for whatever the file system refuses.
 
     Args:
         path: of the run.
-        begun: what decides the results; a run goes on only with the same.
+        begun: what decides the results; a run resumes only with the same.
         overwrite: replace an earlier run, finished or not.
-        resume: go on with an unfinished one.
+        resume: continue an unfinished one.
     """
 
     def __init__(self, path: Path, begun: Mapping[str, Any], *, overwrite: bool, resume: bool = False) -> None:
@@ -115,13 +105,17 @@ class RunWriter:
                 return self
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
-        earlier = _read_json(progress / _BEGUN) or {}
+        try:
+            earlier = _read_json(progress / _BEGUN) or {}
+        except InputError:
+            self._lock.close()
+            raise
         for key in dict.fromkeys([*earlier, *self._begun]):
             if (before := earlier.get(key)) != (now := self._begun.get(key)):
                 self._lock.close()
                 raise OutputError(
-                    f"{self.partial} was begun with another {key}: {str(before)[:80]}, now {str(now)[:80]}; resume with what "
-                    "it was begun with, or pass `overwrite=True` without `resume=True` to start again"
+                    f"{self.partial} was started with a different {key}: {str(before)[:80]}, now {str(now)[:80]}; resume with "
+                    "the original settings, or pass `overwrite=True` without `resume=True` to start again"
                 )
         return self
 
@@ -134,28 +128,26 @@ class RunWriter:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything was trained that a run could go on with, or that a user would miss."""
+        """Whether anything was trained that a run could resume from, or that a user would miss."""
         return any((self.partial / _PROGRESS).glob("*.state.pt")) or any(self.partial.glob("**/head.safetensors"))
 
     def write_before(self, held_out: FeatureSet, provenance: Mapping[str, Any]) -> None:
         """Write the held-out rows as they came in."""
         self._write_store(_BEFORE, held_out, held_out.features, held_out.layer, provenance)
 
-    def write_head(self, directory: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Path:
-        """Write a head's tensors, with notes as JSON texts beside them."""
-        (self.partial / directory).mkdir(parents=True, exist_ok=True)
+    def write_head(self, directory: str, tensors: Mapping[str, Tensor], notes: HeadNotes) -> Path:
+        """Write a trained head and return the path of its file."""
         path = self.partial / directory / "head.safetensors"
-        with finished(path) as file:
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            safetensors.torch.save_file(plain, file, {key: json.dumps(value) for key, value in notes.items()})
+        write_head(path, tensors, notes)
         return path
 
     def read_head(self, directory: str) -> dict[str, Tensor]:
         """Read the tensors of a head that was written."""
-        return safetensors.torch.load_file(self.partial / directory / "head.safetensors")
+        tensors, _ = read_head(self.partial / directory / "head.safetensors")
+        return tensors
 
     def write_log(self, directory: str, log: Sequence[Mapping[str, float]]) -> None:
-        """Write a line an epoch; a value that an epoch lacks is empty."""
+        """Write one line per epoch; a value that an epoch lacks is empty."""
         (self.partial / directory).mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(key for line in log for key in line))
         with (self.partial / directory / "log.csv").open("w", newline="", encoding="utf-8") as file:
@@ -168,7 +160,7 @@ class RunWriter:
         self._write_store(f"{directory}/after.h5", held_out, embedding, "embedding", provenance)
 
     def note(self, directory: str, what: str, fields: Mapping[str, Any]) -> None:
-        """Note what was found of a trial, for a run that goes on."""
+        """Note what was found of a trial, for a run that resumes."""
         _write_json(self._progress(directory, f"{what}.json"), fields)
 
     def noted(self, directory: str, what: str) -> dict[str, Any] | None:
@@ -185,7 +177,8 @@ class RunWriter:
         path = self._progress(directory, "state.pt")
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with explained(f"{path} is damaged", "start again with `overwrite=True`"):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
     def drop_state(self, directory: str) -> None:
@@ -194,9 +187,8 @@ class RunWriter:
 
     def finish(self, result: Finetuning) -> None:
         """Write the manifest, last, and give the directory its name."""
-        text = json.dumps(as_json(result), indent=1, allow_nan=False)
-        (self.partial / _MANIFEST).write_text(text + "\n", encoding="utf-8")
-        kept = {_BEFORE, _MANIFEST, _PROGRESS} | {
+        write_run(self.partial, result)
+        kept = {_BEFORE, MANIFEST, _PROGRESS} | {
             directory.partition("/")[0]
             for objective in result.objectives
             for directory in [
@@ -207,7 +199,7 @@ class RunWriter:
         for path in self.partial.iterdir():
             if path.name in kept:
                 continue
-            if path.is_dir():  # of an objective that a run did not go on with
+            if path.is_dir():  # of an objective that a resumed run left out
                 shutil.rmtree(path)
             else:  # a temporary file of a writer that was killed
                 path.unlink()
@@ -262,9 +254,13 @@ def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged; start again with `overwrite=True`")
     return found
 
 
@@ -275,14 +271,6 @@ def directory_names(expressions: Sequence[str]) -> list[str]:
         plain = re.sub(r"[^A-Za-z0-9._=+@-]+", "", re.sub(r"\*", "-", expression)).replace("+", "_")[:100] or "objective"
         names.append(plain if plain not in names else f"{plain}-{len(names) + 1}")
     return names
-
-
-def is_run(source: str) -> bool:
-    """Tell whether a path is a run directory."""
-    try:
-        return bool(json.loads((Path(source) / _MANIFEST).read_text(encoding="utf-8"))["schema"] == SCHEMA)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def open_run(source: str) -> list[FeatureSet]:
@@ -297,34 +285,8 @@ def open_run(source: str) -> list[FeatureSet]:
     return [replace(read_features(str(path / file)), name=name) for name, file in files.items()]
 
 
-def read_run(source: str) -> Finetuning:
-    """Read run.json as the record that it was written from; fields of a newer version are left out.
-
-    InputError for a manifest that is damaged.
-    """
-    path = Path(source)
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        objectives = [
-            ObjectiveResult(
-                objective["expression"],
-                [_known(Trial, trial) for trial in objective["trials"]],
-                {name: _known(Summary, summary) for name, summary in objective["summary"].items()},
-                sweep=objective.get("sweep"),
-                candidates=[_known(Candidate, candidate) for candidate in objective.get("candidates", ())],
-                warnings=objective.get("warnings", ()),
-            )
-            for objective in manifest["objectives"]
-        ]
-        if not all(objective.trials for objective in objectives) or not objectives:
-            raise ValueError("an objective without trials, or none")
-        return Finetuning(path, manifest["options"], manifest["data"], objectives, manifest["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
-
-
 def read_log(source: str, trial: Trial) -> dict[str, list[float]]:
-    """Read the log of a trial, a list an epoch under the name of each column; NaN where an epoch has no value."""
+    """Read the log of a trial, one list per epoch under the name of each column; NaN where an epoch has no value."""
     path = Path(source) / trial.directory / "log.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -332,7 +294,3 @@ def read_log(source: str, trial: Trial) -> dict[str, list[float]]:
         return {column: [float(line[column] or "nan") for line in lines] for column in (lines[0] if lines else ())}
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged or not there: {error}") from error
-
-
-def _known(record: type[R], values: Mapping[str, Any]) -> R:
-    return record(**{field.name: values[field.name] for field in fields(record) if field.name in values})

@@ -10,10 +10,10 @@ from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.evaluation import score
 from embedscope.finetuning import conclusions, finetune
 from embedscope.finetuning.splitting import part
-from embedscope.finetuning.training import apply
+from embedscope.finetuning.validation import apply
 from embedscope.models.head import build_head
-from embedscope.records import Finetuning, ObjectiveResult, Summary, Trial
 from embedscope.store import read_features
+from embedscope.store.results import Finetuning, ObjectiveResult, RunData, Summary, Trial
 from embedscope.store.runs import directory_names, open_run
 
 
@@ -66,7 +66,7 @@ def test_stores_of_a_run_score_as_the_run_says(run, tmp_path):
     assert (before.name, after.name) == ("before", "after ce")
     assert list(before.ids) == list(after.ids)
     trial = run.objectives[0].trials[0]
-    for source, expected in ((before.source, trial.before), (after.source, trial.after)):
+    for source, expected in ((before.source, run.before), (after.source, trial.after)):
         (found,) = score([source])
         for name, measurement in found.metrics.items():
             assert measurement.value == pytest.approx(expected[name], abs=1e-9), name
@@ -116,11 +116,11 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials has to be at least 1"),
-        ({"epochs": 0}, "epochs has to be at least 1"),
+        ({"trials": 0}, "trials has to be a whole number from 1, got '0'"),
+        ({"epochs": 0}, "epochs has to be a whole number from 1, got '0'"),
         ({"objectives": []}, "objectives has to be at least 1"),
         ({"objectives": ["ce", "siloette"]}, "no loss 'siloette'"),
-        ({"test_share": 1.0}, "the share of rows to hold out"),
+        ({"test_share": 1.0}, "test_share, the share of rows to hold out, has to be between 0 and 1, got 1.0"),
         ({"learning_rate": -1.0}, "learning_rate has to be a number above 0 and at most 1e\\+30, got -1.0"),
         ({"weight_decay": float("nan")}, "weight_decay has to be a number from 0, got nan"),
         ({"objectives": ["ce@99"]}, "'ce@99': ce would switch on in epoch 99, after the last of 50"),
@@ -135,7 +135,7 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
         ({"learning_rate": 3e38}, "learning_rate has to be a number above 0 and at most 1e\\+30"),
         ({"schedule": "plateau", "val_share": 0}, "the schedule plateau goes by the validation rows"),
         ({"objectives": ["[1, 2]*ce"], "val_share": 0}, "a sweep goes by the validation rows"),
-        ({"val_share": 1.0}, "the share of rows to validate on has to be from 0 to below 1, got 1.0"),
+        ({"val_share": 1.0}, "val_share, the share of rows to validate on, has to be from 0 to below 1, got 1.0"),
         ({"select_by": "silhuette"}, "no criterion to select by 'silhuette'; did you mean 'silhouette'"),
         ({"select_by": "explained_variance"}, "no criterion to select by 'explained_variance'"),
         ({"weights": "equity"}, "no weighting of samples 'equity'; did you mean 'dataset_equity'"),
@@ -159,7 +159,7 @@ def test_existing_run_is_refused_or_replaced(run, features, tmp_path):
 def test_other_folders_are_never_replaced(features, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(OutputError, match="exists and is no run of finetune"):
+    with pytest.raises(OutputError, match="exists and is not a run of finetune"):
         finetune(features, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
@@ -167,7 +167,7 @@ def test_other_folders_are_never_replaced(features, tmp_path):
 def test_folder_with_another_run_json_is_never_replaced(features, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "run.json").write_text('{"schema": "other"}')
-    with pytest.raises(OutputError, match="exists and is no run of finetune"):
+    with pytest.raises(OutputError, match="exists and is not a run of finetune"):
         finetune(features, tmp_path / "mine", overwrite=True)
 
 
@@ -187,7 +187,7 @@ def test_current_folder_is_refused(features, tmp_path, monkeypatch):
 
 def test_damaged_manifest(tmp_path):
     (tmp_path / "run.json").write_text('{"schema": "embedscope.finetune/1"}')
-    with pytest.raises(InputError, match="is damaged: KeyError"):
+    with pytest.raises(InputError, match="is damaged: run lacks 'options'; run finetune again"):
         open_run(str(tmp_path))
 
 
@@ -221,14 +221,13 @@ def test_accuracies_are_those_of_scikit_learn(run, features, tmp_path):
     assert trial.after["knn_accuracy"] == pytest.approx(nearest.score(rows, test.labels))
     assert trial.after["macro_f1"] == pytest.approx(f1_score(test.labels, logits.argmax(1), average="macro"))
     before = KNeighborsClassifier(5).fit(rest.features[:], rest.labels)
-    assert trial.before["knn_accuracy"] == pytest.approx(before.score(test.features[:], test.labels))
+    assert run.before["knn_accuracy"] == pytest.approx(before.score(test.features[:], test.labels))
 
 
 def made_up(summaries, trials=5):
-    trial = Trial(0, 1, 1, {}, {}, 0.0, "d")
-    return Finetuning(
-        None, {}, {}, [ObjectiveResult(name, [trial] * trials, summary) for name, summary in summaries.items()], 0.0
-    )
+    trial = Trial(0, 1, 1, {}, 0.0, "d")
+    objectives = tuple(ObjectiveResult(name, (trial,) * trials, summary) for name, summary in summaries.items())
+    return Finetuning(None, {}, RunData(train=2, test=2), objectives, 0.0, {})
 
 
 def test_conclusions_are_plain_sentences():
@@ -274,8 +273,8 @@ def test_another_data_set_is_tested_on(features, make_store, blobs, tmp_path):
     result = finetune(
         features, tmp_path / "run", objectives=["ce"], epochs=3, test=other, label_map={"a": "0", "b": "1", "c": ""}
     )
-    assert result.data["held_out"].endswith("other.h5, all of its rows")
-    assert (result.data["test"], result.data["train"] + result.data["validation"]) == (60, 90)
+    assert result.data.held_out.endswith("other.h5, all of its rows")
+    assert (result.data.test, result.data.train + result.data.validation) == (60, 90)
     (before, _) = open_run(str(tmp_path / "run"))
     assert list(before.ids) == [id for id, label in zip(other.ids, labels, strict=True) if label < 2]
     assert before.class_names == features.class_names

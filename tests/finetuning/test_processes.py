@@ -61,7 +61,9 @@ WORKER = """
 import datetime, json, sys
 import torch
 from torch import distributed as group
-from embedscope.finetuning.training import Material, Recipe, Training
+from embedscope.finetuning.config import TrainingConfig
+from embedscope.finetuning.material import Material
+from embedscope.finetuning.training import Training
 from embedscope.progress import untracked
 
 rank, size, port = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -71,10 +73,10 @@ group.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_siz
 generator = torch.Generator().manual_seed(0)
 labels = torch.arange(101) % 4
 rows = torch.randn(101, 6, generator=generator) + torch.randn(4, 6, generator=generator)[labels]
-recipe = Recipe(head="mlp(8, 5)", epochs=3, batch_size=15, optimizer="sgd(momentum=0.5)", learning_rate=0.05)
+config = TrainingConfig(head="mlp(8, 5)", epochs=3, batch_size=15, optimizer="sgd(momentum=0.5)", learning_rate=0.05)
 found = []
 for objective in ("ce + 0.5*silhouette@2 + 0.1*center + 0.02*sface", "silhouette"):
-    training = Training(Material(rows, labels, 4, 1.3), recipe, objective, 0)
+    training = Training(Material(rows, labels, 4, 1.3), config, objective, 0)
     training.head.double(), training.criterion.double()
     training.run(untracked, lambda: None)
     tensors = [*training.head.state_dict().values(), *training.criterion.state_dict().values()]

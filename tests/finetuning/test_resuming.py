@@ -55,7 +55,7 @@ def interrupting(after_epochs):
 def test_a_run_that_goes_on_comes_to_the_same(features, tmp_path, monkeypatch, epochs):
     monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
     finetune(features, tmp_path / "whole", **OPTIONS)
-    with pytest.raises(InterruptedRunError, match="what was trained is kept, go on with: the same call and resume=True"):
+    with pytest.raises(InterruptedRunError, match="what was trained is kept, resume with: the same call and resume=True"):
         finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(epochs))
     assert not (tmp_path / "run").exists()
     trained = []
@@ -80,7 +80,7 @@ def test_what_is_in_the_way_is_said(features, tmp_path, monkeypatch):
         OutputError, match=r"run.partial is an unfinished run: `resume=True` continues it, `overwrite=True` starts again"
     ):
         finetune(features, tmp_path / "run", **OPTIONS)
-    with pytest.raises(OutputError, match=r"was begun with another epochs: 4, now 5; resume with what it was begun with"):
+    with pytest.raises(OutputError, match=r"was started with a different epochs: 4, now 5; resume with the original settings"):
         finetune(features, tmp_path / "run", **{**OPTIONS, "epochs": 5}, resume=True)
     finetune(features, tmp_path / "run", **OPTIONS, overwrite=True)
     with pytest.raises(OutputError, match="run is complete already; nothing is left to resume"):
@@ -90,7 +90,7 @@ def test_what_is_in_the_way_is_said(features, tmp_path, monkeypatch):
 def test_a_strange_folder_in_the_way_is_left_alone(features, tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "thesis.tex").write_text("")
-    with pytest.raises(OutputError, match=r"run.partial is in the way, and is no unfinished run"):
+    with pytest.raises(OutputError, match=r"run.partial exists but is not an unfinished run"):
         finetune(features, tmp_path / "run", overwrite=True)
     assert (tmp_path / "run.partial" / "thesis.tex").exists()
 
@@ -107,7 +107,7 @@ def test_other_rows_are_not_gone_on_with(features, make_store, blobs, tmp_path, 
     rows = features.features[:].numpy()
     (tmp_path / "store.h5").unlink()
     other = read_features(str(make_store(rows, np.roll(features.labels, 1))))
-    with pytest.raises(OutputError, match="was begun with another rows"):
+    with pytest.raises(OutputError, match="was started with a different rows"):
         finetune(other, tmp_path / "run", **OPTIONS, resume=True)
 
 
@@ -141,7 +141,7 @@ def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, talk = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; what was trained is kept, go on with: embedscope finetune" in talk
+    assert "interrupted; what was trained is kept, resume with: embedscope finetune" in talk
     assert talk.strip().endswith("--resume")
 
 
@@ -186,3 +186,16 @@ def test_what_a_killed_writer_left_is_removed(features, tmp_path):
     (tmp_path / "run.partial" / "head.safetensors.12345678.partial").write_text("half")
     finetune(features, tmp_path / "run", **options, resume=True)
     assert not list((tmp_path / "run").glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["begun.json", "before.measured.json", "ce--trial-0.state.pt"])
+def test_progress_that_is_damaged_is_said(features, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
+    with pytest.raises(InterruptedRunError):
+        finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(2))
+    path = tmp_path / "run.partial" / "progress" / name
+    assert path.exists()
+    path.write_text("[]")
+    with pytest.raises(InputError, match=rf"{name} is damaged.*; start again with `overwrite=True`"):
+        finetune(features, tmp_path / "run", **OPTIONS, resume=True)
+    finetune(features, tmp_path / "run", **OPTIONS, overwrite=True)

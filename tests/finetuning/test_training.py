@@ -9,7 +9,9 @@ from torch import nn
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.finetuning import finetune
 from embedscope.finetuning.banks import Chosen, DiskBank, place
-from embedscope.finetuning.training import Material, Recipe, Training, root_mean_square
+from embedscope.finetuning.config import TrainingConfig
+from embedscope.finetuning.material import Material, root_mean_square
+from embedscope.finetuning.training import Training
 from embedscope.finetuning.weighting import sample_weights
 from embedscope.losses import loss
 from embedscope.losses.expression import Objective, Term
@@ -26,8 +28,8 @@ def material(blobs):
     return Material(rows[~chosen], labels[~chosen], 3, 1.5, rows[chosen], labels[chosen])
 
 
-def trained(material, objective="ce", *, seed=0, track=untracked, **recipe):
-    training = Training(material, Recipe(**{"epochs": 4, "batch_size": 16, **recipe}), objective, seed)
+def trained(material, objective="ce", *, seed=0, track=untracked, **config):
+    training = Training(material, TrainingConfig(**{"epochs": 4, "batch_size": 16, **config}), objective, seed)
     training.run(track, lambda: None)
     return training
 
@@ -35,7 +37,7 @@ def trained(material, objective="ce", *, seed=0, track=untracked, **recipe):
 def test_a_training_is_a_plain_loop_of_torch(material):
     """The same steps by hand: the head's start, shuffled batches, cross-entropy, AdamW, cosine."""
     done = trained(material, learning_rate=0.01, weight_decay=0.1)
-    start = Training(material, Recipe(epochs=4, batch_size=16), "ce", 0)
+    start = Training(material, TrainingConfig(epochs=4, batch_size=16), "ce", 0)
     head, sampler = start.head, start._sampler
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.01, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4 * 4)
@@ -109,7 +111,7 @@ def test_a_classifier_that_no_term_reaches_is_probed(material, objective, probes
 def test_a_probe_leaves_the_embedding_alone(material):
     """With a probe or without, the embedding learns the same; and the classifier learns, which its bias shows."""
     probed = trained(material, "silhouette", epochs=20, learning_rate=0.02)
-    start = Training(material, Recipe(epochs=20, batch_size=16, learning_rate=0.02), "silhouette", 0)
+    start = Training(material, TrainingConfig(epochs=20, batch_size=16, learning_rate=0.02), "silhouette", 0)
     start._probes = False
     start.run(untracked, lambda: None)
     assert [line["silhouette"] for line in probed.log] == pytest.approx([line["silhouette"] for line in start.log], abs=1e-6)
@@ -126,7 +128,7 @@ def test_a_training_that_goes_on_is_one_that_was_not_interrupted(material, at, t
     class StopError(Exception):
         pass
 
-    first = Training(material, Recipe(batch_size=16, **options), objective, 0)
+    first = Training(material, TrainingConfig(batch_size=16, **options), objective, 0)
 
     def stop():
         if first.epoch == at:
@@ -136,7 +138,7 @@ def test_a_training_that_goes_on_is_one_that_was_not_interrupted(material, at, t
     with pytest.raises(StopError):
         first.run(untracked, stop)
     torch.manual_seed(99)
-    again = Training(material, Recipe(batch_size=16, **options), objective, 0)
+    again = Training(material, TrainingConfig(batch_size=16, **options), objective, 0)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     again.run(untracked, lambda: None)
     assert again.log == whole.log
@@ -148,7 +150,7 @@ def test_a_training_that_goes_on_is_one_that_was_not_interrupted(material, at, t
 def test_training_that_breaks_names_the_term_and_keeps_what_was_good():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.1]])
     material = Material(rows, torch.tensor([0, 1, 0, 1]), 2, 1.0)
-    training = Training(material, Recipe(batch_size=4, learning_rate=1e30), "ce + silhouette", 0)
+    training = Training(material, TrainingConfig(batch_size=4, learning_rate=1e30), "ce + silhouette", 0)
     with pytest.raises(InputError, match=r"ce \+ silhouette is not finite in epoch \d+: ce"):
         training.run(untracked, lambda: None)
     assert training.best_state is not None

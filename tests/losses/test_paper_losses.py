@@ -208,6 +208,20 @@ def test_gradient_of_a_threshold_between_far_scores_is_finite():
     torch.testing.assert_close(scores.grad.sum(dim=1), torch.tensor([-1.0, -1.0]))
 
 
+@pytest.mark.parametrize(("dtype", "gap"), [(torch.float32, 40.0), (torch.float64, 40.0), (torch.float64, 4000.0)])
+def test_threshold_on_a_plateau_is_where_both_sides_balance(dtype, gap):
+    """Two scores at gap, three at -gap: 2 exp(-2 (gap + t)) = 3 exp(2 (t - gap)), whatever the sum of sigmoids rounds to."""
+    scores = torch.tensor([[gap, gap, -gap, -gap, -gap]], dtype=dtype)
+    found = Threshold.apply(scores, 2.0, 2.0)
+    assert found.item() == pytest.approx(math.log(2 / 3) / 4, abs=1e-4 if dtype == torch.float32 else 1e-9)
+
+
+def test_threshold_for_part_of_a_candidate_between_far_scores():
+    """2.5 of five: one of the three far ones is in by half, as far as a sixth of each."""
+    found = Threshold.apply(torch.tensor([[50.0, 50.0, -50.0, -50.0, -50.0]], dtype=torch.float64), 2.5, 2.0)
+    assert found.item() == pytest.approx(50 + math.log((1 / 6) / (5 / 6)) / 2, abs=1e-9)
+
+
 def test_all_are_in_where_there_are_no_more_than_k():
     features = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     value = make("soft_top_k", k=5)(features, torch.tensor([0, 0, 0, 1, 1, 1]), features)
@@ -383,6 +397,14 @@ def test_icnn_ignores_scale(factor, batch):
     assert float(make("icnn")(features * factor, labels, logits)) == pytest.approx(expected, abs=1e-9)
 
 
+def test_icnn_scales_by_the_batch_or_by_the_row():
+    """Two pairs of two classes each, one ten times as wide: by rows both are at 1, by the batch the narrow one is at 0.1."""
+    features = torch.tensor([[0.0], [1.0], [100.0], [110.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 1])
+    assert float(make("icnn", k=1)(features, labels, features)) == pytest.approx(-math.log((1.0 + 0.1) / 2 / 4), abs=1e-12)
+    assert float(make("icnn", k=1, scale="row")(features, labels, features)) == pytest.approx(-math.log(1 / 4), abs=1e-12)
+
+
 # uniformity
 
 
@@ -417,6 +439,7 @@ def test_uniformity_of_one_place_is_zero(rows):
         ("elastic_face", {"sd": -1}, "sd has to be a number from 0"),
         ("unpg", {"whisker": -1}, "whisker has to be a number from 0"),
         ("icnn", {"k": 0}, "k has to be a whole number from 1, got '0'"),
+        ("icnn", {"scale": "rows"}, "no scale 'rows'; did you mean 'row'"),
         ("icnn", {"k": True}, "k has to be a whole number from 1, got 'True'"),
     ],
 )

@@ -98,11 +98,11 @@ def test_files_that_are_no_heads(trained, tmp_path):
         open_head(trained / "run")
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        InputError, match=r"other.safetensors is no head that finetune wrote .*; give a head.safetensors of a run"
+        InputError, match=r"other.safetensors is not a head that finetune wrote .*; give a head.safetensors of a run"
     ):
         open_head(tmp_path / "other.safetensors")
     save_file(
         {"weight": torch.zeros(3)}, tmp_path / "b.safetensors", {"head": json.dumps("linear"), "dim": "2", "classes": "[1]"}
     )
-    with pytest.raises(InputError, match="is no head that finetune wrote"):
+    with pytest.raises(InputError, match="is not a head that finetune wrote"):
         open_head(tmp_path / "b.safetensors")

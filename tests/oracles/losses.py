@@ -490,7 +490,7 @@ def proto_triplet(features, labels, logits, margin=0.5, normalize=False):
     return sum(found) / len(found)
 
 
-def icnn(features, labels, logits, k=4):
+def icnn(features, labels, logits, k=4, scale="batch", root=False):
     rows, labels = features.numpy(), labels.tolist()
     size = len(rows)
     d = [[math.sqrt(float(((rows[i] - rows[j]) ** 2).sum())) for j in range(size)] for i in range(size)]
@@ -501,10 +501,14 @@ def icnn(features, labels, logits, k=4):
         scaled = [d[i][j] / nearest_other for j in near]
         scaled = [value / max(1, *scaled) for value in scaled]
         inside = [value for j, value in zip(near, scaled, strict=True) if labels[j] == labels[i]]
-        outside = [d[i][j] / max(d[i][j] for j in near) for j in near if labels[j] != labels[i]]
+        outside = [d[i][j] / (max(d[i][j] for j in near) if scale == "row" else 1) for j in near if labels[j] != labels[i]]
         same += [sum(inside) / len(inside)] if inside else []
-        diff += [sum(outside) / len(outside)] if outside else []
-        gamma.append(math.sqrt(len(inside) / len(near)))
+        diff += [outside] if outside else []
+        gamma.append(math.sqrt(len(inside) / len(near)) if root else len(inside) / len(near))
+    if scale == "batch":
+        widest = max(value for outside in diff for value in outside)
+        diff = [[value / widest for value in outside] for outside in diff]
+    diff = [sum(outside) / len(outside) for outside in diff]
     first = 1 - sum(same) / len(same) if same else 0.0
     second = sum(diff) / len(diff) if diff else 1.0
     third = sum(gamma) / size if k + 2 < size else 1.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from embedscope.store.results import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,12 +90,17 @@ def packed_view(
 
 def packed_run(run: Run) -> dict[str, Any]:
     """Pack a run of finetune: its manifest, and the log of every trial."""
+    document = as_json(run.result)
     objectives = [
-        {**asdict(objective), "logs": [{column: _gaps(values) for column, values in log.items()} for log in logs]}
-        for objective, logs in zip(run.result.objectives, run.logs, strict=True)
+        {**objective, "logs": [{column: _gaps(values) for column, values in log.items()} for log in logs]}
+        for objective, logs in zip(document["objectives"], run.logs, strict=True)
     ]
-    data = run.result
-    return {"name": run.name, "options": _lines(data.options), "data": _lines(data.data), "objectives": objectives}
+    return {
+        "name": run.name,
+        "options": _lines(document["options"]),
+        "data": _lines(document["data"]),
+        "objectives": objectives,
+    }
 
 
 def _gaps(values: Sequence[float]) -> list[float | None]:

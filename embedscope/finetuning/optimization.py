@@ -1,4 +1,4 @@
-"""Optimisers and schedules of the learning rate, by the names that torch gives them."""
+"""Optimizers and schedules of the learning rate, by the names that torch gives them."""
 
 from __future__ import annotations
 
@@ -7,50 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedscope import plugins
-from embedscope.errors import UsageError, check_flag, check_number, check_whole
+from embedscope.finetuning.specs import check_optimizer, check_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from torch.optim import Optimizer
-
-_OPTIMIZERS: dict[str, Mapping[str, Any]] = {
-    "adamw": {"beta1": 0.9, "beta2": 0.999},
-    "sgd": {"momentum": 0.9, "nesterov": False},
-}
-_SCHEDULES: dict[str, Mapping[str, Any]] = {
-    "cosine": {},
-    "plateau": {"factor": 0.1, "patience": 5},
-    "constant": {},
-}
-
-
-def check_optimizer(spec: str) -> tuple[str, dict[str, Any]]:
-    """Read `adamw(beta1=0.9, beta2=0.999)` or `sgd(momentum=0.9, nesterov=False)` into a name and all of its options."""
-    name, options = plugins.choose("optimizer", spec, _OPTIMIZERS)
-    for option in options.keys() - {"nesterov"}:
-        if not 0 <= check_number(option, options[option]) < 1:
-            raise UsageError(f"{option} of {name} has to be from 0 to below 1, got {options[option]}")
-    if name == "sgd" and check_flag("nesterov", options["nesterov"]) and not options["momentum"]:
-        raise UsageError("sgd(nesterov=True) needs a momentum above 0")
-    return name, options
-
-
-def check_schedule(spec: str) -> tuple[str, dict[str, Any]]:
-    """Read `cosine`, `constant` or `plateau(factor=0.1, patience=5)` into a name and all of its options."""
-    name, options = plugins.choose("schedule", spec, _SCHEDULES)
-    if name == "plateau":
-        if not 0 < check_number("factor", options["factor"]) < 1:
-            raise UsageError(f"factor of plateau has to be between 0 and 1, got {options['factor']}")
-        check_whole("patience of plateau", options["patience"], low=0)
-    return name, options
 
 
 def build_optimizer(
     spec: str, parameters: Iterable[torch.nn.Parameter], learning_rate: float, weight_decay: float
 ) -> Optimizer:
-    """Make the optimiser that a spec names, see `check_optimizer`."""
+    """Make the optimizer that a spec names, see `specs.check_optimizer`."""
     name, options = check_optimizer(spec)
     if name == "adamw":
         betas = (float(options["beta1"]), float(options["beta2"]))

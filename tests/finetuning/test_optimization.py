@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from embedscope.errors import UsageError
-from embedscope.finetuning.optimisation import Schedule, build_optimizer, check_optimizer, check_schedule
+from embedscope.finetuning.optimization import Schedule, build_optimizer, check_optimizer, check_schedule
 
 
 def rates(spec, epochs, steps, values=None):

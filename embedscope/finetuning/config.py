@@ -1,0 +1,123 @@
+"""TrainingConfig: every setting of finetune with its default, its meaning and its limits. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from embedscope.errors import UsageError, check_flag, check_number, check_whole, unknown
+from embedscope.finetuning.specs import check_optimizer, check_sampler, check_schedule, check_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+OBJECTIVES = ("ce", "ce + 0.5*silhouette")
+
+
+def _setting(default: Any, meaning: str, *, low: int | None = None) -> Any:
+    """Make a field; `low` makes it a whole number of at least that."""
+    return field(default=default, metadata={"help": meaning, "low": low})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How `finetune` trains and measures; the command line has an option for each of these.
+
+    Values are checked when a config is made. What depends on plugins (objectives, the head, the criterion) is checked by
+    `finetune`, before it reads any rows.
+
+    Raises:
+        UsageError: a value that could never work; the message names the setting and what it takes.
+
+    >>> TrainingConfig(objectives="ce", trials=5).objectives
+    ('ce',)
+    """
+
+    objectives: tuple[str, ...] = _setting(
+        OBJECTIVES, "Objective, as in 'ce + 0.5*silhouette@10'. A list of numbers, 'ce + [0.1,1]*gini', makes a sweep."
+    )
+    head: str = _setting("linear", "linear, or mlp with widths, as in 'mlp(128, 64)'.")
+    trials: int = _setting(1, "Number of trainings per objective, each with its own seed.", low=1)
+    epochs: int = _setting(50, "Passes over the training rows.", low=1)
+    batch_size: int = _setting(128, "Batch size, unless the sampler decides it.", low=1)
+    sampler: str = _setting("shuffled", "shuffled, or 'balanced(classes=32, samples=8)': classes per batch, and rows of each.")
+    weights: str | None = _setting(None, "Sample weights: 'dataset_equity(eta=1, gamma=5)' makes rare samples count more.")
+    optimizer: str = _setting("adamw", "adamw, or 'sgd(momentum=0.9, nesterov=True)'.")
+    learning_rate: float = _setting(3e-3, "Learning rate at the start.")
+    weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
+    schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
+    patience: int | None = _setting(None, "Stop after this many epochs without a better validation.", low=1)
+    select_by: str = _setting(
+        "macro_f1", "Criterion on the validation rows: macro_f1, accuracy, or a metric with a direction such as silhouette."
+    )
+    test_share: float = _setting(0.25, "Share of every class to hold out, unless the features have a split called test.")
+    val_share: float = _setting(
+        0.1, "Share of the rest to choose the epoch by, unless there is a split called val; 0 keeps the last epoch."
+    )
+    memory: int | None = _setting(
+        None, "Memory for rows, as in 4GB; beyond it they are drawn from disk. By default half of what is free.", low=1
+    )
+    device: str = _setting("auto", "auto, cpu, cuda or cuda:N; only auto falls back.")
+    seed: int = _setting(0, "Seed of the split and of the first trial.", low=0)
+    tensorboard: bool = _setting(False, "Write event files for TensorBoard too.")
+
+    def __post_init__(self) -> None:
+        """Take one objective for a list of one, and raise UsageError for values that could never work."""
+        object.__setattr__(self, "objectives", _listed(self.objectives))
+        if not self.objectives:
+            raise UsageError("objectives has to be at least 1, got 0")
+        for each in fields(self):
+            low, value = each.metadata["low"], getattr(self, each.name)
+            if low is not None and not (value is None and each.default is None):
+                check_whole(each.name, value, low=low)
+        for name in ("head", "sampler", "optimizer", "schedule", "select_by", "device"):
+            _check_text(name, getattr(self, name))
+        check_number("learning_rate", self.learning_rate, above=0, high=1e30)
+        check_number("weight_decay", self.weight_decay, low=0)
+        if not 0 < check_number("test_share", self.test_share) < 1:
+            raise UsageError(f"test_share, the share of rows to hold out, has to be between 0 and 1, got {self.test_share}")
+        if not 0 <= check_number("val_share", self.val_share) < 1:
+            raise UsageError(f"val_share, the share of rows to validate on, has to be from 0 to below 1, got {self.val_share}")
+        check_optimizer(self.optimizer)
+        check_schedule(self.schedule)
+        check_sampler(self.sampler)
+        if self.weights is not None:
+            _check_text("weights", self.weights)
+            check_weights(self.weights)
+        check_flag("tensorboard", self.tensorboard)
+
+    def with_settings(self, **settings: Any) -> TrainingConfig:
+        """Replace settings by name; UsageError names the nearest for one that does not exist."""
+        for name in settings:
+            if name not in meanings():
+                raise UsageError(unknown("setting of finetune", name, meanings()))
+        return replace(self, **settings)
+
+
+def meanings() -> dict[str, str]:
+    """Name every setting, with what it means."""
+    return {each.name: each.metadata["help"] for each in fields(TrainingConfig)}
+
+
+def default(name: str) -> Any:
+    """Return the default of a setting."""
+    (found,) = (each.default for each in fields(TrainingConfig) if each.name == name)
+    assert found is not MISSING
+    return found
+
+
+def _listed(objectives: Iterable[str] | str) -> tuple[str, ...]:
+    listed = (objectives,) if isinstance(objectives, str) else tuple(objectives)
+    for each in listed:
+        _check_text("an objective", each)
+    return listed
+
+
+def _check_text(what: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"{what} has to be text, got {str(value)[:40]!r}")
+
+
+TrainingConfig.__doc__ = f"{TrainingConfig.__doc__}\n    Attributes:\n" + "\n".join(
+    f"        {name}: {meaning}" for name, meaning in meanings().items()
+)

@@ -1,0 +1,100 @@
+"""What is looked at before anything is trained: settings that depend on plugins, objectives, and rows in the wrong part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from embedscope import plugins
+from embedscope.errors import InputError, UsageError
+from embedscope.finetuning.config import default
+from embedscope.finetuning.sampling import build_sampler
+from embedscope.finetuning.specs import check_schedule
+from embedscope.finetuning.validation import criterion
+from embedscope.losses import expression
+from embedscope.models.head import build_head
+from embedscope.ops.blocks import row_slices
+from embedscope.store.heads import HeadNotes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from embedscope.finetuning.config import TrainingConfig
+    from embedscope.finetuning.splitting import Parts
+    from embedscope.store.features import FeatureSet
+
+
+def check(config: TrainingConfig) -> None:
+    """Raise UsageError for settings that no rows could make right, and MissingExtraError without TensorBoard."""
+    criterion(config.select_by)
+    if not config.val_share:
+        refuse_without_validation(config, "a val_share of 0 leaves none")
+    if config.tensorboard:
+        plugins.imported("tensorboard", extra="tensorboard")
+
+
+def refuse_without_validation(config: TrainingConfig, why: str) -> None:
+    """Raise UsageError for whatever needs validation rows, without any."""
+    asked = {
+        "patience": config.patience is not None,
+        "the schedule plateau": check_schedule(config.schedule)[0] == "plateau",
+        f"selecting by {config.select_by}": config.select_by != default("select_by"),
+        "a sweep": any(len(expression.expand(objective)) > 1 for objective in config.objectives),
+    }
+    for what in (what for what, wanted in asked.items() if wanted):
+        raise UsageError(f"{what} goes by the validation rows, and there are none: {why}")
+
+
+def grids(config: TrainingConfig, parts: Parts) -> list[list[str]]:
+    """Expand and build all objectives: a typo in the last one should not cost the training of the first."""
+    count = len(np.unique(parts.train.labels))
+    width = build_head(config.head, parts.train.features.shape[1], count, 1.0).classify.in_features
+    build_sampler(config.sampler, np.searchsorted(np.unique(parts.train.labels), parts.train.labels), config.batch_size, 0)
+    found = [expression.expand(objective) for objective in config.objectives]
+    for point in (point for grid in found for point in grid):
+        for term in expression.parse(point):
+            if term.start > config.epochs:
+                raise UsageError(
+                    f"'{point}': {term.spec} would switch on in epoch {term.start}, after the last of {config.epochs}"
+                )
+        built = expression.build(point, count, width)
+        if config.weights is not None and not any(hasattr(each, "per_sample") for each in built.losses):
+            raise UsageError(
+                f"'{point}' has no term with a value per sample, such as ce, that weights of samples could multiply"
+            )
+    return found
+
+
+def warn_of_overlap(parts: Parts, say: Callable[[str], None]) -> None:
+    """Tell of test rows of another file that are rows of the training too; InputError if all are."""
+
+    def keys(features: FeatureSet) -> np.ndarray[Any, Any]:
+        # A row's product with fixed numbers tells rows apart, and is the same number for the same row wherever it stands.
+        rows, width = features.features.shape
+        numbers = torch.randn(width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        blocks = row_slices(rows, width * 8)
+        return torch.cat([(features.features[block].double() * numbers).sum(dim=1) for block in blocks]).numpy()
+
+    shared = int(np.isin(keys(parts.test), keys(parts.train)).sum())
+    if shared == len(parts.test.labels):
+        raise InputError(f"{parts.test.source}: all of its rows are rows that are trained on; give rows of another data set")
+    if shared:
+        say(f"warning: {shared:,} of the {len(parts.test.labels):,} rows of {parts.test.source} are trained on too")
+
+
+def head_notes(config: TrainingConfig, features: FeatureSet, parts: Parts) -> HeadNotes:
+    """Say what a head is trained on: which layer of which model, how it was pooled, and behind which head, if any."""
+    model = features.provenance.get("model") or {}
+    pooling = features.provenance.get("layers", {}).get(features.layer, {}).get("pooling")
+    return HeadNotes(
+        head=config.head,
+        dim=features.features.shape[1],
+        classes=tuple(features.class_names[label] for label in np.unique(parts.train.labels)),
+        objective="",
+        layer=features.layer if model else None,
+        pooling=pooling if model else None,
+        weights=model.get("sha256") or model.get("weights_sha256"),
+        behind=(model.get("head") or {}).get("file"),
+    )

@@ -1,0 +1,165 @@
+"""finetune: train a head on stored features with one or more objectives, and compare before and after."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope import devices, distributed
+from embedscope.errors import InterruptedRunError, UsageError
+from embedscope.finetuning.comparing import corrected
+from embedscope.finetuning.config import TrainingConfig
+from embedscope.finetuning.material import prepare
+from embedscope.finetuning.preparation import check, grids, head_notes, refuse_without_validation, warn_of_overlap
+from embedscope.finetuning.splitting import fingerprint, part, with_classes_of
+from embedscope.finetuning.sweeping import run_objective
+from embedscope.finetuning.trials import Trials
+from embedscope.ops.blocks import allowance, limits
+from embedscope.progress import Track, silent, untracked
+from embedscope.store import check_finite, resuming, select_labelled
+from embedscope.store.results import Finetuning, RunData
+from embedscope.store.runs import RunWriter, check_run, directory_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from embedscope.finetuning.splitting import Parts
+    from embedscope.store.features import FeatureSet
+    from embedscope.store.results import ObjectiveResult
+
+# Settings that change nothing in the results, and the device, which is recorded as the one that was chosen.
+_IMMATERIAL = ("memory", "tensorboard", "device")
+
+
+def finetune(
+    features: FeatureSet,
+    run: Path | str,
+    config: TrainingConfig | None = None,
+    *,
+    test: FeatureSet | None = None,
+    label_map: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+    track: Track = untracked,
+    say: Callable[[str], None] = silent,
+    **settings: Any,
+) -> Finetuning:
+    """Train a head with every objective and measure the held-out rows before and after.
+
+    All metrics are of the rows themselves, before and after alike: Gini and KL differ from those of `score` if the layer has
+    magnitudes, which a head does not carry on.
+
+    Held out are the rows of the split "test" if the features have one, else a share of every class. The epoch whose weights
+    are kept is the best on validation rows: those of the split "val", else a share of every class of the rest. Training takes
+    all others. Every objective sees the same split and, trial by trial, the same start and batches, so that differences are
+    paired. If no term of an objective reaches the classifier, the classifier is trained as a linear probe on the detached
+    embedding, by cross-entropy.
+
+    An objective with lists, `ce + [0.1, 1]*silhouette`, is a sweep: all objectives of the grid are trained, the best on the
+    validation rows (mean over trials) stands for it, and it alone is measured on the held-out rows.
+
+    Each training is kept in `RUN.partial` as it ends, and one under way every ten seconds; an interrupted run resumes with
+    `resume` and gives identical results; with other objectives or more trials too. An objective that stops being finite ends
+    the run, but in a sweep it is left out. Under torchrun, each process computes its share of every batch, and the gradient is
+    that of the whole batch.
+
+    Args:
+        features: from `store.read_features`; (N, D) rows, of which the labelled ones are used.
+        run: the directory to write, laid out as `store.runs` says.
+        config: how to train; `TrainingConfig()` if left out.
+        test: hold out these rows instead, of another data set.
+        label_map: its class names -> those of the features, "" to leave a class out; equal names need none.
+        overwrite: replace an earlier run; nothing else is ever replaced.
+        resume: resume an interrupted run.
+        command: recorded, so that a reader can repeat the run.
+        track: shows progress over epochs.
+        say: is told what a user should know while it runs.
+        **settings: fields of `TrainingConfig` by name, as in `objectives=["ce", "supcon"], trials=5`; they go before `config`.
+
+    Raises:
+        InputError: features with NaN, fewer than two classes, or an objective that stops being finite.
+        UsageError: an expression, a head, a name or a number that could never work.
+        OutputError: the directory exists, or an unfinished run was begun with other settings.
+        InterruptedRunError: Ctrl-C, with trainings done that `resume` continues from.
+    """
+    started = time.perf_counter()
+    run, config = Path(run), (config or TrainingConfig()).with_settings(**settings)
+    distributed.broadcast(lambda: check_run(run, overwrite=overwrite, resume=resume))
+    check(config)
+    where = devices.choose(config.device, float64=True)
+    budget = allowance(where, config.memory)
+    features, unlabelled = select_labelled(features)
+    check_finite(features)
+    if test is not None:
+        test = with_classes_of(test, features, label_map)
+        check_finite(test)
+    elif label_map is not None:
+        raise UsageError("a label map is for the classes of another test file; name that file too")
+    parts = part(features, test_share=config.test_share, val_share=config.val_share, seed=config.seed, other=test)
+    if parts.validation is None:
+        refuse_without_validation(config, parts.validated_on)
+    points = grids(config, parts)
+    if test is not None:
+        warn_of_overlap(parts, say)
+    options = {key: value for key, value in asdict(config).items() if key not in _IMMATERIAL}
+    options |= {"label_map": label_map, "device": str(where), "processes": distributed.world_size()}
+    data = _described(features, parts, unlabelled)
+    alike = {key: value for key, value in {**options, **asdict(data)}.items() if key not in ("objectives", "trials")}
+    alike["rows"] = distributed.broadcast(lambda: fingerprint(parts))
+    writer = RunWriter(run, alike, overwrite=overwrite, resume=resume)
+    results: list[ObjectiveResult] = []
+    with ExitStack() as stack:
+        stack.enter_context(limits(memory=budget))
+        distributed.on_main(lambda: stack.enter_context(writer))
+        work = Trials(
+            parts,
+            prepare(parts, config, where, budget, run.resolve().parent, say),
+            config,
+            writer,
+            notes=head_notes(config, features, parts),
+            provenance={
+                "model": features.provenance.get("model"),
+                "data": features.provenance.get("data"),
+                "run": {"command": command},
+            },
+            memory=budget,
+            track=track if distributed.rank() == 0 else untracked,
+        )
+        folders = iter(directory_names([point for grid in points for point in grid]))
+        try:
+            before = work.before()
+            for objective, grid in zip(config.objectives, points, strict=True):
+                named = {point: next(folders) for point in grid}
+                results.append(run_objective(work, objective, named, results[0].trials if results else None))
+        except KeyboardInterrupt as error:
+            if not writer.has_work:
+                raise
+            again = resuming(command) if command else "the same call and resume=True"
+            raise InterruptedRunError(f"interrupted; what was trained is kept, resume with: {again}") from error
+        options["command"] = command
+        result = Finetuning(run, options, data, corrected(results), time.perf_counter() - started, before)
+        distributed.on_main(lambda: writer.finish(result))
+    return result
+
+
+def _described(features: FeatureSet, parts: Parts, unlabelled: int) -> RunData:
+    return RunData(
+        train=len(parts.train.labels),
+        test=len(parts.test.labels),
+        validation=0 if parts.validation is None else len(parts.validation.labels),
+        name=features.name,
+        source=features.source,
+        layer=features.layer,
+        held_out=parts.held_out,
+        validated_on=parts.validated_on,
+        unlabelled=unlabelled,
+        dimensions=features.features.shape[1],
+        classes=len(np.unique(parts.train.labels)),
+        measured_on="the rows themselves, before and after alike; a layer's magnitudes, which score reads, have no after",
+    )

@@ -1,0 +1,69 @@
+"""head.safetensors: the tensors of a trained head, and beside them, as JSON texts, what it was trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import safetensors
+import safetensors.torch
+
+from embedscope.errors import InputError, explained
+from embedscope.store import typed
+from embedscope.store.files import finished
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadNotes:
+    """What a head's file says beside its tensors.
+
+    Attributes:
+        head: its spec, "linear" or "mlp(width, ...)".
+        dim: D of the features that it takes.
+        classes: names of the K classes, in the order of its logits.
+        objective: that it was trained with.
+        layer: whose features it takes, or None if they came from no model.
+        pooling: of that layer, or None likewise.
+        weights: sha256 (hex) of the model's weights, or None if unknown.
+        behind: file of the head that the features come out of, or None.
+        seed: of the training.
+        epoch: whose weights these are.
+    """
+
+    head: str
+    dim: int
+    classes: tuple[str, ...]
+    objective: str
+    layer: str | None = None
+    pooling: str | None = None
+    weights: str | None = None
+    behind: str | None = None
+    seed: int = 0
+    epoch: int = 0
+
+
+def write_head(path: Path, tensors: Mapping[str, Tensor], notes: HeadNotes) -> None:
+    """Write a head's file; OutputError for whatever the file system refuses."""
+    with finished(path) as file:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(plain, file, {key: json.dumps(value) for key, value in asdict(notes).items()})
+
+
+def read_head(path: Path) -> tuple[dict[str, Tensor], HeadNotes]:
+    """Read tensors (on the CPU) and notes; InputError for a file that finetune did not write."""
+    problem, advice = f"{path} is not a head that finetune wrote", "give a head.safetensors of a run directory"
+    with explained(problem, advice), safetensors.safe_open(path, framework="pt") as file:
+        parsed = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, which has no iterator)
+    try:
+        notes: HeadNotes = typed.read(HeadNotes, parsed, "its metadata")
+    except InputError as error:
+        raise InputError(f"{problem} ({error}); {advice}") from error
+    return tensors, notes

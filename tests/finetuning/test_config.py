@@ -1,0 +1,79 @@
+"""The settings of finetune: one place for defaults, meanings and limits, which the command line reads."""
+
+import inspect
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from embedscope.cli.finetune import finetune as command
+from embedscope.errors import UsageError
+from embedscope.finetuning import TrainingConfig, finetune
+from embedscope.store import read_features
+
+
+def test_settings_need_no_torch():
+    code = "import sys, embedscope.finetuning as f; f.TrainingConfig(optimizer='sgd'); import embedscope.cli.finetune; "
+    code += "print([m for m in ('torch', 'numpy', 'h5py') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_command_line_has_every_setting_with_its_default_and_meaning():
+    parameters = inspect.signature(command).parameters
+    for each in fields(TrainingConfig):
+        option = parameters[each.name]
+        assert option.default == (None if each.name == "objectives" else each.default)
+        if each.name not in ("objectives", "device", "seed"):
+            assert option.annotation.__metadata__[0].help == each.metadata["help"]
+        assert each.metadata["help"] in TrainingConfig.__doc__
+
+
+def test_no_function_takes_more_settings_than_one_can_survey():
+    assert len(inspect.signature(finetune).parameters) < 13
+
+
+def test_configs_compare_hash_and_are_frozen():
+    one, other = TrainingConfig(objectives=["ce"], trials=5), TrainingConfig(objectives="ce", trials=5)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != TrainingConfig()
+    with pytest.raises(FrozenInstanceError):
+        one.trials = 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objectives": []}, "objectives has to be at least 1, got 0"),
+        ({"objectives": [3]}, "an objective has to be text, got '3'"),
+        ({"trials": 2.0}, "trials has to be a whole number from 1, got '2.0'"),
+        ({"batch_size": None}, "batch_size has to be a whole number from 1, got 'None'"),
+        ({"seed": -1}, "seed has to be a whole number from 0, got '-1'"),
+        ({"memory": 0}, "memory has to be a whole number from 1, got '0'"),
+        ({"head": None}, "head has to be text, got 'None'"),
+        ({"weights": 3}, "weights has to be text, got '3'"),
+        ({"tensorboard": "yes"}, "tensorboard has to be True or False, got 'yes'"),
+        ({"test_share": 0}, "the share of rows to hold out, has to be between 0 and 1, got 0"),
+        ({"test_share": float("nan")}, "test_share has to be a number, got nan"),
+        ({"val_share": -0.1}, "the share of rows to validate on, has to be from 0 to below 1, got -0.1"),
+        ({"schedule": "plateau(factor=2)"}, "factor of plateau has to be between 0 and 1, got 2"),
+    ],
+)
+def test_values_that_cannot_be(settings, message):
+    with pytest.raises(UsageError, match=message):
+        TrainingConfig(**settings)
+
+
+def test_an_unknown_setting_names_the_nearest(make_store, blobs, tmp_path):
+    with pytest.raises(UsageError, match="no setting of finetune 'epoch'; did you mean 'epochs'"):
+        finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epoch=3)
+
+
+def test_a_config_and_keywords_are_the_same(make_store, blobs, tmp_path):
+    features = read_features(str(make_store(*blobs)))
+    first = finetune(features, tmp_path / "a", TrainingConfig(objectives="ce", epochs=2, seed=3))
+    second = finetune(features, tmp_path / "b", objectives="ce", epochs=2, seed=3)
+    third = finetune(features, tmp_path / "c", TrainingConfig(objectives="ce", epochs=9), epochs=2, seed=3)
+    assert first.options == second.options == third.options
+    assert first.objectives[0].summary == second.objectives[0].summary == third.objectives[0].summary
