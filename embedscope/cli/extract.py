@@ -48,7 +48,9 @@ def extract(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Measure layers whose weights the checkpoint does not have.")
     ] = False,
-    unsafe_pickle: Annotated[bool, typer.Option("--unsafe-pickle", help="Let a checkpoint run code while it is read.")] = False,
+    unsafe_pickle: Annotated[
+        bool, typer.Option("--unsafe-pickle", help="Let a checkpoint, .pt2 or TorchScript file run code while it is read.")
+    ] = False,
     layer: Layers = None,
     list_layers: Annotated[
         bool, typer.Option("--list-layers", help="Print the layers with their output shapes, and stop.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from embedscope import plugins
 from embedscope.errors import InputError, UsageError, check_choice, explained
-from embedscope.models.checkpoint import sha256_of
+from embedscope.models._reading import sha256_of
 
 
 class Head(nn.Module):
