@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from embedscope.errors import MissingExtraError, UsageError, check_choice, explained, unknown
+from embedscope.errors import InputError, MissingExtraError, UsageError, check_choice, explained, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -116,7 +116,10 @@ def recognising(kind: Kind, path: Path) -> str | None:
 
 
 def imported(module: str, *, extra: str) -> ModuleType:
-    """Import an optional dependency; MissingExtraError with the pip line if it is not installed, InputError if it is broken."""
+    """Import an optional dependency; MissingExtraError with the pip line if it is not installed, InputError if it is broken.
+
+    A torchvision that was built for another torch breaks whatever imports it, and is told by both versions.
+    """
     package = module.partition(".")[0]
     advice = f"install versions that belong together: pip install 'embedscope[{extra}]'"
     with explained(f"{package} is installed but cannot be imported", advice):
@@ -126,6 +129,25 @@ def imported(module: str, *, extra: str) -> ModuleType:
             if (error.name or "").partition(".")[0] != package:  # what the package itself needs is not there, or too old
                 raise
             raise MissingExtraError(f"{package} is not installed; pip install 'embedscope[{extra}]'") from error
+        except Exception as error:
+            if reason := _of_torchvision(error):
+                raise InputError(
+                    f"torchvision {importlib.metadata.version('torchvision')} does not belong to torch "
+                    f"{importlib.metadata.version('torch')} ({reason}); install the two from one index, as "
+                    "https://pytorch.org/get-started/locally/ says for this machine"
+                ) from error
+            raise
+
+
+def _of_torchvision(error: BaseException | None) -> str | None:
+    """Give what a torchvision that was built for another torch says, if that is behind an error."""
+    while error is not None:
+        text = str(error).strip().partition("\n")[0][:200]
+        # The second import of it in a process fails for want of an attribute of the half-made module.
+        if "torchvision::" in text or ("torchvision" in text and isinstance(error, RuntimeError | AttributeError)):
+            return text
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def parse(text: str) -> Spec:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from embedscope.errors import InputError, check_choice, check_flag, check_number, explained
-from embedscope.models._opening import quiet
+from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import as_image, stack
 from embedscope.plugins import imported
@@ -59,6 +59,7 @@ def hf(
         MissingExtraError: transformers is not installed.
     """
     library = imported("transformers", extra="hf")
+    check_torchvision()
     if int(library.__version__.partition(".")[0]) < 5:  # it names missing weights otherwise, so that they would go unnoticed
         raise InputError(f"transformers {library.__version__} is too old, 5.0 is needed; pip install -U 'embedscope[hf]'")
     check_flag("pretrained", pretrained)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from embedscope.errors import InputError, UsageError, check_flag, explained, unknown
-from embedscope.models._opening import quiet
+from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.hf import check_location, check_texts, hf
 from embedscope.plugins import imported
@@ -44,6 +44,7 @@ def st(
         InputError: no such model, or no network to fetch it, or options that it does not take.
         MissingExtraError: sentence-transformers is not installed.
     """
+    check_torchvision()
     library = imported("sentence_transformers", extra="text")
     if int(library.__version__.partition(".")[0]) < 6:  # it tokenizes without the prompts that encode adds
         raise InputError(
