@@ -30,7 +30,9 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import itertools
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["metrics", "losses", "models", "data", "plotting"]
 F = TypeVar("F", bound="Callable[..., Any]")
+
+# Brackets of a spec at which its options may begin; those before belong to a path.
+_MOST_BRACKETS = 100
 
 _SINGULAR = {
     "metrics": "metric",
@@ -163,13 +168,14 @@ def parse(text: str) -> Spec:
         if re.fullmatch(r"[\w:./-]+\([^)]*", text):
             raise UsageError(f"'{text[:80]}' opens a bracket and does not close it")
         return Spec(text)
-    for start in (match.start() for match in re.finditer(r"\(", text)):
+    for match in itertools.islice(re.finditer(r"\(", text), _MOST_BRACKETS):
+        start = match.start()
         try:
-            args, options = literals(ast.parse(f"f{text[start:]}", mode="eval").body)
-        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+            args, options = literals(read_expression(f"f{text[start:]}"))
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
             continue
         return Spec(text[:start].strip(), args, options)
-    raise UsageError(f"cannot read the options of '{text[:80]}': expected literals such as (option=1, other='a')")
+    raise UsageError(f"cannot read the options of '{text[:80]}': expected literals, each once, such as (option=1, other='a')")
 
 
 def choose(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -188,12 +194,28 @@ def choose(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tupl
     return name, {**known[name], **spec.options}
 
 
+def read_expression(text: str) -> ast.expr:
+    """Parse text as a Python expression without evaluating it, and without what Python warns of while it parses.
+
+    Raises SyntaxError or ValueError for what is not one, MemoryError or RecursionError for one that is nested too deeply.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text, mode="eval").body
+
+
 def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Take the arguments of a parsed call as literals; ValueError for anything else."""
+    """Take the arguments of a parsed call as literals; ValueError for anything else, and for an option given twice."""
     if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
         raise ValueError("not a call with plain arguments")
-    options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    return tuple(ast.literal_eval(arg) for arg in call.args), options
+    try:
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        args = tuple(ast.literal_eval(arg) for arg in call.args)
+    except TypeError as error:  # a list as a key
+        raise ValueError("not literals") from error
+    if len(options) < len(call.keywords):
+        raise ValueError("an option is given twice")
+    return args, options
 
 
 def bind(plugin: Callable[..., Any], spec: Spec, *, hidden: Collection[str] = ()) -> dict[str, Any]:

@@ -50,10 +50,18 @@ def check_numbers(path: str, found: Found) -> None:
                 raise InputError(f"{path} holds {kind} ({shown(names)}); save the weights as dense floating-point tensors")
 
 
-def check_adapters(path: str, fit: Fit | None, found: Found, taken: Iterable[str]) -> None:
-    """Raise InputError for adapters, such as LoRA's, that the module has no place for: without them it is another network."""
-    used = set(taken)
-    sets = found.values() if fit is None else [fit.held]
+def check_adapters(path: str, expected: Iterable[str], fit: Fit | None, sets: Iterable[Mapping[str, Tensor]]) -> None:
+    """Raise InputError for adapters, such as LoRA's, that the module has no place for: without them it is another network.
+
+    Args:
+        path: of the file, for messages.
+        expected: names of the module's parameters and buffers.
+        fit: the set of weights that was chosen, or None if none fits.
+        sets: of tensors by name that could belong to it, if the module has no adapters itself.
+    """
+    used = set(fit.sources.values()) if fit else set()
+    if fit and any(_ADAPTER.search(name) for name in expected):
+        sets = [fit.held]
     left = [name for held in sets for name in held if name not in used and _ADAPTER.search(name)]
     if not left:
         return

@@ -65,12 +65,12 @@ class Fit:
 def fitted(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> list[Fit]:
     """Match the names of a file with those of a module, in the ways in which most tensors fit in name and shape.
 
-    Names are compared as they are; without what wrappers put into them and DataParallel before them; without it anywhere; and
-    without dots. Each time a prefix may be stripped from all of the file's names, or one of the module's be put before them:
-    several fits are several prefixes under which as many tensors fit.
+    Names are compared as they are; without what wrappers put into them; also without DataParallel's part before them; without
+    it anywhere; and without dots. Each time a prefix may be stripped from all of the file's names, or one of the module's be
+    put before them: several fits are several prefixes under which as many tensors fit.
     """
     best: list[Fit] = []
-    for plain in (str, _unwrapped, _bare, _dotless):
+    for plain in (str, _without_wrappers, _unwrapped, _bare, _dotless):
         fits = _fitted_as(key, expected, held, plain)
         if fits and (not best or fits[0].size > best[0].size):
             best = fits
@@ -149,9 +149,14 @@ def _other_weight_norm(name: str) -> str | None:
     return None
 
 
+def _without_wrappers(name: str) -> str:
+    """Take out what wrappers put into a name; no module has these names of its own."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def _unwrapped(name: str) -> str:
     """Take out what wrappers put into a name, and DataParallel before it."""
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    parts = _without_wrappers(name).split(".")
     while len(parts) > 1 and parts[0] == _PARALLEL:
         parts = parts[1:]
     return ".".join(parts)
@@ -159,7 +164,7 @@ def _unwrapped(name: str) -> str:
 
 def _bare(name: str) -> str:
     """Take out what either put anywhere: parts of a model may be wrapped by themselves."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS and part != _PARALLEL)
+    return ".".join(part for part in _without_wrappers(name).split(".") if part != _PARALLEL)
 
 
 def _dotless(name: str) -> str:

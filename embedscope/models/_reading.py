@@ -70,8 +70,8 @@ def _shards(index: Path) -> dict[str, list[str]]:
             f"{index} cannot be read as the index of a sharded checkpoint; expected JSON with a weight_map of tensor to file"
         ) from error
     for file in shards:
-        if Path(file).name != file or "\\" in file or file.endswith(_INDEX):
-            raise InputError(f"{index} names the shard {file[:80]!r}; shards have to lie beside their index")
+        if not isinstance(file, str) or Path(file).name != file or "\\" in file or file.endswith(_INDEX):
+            raise InputError(f"{index} names the shard {str(file)[:80]!r}; shards have to lie beside their index")
         if not (index.parent / file).is_file():
             raise InputError(f"{index} names {len(shards)} shards, of which {file} is not there; give all of them")
     return shards

@@ -45,7 +45,7 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
     kept = module.state_dict(keep_vars=True)
     expected = {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
     fit, notes = choose(path, expected, found, weights)
-    check_adapters(path, fit, found, fit.sources.values() if fit else ())
+    check_adapters(path, expected, fit, found.values() if fit is None or weights in (None, "raw", "ema") else [fit.held])
     if fit is None:
         if not _translating(module):
             raise fits_nothing(path, expected, found)
