@@ -70,7 +70,10 @@ def hf(
         check_number("max_length", max_length, low=1)
     check_location("hf", location)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
-    advice = "give a folder with config.json, or a name on the hub and a network to fetch it"
+    advice = (
+        "give a folder with config.json, or a name on the hub and a network to fetch it; a model with code of its own needs "
+        "(trust_remote_code=True), if you trust its author"
+    )
     # The parts of transformers are imported on first use, and fail there if they are broken.
     with quiet("transformers", "huggingface_hub"), explained(f"hf:{location} cannot be opened", advice):
         config = library.AutoConfig.from_pretrained(location, **where)

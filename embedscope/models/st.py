@@ -54,7 +54,10 @@ def st(
     if prompt is not None and prompt_name is not None:
         raise UsageError("give st: a prompt or the prompt_name of one, not both")
     check_location("st", location)
-    advice = "give a folder with modules.json, or a name on the hub and a network to fetch it"
+    advice = (
+        "give a folder with modules.json, or a name on the hub and a network to fetch it; a model with code of its own needs "
+        "(trust_remote_code=True), if you trust its author"
+    )
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     with (
         quiet("transformers", "huggingface_hub", "sentence_transformers"),

@@ -1,5 +1,8 @@
+import json
+import os
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,3 +279,30 @@ def test_tokenizer_without_a_vocabulary(tmp_path):
     transformers.BertModel(config).save_pretrained(tmp_path / "bare")
     with pytest.raises(InputError, match=r"has no vocabulary|has no image processor and no tokenizer"):
         open_model(f"hf:{tmp_path / 'bare'}")
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_of_the_model_does_not_run_unless_trusted(bert, tmp_path):
+    bert = Path(bert)
+    config = json.loads((bert / "config.json").read_text()) | {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (bert / "config.json").write_text(json.dumps(config))
+    (bert / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    with pytest.raises(InputError, match=r"cannot be opened .*trust_remote_code"):
+        open_model(f"hf:{bert}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_run_no_code(bert, tmp_path):
+    bert = Path(bert)
+    (bert / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Evil(tmp_path / "ran")}, bert / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_model(f"hf:{bert}")
+    assert not (tmp_path / "ran").exists()

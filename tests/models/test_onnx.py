@@ -149,3 +149,18 @@ def test_outputs_whose_names_have_colons(save, outputs, tmp_path):
     wanted = by_hand(f"{tmp_path}/model.onnx", batch.numpy())
     for name, value in ((outputs[-1], wanted[-1]), (f"output.{outputs[0]}", wanted[0])):
         assert np.array_equal(taps.captured[name][0], value)
+
+
+def test_weights_outside_of_the_folder_are_not_read(save, tmp_path):
+    model = onnx.load(save())
+    (tmp_path / "secret").write_bytes(WEIGHT.tobytes())
+    (tmp_path / "inner").mkdir()
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", str(WEIGHT.nbytes))):
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, value
+    (tmp_path / "inner" / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="cannot be read as an ONNX model"):
+        open_model(f"{tmp_path}/inner/model.onnx")
