@@ -70,6 +70,8 @@ def find(encoder: Encoder, names: Sequence[str], *, pooling: str = "auto") -> li
         if not _is_name(encoder, asked, modules) and ":" in asked:
             name, _, wanted = asked.rpartition(":")
             suffix = f":{wanted}"
+            if wanted not in POOLINGS and encoder.outputs:
+                raise UsageError(unknown("output", asked.removeprefix(OUTPUT), encoder.outputs))
             if wanted not in POOLINGS:
                 raise UsageError(unknown(f"pooling of layer {name}", wanted, POOLINGS))
         if re.search(r"[*?]", name) and not _is_name(encoder, name, modules):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ def _unreadable(path: Path, error: Exception, unsafe_pickle: bool) -> InputError
             f"{path} holds more than tensors: reading it would run {shown(wanted, 5)}; if you trust its author, pass "
             "--unsafe-pickle, else ask for model.state_dict() as .safetensors"
         )
-    if "Unsupported operand" in str(error):
+    if "Unsupported operand" in str(error) and zipfile.is_zipfile(path):
         return InputError(
             f"{path} was saved with a pickle protocol other than torch's own, which cannot be read without running code; save "
             "it again by torch.save without pickle_protocol, or pass --unsafe-pickle if you trust its author"

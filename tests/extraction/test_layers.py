@@ -126,6 +126,8 @@ def test_outputs_whose_names_have_colons():
     assert [layer.key for layer in find(two, ["Identity:1", "output.Identity:0"])] == ["Identity:1", "Identity:0"]
     with pytest.raises(UsageError, match="no output 'Identity'; did you mean 'Identity:"):
         find(two, ["output.Identity"])
+    with pytest.raises(UsageError, match="no output 'Identity:2'; did you mean 'Identity:"):
+        find(two, ["Identity:2"])
 
 
 def test_module_whose_name_has_colons_and_stars():
