@@ -171,7 +171,10 @@ def parse(text: str) -> Spec:
     for match in itertools.islice(re.finditer(r"\(", text), _MOST_BRACKETS):
         start = match.start()
         try:
-            args, options = literals(read_expression(f"f{text[start:]}"))
+            call = read_expression(f"f{text[start:]}")
+            if not isinstance(getattr(call, "func", None), ast.Name):  # another bracket closes the spec
+                continue
+            args, options = literals(call)
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             continue
         return Spec(text[:start].strip(), args, options)

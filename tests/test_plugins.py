@@ -60,6 +60,7 @@ def test_third_party_reaches_the_same_load(monkeypatch):
         ("a (1)/net.py:Net(width=8)", plugins.Spec("a (1)/net.py:Net", (), {"width": 8})),
         ("net.py:Net(text='a)b(c')", plugins.Spec("net.py:Net", (), {"text": "a)b(c"})),
         ("f()", plugins.Spec("f")),
+        ("net(1)(2)", plugins.Spec("net(1)", (2,))),
     ],
 )
 def test_parse(text, expected):
