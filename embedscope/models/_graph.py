@@ -8,6 +8,7 @@ reader here needs (stack traces, guards, metadata) is left out.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 from typing import Any
@@ -111,6 +112,8 @@ def _check_operator(target: str) -> None:
         return
     found = _OPERATOR.fullmatch(target)
     space, name, overload = (found[1] or found[3], found[2] or found[4], found[5]) if found else ("", "", "")
+    if space == "quantized_decomposed":
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # which defines them
     operator = getattr(getattr(getattr(torch.ops, space), name, None), overload, None) if found else None
     # TorchScript has operators of its own in the same name space, which files are written with; only torch's kernels count.
     if (

@@ -74,6 +74,8 @@ def fitted(key: str, expected: Mapping[str, Tensor], held: Mapping[str, Tensor])
         fits = _fitted_as(key, expected, held, plain)
         if fits and (not best or fits[0].size > best[0].size):
             best = fits
+        if best and best[0].size >= len(expected):  # nothing can fit better
+            break
     return best
 
 

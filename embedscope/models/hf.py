@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ def hf(
     # The parts of transformers are imported on first use, and fail there if they are broken.
     with quiet("transformers", "huggingface_hub"), explained(f"hf:{location} cannot be opened", advice):
         config = library.AutoConfig.from_pretrained(location, **where)
+        check_adapter(f"hf:{location}", library.utils.find_adapter_config_file(location, revision=revision))
         modality, processor = _processor(library, location, modality, where)
         model, weights = _loaded(library, location, config, pretrained, {**where, **options})
     part, call, embedding = _half(model, modality)
@@ -101,6 +103,15 @@ def check_location(source: str, location: str) -> None:
     """Raise InputError for what is meant as a folder and is none; libraries would ask the hub for it."""
     if not Path(location).is_dir() and (location.startswith((".", "/", "~")) or location.count("/") > 1 or "\\" in location):
         raise InputError(f"no such folder: {location}; {source}: takes a folder, or a name on the hub such as owner/name")
+
+
+def check_adapter(what: str, found: Any) -> None:
+    """Raise InputError if an adapter was found and peft is not installed, without which transformers leaves it out."""
+    if found and importlib.util.find_spec("peft") is None:
+        raise InputError(
+            f"{what} holds an adapter ({found}), which would be left out without peft; pip install peft, or merge it into the "
+            "base model with merge_and_unload() and save that"
+        )
 
 
 def _processor(library: ModuleType, location: str, modality: str | None, where: dict[str, Any]) -> tuple[str, Any]:

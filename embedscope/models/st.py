@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from embedscope.errors import InputError, UsageError, check_flag, explained, unknown
 from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
-from embedscope.models.hf import check_location, check_texts, hf
+from embedscope.models.hf import check_adapter, check_location, check_texts, hf
 from embedscope.plugins import imported
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def st(
     if prompt is not None and prompt_name is not None:
         raise UsageError("give st: a prompt or the prompt_name of one, not both")
     check_location("st", location)
+    for folder in ("", "[0-9]*_*/"):  # of the model, or of one of its modules
+        check_adapter(f"st:{location}", next(Path(location).glob(f"{folder}adapter_config.json"), None))
     advice = (
         "give a folder with modules.json, or a name on the hub and a network to fetch it; a model with code of its own needs "
         "(trust_remote_code=True), if you trust its author"

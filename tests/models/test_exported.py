@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -308,6 +309,18 @@ def test_unsafe_pickle_reads_what_is_refused_otherwise(linear):
 def test_absent():
     with pytest.raises(InputError, match=r"no such file: nowhere\.pt2"):
         open_model("exported:nowhere.pt2")
+
+
+def test_quantised_program(save):
+    class Rounded(nn.Module):
+        def forward(self, inputs):
+            operators = torch.ops.quantized_decomposed
+            whole = operators.quantize_per_tensor.default(inputs, 0.5, 0, -128, 127, torch.int8)
+            return operators.dequantize_per_tensor.default(whole, 0.5, 0, -128, 127, torch.int8)
+
+    importlib.import_module("torch.ao.quantization.fx._decomposed")
+    encoder = open_model(save(Rounded(), torch.rand(2, 3)))
+    assert torch.equal(encoder.module(torch.tensor([[0.6, 1.2, -0.9]] * 2))[0], torch.tensor([0.5, 1.0, -1.0]))
 
 
 def test_sizes_that_are_no_whole_numbers(tmp_path):

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import pickle
@@ -306,3 +307,10 @@ def test_pickled_weights_run_no_code(bert, tmp_path):
     with pytest.raises(InputError, match="cannot be opened"):
         open_model(f"hf:{bert}")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is not None, reason="peft applies the adapter")
+def test_adapter_beside_base_weights(bert):
+    (Path(bert) / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": bert}))
+    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be left out without peft"):
+        open_model(f"hf:{bert}")

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import pickle
 import sys
@@ -176,3 +177,11 @@ def test_code_of_the_model_does_not_run_unless_trusted(save, tmp_path):
     with pytest.raises(InputError, match=r"cannot be opened .*trust_remote_code"):
         open_model(f"st:{folder}")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is not None, reason="peft applies the adapter")
+def test_adapter_beside_base_weights(save):
+    folder = save()
+    (Path(folder) / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be left out without peft"):
+        open_model(f"st:{folder}")
