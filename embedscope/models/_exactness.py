@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import safetensors
 import torch
 
 from embedscope.errors import InputError
@@ -12,6 +13,7 @@ from embedscope.models._reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -23,6 +25,8 @@ _EXACT = 2**24
 
 _FLOAT8 = tuple(getattr(torch, name) for name in dir(torch) if name.startswith(("float8_", "float4_")))
 _PACKED = (torch.int8, torch.uint8, *_FLOAT8)
+
+_PACKED_KINDS = ("I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")  # as .safetensors has them
 
 # What stands beside quantised weights: always, and if the weight beside it is of a packed type.
 _SCALES = re.compile(
@@ -94,6 +98,26 @@ def check_exact(path: str, expected: Mapping[str, Tensor], fit: Fit) -> None:
             raise InputError(f"{path}: {what}, which cannot hold its numbers; save it in the model's dtype")
     if scales:
         raise _quantised(path, "its weights are packed", scales)
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """Raise InputError if a folder of transformers holds quantised weights and a configuration that says nothing of it.
+
+    transformers would read them as plain numbers; if the configuration has a `quantization_config`, it dequantises or refuses.
+    Reads the headers of `.safetensors` files alone, those of the folder and of modules of sentence-transformers in it; raises
+    what safetensors raises for a file that is damaged.
+    """
+    for file in [*folder.glob("*.safetensors"), *folder.glob("[0-9]*_*/*.safetensors")]:
+        config = file.parent / "config.json"
+        if config.is_file() and "quantization_config" in config.read_text(encoding="utf-8", errors="replace"):
+            continue
+        with safetensors.safe_open(file, "pt") as opened:
+            kinds = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+        packed = [name for name, kind in kinds.items() if kind in _PACKED_KINDS and name.endswith("weight")]
+        scales = [name for name in kinds if _SCALES.fullmatch(name)]
+        if packed or scales:
+            said = f"{packed[0]} is {kinds[packed[0]]}" if packed else "its weights are packed"
+            raise _quantised(what, said, scales)
 
 
 def _quantised(path: str, what: str, scales: list[str]) -> InputError:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from embedscope.errors import InputError, check_choice, check_flag, check_number, explained
+from embedscope.models._exactness import check_folder
 from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import as_image, stack
@@ -79,6 +80,8 @@ def hf(
     with quiet("transformers", "huggingface_hub"), explained(f"hf:{location} cannot be opened", advice):
         config = library.AutoConfig.from_pretrained(location, **where)
         check_adapter(f"hf:{location}", library.utils.find_adapter_config_file(location, revision=revision))
+        if pretrained:
+            check_folder(f"hf:{location}", Path(location))
         modality, processor = _processor(library, location, modality, where)
         model, weights = _loaded(library, location, config, pretrained, {**where, **options})
     part, call, embedding = _half(model, modality)

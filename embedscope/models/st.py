@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from embedscope.errors import InputError, UsageError, check_flag, explained, unknown
+from embedscope.models._exactness import check_folder
 from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.hf import check_adapter, check_location, check_texts, hf
@@ -66,6 +67,7 @@ def st(
         quiet("transformers", "huggingface_hub", "sentence_transformers"),
         explained(f"st:{location} cannot be opened", advice),
     ):
+        check_folder(f"st:{location}", Path(location))
         model = library.SentenceTransformer(location, **{"device": "cpu", **options, **where})
         made_up = not library.util.is_sentence_transformer_model(location, revision=revision)
     name = prompt_name or (model.default_prompt_name if prompt is None else None)

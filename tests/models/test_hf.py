@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from embedscope.errors import InputError, MissingExtraError, UsageError
 from embedscope.models import open_model
@@ -280,6 +281,19 @@ def test_tokenizer_without_a_vocabulary(tmp_path):
     transformers.BertModel(config).save_pretrained(tmp_path / "bare")
     with pytest.raises(InputError, match=r"has no vocabulary|has no image processor and no tokenizer"):
         open_model(f"hf:{tmp_path / 'bare'}")
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_quantised_weights_that_the_configuration_is_silent_of(bert, scales):
+    path = Path(bert) / "model.safetensors"
+    state = load_file(path)
+    name = next(name for name in state if name.endswith("query.weight"))
+    state[name] = state[name].to(torch.int8)
+    if scales:
+        state[name.replace("weight", "SCB")] = torch.ones(8)
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(InputError, match=rf"hf:.* holds quantised weights: {name} is I8.*SCB" if scales else f"{name} is I8"):
+        open_model(f"hf:{bert}")
 
 
 class Evil:
