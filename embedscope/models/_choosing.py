@@ -122,8 +122,8 @@ def _rivals(fits: Sequence[Fit]) -> list[Fit]:
 
 
 def _name_of(fit: Fit, expected: Mapping[str, Tensor], found: Found) -> str | None:
-    """Give the shortest name by which --weights takes this set and no other; None if there is none."""
-    names = (fit.prefix.rstrip("."), fit.key, fit.label)
+    """Give the plainest name by which --weights takes this set and no other; None if there is none."""
+    names = (fit.key, fit.prefix.rstrip("."), fit.label)
     for name in [*names, *(f"{name}." for name in names)]:  # with a dot "ema" is a prefix, and not the averages in general
         if name.rstrip(".") and name not in ("raw", "ema"):
             taken = _rivals(_under(expected, found, name))

@@ -132,5 +132,5 @@ def _is_exact(held: Tensor, target: torch.dtype) -> bool:
     if held.dtype.is_floating_point == target.is_floating_point and target not in _PACKED:
         return True  # between floats rounding is what a dtype means, and integers are counters
     if target.is_floating_point and not held.dtype.is_floating_point:
-        return held.numel() == 0 or held.dtype == torch.bool or int(held.abs().max()) <= _EXACT
+        return held.numel() == 0 or held.dtype == torch.bool or float(held.double().abs().max()) <= _EXACT
     return torch.equal(held.to(target).to(held.dtype), held)

@@ -75,6 +75,13 @@ def test_every_choice_of_any_file_works(layout):
             assert fit.size == 2
 
 
+def test_choices_are_the_plainest_names(tmp_path):
+    path = str(tmp_path / "w.pt")
+    torch.save({"student": prefixed(weights(0), "module.backbone."), "teacher": prefixed(weights(1), "backbone.")}, path)
+    with pytest.raises(InputError, match="choose one with --weights: student, teacher$"):
+        load_checkpoint(nn.Linear(3, 2), path)
+
+
 def test_names_in_the_hint_work(tmp_path):
     path = str(tmp_path / "w.pt")
     torch.save({"student": weights(0), "teacher": weights(1), "head": {"x": torch.ones(7)}}, path)

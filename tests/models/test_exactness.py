@@ -93,6 +93,8 @@ def test_nested_tensors(tmp_path):
     [
         (torch.ones(2, dtype=torch.int64), torch.float32, True),
         (torch.full((2,), 2**24 + 1), torch.float32, False),
+        (torch.ones(2, dtype=torch.uint16), torch.float32, True),
+        (torch.full((2,), 2**63, dtype=torch.uint64), torch.float32, False),
         (torch.tensor([True, False]), torch.float32, True),
         (torch.tensor([1.0, 2.0]), torch.int64, True),
         (torch.tensor([1.5, 2.0]), torch.int64, False),
