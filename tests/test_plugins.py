@@ -3,7 +3,7 @@ import keyword
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedscope import plugins
@@ -114,6 +114,7 @@ LITERALS = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.from_regex(r"[a-z_]\w{0,8}", fullmatch=True), st.lists(LITERALS, max_size=2), st.data())
 def test_specs_are_read_as_they_are_printed(name, args, data):
     keys = st.from_regex(r"[a-z]{1,5}", fullmatch=True).filter(lambda key: not keyword.iskeyword(key))
@@ -121,6 +122,7 @@ def test_specs_are_read_as_they_are_printed(name, args, data):
     assert plugins.parse(str(spec)) == spec
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text("f(a=1,'[]{})\\\x00*-.: ", max_size=20))
 def test_parse_of_any_text(text):
     with contextlib.suppress(UsageError):

@@ -4,7 +4,7 @@ import contextlib
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedscope.errors import UsageError
@@ -49,6 +49,7 @@ TERMS = st.builds(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(TERMS, min_size=1, max_size=5), st.sampled_from(["+", " + ", "\n+ "]))
 def test_terms_keep_their_order(terms, plus):
     found = parse(plus.join(terms))
@@ -60,6 +61,7 @@ def test_terms_keep_their_order(terms, plus):
     ]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text("ce+*@.([])'=-1\x00 \n\udcff", max_size=20))
 def test_any_text_is_read_or_refused(text):
     for read in (parse, expand):

@@ -78,7 +78,7 @@ def test_every_choice_of_any_file_works(layout):
 def test_choices_are_the_plainest_names(tmp_path):
     path = str(tmp_path / "w.pt")
     torch.save({"student": prefixed(weights(0), "module.backbone."), "teacher": prefixed(weights(1), "backbone.")}, path)
-    with pytest.raises(InputError, match="choose one with --weights: student, teacher$"):
+    with pytest.raises(InputError, match=r"choose one with --weights: student, teacher$"):
         load_checkpoint(nn.Linear(3, 2), path)
 
 
