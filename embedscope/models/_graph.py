@@ -45,7 +45,9 @@ _FUNCTION = re.compile(
 )
 _TEXT = re.compile(r"[A-Za-z]\w{0,40}|[-+]?[0-9.]{1,40}(e[-+]?[0-9]{1,3})?")
 _SYMBOL = re.compile(r"[a-z]+\d{0,6}(_\d{1,6})?|True|False")
+_CHARACTERS = re.compile(r"[\w +\-*/%<>=!&|~^().,']*", re.ASCII)  # without comments and lines, which sympy joins
 _LONGEST_SIZE = 20_000
+_SYMBOL_BITS = 20
 _MOST_BITS = 4096  # of a number that a size may come to while it is read
 
 # Texts by the key under which they stand. Any other one is a name of the graph: it becomes a variable of generated code.
@@ -149,7 +151,7 @@ def _listed(keys: Any) -> list[Any]:
 
 def is_arithmetic(expression: str) -> bool:
     """Whether a size, such as "2*s0 + 1" or "Add(Symbol('s0', integer=True), Integer(1))", is arithmetic of bounded numbers."""
-    if len(expression) > _LONGEST_SIZE or not expression.isascii():
+    if len(expression) > _LONGEST_SIZE or not _CHARACTERS.fullmatch(expression):
         return False
     try:
         tree = ast.parse(expression, mode="eval")
@@ -174,22 +176,27 @@ def _is_allowed(node: ast.AST, called: bool) -> bool:
 
 
 def _bits(node: ast.AST) -> int:
-    """Bound the bits of the largest number that comes up in an expression: 9**9**9 is not to be computed."""
+    """Bound the bits of the largest number that comes up in an expression: 9**9**9 is not to be computed.
+
+    A symbol stands for a size of up to 20 bits, as torch may put its hint in its place.
+    """
     if isinstance(node, ast.Constant):
         return 4096 if "e" in str(node.value) else max(1, 4 * len(str(node.value)))
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        return _bits(node.left) * _largest(node.right)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift):
-        return _bits(node.left) + _largest(node.right)
-    if isinstance(node, ast.Call):
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        if name in ("Symbol", "Float"):
-            return 1
-        if name in _POWERS and len(node.args) == 2:
-            return _bits(node.args[0]) * _largest(node.args[1])
-        if name == "LShift" and len(node.args) == 2:
-            return _bits(node.args[0]) + _largest(node.args[1])
-    return max(1, sum(_bits(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)))
+    if isinstance(node, ast.Name):
+        return _SYMBOL_BITS
+    name, parts = "", [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+    if isinstance(node, ast.BinOp):
+        name = {ast.Pow: "Pow", ast.LShift: "LShift", ast.Mult: "Mul"}.get(type(node.op), "")
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        name, parts = node.func.id, [*node.args]
+    if name in ("Symbol", "Float"):
+        return _SYMBOL_BITS
+    if name in _POWERS and len(parts) == 2:
+        return _bits(parts[0]) * _largest(parts[1])
+    if name == "LShift" and len(parts) == 2:
+        return _bits(parts[0]) + _largest(parts[1])
+    inner = [_bits(part) for part in parts]
+    return sum(inner) if name == "Mul" else max(inner, default=1) + len(inner).bit_length()
 
 
 def _largest(exponent: ast.AST) -> int:
