@@ -31,12 +31,14 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import itertools
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from embedscope.errors import MissingExtraError, UsageError, check_choice, explained, unknown
+from embedscope.errors import InputError, MissingExtraError, UsageError, check_choice, explained, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["metrics", "losses", "models", "data", "plotting"]
 F = TypeVar("F", bound="Callable[..., Any]")
+
+# Brackets of a spec at which its options may begin; those before belong to a path.
+_MOST_BRACKETS = 100
 
 _SINGULAR = {
     "metrics": "metric",
@@ -119,7 +124,10 @@ def recognising(kind: Kind, path: Path) -> str | None:
 
 
 def imported(module: str, *, extra: str) -> ModuleType:
-    """Import an optional dependency; MissingExtraError with the pip line if it is not installed, InputError if it is broken."""
+    """Import an optional dependency; MissingExtraError with the pip line if it is not installed, InputError if it is broken.
+
+    A torchvision that was built for another torch breaks whatever imports it, and is told by both versions.
+    """
     package = module.partition(".")[0]
     advice = f"install versions that belong together: pip install 'embedscope[{extra}]'"
     with explained(f"{package} is installed but cannot be imported", advice):
@@ -129,6 +137,25 @@ def imported(module: str, *, extra: str) -> ModuleType:
             if (error.name or "").partition(".")[0] != package:  # what the package itself needs is not there, or too old
                 raise
             raise MissingExtraError(f"{package} is not installed; pip install 'embedscope[{extra}]'") from error
+        except Exception as error:
+            if reason := _of_torchvision(error):
+                raise InputError(
+                    f"torchvision {importlib.metadata.version('torchvision')} does not belong to torch "
+                    f"{importlib.metadata.version('torch')} ({reason}); install the two from one index, as "
+                    "https://pytorch.org/get-started/locally/ says for this machine"
+                ) from error
+            raise
+
+
+def _of_torchvision(error: BaseException | None) -> str | None:
+    """Give what a torchvision that was built for another torch says, if that is behind an error."""
+    while error is not None:
+        text = str(error).strip().partition("\n")[0][:200]
+        # The second import of it in a process fails for want of an attribute of the half-made module.
+        if "torchvision::" in text or ("torchvision" in text and isinstance(error, RuntimeError | AttributeError)):
+            return text
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def parse(text: str) -> Spec:
@@ -144,13 +171,17 @@ def parse(text: str) -> Spec:
         if re.fullmatch(r"[\w:./-]+\([^)]*", text):
             raise UsageError(f"'{text[:80]}' opens a bracket and does not close it")
         return Spec(text)
-    for start in (match.start() for match in re.finditer(r"\(", text)):
+    for match in itertools.islice(re.finditer(r"\(", text), _MOST_BRACKETS):
+        start = match.start()
         try:
-            args, options = literals(ast.parse(f"f{text[start:]}", mode="eval").body)
-        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+            call = read_expression(f"f{text[start:]}")
+            if not isinstance(getattr(call, "func", None), ast.Name):  # another bracket closes the spec
+                continue
+            args, options = literals(call)
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
             continue
         return Spec(text[:start].strip(), args, options)
-    raise UsageError(f"cannot read the options of '{text[:80]}': expected literals such as (option=1, other='a')")
+    raise UsageError(f"cannot read the options of '{text[:80]}': expected literals, each once, such as (option=1, other='a')")
 
 
 def choose(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -169,12 +200,28 @@ def choose(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tupl
     return name, {**known[name], **spec.options}
 
 
+def read_expression(text: str) -> ast.expr:
+    """Parse text as a Python expression without evaluating it, and without what Python warns of while it parses.
+
+    Raises SyntaxError or ValueError for what is not one, MemoryError or RecursionError for one that is nested too deeply.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text, mode="eval").body
+
+
 def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Take the arguments of a parsed call as literals; ValueError for anything else."""
+    """Take the arguments of a parsed call as literals; ValueError for anything else, and for an option given twice."""
     if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
         raise ValueError("not a call with plain arguments")
-    options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    return tuple(ast.literal_eval(arg) for arg in call.args), options
+    try:
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        args = tuple(ast.literal_eval(arg) for arg in call.args)
+    except TypeError as error:  # a list as a key
+        raise ValueError("not literals") from error
+    if len(options) < len(call.keywords):
+        raise ValueError("an option is given twice")
+    return args, options
 
 
 def bind(plugin: Callable[..., Any], spec: Spec, *, hidden: Collection[str] = ()) -> dict[str, Any]:

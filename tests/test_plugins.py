@@ -1,7 +1,13 @@
+import contextlib
+import keyword
+import time
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from embedscope import plugins
-from embedscope.errors import UsageError
+from embedscope.errors import InputError, UsageError
 
 
 def test_names_lists_files_without_shared_modules():
@@ -54,6 +60,7 @@ def test_third_party_reaches_the_same_load(monkeypatch):
         ("a (1)/net.py:Net(width=8)", plugins.Spec("a (1)/net.py:Net", (), {"width": 8})),
         ("net.py:Net(text='a)b(c')", plugins.Spec("net.py:Net", (), {"text": "a)b(c"})),
         ("f()", plugins.Spec("f")),
+        ("net(1)(2)", plugins.Spec("net(1)", (2,))),
     ],
 )
 def test_parse(text, expected):
@@ -85,3 +92,64 @@ def test_bind_names_the_nearest_option():
 def test_bind_wants_names():
     with pytest.raises(UsageError, match="options of silhouette need a name"):
         plugins.bind(plugins.load("metrics", "silhouette"), plugins.parse("silhouette('cosine')"))
+
+
+@pytest.mark.parametrize("text", ["f(a=1, a=2)", "f(\x00)", "f(\udcff)", "f(a=1if 1else 2)", "f(" + "(" * 20000 + ")" * 20001])
+def test_parse_of_hostile_specs(text):
+    with pytest.raises(UsageError, match=r"cannot read the options of .*: expected literals, each once"):
+        plugins.parse(text)
+
+
+def test_parse_of_many_brackets_ends():
+    begun = time.process_time()
+    with pytest.raises(UsageError, match="cannot read the options"):
+        plugins.parse("f" + "(1)" * 2000)
+    assert time.process_time() - begun < 5
+
+
+LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3) | st.tuples(inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.from_regex(r"[a-z_]\w{0,8}", fullmatch=True), st.lists(LITERALS, max_size=2), st.data())
+def test_specs_are_read_as_they_are_printed(name, args, data):
+    keys = st.from_regex(r"[a-z]{1,5}", fullmatch=True).filter(lambda key: not keyword.iskeyword(key))
+    spec = plugins.Spec(name, tuple(args), data.draw(st.dictionaries(keys, LITERALS, max_size=2)))
+    assert plugins.parse(str(spec)) == spec
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text("f(a=1,'[]{})\\\x00*-.: ", max_size=20))
+def test_parse_of_any_text(text):
+    with contextlib.suppress(UsageError):
+        assert isinstance(plugins.parse(text).name, str)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("operator torchvision::nms does not exist"),
+        AttributeError("partially initialized module 'torchvision' has no attribute 'extension'"),
+    ],
+)
+def test_torchvision_of_another_torch(monkeypatch, failure):
+    def broken(module):
+        raise ImportError("cannot import") from failure
+
+    monkeypatch.setattr(plugins.importlib, "import_module", broken)
+    monkeypatch.setattr(plugins.importlib.metadata, "version", {"torch": "2.13.0", "torchvision": "0.20.0"}.__getitem__)
+    with pytest.raises(InputError, match=r"torchvision 0\.20\.0 does not belong to torch 2\.13\.0 \(.*\); install"):
+        plugins.imported("timm", extra="vision")
+
+
+def test_package_that_is_broken_otherwise(monkeypatch):
+    def broken(module):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(plugins.importlib, "import_module", broken)
+    with pytest.raises(InputError, match=r"timm is installed but cannot be imported .*pip install 'embedscope\[vision\]'"):
+        plugins.imported("timm", extra="vision")

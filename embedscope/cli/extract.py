@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from embedscope.extraction import LayerInfo
     from embedscope.models.encoder import Encoder
 
+# Layers that the last line of an extraction names.
+_MOST_SHOWN = 12
+
 _DATA = (
     "A folder of class folders (splits are recognised), a .npz with X and y, a table with a column of paths or texts, idx "
     "files, hf:NAME or torchvision:NAME(root=...)."
@@ -48,7 +51,9 @@ def extract(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Measure layers whose weights the checkpoint does not have.")
     ] = False,
-    unsafe_pickle: Annotated[bool, typer.Option("--unsafe-pickle", help="Let a checkpoint run code while it is read.")] = False,
+    unsafe_pickle: Annotated[
+        bool, typer.Option("--unsafe-pickle", help="Let a checkpoint, .pt2 or TorchScript file run code while it is read.")
+    ] = False,
     layer: Layers = None,
     list_layers: Annotated[
         bool, typer.Option("--list-layers", help="Print the layers with their output shapes, and stop.")
@@ -179,7 +184,9 @@ def extract(
         talk.warn(f"{done.not_finite:,} of {done.rows:,} rows hold NaN or infinite values; score will refuse them")
     if json:
         print_json({**asdict(done), "path": str(done.path)})
-    widths = ", ".join(f"{name} ({width})" for name, width in done.layers.items())
+    shown = list(done.layers.items())[:_MOST_SHOWN]
+    widths = ", ".join(f"{name} ({width})" for name, width in shown)
+    widths += f" and {len(done.layers) - len(shown):,} more layers" if len(done.layers) > len(shown) else ""
     widths += " and logits" if logits else ""
     new = done.rows - done.resumed
     speed = f" in {done.seconds:.1f} s, {new / done.seconds:,.0f} rows/s" if new and done.seconds else ""

@@ -21,7 +21,7 @@ import torch
 from embedscope import distributed
 from embedscope._version import __version__
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
-from embedscope.extraction.layers import LayerInfo
+from embedscope.extraction.listing import LayerInfo
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.pooling import POOLINGS
 from embedscope.extraction.running import LOGITS, Runner

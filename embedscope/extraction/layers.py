@@ -8,19 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.extraction.pooling import POOLINGS, Pooling, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Sequence
     from types import TracebackType
 
     from embedscope.models.encoder import Encoder
 
 _INPUT = ".input"
-_OUTPUT = "output."
+OUTPUT = "output."
 
 # Modules that keep the axes of what they get as (B, C, positions ...), and have no width of their own to say it by.
 _CHANNELS_FIRST = (
@@ -59,23 +58,28 @@ class Layer:
 def find(encoder: Encoder, names: Sequence[str], *, pooling: str = "auto") -> list[Layer]:
     """Find the layers that names mean: NAME, NAME.input, input, output, output.KEY, each with `:POOLING` or without.
 
-    In a pattern `*` and `?` stand for what has no dot, `**` for anything; it means all modules that it matches. UsageError for
-    a name that the model does not have (the nearest is named), or a layer inside of a model whose outputs alone can be reached.
+    In a pattern `*` and `?` stand for what has no dot, `**` for anything; it means all modules that it matches. What is a name
+    as it stands is taken as one, whatever colons, stars and brackets it has; an output that is known before the model runs may
+    be named without `output.`. UsageError for a name that the model does not have (the nearest is named), or a layer inside of
+    a model whose outputs alone can be reached.
     """
-    modules = [name for name, _ in encoder.module.named_modules() if name]
+    modules = {name: None for name, _ in encoder.module.named_modules() if name}
     found: list[Layer] = []
     for asked in names:
-        name, separator, wanted = asked.rpartition(":")
-        if not separator or wanted not in POOLINGS:
-            if separator:
+        name, suffix, wanted = asked, "", pooling
+        if not _is_name(encoder, asked, modules) and ":" in asked:
+            name, _, wanted = asked.rpartition(":")
+            suffix = f":{wanted}"
+            if wanted not in POOLINGS and encoder.outputs:
+                raise UsageError(unknown("output", asked.removeprefix(OUTPUT), encoder.outputs))
+            if wanted not in POOLINGS:
                 raise UsageError(unknown(f"pooling of layer {name}", wanted, POOLINGS))
-            name, wanted = asked, pooling
-        suffix = f":{wanted}" if separator else ""
-        if re.search(r"[*?]", name):
+        if re.search(r"[*?]", name) and not _is_name(encoder, name, modules):
             stem, side = (name.removesuffix(_INPUT), "input") if name.endswith(_INPUT) else (name, "output")
-            matching = [module for module in modules if re.fullmatch(_regex(stem), module)]
+            parts = [part for part in re.split(r"(\*\*+|\*|\?|.)", stem, flags=re.DOTALL) if part]
+            matching = [module for module in modules if _matches(parts, module)]
             if not matching:
-                raise UsageError(unknown("layer that matches", name, _near(name, modules)))
+                raise UsageError(unknown("layer that matches", name, _near(name, list(modules))))
             tail = _INPUT if side == "input" else ""
             found += [Layer(module + tail + suffix, module, side, None, wanted, matched=True) for module in matching]
         else:
@@ -88,18 +92,60 @@ def find(encoder: Encoder, names: Sequence[str], *, pooling: str = "auto") -> li
     return list({layer.name: replace(layer, name=layer.name.replace("/", ".")) for layer in found}.values())
 
 
-def _one(encoder: Encoder, name: str, stored: str, pooling: str, modules: Sequence[str]) -> Layer:
+def _is_name(encoder: Encoder, name: str, modules: Collection[str]) -> bool:
+    return name in modules or name.removesuffix(_INPUT) in modules or name.removeprefix(OUTPUT) in encoder.outputs
+
+
+def _one(encoder: Encoder, name: str, stored: str, pooling: str, modules: Collection[str]) -> Layer:
     if name in modules:
         return Layer(stored, name, "output", None, pooling)
     if name in ("input", "output"):
         return Layer(stored, "", name, None, pooling)
-    if name.startswith(_OUTPUT):
-        return Layer(stored, "", "output", name.removeprefix(_OUTPUT), pooling)
+    if (key := name.removeprefix(OUTPUT)) in encoder.outputs:
+        return Layer(stored, "", "output", key if len(encoder.outputs) > 1 else None, pooling)
+    if name.startswith(OUTPUT) and encoder.outputs:
+        raise UsageError(unknown("output", key, encoder.outputs))
+    if name.startswith(OUTPUT):
+        return Layer(stored, "", "output", key, pooling)
     if name.endswith(_INPUT) and name.removesuffix(_INPUT) in modules:
         return Layer(stored, name.removesuffix(_INPUT), "input", None, pooling)
     if encoder.outputs_only:
         raise UsageError(f"layer {name} cannot be reached: {encoder.outputs_only}")
-    raise UsageError(unknown("layer", name, [*_near(name, modules), "input", "output"]) + "; `list_layers()` prints all")
+    near = [*_near(name, list(modules)), "input", "output"]
+    raise UsageError(unknown("layer", name, near) + "; `list_layers()` prints all")
+
+
+def _matches(parts: Sequence[str], name: str) -> bool:
+    """Whether a pattern matches a name, in a time that is linear in both whatever stars it has.
+
+    Args:
+        parts: of the pattern: single characters, "?", "*" and "**".
+        name: of a module.
+    """
+    places = _reached({0}, parts)  # in the pattern, to which the name so far may have come
+    for character in name:
+        following = set()
+        for place in places:
+            part = parts[place] if place < len(parts) else ""
+            if part.startswith("**") or (part == "*" and character != "."):
+                following.add(place)
+            elif part == character or (part == "?" and character != "."):
+                following.add(place + 1)
+        places = _reached(following, parts)
+        if not places:
+            return False
+    return len(parts) in places
+
+
+def _reached(places: set[int], parts: Sequence[str]) -> set[int]:
+    """Add the places that come after stars, which may stand for nothing."""
+    reached = set()
+    for place in places:
+        reached.add(place)
+        while place < len(parts) and parts[place].startswith("*"):
+            place += 1
+            reached.add(place)
+    return reached
 
 
 def _near(name: str, modules: Sequence[str]) -> Sequence[str]:
@@ -109,12 +155,6 @@ def _near(name: str, modules: Sequence[str]) -> Sequence[str]:
     if len(modules) <= 20:
         return modules
     return difflib.get_close_matches(name, modules, n=10, cutoff=0.3) or modules[-10:]
-
-
-def _regex(pattern: str) -> str:
-    parts = re.split(r"(\*\*|\*|\?)", pattern)
-    meaning = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
-    return "".join(meaning.get(part, re.escape(part)) for part in parts)
 
 
 @dataclass
@@ -270,67 +310,3 @@ def first_tensor(value: Any, key: str | None = None) -> Tensor | None:
 def inner_modules(encoder: Encoder) -> list[tuple[str, nn.Module]]:
     """List the modules inside of a model with their names; none where hooks cannot be put on them."""
     return [] if encoder.outputs_only else [(name, child) for name, child in encoder.module.named_modules() if name]
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(0 if is_lazy(parameter) else parameter.numel() for parameter in module.parameters())
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """A line of `--list-layers`.
-
-    Attributes:
-        name: of the module; the whole model is "output".
-        type: of the module.
-        shape: of its output for one sample, or None where it did not run or gives no tensor.
-        parameters: how many numbers it holds, its children's included.
-    """
-
-    name: str
-    type: str
-    shape: tuple[int, ...] | None
-    parameters: int
-
-
-class Listing:
-    """Notes the output shape of every module through one forward pass; a context manager."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.bytes = 0
-        self.ran: set[str] = set()
-        self.linears: list[str] = []
-
-    def __enter__(self) -> Listing:
-        self._handles = [child.register_forward_hook(self._note(name)) for name, child in inner_modules(self._encoder)]
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _note(self, name: str) -> Any:
-        def hook(child: nn.Module, args: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            self.ran.add(name)
-            if tensor is not None:
-                self.shapes[name] = tuple(tensor.shape[1:])
-                self.bytes += tensor.numel() * tensor.element_size()
-            if isinstance(child, nn.Linear):
-                self.linears.append(name)
-
-        return hook
-
-    def lines(self, output: Any) -> Iterator[LayerInfo]:
-        """Give a line a module, in the order of the code, and one for the whole model, whose output this is."""
-        module = self._encoder.module
-        for name, child in inner_modules(self._encoder):
-            yield LayerInfo(name, type(child).__name__, self.shapes.get(name), _parameters(child))
-        named = output.items() if isinstance(output, Mapping) else ()
-        for key, value in named:
-            if isinstance(value, Tensor):
-                yield LayerInfo(_OUTPUT + str(key), type(module).__name__, tuple(value.shape[1:]), _parameters(module))
-        whole = first_tensor(output)
-        yield LayerInfo("output", type(module).__name__, None if whole is None else tuple(whole.shape[1:]), _parameters(module))

@@ -16,7 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from embedscope import devices, distributed
 from embedscope.errors import EmbedscopeError, InputError, UsageError
-from embedscope.extraction.layers import Layer, LayerInfo, Listing, Taps, find, first_tensor
+from embedscope.extraction.layers import Layer, Taps, find, first_tensor
+from embedscope.extraction.listing import LayerInfo, Listing
 from embedscope.extraction.loading import DEAD_WORKER, is_dead_worker
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ For a sweep, any number may be a list of them: `expand` makes the grid of object
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import math
 import re
@@ -104,16 +105,17 @@ def build(expression: str, num_classes: int, dim: int) -> Objective:
     """
     terms = parse(expression)
     losses = []
+    load = functools.cache(plugins.load)
     for term in terms:
-        factory, spec = _resolved(term.spec)
+        factory, spec = _resolved(term.spec, load)
         losses.append(factory(num_classes, dim, **plugins.bind(factory, spec)))
     return Objective(terms, losses)
 
 
-def _resolved(spec: plugins.Spec) -> tuple[Callable[..., nn.Module], plugins.Spec]:
+def _resolved(spec: plugins.Spec, load: Callable[..., Any]) -> tuple[Callable[..., nn.Module], plugins.Spec]:
     """Find the plugin of a term and what to ask of it: of `pml.Foo(x=1)`, `pml` and `pml(loss='Foo(x=1)')`."""
     name, dot, member = spec.name.partition(".")
-    factory = plugins.load("losses", name)
+    factory = load("losses", name)
     if not dot:
         return factory, spec
     if not getattr(getattr(factory, "declaration", None), "family", False):
@@ -163,7 +165,7 @@ def parse(expression: str) -> list[Term]:
     ['ce', 'soft_silhouette(tau_s=0.05)']
     """
     text, tree = _read(expression)
-    return [_term(text, node) for node in _summands(text, tree)]
+    return [_term(text, node) for node in _summands(tree)]
 
 
 def _read(expression: str) -> tuple[str, ast.expr]:
@@ -173,19 +175,26 @@ def _read(expression: str) -> tuple[str, ast.expr]:
     if not text:
         raise UsageError("the objective is empty; expected a loss, as in ce + 0.5*silhouette")
     try:
-        return text, ast.parse(text, mode="eval").body
+        return text, plugins.read_expression(text)
     except (MemoryError, RecursionError) as error:
-        raise UsageError("the objective is nested too deeply to be read") from error
+        raise UsageError("the objective is too long, or nested too deeply, to be read") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the objective holds a character that is not text, at place {error.start + 1}") from error
     except SyntaxError as error:
         # Python counts from 1, and gives 0 for an expression that ends too early.
         place = len(text[: error.offset - 1].encode()) if error.offset else len(text.encode())
         raise _misread(text, place, "this cannot be read") from error
 
 
-def _summands(text: str, node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [*_summands(text, node.left), *_summands(text, node.right)]
-    return [node]
+def _summands(node: ast.expr) -> list[ast.expr]:
+    found, left = [], [node]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left += [node.right, node.left]
+        else:
+            found.append(node)
+    return found
 
 
 def _term(text: str, node: ast.expr) -> Term:
@@ -205,7 +214,9 @@ def _term(text: str, node: ast.expr) -> Term:
         try:
             args, options = plugins.literals(node)
         except ValueError as error:
-            raise _misread(text, node.col_offset, "options have to be literals, as in silhouette(tau_s=0.1)") from error
+            raise _misread(
+                text, node.col_offset, "options have to be literals, each once, as in silhouette(tau_s=0.1)"
+            ) from error
     if not isinstance(name, ast.Name | ast.Attribute):
         raise _misread(text, node.col_offset, "expected a loss, as in ce + 0.5*silhouette(tau_s=0.1)@10")
     return Term(plugins.Spec(ast.unparse(name), args, options), weight, start)

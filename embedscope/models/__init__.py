@@ -11,7 +11,8 @@ import torch
 
 from embedscope import plugins
 from embedscope.errors import InputError, UsageError, check_choice
-from embedscope.models.checkpoint import load_checkpoint, sha256_of
+from embedscope.models._reading import sha256_of
+from embedscope.models.checkpoint import load_checkpoint
 from embedscope.models.preparation import Pixels
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def open_model(
 
     Args:
         spec: of the model.
-        checkpoint: file of weights; a source that could fetch weights of its own does not, then.
+        checkpoint: file of weights, or the index of a sharded one; a source that could fetch weights of its own then does not.
         weights: which weights of a checkpoint that holds several: "raw", "ema", or a prefix of its names.
-        unsafe_pickle: let the checkpoint run code while it is read.
+        unsafe_pickle: let a checkpoint, a `.pt2` or a TorchScript program run code while it is read.
         size: (height, width) that images are brought to, in place of the model's own.
         mean: of the channels, likewise.
         std: of the channels, likewise.
@@ -54,21 +55,22 @@ def open_model(
     """
     source, location, parsed = _sourced(spec)
     plugin = plugins.load("models", source)
+    parameters = inspect.signature(plugin).parameters
     options = dict(parsed.options)
-    if checkpoint is not None and "pretrained" in inspect.signature(plugin).parameters:
+    if checkpoint is not None and "pretrained" in parameters:
         options.setdefault("pretrained", False)
-    if not any(
-        parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in inspect.signature(plugin).parameters.values()
-    ):
-        options = plugins.bind(plugin, replace(parsed, name=source, options=options))
+    if not any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()):
+        options = plugins.bind(plugin, replace(parsed, name=source, options=options), hidden=("unsafe_pickle",))
         parsed = replace(parsed, args=())
+        if "unsafe_pickle" in parameters:
+            options["unsafe_pickle"] = unsafe_pickle
     with torch.random.fork_rng([]):  # models are made on the CPU
         torch.manual_seed(seed)
         encoder: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
     changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
     if changed:
         if not hasattr(encoder.prepare, "adjusted"):
-            named = ", ".join(f"`{name}=`" for name in changed)
+            named = ", ".join(f"--{name}" for name in changed)
             raise UsageError(f"{spec} brings its own preprocessing, which {named} cannot change; leave them out")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
     if channels is not None:
@@ -109,7 +111,7 @@ def _recognised(path: str) -> str:
     source = plugins.recognising("models", Path(path))
     if source is None:
         raise UsageError(
-            f"{path} is no model by itself; give the model and the file as its weights: MODEL DATA `checkpoint={path}` "
+            f"{path} is not a model by itself; give the model and the file as its weights: MODEL DATA `checkpoint={path}` "
             "(of files, .pt2, TorchScript .pt and .onnx are models)"
         )
     return source

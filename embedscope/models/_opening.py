@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import logging
 import sys
 import warnings
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.plugins import imported
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -40,6 +42,12 @@ def quiet(*packages: str) -> Iterator[None]:
             logger.setLevel(level)
         if bars is not None and shown:
             bars.enable_progress_bar()
+
+
+def check_torchvision() -> None:
+    """Raise InputError if torchvision was built for another torch: transformers imports it, and hides why that fails."""
+    if importlib.util.find_spec("torchvision") is not None:
+        imported("torchvision", extra="vision")
 
 
 def unknown_among_many(what: str, got: str, known: Collection[str], listed: str) -> str:

@@ -65,6 +65,7 @@ class Encoder:
         weights: where the parameters came from; None where they are what the model starts with, as its code made them.
         call: runs the module on a batch; None calls it with a Tensor as its argument, a mapping as its keyword arguments.
         embedding: the layer that is the embedding where none is named; None for the input of the last Linear that runs.
+        outputs: names of the model's outputs, if they are known before it runs.
         outputs_only: why layers inside of the module cannot be reached, or None where they can.
         batch_size: the only batch size that the module takes, or None for any.
         device: the only kind of device that the module runs on ("cpu", "cuda"), or None for any.
@@ -76,6 +77,7 @@ class Encoder:
     weights: Weights | None = None
     call: Callable[[nn.Module, Any], Any] | None = None
     embedding: str | None = None
+    outputs: tuple[str, ...] = ()
     outputs_only: str | None = None
     batch_size: int | None = None
     device: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from embedscope.errors import InputError, check_choice, check_flag, check_number, explained
-from embedscope.models._opening import quiet
+from embedscope.models._exactness import check_folder
+from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import as_image, stack
 from embedscope.plugins import imported
@@ -59,6 +61,7 @@ def hf(
         MissingExtraError: transformers is not installed.
     """
     library = imported("transformers", extra="hf")
+    check_torchvision()
     if int(library.__version__.partition(".")[0]) < 5:  # it names missing weights otherwise, so that they would go unnoticed
         raise InputError(f"transformers {library.__version__} is too old, 5.0 is needed; pip install -U 'embedscope[hf]'")
     check_flag("pretrained", pretrained)
@@ -69,10 +72,16 @@ def hf(
         check_number("max_length", max_length, low=1)
     check_location("hf", location)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
-    advice = "give a folder with config.json, or a name on the hub and a network to fetch it"
+    advice = (
+        "give a folder with config.json, or a name on the hub and a network to fetch it; a model with code of its own needs "
+        "(trust_remote_code=True), if you trust its author"
+    )
     # The parts of transformers are imported on first use, and fail there if they are broken.
     with quiet("transformers", "huggingface_hub"), explained(f"hf:{location} cannot be opened", advice):
         config = library.AutoConfig.from_pretrained(location, **where)
+        check_adapter(f"hf:{location}", library.utils.find_adapter_config_file(location, revision=revision))
+        if pretrained:
+            check_folder(f"hf:{location}", Path(location))
         modality, processor = _processor(library, location, modality, where)
         model, weights = _loaded(library, location, config, pretrained, {**where, **options})
     part, call, embedding = _half(model, modality)
@@ -97,6 +106,15 @@ def check_location(source: str, location: str) -> None:
     """Raise InputError for what is meant as a folder and is none; libraries would ask the hub for it."""
     if not Path(location).is_dir() and (location.startswith((".", "/", "~")) or location.count("/") > 1 or "\\" in location):
         raise InputError(f"no such folder: {location}; {source}: takes a folder, or a name on the hub such as owner/name")
+
+
+def check_adapter(what: str, found: Any) -> None:
+    """Raise InputError if an adapter was found and peft is not installed, without which transformers leaves it out."""
+    if found and importlib.util.find_spec("peft") is None:
+        raise InputError(
+            f"{what} holds an adapter ({found}), which would be left out without peft; pip install peft, or merge it into the "
+            "base model with merge_and_unload() and save that"
+        )
 
 
 def _processor(library: ModuleType, location: str, modality: str | None, where: dict[str, Any]) -> tuple[str, Any]:

@@ -52,6 +52,7 @@ def onnx(location: str, /) -> Encoder:
         spec=location,
         weights=Weights(origin="the ONNX model's own"),
         embedding="output",
+        outputs=tuple(module.outputs),
         outputs_only=(
             "an ONNX model gives nothing from inside, so only its outputs can be measured; export it with the layer among "
             "them, or give the Python model"

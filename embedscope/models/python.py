@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from embedscope.errors import InputError, explained, unknown
-from embedscope.models.checkpoint import sha256_of
+from embedscope.models._reading import sha256_of
 from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from embedscope.errors import InputError, UsageError, check_flag, explained, unknown
-from embedscope.models._opening import quiet
+from embedscope.models._exactness import check_folder
+from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
-from embedscope.models.hf import check_location, check_texts, hf
+from embedscope.models.hf import check_adapter, check_location, check_texts, hf
 from embedscope.plugins import imported
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def st(
         InputError: no such model, or no network to fetch it, or options that it does not take.
         MissingExtraError: sentence-transformers is not installed.
     """
+    check_torchvision()
     library = imported("sentence_transformers", extra="text")
     if int(library.__version__.partition(".")[0]) < 6:  # it tokenizes without the prompts that encode adds
         raise InputError(
@@ -53,12 +56,18 @@ def st(
     if prompt is not None and prompt_name is not None:
         raise UsageError("give st: a prompt or the prompt_name of one, not both")
     check_location("st", location)
-    advice = "give a folder with modules.json, or a name on the hub and a network to fetch it"
+    for folder in ("", "[0-9]*_*/"):  # of the model, or of one of its modules
+        check_adapter(f"st:{location}", next(Path(location).glob(f"{folder}adapter_config.json"), None))
+    advice = (
+        "give a folder with modules.json, or a name on the hub and a network to fetch it; a model with code of its own needs "
+        "(trust_remote_code=True), if you trust its author"
+    )
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     with (
         quiet("transformers", "huggingface_hub", "sentence_transformers"),
         explained(f"st:{location} cannot be opened", advice),
     ):
+        check_folder(f"st:{location}", Path(location))
         model = library.SentenceTransformer(location, **{"device": "cpu", **options, **where})
         made_up = not library.util.is_sentence_transformer_model(location, revision=revision)
     name = prompt_name or (model.default_prompt_name if prompt is None else None)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 
 import torch
 
 from embedscope.errors import InputError, explained
 from embedscope.models._opening import sole_input
+from embedscope.models._pickled import holds_code
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
 from embedscope.plugins import recognises
@@ -18,31 +18,37 @@ _SUFFIXES = (".pt", ".pth", ".ts", ".torchscript", ".jit")
 
 
 def is_torchscript(path: Path) -> bool:
-    """Tell a TorchScript archive from a checkpoint: it holds code beside its tensors."""
-    if path.suffix.lower() not in _SUFFIXES or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = {name.partition("/")[2] for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError):
-        return False
-    return "constants.pkl" in parts and any(part.startswith("code/") for part in parts)
+    """Tell a TorchScript archive from a checkpoint of the same suffix: it holds code beside its tensors."""
+    return path.suffix.lower() in _SUFFIXES and holds_code(path)
 
 
 @recognises(is_torchscript)
-def torchscript(location: str, /) -> Encoder:
+def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
     """Open a TorchScript program, traced or scripted, on the CPU.
 
     TorchScript takes no hooks, so the output is all there is to measure, and the file says nothing of preprocessing: images
     become float32 in [0, 1], --size, --mean and --std change that.
 
-    InputError if the file is not there, is no TorchScript archive, or takes other than one input.
+    Args:
+        location: path of the file.
+        unsafe_pickle: has to be True, because a program runs code of its own while it is loaded and can write any file.
+
+    Raises:
+        InputError: the file is not there, is not a TorchScript archive, takes other than one input, or nobody vouched for it.
     """
     if not Path(location).is_file():
         raise InputError(f"no such file: {location}")
     advice = (
         "expected a file written by torch.jit.save; give the Python model and the file as `checkpoint=` if it holds weights"
     )
+    if not holds_code(Path(location)):
+        raise InputError(f"{location} cannot be read as TorchScript (it is cut short, or holds no code); {advice}")
+    if not unsafe_pickle:
+        raise InputError(
+            f"{location} is a TorchScript program, which runs code of its own and can write files while it is loaded; pass "
+            "`unsafe_pickle=True` if you trust its author, or give the Python model and this file as `checkpoint=`, of which only "
+            "the tensors are read"
+        )
     with warnings.catch_warnings(), explained(f"{location} cannot be read as TorchScript", advice):
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)  # since 2.10; what it advises is for authors
         module = torch.jit.load(location, map_location="cpu")  # type: ignore[no-untyped-call]

@@ -264,7 +264,7 @@ BAD = [
     ("extract {net}:DigitNet {digits} -o {new} --weights ema --checkpoint {late}", 2, "has no ema weights"),
     ("extract {net}:DigitNet {store} -o {new}", 1, "is no data that embedscope knows"),
     ("extract timm:resnet_18 {digits} -o {new}", 2, "did you mean 'resnet18'?"),
-    ("extract {late} {digits} -o {new}", 2, "is no model by itself; give the model and the file as its weights"),
+    ("extract {late} {digits} -o {new}", 2, "is not a model by itself; give the model and the file as its weights"),
     ("inspect nowhere.h5", 1, "no such file: nowhere.h5"),
     ("inspect {text}", 1, "text.h5 is not an HDF5 file"),
     ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class, a comparison needs"),

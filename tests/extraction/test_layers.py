@@ -1,11 +1,16 @@
+import re
+import time
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, UsageError
 from embedscope.extraction import list_layers
-from embedscope.extraction.layers import find, first_tensor
+from embedscope.extraction.layers import _matches, find, first_tensor
 from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
 
@@ -109,3 +114,47 @@ def test_listing():
 def test_listing_of_data_that_does_not_fit():
     with pytest.raises(InputError, match=r"x does not take inputs of shape \(1, 1, 5, 5\)"):
         list_layers(Encoder(nn.Linear(3, 3), Pixels(), "x"), dataset(), device="cpu")
+
+
+def test_outputs_whose_names_have_colons():
+    one = Encoder(nn.Identity(), Pixels(), "net", outputs=("Identity:0",), outputs_only="no hooks")
+    two = Encoder(nn.Identity(), Pixels(), "net", outputs=("Identity:0", "Identity:1"), outputs_only="no hooks")
+    assert [(layer.name, layer.key, layer.pooling) for layer in find(one, ["Identity:0", "output.Identity:0:gap"])] == [
+        ("Identity:0", None, "auto"),
+        ("output.Identity:0:gap", None, "gap"),
+    ]
+    assert [layer.key for layer in find(two, ["Identity:1", "output.Identity:0"])] == ["Identity:1", "Identity:0"]
+    with pytest.raises(UsageError, match="no output 'Identity'; did you mean 'Identity:"):
+        find(two, ["output.Identity"])
+    with pytest.raises(UsageError, match="no output 'Identity:2'; did you mean 'Identity:"):
+        find(two, ["Identity:2"])
+
+
+def test_module_whose_name_has_colons_and_stars():
+    odd = Encoder(nn.ModuleDict({"a:b": nn.Linear(2, 2), "x*": nn.Linear(2, 2), "xy": nn.Linear(2, 2)}), Pixels(), "net")
+    found = find(odd, ["a:b", "a:b:mean", "a:b.input", "x*"])
+    assert [(layer.module, layer.side, layer.pooling) for layer in found] == [
+        ("a:b", "output", "auto"),
+        ("a:b", "output", "mean"),
+        ("a:b", "input", "auto"),
+        ("x*", "output", "auto"),
+    ]
+
+
+def test_thousands_of_layers_and_patterns_of_many_stars():
+    layers = Encoder(nn.Sequential(*(nn.Sequential(nn.Identity()) for _ in range(1500))), Pixels(), "net")
+    begun = time.process_time()
+    assert len(find(layers, ["**"])) == 3000
+    assert len(find(layers, [f"{place}.0" for place in range(1500)])) == 1500
+    with pytest.raises(UsageError, match="no layer that matches"):
+        find(layers, ["*" * 41 + "a", "**0" * 30])
+    assert time.process_time() - begun < 5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text("ab.*?", max_size=8), st.text("ab.", max_size=10))
+def test_patterns_are_what_regular_expressions_say(pattern, name):
+    parts = [part for part in re.split(r"(\*\*+|\*|\?|.)", pattern) if part]
+    meaning = {"*": "[^.]*", "?": "[^.]"}
+    wanted = "".join(meaning.get(part, ".*" if part.startswith("**") else re.escape(part)) for part in parts)
+    assert _matches(parts, name) == bool(re.fullmatch(wanted, name))

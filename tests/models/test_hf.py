@@ -1,10 +1,15 @@
+import importlib.util
+import json
+import os
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from embedscope.errors import InputError, MissingExtraError, UsageError
 from embedscope.models import open_model
@@ -276,3 +281,50 @@ def test_tokenizer_without_a_vocabulary(tmp_path):
     transformers.BertModel(config).save_pretrained(tmp_path / "bare")
     with pytest.raises(InputError, match=r"has no vocabulary|has no image processor and no tokenizer"):
         open_model(f"hf:{tmp_path / 'bare'}")
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_quantised_weights_that_the_configuration_is_silent_of(bert, scales):
+    path = Path(bert) / "model.safetensors"
+    state = load_file(path)
+    name = next(name for name in state if name.endswith("query.weight"))
+    state[name] = state[name].to(torch.int8)
+    if scales:
+        state[name.replace("weight", "SCB")] = torch.ones(8)
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(InputError, match=rf"hf:.* holds quantised weights: {name} is I8.*SCB" if scales else f"{name} is I8"):
+        open_model(f"hf:{bert}")
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_of_the_model_does_not_run_unless_trusted(bert, tmp_path):
+    bert = Path(bert)
+    config = json.loads((bert / "config.json").read_text()) | {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (bert / "config.json").write_text(json.dumps(config))
+    (bert / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    with pytest.raises(InputError, match=r"cannot be opened .*trust_remote_code"):
+        open_model(f"hf:{bert}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_run_no_code(bert, tmp_path):
+    bert = Path(bert)
+    (bert / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Evil(tmp_path / "ran")}, bert / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_model(f"hf:{bert}")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is not None, reason="peft applies the adapter")
+def test_adapter_beside_base_weights(bert):
+    (Path(bert) / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": bert}))
+    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be left out without peft"):
+        open_model(f"hf:{bert}")

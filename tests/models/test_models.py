@@ -105,7 +105,7 @@ def test_channels(mode, channels, expected):
 
 def test_checkpoint_as_a_model(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "w.pt")
-    with pytest.raises(UsageError, match="is no model by itself; give the model and the file as its weights"):
+    with pytest.raises(UsageError, match="is not a model by itself; give the model and the file as its weights"):
         open_model(str(tmp_path / "w.pt"))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from embedscope.errors import InputError, MissingExtraError
+from embedscope.extraction.layers import Taps, find
 from embedscope.models import open_model
 
 onnx = pytest.importorskip("onnx")
@@ -128,3 +129,38 @@ def test_without_onnxruntime(save, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed; pip install 'embedscope\[onnx\]'"):
         open_model(path)
+
+
+@pytest.mark.parametrize("outputs", [("Identity:0",), ("Identity:0", "Identity:1")])
+def test_outputs_whose_names_have_colons(save, outputs, tmp_path):
+    from onnx import helper
+
+    model = onnx.load(save(outputs=("product", "relu")[: len(outputs)]))
+    for place, name in enumerate(outputs):
+        model.graph.node.append(helper.make_node("Identity", [("product", "relu")[place]], [name]))
+        model.graph.output[place].name = name
+    onnx.save(model, tmp_path / "model.onnx")
+    encoder = open_model(f"{tmp_path}/model.onnx")
+    batch = torch.rand(2, 6)
+    with Taps(encoder, find(encoder, [outputs[-1], f"output.{outputs[0]}"])) as taps, torch.inference_mode():
+        taps.start(batch)
+        with taps.probe():
+            taps.end(encoder.module(batch))
+    wanted = by_hand(f"{tmp_path}/model.onnx", batch.numpy())
+    for name, value in ((outputs[-1], wanted[-1]), (f"output.{outputs[0]}", wanted[0])):
+        assert np.array_equal(taps.captured[name][0], value)
+
+
+def test_weights_outside_of_the_folder_are_not_read(save, tmp_path):
+    model = onnx.load(save())
+    (tmp_path / "secret").write_bytes(WEIGHT.tobytes())
+    (tmp_path / "inner").mkdir()
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", str(WEIGHT.nbytes))):
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, value
+    (tmp_path / "inner" / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="cannot be read as an ONNX model"):
+        open_model(f"{tmp_path}/inner/model.onnx")

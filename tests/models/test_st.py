@@ -1,5 +1,8 @@
+import importlib.util
+import json
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,3 +166,22 @@ def test_without_sentence_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"sentence_transformers is not installed; pip install 'embedscope\[text\]'"):
         open_model("st:anything")
+
+
+def test_code_of_the_model_does_not_run_unless_trusted(save, tmp_path):
+    folder = Path(save())
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["type"] = "own.Module"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    with pytest.raises(InputError, match=r"cannot be opened .*trust_remote_code"):
+        open_model(f"st:{folder}")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is not None, reason="peft applies the adapter")
+def test_adapter_beside_base_weights(save):
+    folder = save()
+    (Path(folder) / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be left out without peft"):
+        open_model(f"st:{folder}")
