@@ -13,12 +13,14 @@ import numpy as np
 
 from embedscope.data.columns import encode, fingerprint, gaps, number_rows
 from embedscope.data.dataset import Dataset
-from embedscope.data.folder import names_and_sizes
+from embedscope.data.folder import names_and_sizes, read_image
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.plugins import imported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from PIL.Image import Image
 
 # Where torchvision's classes keep the labels, or pairs of file and label.
 _LABELS = ("targets", "labels", "_labels", "_samples", "samples")
@@ -108,7 +110,15 @@ def _check_options(location: str, parameters: Mapping[str, inspect.Parameter], o
         raise UsageError(f"torchvision:{location} needs {' and '.join(needed)}, as in torchvision:{location}({example})")
 
 
+def _load(path: str | Path) -> Image:
+    """Read an image as torchvision's default loader does, but for more than 8 bits, which that one clips to white."""
+    image = read_image(Path(path), str(path))
+    return image if image.mode.startswith(("I", "F")) else image.convert("RGB")
+
+
 def _opened(location: str, kind: type, options: Mapping[str, Any]) -> Any:
+    if "loader" in _parameters(kind):
+        options = {"loader": _load, **options}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some classes print; stdout is for data
             part = kind(**options)

@@ -12,6 +12,7 @@ import numpy as np
 from embedscope import plugins
 from embedscope.data import open_dataset
 from embedscope.errors import EmbedscopeError
+from embedscope.models.images import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +93,7 @@ def _by_need(count: int, silhouettes: Sequence[Array | None]) -> list[int]:
 
 
 def _encoded(image: Image) -> str:
-    if image.mode not in ("RGB", "RGBA", "L"):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    image = visible(image)
     image.thumbnail((SIDE, SIDE))
     buffer = BytesIO()
     # WebP without loss is smaller for drawings and tiny images, with loss for photographs.
