@@ -16,7 +16,7 @@ from embedscope.data.columns import fingerprint, gaps, number_rows
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError
 from embedscope.plugins import recognises
-from embedscope.store.arrays import encode_labels
+from embedscope.store.labels import encode_labels
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.data.columns import encode, fingerprint, gaps, number_rows
+from embedscope.data.columns import fingerprint, gaps, number_rows
 from embedscope.data.dataset import Dataset
 from embedscope.data.folder import names_and_sizes, read_image
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.plugins import imported
+from embedscope.store.labels import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
