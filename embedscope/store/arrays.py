@@ -86,7 +86,8 @@ def load_npy(file: str) -> Array:
             raise InputError(f"{file} is an archive (.npz), not a single array")
         stream.seek(0)
         size = _promised(stream)
-        held = stream.seek(0, 2)
+        start = stream.tell()
+        held = stream.seek(0, 2) - start
     if size > held:
         raise InputError(f"{file} promises {size:,} bytes and holds {held:,}; it is cut short or damaged")
     check_size(file, "its array", size)

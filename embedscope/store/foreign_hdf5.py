@@ -124,7 +124,8 @@ def _observations(file: h5py.File, path: str, label: str | None) -> tuple[Any, l
     obs = _group(file, path, "obs")
     index = obs.attrs.get("_index", "_index")
     columns = [name for name in obs if name not in (index, "__categories")]
-    categories = [name for name in columns if isinstance(_member(file, path, f"obs/{name}"), h5py.Group)]
+    nodes = {name: _member(file, path, f"obs/{name}") for name in columns}
+    categories = [name for name, node in nodes.items() if isinstance(node, h5py.Group) and "categories" in node]
     column, _ = choose(path, columns, given={"label": label}, candidates={"label": named(columns, "label") or categories})
     ids = _values(file, path, f"obs/{index}") if index in obs else None
     return _values(file, path, f"obs/{column}"), None if ids is None or len(set(ids)) < len(ids) else list(map(str, ids))

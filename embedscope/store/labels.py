@@ -83,7 +83,8 @@ def text_rows(path: str, arrays: Mapping[str, Array], name: str) -> list[str] | 
         return None
     try:
         texts = [value.decode() if isinstance(value, bytes) else str(value) for value in arrays[name].tolist()]
-        "".join(texts).encode()
+        for text in texts:
+            text.encode()
     except UnicodeError as error:
         raise InputError(f"{path}: {name} are no UTF-8 text: {error}") from error
     return texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,12 @@ def _load(path: str) -> Any:
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path} is not an archive, as torch.save writes since version 1.6; save it again")
         check_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:  # whose message is about a switch of torch.load
+            raise InputError(
+                f"{path} holds other things than tensors and plain values, which are not unpickled; save {{'X': ..., 'y': ...}}"
+            ) from error
 
 
 def _array(path: str, name: str, value: Any) -> Array:
