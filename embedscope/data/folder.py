@@ -51,7 +51,7 @@ def read_image(source: Path | IO[bytes], name: str) -> Image:
             image.load()
             return image.copy()
     except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
-        raise InputError(f"cannot read the image {name}: {error}") from error
+        raise InputError(f"cannot read the image {name}: {as_text(str(error))}") from error
 
 
 def names_and_sizes(names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
