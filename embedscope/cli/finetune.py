@@ -20,7 +20,12 @@ _TRAINING, _ROWS = "Training", "Rows"
 
 
 def finetune(
-    features: Annotated[str, typer.Argument(help="A store, a .npz with X and y, or X.npy,y.npy.")],
+    features: Annotated[
+        str,
+        typer.Argument(
+            help="A feature store, or features made elsewhere: .npz, X.npy,y.npy, a table, .pt or .h5ad, as in score."
+        ),
+    ],
     output: Output,
     objective: Annotated[
         list[str] | None,

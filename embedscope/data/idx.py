@@ -154,7 +154,7 @@ def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
     shape = tuple(int(dim) for dim in np.frombuffer(dims, dtype=">u4")) if len(dims) == 4 * rank else (0,)
     size = math.prod(shape) * dtype.itemsize
     if size <= limit:
-        check_size(str(path), "what it holds", size)
+        check_size(str(path), "what it holds", size, packed=path.stat().st_size)
     buffer = bytearray(size if size <= limit else 0)
     if len(dims) < 4 * rank or size > limit or _fill(file, buffer) < size:
         raise InputError(f"{path} is cut short: its header promises numbers of shape {shape}, {size:,} bytes; get it again")

@@ -7,6 +7,7 @@ label="cell_type")`. A name that is there as it stands is a path, whatever it ho
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -220,6 +221,15 @@ def _from_table(source: Source) -> FeatureSet:
     return feature_set(source, wanted[0] if len(wanted) == 1 else "X", values, labels, ids=ids, split=split)
 
 
+def _pattern(names: Sequence[str]) -> str:
+    """Write a pattern for an example: that of the columns that are numbered, else the name of the last column."""
+    found = (_NUMBERED.fullmatch(name) for name in names if not _INDEX.fullmatch(name))
+    stems = Counter(match[1] for match in found if match)
+    if not stems:
+        return names[-1] if names else "d*"
+    return f"{stems.most_common(1)[0][0] or '[0-9]'}*"
+
+
 def _matching(path: str, names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """Name the columns that match any of the patterns, in the table's order; InputError for a pattern without one."""
     for pattern in patterns:
@@ -234,7 +244,7 @@ def _recognised(path: str, columns: Columns, names: Sequence[str]) -> list[str]:
     InputError if there are none, or some that may be and may not.
     """
     first = columns.first
-    example = f"say which are features, as in {path}(features='d*')"
+    example = f"say which are features, as in {path}(features='{_pattern(names)}')"
     lists = [name for name in names if isinstance(first.get(name), list) and is_number(first[name])]
     if len(lists) == 1:
         return lists

@@ -15,10 +15,21 @@ if TYPE_CHECKING:
 
 # Deflate makes nothing smaller than by this factor: a size that promises more is wrong.
 DEFLATE = 1032
+# More than this many bytes that unpack from less than a 200th were made to fill memory rather than to be measured.
+_WORTH_A_LOOK = 2**30
+_SUSPICIOUS = 200
 
 
-def check_size(path: str, what: str, size: int) -> None:
-    """Raise InputError if reading `size` bytes at once would take more than half of the memory that is free."""
+def check_size(path: str, what: str, size: int, *, packed: int | None = None) -> None:
+    """Raise InputError if reading `size` bytes at once would take more than half of the memory that is free.
+
+    With `packed`, the bytes they take in the file, likewise for more than 1 GiB that unpacks to 200 times as much.
+    """
+    if packed is not None and size > max(_WORTH_A_LOOK, packed * _SUSPICIOUS):
+        raise InputError(
+            f"{path}: {what} unpacks from {packed:,} to {size:,} bytes, as files do that are made to fill memory; "
+            "if it is right, give it as X.npy,y.npy, which are not packed"
+        )
     budget = free_memory(torch.device("cpu")) // 2
     if size > budget:
         raise InputError(
@@ -30,7 +41,7 @@ def check_size(path: str, what: str, size: int) -> None:
 def check_archive(path: str, members: Collection[str] | None = None) -> None:
     """Raise InputError for a zip archive of which the members, or all, declare more than they can hold or memory has."""
     with zipfile.ZipFile(path) as archive:
-        total = 0
+        total = packed = 0
         for entry in archive.infolist():
             if members is not None and entry.filename not in members:
                 continue
@@ -43,7 +54,8 @@ def check_archive(path: str, members: Collection[str] | None = None) -> None:
                     "ones can give; it is damaged"
                 )
             total += entry.file_size
-        check_size(path, "what it holds", total)
+            packed += entry.compress_size
+        check_size(path, "what it holds", total, packed=packed)
 
 
 def repeated(names: Collection[Any]) -> Any:

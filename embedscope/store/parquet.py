@@ -46,7 +46,9 @@ def open_parquet(file: Path) -> Columns:
             for place in leaves:
                 chunk = metadata.row_group(group).column(place)
                 size += 8 * max(chunk.num_values, 0) + max(chunk.total_uncompressed_size, 0)
-        check_size(str(file), f"{listed(names)} of {metadata.num_rows:,} rows", max(size, 8 * metadata.num_rows * len(names)))
+        size = max(size, 8 * metadata.num_rows * len(names))
+        what = f"{listed(names)} of {metadata.num_rows:,} rows"
+        check_size(str(file), what, size, packed=file.stat().st_size)
         return source
 
     def rows(names: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from embedscope.data.arrays import ArrayRows
 from embedscope.errors import InputError, UsageError
 from embedscope.models import open_model
 from embedscope.models.images import eight_bits, parse_range, standard, to_tensor, visible
@@ -140,26 +141,28 @@ def test_rounding_to_eight_bits():
 # ---- the same pixels whatever the model source
 
 
-def presets(tmp_path):
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory):
     """A model of every source that takes images of 32 x 32."""
     pytest.importorskip("timm")
     transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("vit")
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.ViTConfig(**small, image_size=32, patch_size=8)
     for saved in (transformers.ViTModel(config), transformers.ViTImageProcessor(size={"height": 32, "width": 32})):
-        saved.save_pretrained(tmp_path)
+        saved.save_pretrained(folder)
     neutral = {"size": (32, 32), "mean": (0.5,), "std": (0.5,)}
     return {
         "python": open_model("torch.nn:Identity", channels=3, **neutral),
         "timm": open_model("timm:test_resnet(pretrained=False)", **neutral),
         "torchvision": open_model("torchvision:mobilenet_v3_small(pretrained=False)", **neutral),
-        "hf": open_model(f"hf:{tmp_path}"),
+        "hf": open_model(f"hf:{folder}"),
     }
 
 
-def test_the_same_pixels_whatever_the_model_source(tmp_path):
+def test_the_same_pixels_whatever_the_model_source(presets):
     found = {}
-    for name, encoder in presets(tmp_path).items():
+    for name, encoder in presets.items():
         images = [
             *RAMPS.values(),
             RAMPS["8 bits"].convert("P"),
@@ -177,8 +180,37 @@ def test_the_same_pixels_whatever_the_model_source(tmp_path):
     torch.testing.assert_close(found["hf"], found["python"], rtol=0, atol=1e-6)
 
 
-def test_depths_mixed_in_a_batch_do_not_change_each_other(tmp_path):
-    for name, encoder in presets(tmp_path).items():
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda pixels: pixels,  # (B, H, W)
+        lambda pixels: pixels[:, None],
+        lambda pixels: pixels[..., None],
+        lambda pixels: pixels[:, None].repeat(3, 1),
+        lambda pixels: pixels[..., None].repeat(3, -1),
+        lambda pixels: pixels[..., None].repeat(4, -1),
+    ],
+)
+def test_arrays_of_bytes_are_the_images_they_hold(presets, layout):
+    pixels = np.asarray(RAMPS["8 bits"])[None].repeat(2, 0)
+    inputs = ArrayRows(np.ascontiguousarray(layout(pixels)))
+    for name, encoder in presets.items():
+        found, expected = encoder.prepare(inputs.batch(range(2))), encoder.prepare([RAMPS["8 bits"]] * 2)
+        if name == "hf":
+            found, expected = found["pixel_values"], expected["pixel_values"]
+        assert torch.equal(found, expected), name
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64])
+def test_arrays_of_other_whole_numbers_are_not_images(presets, dtype):
+    inputs = ArrayRows(np.zeros((2, 32, 32), dtype))
+    for encoder in presets.values():
+        with pytest.raises(InputError, match=r"is not an image; expected uint8 .* divide other whole numbers by the largest"):
+            encoder.prepare(inputs.batch(range(2)))
+
+
+def test_depths_mixed_in_a_batch_do_not_change_each_other(presets):
+    for name, encoder in presets.items():
         alone = [encoder.prepare([image]) for image in RAMPS.values()]
         together = encoder.prepare(list(RAMPS.values()))
         if name == "hf":
@@ -186,8 +218,8 @@ def test_depths_mixed_in_a_batch_do_not_change_each_other(tmp_path):
         assert torch.equal(together, torch.cat(alone)), name
 
 
-def test_processors_of_pillow_get_eight_bits(tmp_path):
-    prepare = presets(tmp_path)["hf"].prepare
+def test_processors_of_pillow_get_eight_bits(presets):
+    prepare = presets["hf"].prepare
 
     class OnPillow:
         def __call__(self, images, return_tensors):
@@ -201,13 +233,12 @@ def test_processors_of_pillow_get_eight_bits(tmp_path):
     assert "rounded to 8 bits" in on_pillow.text
 
 
-def test_range_reaches_every_source(tmp_path):
-    presets(tmp_path)  # writes the folder
-    specs = ("torch.nn:Identity", "timm:test_resnet(pretrained=False)", f"hf:{tmp_path}")
-    for spec in specs:
-        prepare = open_model(spec, value_range=(0, 2)).prepare
-        assert "from 0..2 to [0, 1]" in prepare.text
-        prepare([Image.new("F", (32, 32), 1.5)])
+@pytest.mark.parametrize("source", ["python", "timm", "torchvision", "hf"])
+def test_range_reaches_every_source(presets, source):
+    encoder = presets[source]
+    prepare = open_model(encoder.spec, value_range=(0, 2)).prepare
+    assert "from 0..2 to [0, 1]" in prepare.text
+    prepare([Image.new("F", (32, 32), 1.5)])
 
 
 def test_range_of_a_model_of_text(tmp_path):

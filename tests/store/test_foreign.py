@@ -398,6 +398,13 @@ def test_an_archive_that_inflates_beyond_memory(tmp_path, monkeypatch):
         read_features(str(tmp_path / "a.npz"))
 
 
+def test_an_archive_made_to_fill_memory(tmp_path, monkeypatch):
+    npz(tmp_path / "a.npz", (4, 2**18), size=8 * 2**20)
+    monkeypatch.setattr("embedscope.store.limits._WORTH_A_LOOK", 2**20)
+    with pytest.raises(InputError, match=r"unpacks from 8,\d+ to 8,\d+,\d+ bytes, as files do that are made to fill memory"):
+        read_features(str(tmp_path / "a.npz"))
+
+
 def test_an_archive_with_a_false_directory(tmp_path):
     npz(tmp_path / "a.npz", (10**6, 10**6), size=2**20)
     data = bytearray((tmp_path / "a.npz").read_bytes())
