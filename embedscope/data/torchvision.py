@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from embedscope.data.columns import fingerprint, gaps, number_rows
 from embedscope.data.dataset import Dataset
 from embedscope.data.folder import names_and_sizes, read_image
+from embedscope.data.walking import is_hidden
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.plugins import imported
 from embedscope.store.labels import encode
@@ -117,9 +119,18 @@ def _load(path: str | Path) -> Image:
     return image if image.mode.startswith(("I", "F")) else image.convert("RGB")
 
 
+def _is_sample(path: str, *, root: Path) -> bool:
+    """Whether a file in a tree is an image, and neither hidden nor in a hidden folder there."""
+    suffixes = imported("torchvision.datasets.folder", extra="vision").IMG_EXTENSIONS
+    return path.lower().endswith(suffixes) and not any(map(is_hidden, Path(path).relative_to(root).parts))
+
+
 def _opened(location: str, kind: type, options: Mapping[str, Any]) -> Any:
-    if "loader" in _parameters(kind):
+    parameters = _parameters(kind)
+    if "loader" in parameters:
         options = {"loader": _load, **options}
+    if {"is_valid_file", "root"} <= parameters.keys():
+        options = {"is_valid_file": functools.partial(_is_sample, root=Path(str(options["root"]))), **options}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some classes print; stdout is for data
             part = kind(**options)

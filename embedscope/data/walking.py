@@ -53,7 +53,7 @@ def walk(root: Path) -> Found:
             stack.pop()
             continue
         path = place / entry.name
-        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+        if is_hidden(entry.name):
             found.hidden.append(path)
         elif entry.is_dir():
             real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
@@ -75,6 +75,11 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
             return iter(sorted(entries, key=lambda entry: entry.name))
     except OSError as error:
         raise InputError(f"{as_text(str(folder))} cannot be read: {error.strerror}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder is hidden, or a system's own, by its name."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def as_text(name: str) -> str:

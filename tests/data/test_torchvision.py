@@ -146,3 +146,10 @@ def test_images_of_more_than_8_bits_are_not_clipped(tmp_path):
     assert found.inputs[0].getpixel((0, 0)) == 1000
     assert found.inputs[1].getpixel((0, 0)) == (7, 7, 7)
     assert open_dataset(f"torchvision:ImageFolder(root='{tmp_path}')").fingerprint == found.fingerprint
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    for name in ("cat/a.png", "cat/._a.png", "cat/.ipynb_checkpoints/a.png"):
+        (tmp_path / ".data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / ".data" / name)
+    assert len(open_dataset(f"torchvision:ImageFolder(root='{tmp_path / '.data'}')").inputs) == 1
