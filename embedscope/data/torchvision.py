@@ -130,7 +130,7 @@ def _opened(location: str, kind: type, options: Mapping[str, Any]) -> Any:
     if "loader" in parameters:
         options = {"loader": _load, **options}
     if {"is_valid_file", "root"} <= parameters.keys():
-        options = {"is_valid_file": functools.partial(_is_sample, root=Path(str(options["root"]))), **options}
+        options = {"is_valid_file": functools.partial(_is_sample, root=Path(options["root"]).expanduser()), **options}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some classes print; stdout is for data
             part = kind(**options)
