@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from embedscope.data import open_dataset
 from embedscope.data.arrays import ArrayRows
 from embedscope.errors import InputError, UsageError
 from embedscope.models import open_model
@@ -249,3 +250,30 @@ def test_range_of_a_model_of_text(tmp_path):
     folder = save(tmp_path / "bert", transformers.BertModel(config), make_tokenizer())
     with pytest.raises(UsageError, match="does not read images through embedscope, so --range cannot apply"):
         open_model(f"hf:{folder}", value_range=(0, 1))
+
+
+@pytest.mark.parametrize("source", ["folder", "table", "bytes", "hf", "torchvision"])
+def test_images_are_upright_whatever_the_data_source(tmp_path, monkeypatch, source):
+    place = tmp_path / "data" / "cat" / "1.png"
+    place.parent.mkdir(parents=True)
+    image = rotated("PNG")
+    image.save(place, exif=image.getexif())
+    (tmp_path / "a.csv").write_text("path,label\ndata/cat/1.png,cat\n")
+    if source in ("bytes", "hf"):
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({"image": [place.read_bytes()], "label": ["cat"]}), tmp_path / "a.parquet")
+    if source == "hf":
+        pytest.importorskip("datasets")
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    if source == "torchvision":
+        pytest.importorskip("torchvision")
+    location = {
+        "folder": f"{tmp_path / 'data'}",
+        "table": f"{tmp_path / 'a.csv'}",
+        "bytes": f"{tmp_path / 'a.parquet'}",
+        "hf": f"hf:{tmp_path / 'a.parquet'}",
+        "torchvision": f"torchvision:ImageFolder(root='{tmp_path / 'data'}')",
+    }[source]
+    (pixels,) = Pixels(channels=1)([open_dataset(location).inputs[0]])
+    assert (pixels[0, :, :4] == 0).all()
+    assert (pixels[0, :, 4:] == 1).all()
