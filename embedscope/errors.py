@@ -23,6 +23,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+# Of many names, such as the columns of a wide table: how many are compared with what was typed, and how many are listed.
+_COMPARED = 5_000
+_LISTED = 100
+
 
 class EmbedscopeError(Exception):
     """Root of the tree.
@@ -92,9 +96,10 @@ def unknown(what: str, got: str, known: Iterable[str]) -> str:
     "no metric 'siluette'; did you mean 'silhouette'? There are: gini, silhouette"
     """
     names = list(known)
-    near = difflib.get_close_matches(got, names, n=1)
+    near = difflib.get_close_matches(got, names[:_COMPARED], n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return f"no {what} '{got}'{hint} There are: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"no {what} '{got}'{hint} There are: {', '.join(names[:_LISTED]) or 'none'}{more}"
 
 
 def check_choice(what: str, got: Any, known: Iterable[str]) -> str:

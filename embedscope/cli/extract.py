@@ -71,6 +71,14 @@ def extract(
     mean: Annotated[str | None, typer.Option(help="Of the channels, as in 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, typer.Option(help="Of the channels, as in 0.229,0.224,0.225.")] = None,
     channels: Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.")] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            help="Black and white in images of more than 8 bits, as in 0,4095; by default 0,65535, and 0,1 for floats.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[
         str,
         typer.Option(help="Rows in a forward pass, or auto: what fits into memory.", envvar="EMBEDSCOPE_EXTRACT_BATCH_SIZE"),
@@ -110,6 +118,7 @@ def extract(
     from embedscope.distributed import process_group, rank
     from embedscope.models import open_model
     from embedscope.models.head import open_head
+    from embedscope.models.images import parse_range
     from embedscope.models.preparation import parse_numbers, parse_size
     from embedscope.plugins import parse
     from embedscope.store.files import check_output
@@ -137,6 +146,7 @@ def extract(
                 mean=None if mean is None else parse_numbers("mean", mean),
                 std=None if std is None else parse_numbers("std", std),
                 channels=channels,
+                value_range=None if value_range is None else parse_range(value_range),
                 seed=seed,
             )
             dataset = open_dataset(data)

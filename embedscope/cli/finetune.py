@@ -56,7 +56,12 @@ def _options() -> Iterator[inspect.Parameter]:
 
 
 def finetune(
-    features: Annotated[str, typer.Argument(help="A store, a .npz with X and y, or X.npy,y.npy.")],
+    features: Annotated[
+        str,
+        typer.Argument(
+            help="A feature store, or features made elsewhere: .npz, X.npy,y.npy, a table, .pt or .h5ad, as in score."
+        ),
+    ],
     output: Output,
     *,
     layer: Annotated[

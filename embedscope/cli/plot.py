@@ -14,7 +14,9 @@ from embedscope.cli.options import Json, Layers, Overwrite, Quiet, Seed, Split, 
 def plot(
     features: Annotated[
         list[str],
-        typer.Argument(help="Stores, .npz, X.npy,y.npy, or run directories of finetune; name=path gives one a name."),
+        typer.Argument(
+            help="Feature stores, features made elsewhere as in score, or run directories of finetune; name=path names one."
+        ),
     ],
     output: Annotated[
         Path,

@@ -23,7 +23,11 @@ class Format(StrEnum):
 
 def score(
     features: Annotated[
-        list[str], typer.Argument(help="Stores, .npz with X and y, or X.npy,y.npy; name=path gives one a name.")
+        list[str],
+        typer.Argument(
+            help="Feature stores, or features made elsewhere: .npz (X, y), X.npy,y.npy, .csv, .parquet, .jsonl, .pt, "
+            ".safetensors or .h5ad, with columns named as in v.csv(label='species', features='d*'); name=path names one."
+        ),
     ],
     metric: Annotated[
         list[str] | None,

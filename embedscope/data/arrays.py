@@ -11,7 +11,8 @@ import torch
 from embedscope.data.columns import Texts, fingerprint, gaps
 from embedscope.data.dataset import Dataset
 from embedscope.plugins import recognises
-from embedscope.store.arrays import encode_labels, load_arrays, text_rows
+from embedscope.store.arrays import load_arrays
+from embedscope.store.labels import encode_labels, text_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,7 @@ def arrays(location: str) -> Dataset:
     X is given to the model row by row, as numbers (N, ...) or text (N,); y holds whole numbers (a negative one is unlabelled)
     or text. Ids are row numbers if there are none. InputError for a file without X or y, or of different lengths.
     """
-    held = load_arrays(location, text=True)
+    held = load_arrays([location], text=True)
     class_names, labels = encode_labels(location, held)
     ids, split = text_rows(location, held, "ids"), text_rows(location, held, "split")
     is_text = held["X"].dtype.kind in "US"

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.errors import InputError, UsageError, unknown
-from embedscope.store.arrays import encode_labels, text_rows
+from embedscope.errors import InputError
+from embedscope.store.labels import text_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Labels = np.ndarray[Any, np.dtype[np.int64]]
-
-# The usual names of columns, in any case.
-USUAL = {
-    "image": frozenset({"path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"}),
-    "text": frozenset({"text", "sentence", "content", "review", "document"}),
-    "label": frozenset({"label", "labels", "class", "class_name", "target", "category", "y"}),
-    "id": frozenset({"id"}),
-    "split": frozenset({"split"}),
-}
-# What stands for "no label" in text: nothing, and what pandas and SQL write for it.
-_GAPS = frozenset({"", "nan", "NaN", "null", "NULL"})
-# Numbers as programs write whole ones; 007 and 1e3 stay text, so that no two names become one.
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,14})(\.0)?")
 
 
 @dataclass(frozen=True)
@@ -49,66 +34,6 @@ class Texts:
         return [self.rows[row] for row in rows]
 
 
-def named(columns: Iterable[str], role: str, *, taken: Collection[str] = ()) -> list[str]:
-    """List the columns that have a usual name of a role, in any case, without those that are taken already."""
-    return [column for column in columns if column.strip().lower() in USUAL[role] and column not in taken]
-
-
-def choose(
-    location: str,
-    columns: Sequence[str],
-    *,
-    given: Mapping[str, str | None],
-    candidates: Mapping[str, Sequence[str]],
-) -> tuple[str, str]:
-    """Choose one column, and the option it belongs to: the one that is given, else the only candidate.
-
-    `given` and `candidates` have options as keys, such as path and text, that exclude one another. UsageError if several are
-    given; InputError for a column that is not there, and for no or several candidates, with the option that would decide.
-    """
-    named_by_user = {option: name for option, name in given.items() if name is not None}
-    if len(named_by_user) > 1:
-        raise UsageError(f"{location}: give only one of the options {' and '.join(named_by_user)}")
-    for option, name in named_by_user.items():
-        if name not in columns:
-            raise InputError(f"{location}: {unknown(f'column for {option}', str(name), columns)}")
-        return name, option
-    found = [(name, option) for option, names in candidates.items() for name in names]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        which = f"several columns may be the {' or '.join(given)}: {', '.join(name for name, _ in found)}"
-    else:
-        which = f"no column has a usual name for {' or '.join(given)}; there are: {', '.join(columns) or 'none'}"
-    example = " or ".join(f"{location}({option}='COLUMN')" for option in given)
-    raise InputError(f"{location}: {which}; say which, as in {example}")
-
-
-def encode(location: str, column: str, values: Sequence[Any]) -> tuple[tuple[str, ...], Labels]:
-    """Turn labels of any kind into class names (K,) and int64 indices (N,); gaps and negative numbers are -1.
-
-    Gaps are None, NaN, and text that is empty, nan or null. Whole numbers, written as text too, are classes in the order of
-    numbers; text is in its own order. InputError for values that are neither.
-    """
-    labels = np.full(len(values), -1, dtype=np.int64)
-    present = [row for row, value in enumerate(values) if not _gap(value)]
-    if not present:
-        return (), labels
-    for row in present:
-        if not isinstance(values[row], str | int | float | np.generic):
-            raise InputError(
-                f"{location}: labels have to be whole numbers or text, but row {row} of {column} (counted from 0) holds a "
-                f"{type(values[row]).__name__}"
-            )
-    kept = [value.strip() if isinstance(value, str) else value for value in (values[row] for row in present)]
-    if any(isinstance(value, str) for value in kept):
-        kept = [str(value) for value in kept]
-        if all(_WHOLE.fullmatch(value) for value in kept):
-            kept = [int(value.removesuffix(".0")) for value in kept]
-    class_names, labels[present] = encode_labels(location, {"y": np.array(kept)})
-    return class_names, labels
-
-
 def gaps(labels: Labels) -> tuple[str, ...]:
     """Say in a sentence how many rows have no label; nothing if all have one."""
     missing = int((labels < 0).sum())
@@ -118,7 +43,7 @@ def gaps(labels: Labels) -> tuple[str, ...]:
 def texts(location: str, column: str, values: Sequence[Any], *, numbers: bool = False) -> tuple[str, ...]:
     """Take a column as text; InputError names the first row that has none, or other than text (or numbers, where they do)."""
     for row, value in enumerate(values):
-        if not isinstance(value, str | int | float if numbers else str) or value == "" or _gap(value, ()):
+        if not isinstance(value, str | int | float if numbers else str) or value == "" or value != value:
             got = "is empty" if value is None or value == "" else f"holds a {type(value).__name__}"
             raise InputError(f"{location}: row {row} of {column} (counted from 0) {got}; every row needs text there")
     array = np.empty(len(values), dtype=object)
@@ -166,9 +91,3 @@ def fingerprint(parts: Iterable[str | bytes | np.ndarray[Any, Any]]) -> str:
 def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
     """Give an array's bytes without a copy of them where it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _gap(value: Any, words: Collection[str] = _GAPS) -> bool:
-    return (
-        value is None or (isinstance(value, str) and value.strip() in words) or (isinstance(value, float) and math.isnan(value))
-    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +13,20 @@ from embedscope.data.columns import fingerprint
 from embedscope.data.dataset import Dataset
 from embedscope.data.hf import is_saved
 from embedscope.data.idx import holds_idx
-from embedscope.errors import InputError
+from embedscope.data.walking import left_out, listed, walk
+from embedscope.errors import InputError, UsageError, unknown
 from embedscope.plugins import recognises
+from embedscope.text import decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from PIL.Image import Image
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+# How folders of a split are called: the name that is recorded, and what may follow it, as in training_set.
+_SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing)(?:[-_ ]?(?:set|data|split))?", re.IGNORECASE)
+# Folders that hold the images of all classes, as a rule.
+_CONTAINERS = frozenset({"images", "image", "imgs", "img", "jpegimages"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Image:
         path = self.paths[index]
-        return read_image(path, str(path))
+        return read_image(path, decoded(str(path)))
 
 
 def read_image(source: Path | IO[bytes], name: str) -> Image:
@@ -47,7 +52,7 @@ def read_image(source: Path | IO[bytes], name: str) -> Image:
             image.load()
             return image.copy()
     except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
-        raise InputError(f"cannot read the image {name}: {error}") from error
+        raise InputError(f"cannot read the image {name}: {decoded(str(error))}") from error
 
 
 def names_and_sizes(names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
@@ -62,60 +67,127 @@ def _may_be_tree(path: Path) -> bool:
 
 
 @recognises(_may_be_tree)
-def folder(location: str) -> Dataset:
+def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Sequence[str] | None = None) -> Dataset:
     """Open a tree of class folders, in sorted order; ids are paths relative to the root.
 
-    The folders under the root are classes; or splits, if all of them are called train, val, test or the like. Files that are
-    no images are passed over. A class without images stays a class, and a note says so. InputError for a tree without images.
+    The folders under the root are classes; or splits, if folders called train, val, test or the like (training_set, ...) hold
+    class folders. Hidden files, files that are not images, broken links, images outside of class folders, and folders beside
+    the splits that hold no images are left out, and notes count them. A class folder without images stays a class.
+
+    Args:
+        location: the root.
+        splits: which folders under the root are splits, the others being left out; [] for none, so that all are classes.
+        exclude: names of folders that are not classes; [] says that all are, whatever they are called.
+
+    Raises:
+        InputError: a tree without images in class folders, or one that can be understood in several ways.
+        UsageError: options that are not lists of names.
     """
-    root = Path(location)
+    root, shown = Path(location), decoded(location)
     if not root.is_dir():
-        raise InputError(f"{location} is no folder; expected one of class folders, as in {root / 'cat' / 'one.png'}")
-    top = _folders(root)
-    splits = bool(top) and all(path.name.lower() in SPLITS for path in top)
-    class_folders = [inner for outer in top for inner in _folders(outer)] if splits else top
-    class_names = tuple(sorted({_text(path.name) for path in class_folders}))
-    files: list[Path] = []
-    labels: list[int] = []
-    for path in class_folders:
-        found = sorted(file for file in path.rglob("*") if _is_image(file))
-        files += found
-        labels += [class_names.index(_text(path.name))] * len(found)
-    if not files:
-        reason = "has no images in class folders"
-        if any(map(_is_image, root.iterdir())):
-            reason = "holds images itself, and no class folders with images"
+        raise InputError(f"{shown} is not a folder; expected one of class folders, as in {Path(shown, 'cat', 'one.png')}")
+    for option, value in (("splits", splits), ("exclude", exclude)):
+        if value is not None and not (isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)):
+            raise UsageError(f"{option} has to be a list of names of folders, as in {shown}({option}=['test']), got {value!r}")
+    found = walk(root)
+    excluded = frozenset(exclude or ())
+    tops = [path.name for path in found.folders if len(path.parts) == 1 and path.name not in excluded]
+    images = [path for path in found.images if not excluded & set(path.parts[:2])]
+    chosen = _splits(shown, tops, images) if splits is None else _given(shown, tops, splits)
+    depth = 1 if chosen else 0  # of class folders
+    inside = [path for path in images if len(path.parts) > depth + 1 and (not chosen or path.parts[0] in chosen)]
+    classes = {
+        path.name
+        for path in found.folders
+        if len(path.parts) == depth + 1 and (not chosen or path.parts[0] in chosen) and path.name not in excluded
+    }
+    if not inside:
         raise InputError(
-            f"{location} {reason}; put the images of a class into a folder of its name, as in {root / 'cat' / 'one.png'}, or "
-            "list them in a .csv with the columns path and label"
+            f"{shown} {_lacking(images, chosen)}; put the images of a class into a folder of its name, as in "
+            f"{Path(shown, 'cat', 'one.png')}, or list them in a .csv with the columns path and label"
         )
-    ids = tuple(_text(file.relative_to(root).as_posix()) for file in files)
+    if exclude is None:
+        _check_classes(shown, inside, depth)
+    names = tuple(sorted(map(decoded, classes)))
+    index = {name: place for place, name in enumerate(names)}
+    labels = np.array([index[decoded(path.parts[depth])] for path in inside], dtype=np.int64)
+    files = tuple(root / path for path in inside)
+    ids = tuple(decoded(path.as_posix()) for path in inside)
+    kept = set(inside)
+    outside = [path for path in found.images if path not in kept]
+    notes = left_out(found)
+    if outside:
+        notes += (f"left out: images outside of the class folders ({len(outside)}): {listed(outside)}",)
+    if beside := [name for name in tops if chosen and name not in chosen]:
+        notes += (f"left out: folders beside the splits ({len(beside)}): {listed(beside)}",)
     return Dataset(
-        inputs=ImageFiles(tuple(files)),
-        labels=np.array(labels, dtype=np.int64),
-        class_names=class_names,
+        inputs=ImageFiles(files),
+        labels=labels,
+        class_names=names,
         ids=ids,
-        split=tuple(name.split("/")[0].lower() for name in ids) if splits else None,
+        split=tuple(_split_name(path.parts[0]) for path in inside) if chosen else None,
         location=location,
         fingerprint=fingerprint(names_and_sizes(ids, files)),
-        notes=_empty_classes(class_names, set(labels)),
+        notes=_empty_classes(names, set(labels.tolist())) + notes,
     )
+
+
+def _splits(location: str, tops: Sequence[str], images: Sequence[PurePath]) -> list[str]:
+    """Name the folders under the root that are splits; InputError where that leaves others with images beside them."""
+    known = [name for name in tops if _SPLIT.fullmatch(name)]
+    with_classes = {path.parts[0] for path in images if len(path.parts) > 2}
+    if not with_classes.intersection(known):  # images of a class called "train", say; or nothing but splits without classes
+        return known if len(known) == len(tops) else []
+    holding = {path.parts[0] for path in images if len(path.parts) > 1}
+    others = [name for name in tops if name in holding and name not in known]
+    if others:
+        raise InputError(
+            f"{location} has folders called like splits ({listed(known)}) beside others with images ({listed(others)}); say "
+            f"which are splits, as in {location}(splits={known}), or {location}(splits=[]) if all are classes"
+        )
+    return known
+
+
+def _given(location: str, tops: Sequence[str], splits: Sequence[str]) -> list[str]:
+    for name in splits:
+        if name not in tops:
+            raise InputError(f"{location}: {unknown('folder', name, tops)}")
+    return list(splits)
+
+
+def _split_name(folder: str) -> str:
+    """Return what is recorded for a split's folder: training for Training_Set."""
+    match = _SPLIT.fullmatch(folder)
+    return decoded(match[1] if match else folder).lower()
+
+
+def _lacking(images: Sequence[PurePath], splits: Collection[str]) -> str:
+    if any(path.parts[0] in splits for path in images):
+        return f"has images in the splits {listed(sorted(splits))} themselves, and no class folders there with images"
+    if any(len(path.parts) == 1 for path in images):
+        return "holds images itself, and no class folders with images"
+    return "has no images in class folders"
+
+
+def _check_classes(location: str, images: Sequence[PurePath], depth: int) -> None:
+    """Raise InputError where folders that hold all classes would become a class."""
+    first = {path.parts[0] for path in images}
+    below = {path.parts[1] for path in images if len(path.parts) > 2}
+    if depth == 0 and len(first) == 1 and len(below) > 1 and all(len(path.parts) > 2 for path in images):
+        raise InputError(
+            f"{location} has one class folder, and all images are in folders inside of it; give "
+            f"{Path(location, decoded(first.pop()))}, or {location}(exclude=[]) if that is the only class"
+        )
+    for path in images:
+        if path.parts[depth].lower() in _CONTAINERS:
+            name = decoded(path.parts[depth])
+            raise InputError(
+                f"{Path(location, *map(decoded, path.parts[: depth + 1]))} is called like a folder of all images, not like a "
+                f"class; leave such folders out with {location}(exclude=['{name}']), or take them as classes with "
+                f"{location}(exclude=[])"
+            )
 
 
 def _empty_classes(class_names: Sequence[str], used: set[int]) -> tuple[str, ...]:
     empty = [name for index, name in enumerate(class_names) if index not in used]
-    listed = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-    return (f"{len(empty)} of {len(class_names)} class folders have no images: {listed}",) if empty else ()
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and file.is_file()
-
-
-def _text(name: str) -> str:
-    """Write the bytes of a file name that are no UTF-8 as escapes, so that an id is text."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return (f"{len(empty)} of {len(class_names)} class folders have no images: {listed(empty, 5)}",) if empty else ()

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.data.columns import choose, encode, fingerprint, gaps, named, number_rows
+from embedscope.data.columns import fingerprint, gaps, number_rows
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, unknown
 from embedscope.plugins import imported, recognises
+from embedscope.store.columns import choose, named
+from embedscope.store.labels import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,7 +16,9 @@ from embedscope.data.columns import fingerprint, gaps, number_rows
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError
 from embedscope.plugins import recognises
-from embedscope.store.arrays import encode_labels
+from embedscope.store.labels import encode_labels
+from embedscope.store.limits import DEFLATE, check_size
+from embedscope.text import decoded
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _NAME = re.compile(r"(?P<prefix>.*?)[-._]?(?P<what>images|labels)[-._]idx\d[-._]\w+?(\.gz)?", re.IGNORECASE)
 _SPLIT = re.compile(r"(?:.*[-._])?(train|test|t10k|val\w*)", re.IGNORECASE)
-# Deflate makes nothing smaller than by this factor: a header that promises more is wrong.
-_DEFLATE = 1032
+# Images have four dimensions at most; NumPy takes no more than 64, and a header may say 255.
+_MOST_DIMENSIONS = 8
 
 
 def holds_idx(path: Path) -> bool:
@@ -96,7 +98,7 @@ def _image_files(path: Path) -> dict[str, Path]:
         if match is None or _part(file) != "images":
             continue
         known = _SPLIT.fullmatch(match["prefix"])
-        split = known[1].lower().replace("t10k", "test") if known else match["prefix"].lower()
+        split = known[1].lower().replace("t10k", "test") if known else decoded(match["prefix"]).lower()
         other = found.setdefault(split, file)
         if other.name != file.name.removesuffix(".gz") and other != file:
             raise InputError(
@@ -130,7 +132,7 @@ def _read(path: Path) -> Array:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            limit = path.stat().st_size * (_DEFLATE if packed else 1)
+            limit = path.stat().st_size * (DEFLATE if packed else 1)
             if packed:
                 with gzip.open(file) as unpacked:
                     return _parse(path, unpacked, limit)
@@ -142,11 +144,17 @@ def _read(path: Path) -> Array:
 def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
-        raise InputError(f"{path} is no idx file: it begins with {magic.hex(' ') or 'nothing'}, expected such as 00 00 08 03")
+        raise InputError(
+            f"{path} is not an idx file: it begins with {magic.hex(' ') or 'nothing'}, expected such as 00 00 08 03"
+        )
     dtype, rank = np.dtype(_DTYPES[magic[2]]), magic[3]
+    if rank > _MOST_DIMENSIONS:
+        raise InputError(f"{path} promises numbers of {rank} dimensions, more than images have; it is damaged, get it again")
     dims = file.read(4 * rank)
     shape = tuple(int(dim) for dim in np.frombuffer(dims, dtype=">u4")) if len(dims) == 4 * rank else (0,)
     size = math.prod(shape) * dtype.itemsize
+    if size <= limit:
+        check_size(str(path), "what it holds", size, packed=path.stat().st_size)
     buffer = bytearray(size if size <= limit else 0)
     if len(dims) < 4 * rank or size > limit or _fill(file, buffer) < size:
         raise InputError(f"{path} is cut short: its header promises numbers of shape {shape}, {size:,} bytes; get it again")

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedscope.data.columns import Texts, check_unique, choose, encode, fingerprint, gaps, named, texts
+from embedscope.data.columns import Texts, check_unique, fingerprint, gaps, texts
 from embedscope.data.dataset import Dataset
 from embedscope.data.folder import ImageFiles, names_and_sizes, read_image
-from embedscope.errors import EmbedscopeError, InputError
-from embedscope.plugins import imported, recognises
+from embedscope.errors import InputError
+from embedscope.plugins import recognises
+from embedscope.store.columns import choose, is_table, named, open_columns
+from embedscope.store.labels import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from PIL.Image import Image
 
-# The most that csv takes on every platform: 2 GiB a field.
-_LONGEST_FIELD = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A table as it was opened.
-
-    Attributes:
-        names: of the columns, distinct, in their order.
-        take: gives the values (N,) of a column; None is a gap.
-        images: the columns that hold images themselves, as bytes or as {bytes, path}.
-    """
-
-    names: list[str]
-    take: Callable[[str], list[Any]]
-    images: tuple[str, ...] = ()
+    from embedscope.store.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -54,7 +38,7 @@ class ImageBytes:
         return read_image(io.BytesIO(encoded), self.names[index])
 
 
-@recognises(lambda path: path.suffix.lower() in _READERS and path.is_file())
+@recognises(lambda path: is_table(path) and path.is_file())
 def table(
     location: str,
     *,
@@ -72,26 +56,31 @@ def table(
     empty, and ids that are repeated.
     """
     file = Path(location)
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        raise InputError(f"{location} is no table that embedscope reads; expected one of {', '.join(_READERS)}")
-    columns = _opened(location, reader, file)
+    columns = open_columns(location, file)
     taken, kind = choose(
         location,
         columns.names,
         given={"path": path, "text": text},
         candidates={
-            "path": [name for name in columns.names if name in columns.images or name in named(columns.names, "image")],
+            "path": [name for name in columns.names if name in columns.images or named([name], "image")],
             "text": named(columns.names, "text"),
         },
     )
     label, _ = choose(
         location, columns.names, given={"label": label}, candidates={"label": named(columns.names, "label", taken=[taken])}
     )
-    class_names, labels = encode(location, label, columns.take(label))
-    if not len(labels):
+    others = {
+        role: column
+        for role, name in (("id", id), ("split", split))
+        if (column := _optional(location, columns, role, name, [taken, label])) is not None
+    }
+    values, cells, *more = columns.take(taken, label, *others.values())
+    if not cells:
         raise InputError(f"{location} has no rows")
-    values = columns.take(taken)
+    class_names, labels = encode(location, label, cells)
+    given = {
+        role: texts(location, column, found, numbers=True) for (role, column), found in zip(others.items(), more, strict=True)
+    }
     inputs: Texts | ImageFiles | ImageBytes
     ids: tuple[str, ...] | None
     parts: Iterable[str | bytes]
@@ -100,8 +89,7 @@ def table(
         inputs, ids, parts = Texts(rows), None, rows
     else:
         inputs, ids, parts = _images(location, file.parent, taken, values)
-    given = {role: _optional(location, columns, role, name, [taken, label]) for role, name in (("id", id), ("split", split))}
-    if given["id"] is not None:
+    if "id" in given:
         check_unique(location, given["id"])
         ids = given["id"]
     elif ids is None or len(set(ids)) < len(ids):
@@ -111,19 +99,18 @@ def table(
         labels=labels,
         class_names=class_names,
         ids=ids,
-        split=given["split"] and tuple(name.lower() for name in given["split"]),
+        split=tuple(name.lower() for name in given["split"]) if "split" in given else None,
         location=location,
         fingerprint=fingerprint(parts),
         notes=gaps(labels),
     )
 
 
-def _optional(location: str, columns: Columns, role: str, name: str | None, taken: Sequence[str]) -> tuple[str, ...] | None:
+def _optional(location: str, columns: Columns, role: str, name: str | None, taken: Sequence[str]) -> str | None:
     candidates = named(columns.names, role, taken=taken)
     if name is None and not candidates:
         return None
-    column, _ = choose(location, columns.names, given={role: name}, candidates={role: candidates})
-    return texts(location, column, columns.take(column), numbers=True)
+    return choose(location, columns.names, given={role: name}, candidates={role: candidates})[0]
 
 
 def _images(
@@ -150,108 +137,3 @@ def _images(
             f"relative to {root}, and come from the column {column}"
         )
     return ImageFiles(tuple(files)), written, names_and_sizes(written, files)
-
-
-def _opened(location: str, reader: Callable[[Path], Columns], file: Path) -> Columns:
-    try:
-        columns = reader(file)
-    except EmbedscopeError:
-        raise
-    except UnicodeDecodeError as error:
-        raise InputError(f"{location} is no UTF-8 text: {error}; save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{location} cannot be read: {error.strerror or error}") from error
-    repeated = sorted({name for name in columns.names if columns.names.count(name) > 1})
-    if repeated:
-        raise InputError(f"{location} has several columns called '{repeated[0]}'; rename them")
-    return columns
-
-
-def _delimited(file: Path, delimiter: str) -> Columns:
-    """Read rows of text; a line with more or fewer fields than the first one is an InputError."""
-    before = csv.field_size_limit(_LONGEST_FIELD)
-    rows: list[list[str]] = []
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, delimiter=delimiter, strict=True)
-            try:
-                header = [name.strip() for name in next(reader, [])]
-                for row in reader:
-                    if row and len(row) != len(header):
-                        raise InputError(
-                            f"{file}: line {reader.line_num} has {len(row)} fields, the header has {len(header)}; put "
-                            "quotation marks around fields with separators or line breaks in them"
-                        )
-                    if row:
-                        rows.append(row)
-            except csv.Error as error:
-                raise InputError(f"{file}: line {reader.line_num} cannot be read: {error}") from error
-    finally:
-        csv.field_size_limit(before)
-    place = {name: position for position, name in enumerate(header)}
-    return Columns(header, lambda name: [row[place[name]] for row in rows])
-
-
-def _comma(file: Path) -> Columns:
-    """Read a .csv; where the decimal sign is a comma, spreadsheets separate fields with semicolons."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        header = lines.readline()
-    return _delimited(file, ";" if ";" in header and "," not in header else ",")
-
-
-def _tab(file: Path) -> Columns:
-    return _delimited(file, "\t")
-
-
-def _json_lines(file: Path) -> Columns:
-    """Read an object a line; a key that a line does not have is a gap."""
-    rows: list[dict[str, Any]] = []
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{file}: line {number} is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{file}: line {number} is a {type(row).__name__}; expected an object a line, as in {{...}}")
-            rows.append(row)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return Columns(names, lambda name: [row.get(name) for row in rows])
-
-
-def _parquet(file: Path) -> Columns:
-    """Open a parquet file; its columns are read when they are taken."""
-    pyarrow = imported("pyarrow", extra="tables")
-    parquet = imported("pyarrow.parquet", extra="tables")
-
-    def take(name: str) -> list[Any]:
-        try:
-            values: list[Any] = parquet.ParquetFile(file).read(columns=[name]).column(name).to_pylist()
-        except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
-            raise InputError(f"{file}: the column {name} cannot be read: {str(error).partition(chr(10))[0]}") from error
-        return values
-
-    try:
-        schema = parquet.ParquetFile(file).schema_arrow
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as parquet: {str(error).partition(chr(10))[0]}") from error
-    types = pyarrow.types
-    images = tuple(
-        field.name
-        for field in schema
-        if types.is_binary(field.type)
-        or types.is_large_binary(field.type)
-        or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-    )
-    return Columns(list(schema.names), take, images)
-
-
-_READERS: dict[str, Callable[[Path], Columns]] = {
-    ".csv": _comma,
-    ".tsv": _tab,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".parquet": _parquet,
-}

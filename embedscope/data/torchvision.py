@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 from dataclasses import dataclass
@@ -11,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.data.columns import encode, fingerprint, gaps, number_rows
+from embedscope.data.columns import fingerprint, gaps, number_rows
 from embedscope.data.dataset import Dataset
-from embedscope.data.folder import names_and_sizes
+from embedscope.data.folder import names_and_sizes, read_image
+from embedscope.data.walking import is_hidden
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.plugins import imported
+from embedscope.store.labels import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from PIL.Image import Image
 
 # Where torchvision's classes keep the labels, or pairs of file and label.
 _LABELS = ("targets", "labels", "_labels", "_samples", "samples")
@@ -108,7 +113,24 @@ def _check_options(location: str, parameters: Mapping[str, inspect.Parameter], o
         raise UsageError(f"torchvision:{location} needs {' and '.join(needed)}, as in torchvision:{location}({example})")
 
 
+def _load(path: str | Path) -> Image:
+    """Read an image as torchvision's default loader does, but for more than 8 bits, which that one clips to white."""
+    image = read_image(Path(path), str(path))
+    return image if image.mode.startswith(("I", "F")) else image.convert("RGB")
+
+
+def _is_sample(path: str, *, root: Path) -> bool:
+    """Whether a file in a tree is an image, and neither hidden nor in a hidden folder there."""
+    suffixes = imported("torchvision.datasets.folder", extra="vision").IMG_EXTENSIONS
+    return path.lower().endswith(suffixes) and not any(map(is_hidden, Path(path).relative_to(root).parts))
+
+
 def _opened(location: str, kind: type, options: Mapping[str, Any]) -> Any:
+    parameters = _parameters(kind)
+    if "loader" in parameters:
+        options = {"loader": _load, **options}
+    if {"is_valid_file", "root"} <= parameters.keys():
+        options = {"is_valid_file": functools.partial(_is_sample, root=Path(options["root"]).expanduser()), **options}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # some classes print; stdout is for data
             part = kind(**options)

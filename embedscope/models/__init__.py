@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,6 +29,7 @@ def open_model(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     channels: int | None = None,
+    value_range: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> Encoder:
     """Make the model of a spec and load its weights.
@@ -46,6 +47,7 @@ def open_model(
         mean: of the channels, likewise.
         std: of the channels, likewise.
         channels: 1 makes images grey, 3 RGB, for models that bring no preprocessing.
+        value_range: what is black and white in images of more than 8 bits; by default 0..65535, and 0..1 for floats.
         seed: of torch, while the model is made: what is not loaded is the same every time.
 
     Raises:
@@ -78,6 +80,11 @@ def open_model(
         if not isinstance(encoder.prepare, Pixels):
             raise UsageError(f"{spec} brings its own preprocessing, which decides on channels; leave out `channels=`")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(channels=channels))
+    if value_range is not None:
+        prepare: Any = encoder.prepare
+        if not hasattr(prepare, "value_range"):
+            raise UsageError(f"{spec} does not read images through embedscope, so `range=` cannot apply; leave it out")
+        encoder = replace(encoder, prepare=replace(prepare, value_range=value_range))
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))

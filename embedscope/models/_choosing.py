@@ -107,7 +107,8 @@ def _only(path: str, expected: Mapping[str, Tensor], found: Found, fits: Sequenc
     if len(rivals) > 1:
         offered = [name for fit in rivals[:_MOST_OFFERED] if (name := _name_of(fit, expected, found))]
         raise InputError(
-            f"{path} holds {len(rivals)} sets of weights that fit equally well: choose one with `weights=`: {', '.join(offered)}"
+            f"{path} holds {len(rivals)} sets of weights that fit equally well: choose one with `weights=`: "
+            f"{', '.join(offered)}"
         )
     return rivals[0]
 

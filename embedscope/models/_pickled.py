@@ -143,7 +143,8 @@ def scripted_tensors(path: Path) -> dict[str, Tensor]:
             if not isinstance(held.state, dict):
                 raise InputError(
                     f"{path} holds a TorchScript module that is loaded by code of its own ({prefix or 'the whole'}: "
-                    f"{type(held).__name__}); if you trust its author, pass `unsafe_pickle=True`, else ask for model.state_dict()"
+                    f"{type(held).__name__}); if you trust its author, pass `unsafe_pickle=True`, "
+                    "else ask for model.state_dict()"
                 )
             left += [(f"{prefix}.{name}" if prefix else str(name), inner, depth + 1) for name, inner in held.state.items()]
         if len(left) + len(tensors) > _MOST_TENSORS or depth > 200:

@@ -15,6 +15,7 @@ from embedscope.errors import InputError, check_choice, check_flag, check_number
 from embedscope.models._exactness import check_folder
 from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights
+from embedscope.models.images import eight_bits, reading, standard, to_tensor
 from embedscope.models.preparation import as_image, stack
 from embedscope.plugins import imported
 
@@ -89,7 +90,7 @@ def hf(
     keys = tuple(inspect.signature(getattr(module, _TOWERS[modality][2]) if call else module.forward).parameters)
     if modality == "image":
         channels = getattr(getattr(config, "vision_config", config), "num_channels", 3)
-        prepare: Any = _Images(processor, "L" if channels == 1 else "RGB", keys)
+        prepare: Any = _Images(processor, 1 if channels == 1 else 3, keys)
     else:
         prepare = _tokens(processor, module, config, max_length, keys)
     return Encoder(
@@ -191,13 +192,15 @@ class _Images:
 
     Attributes:
         processor: of transformers.
-        mode: of Pillow, that images are brought to first.
+        channels: that images are brought to first: 3 for RGB, or 1.
         keys: what the model takes by name.
+        value_range: what is black and white in images of more than 8 bits, or None for what their mode implies.
     """
 
     processor: Any
-    mode: str
+    channels: int
     keys: tuple[str, ...]
+    value_range: tuple[float, float] | None = None
 
     @property
     def text(self) -> str:
@@ -205,13 +208,36 @@ class _Images:
         hidden = ("image_processor_type", "processor_class", "_processor_class")
         values = {name: value for name, value in self.processor.to_dict().items() if value is not None and name not in hidden}
         shown = ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
-        return f"image: {self.mode}; {type(self.processor).__name__}({shown}); float array: as it is"
+        mode = "RGB" if self.channels == 3 else "grey"
+        rounded = "" if self._takes_floats else ", rounded to 8 bits"
+        return (
+            f"image: {mode}; {type(self.processor).__name__}({shown}); float array: as it is; "
+            f"{reading(self.value_range)}{rounded}"
+        )
 
     def __call__(self, items: Sequence[Any] | Tensor) -> dict[str, Tensor]:
         """Prepare B images -> {"pixel_values": (B, C, H, W) float32, ...}."""
         if all(isinstance(item, Tensor) and item.is_floating_point() for item in items):
             return {"pixel_values": stack([item.float() for item in items])}
-        batch = self.processor(images=[as_image(item).convert(self.mode) for item in items], return_tensors="pt")
+        images = [standard(as_image(item), self.channels, self.value_range) for item in items]
+        deep = [image.mode == "F" for image in images]
+        if any(deep) and self._takes_floats:
+            # Pixels of 8 bits are rounded after resizing and floats are not, so that each kind goes through by itself.
+            given = [
+                to_tensor(image, self.channels) * 255 if floats else image for image, floats in zip(images, deep, strict=True)
+            ]
+            parts = [self._processed([image]) for image in given]
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return self._processed([eight_bits(image).convert("RGB" if self.channels == 3 else "L") for image in images])
+
+    @property
+    def _takes_floats(self) -> bool:
+        """Whether the processor works on tensors: those that work on Pillow's images would make 8 bits of them."""
+        names = {parent.__name__ for parent in type(self.processor).__mro__}
+        return bool(names & {"TorchvisionBackend", "BaseImageProcessorFast"})
+
+    def _processed(self, images: list[Any]) -> dict[str, Tensor]:
+        batch = self.processor(images=images, return_tensors="pt")
         return {name: batch[name] for name in self.keys if name in batch}
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from embedscope.errors import InputError, UsageError
+from embedscope.models.images import reading, standard, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,29 +22,28 @@ if TYPE_CHECKING:
 # How bright red, green and blue are, as Pillow has it (ITU-R 601-2).
 _LUMA = (0.299, 0.587, 0.114)
 
-# Pillow's modes that hold one channel; "I" and its variants are 16 or 32 bits deep.
-_GREY = frozenset({"1", "L", "I", "F", "I;16", "LA"})
-
 
 @dataclass(frozen=True)
 class Pixels:
     """How images and arrays become float32 tensors where the model says nothing about it.
 
-    Images become (C, H, W) in [0, 1]: one channel for grey ones, otherwise RGB; 16-bit grey is divided by 65535. Arrays stay as
-    they are, but for uint8, which is divided by 255, and other floating types, which become float32. Whole numbers of other
-    types (token ids) are left alone.
+    Images become (C, H, W) in [0, 1]: one channel for grey ones, otherwise RGB (see `images.standard`). Arrays stay as they
+    are, but for uint8, which is divided by 255, and other floating types, which become float32. Whole numbers of other types
+    (token ids) are left alone.
 
     Attributes:
         size: (height, width) that images are brought to: the shorter side is resized (bicubic), the centre is cut out.
         mean: a number a channel, or one for all, subtracted from what lies in [0, 1].
         std: likewise, divided by afterwards.
         channels: 1 makes all images grey, 3 all RGB; None leaves grey images grey and makes all others RGB.
+        value_range: what is black and white in images of more than 8 bits, or None for what their mode implies.
     """
 
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     channels: int | None = None
+    value_range: tuple[float, float] | None = None
 
     @property
     def text(self) -> str:
@@ -51,38 +51,39 @@ class Pixels:
         resized = "" if self.size is None else f"shorter side to {self.size[0]}x{self.size[1]} (bicubic), centre; "
         colours = {1: "grey", 3: "RGB", None: "one channel for grey images, otherwise RGB"}[self.channels]
         scaled = "" if self.mean is None and self.std is None else f"; minus {self.mean or (0.0,)}, over {self.std or (1.0,)}"
-        return f"image: {resized}(C, H, W) float32 in [0, 1], {colours}; uint8 array: divided by 255{scaled}"
+        images = f"image: {resized}(C, H, W) float32 in [0, 1], {colours}; uint8 array: divided by 255{scaled}"
+        return f"{images}; {reading(self.value_range)}"
 
     def adjusted(self, **values: Any) -> Pixels:
-        """Return one with another size, mean or std."""
+        """Return one with another size, mean, std or number of channels."""
         return replace(self, **values)
 
     def __call__(self, items: Items) -> Tensor:
         """Prepare a batch: B images or arrays of one shape -> (B, ...)."""
         if isinstance(items, Tensor) and self.size is None and self.channels is None:
             return self._scaled(to_input(items), batched=True)
-        return stack([self._scaled(self._coloured(to_input(self._resized(item))), batched=False) for item in items])
+        return stack([self._scaled(self._prepared(item), batched=False) for item in items])
+
+    def _prepared(self, item: Image | Tensor | str) -> Tensor:
+        if isinstance(item, Tensor):
+            is_image = self.size is not None or (self.channels is not None and item.dtype == torch.uint8)
+            if not is_image:
+                return self._coloured(to_input(item))
+        image = standard(as_image(item), self.channels, self.value_range)
+        if self.size is not None:
+            from PIL import ImageOps
+
+            height, width = self.size
+            image = ImageOps.fit(image, (width, height), method=3)  # 3: bicubic, with antialiasing
+        return to_tensor(image, self.channels)
 
     def _coloured(self, pixels: Tensor) -> Tensor:
-        """Make (C, H, W) grey or RGB where that is asked for; arrays that are no images stay as they are."""
+        """Make (C, H, W) arrays grey or RGB where that is asked for; arrays that are no images stay as they are."""
         if pixels.ndim != 3 or self.channels in (None, pixels.shape[0]) or pixels.shape[0] not in (1, 3):
             return pixels
         if self.channels == 3:
             return pixels.repeat(3, 1, 1)
         return (pixels * torch.tensor(_LUMA)[:, None, None]).sum(dim=0, keepdim=True)
-
-    def _resized(self, item: Image | Tensor | str) -> Image | Tensor | str:
-        if self.channels is not None and isinstance(item, Tensor) and item.dtype == torch.uint8:
-            item = as_image(item)
-        if self.size is None:
-            return item
-        from PIL import ImageOps
-
-        image = as_image(item)
-        if image.mode not in _GREY and image.mode != "RGB":
-            image = image.convert("RGB")
-        height, width = self.size
-        return ImageOps.fit(image, (width, height), method=3)  # 3: bicubic, with antialiasing
 
     def _scaled(self, values: Tensor, *, batched: bool) -> Tensor:
         for numbers, change in ((self.mean, torch.sub), (self.std, torch.div)):
@@ -103,52 +104,52 @@ class ImagePreset:
     """A model's own preprocessing of one image, as its library has it.
 
     Attributes:
-        transform: PIL image -> (C, H, W) float32.
-        mode: of Pillow, that images are brought to first: "RGB" or "L".
-        text: what the transform does, for the record.
+        transform: PIL image, or (C, H, W) float32 in [0, 1] of an image of more than 8 bits -> (C, H, W) float32.
+        channels: that images are brought to first: 3 for RGB, or 1.
+        steps: what the transform does, for the record.
         make: builds the preset anew with another size, mean or std, given by keyword.
+        value_range: what is black and white in images of more than 8 bits, or None for what their mode implies.
     """
 
     transform: Callable[[Any], Tensor]
-    mode: str
-    text: str
+    channels: int
+    steps: str
     make: Callable[..., ImagePreset]
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def text(self) -> str:
+        """What is done, for the record."""
+        return f"image: {'RGB' if self.channels == 3 else 'grey'}; {self.steps}; {reading(self.value_range)}"
 
     def adjusted(self, **values: Any) -> ImagePreset:
         """Return one with another size, mean or std."""
-        return self.make(**values)
+        return replace(self.make(**values), value_range=self.value_range)
 
     def __call__(self, items: Items) -> Tensor:
         """Prepare a batch of images, or of uint8 arrays that are images; floating arrays are taken to be prepared already."""
         if isinstance(items, Tensor) and items.is_floating_point():
             return items.float()
-        return stack(
-            [
-                item.float()
-                if isinstance(item, Tensor) and item.is_floating_point()
-                else self.transform(as_image(item).convert(self.mode))
-                for item in items
-            ]
-        )
+        return stack([self._prepared(item) for item in items])
+
+    def _prepared(self, item: Image | Tensor | str) -> Tensor:
+        if isinstance(item, Tensor) and item.is_floating_point():
+            return item.float()
+        image = standard(as_image(item), self.channels, self.value_range)
+        return self.transform(to_tensor(image, self.channels) if image.mode == "F" else image)
 
 
 def to_input(item: Image | Tensor | str) -> Tensor:
     """Turn a PIL image into (C, H, W) float32 in [0, 1], and an array into float32 where it is floating or uint8.
 
-    Grey images keep their one channel, all others become RGB. 16-bit grey is divided by 65535. Other integers (token ids) stay
-    as they are. InputError for text.
+    Grey images keep their one channel, all others become RGB. Other integers (token ids) stay as they are. InputError for text.
     """
     if isinstance(item, Tensor):
         if item.dtype == torch.uint8:
             return item.float() / 255
         # A copy: the first layer of a model may work in place, and the data are read again.
         return item.to(torch.float32, copy=True) if item.is_floating_point() else item
-    if isinstance(item, str):
-        raise InputError("the data are text, and the model takes images or arrays; use hf: or st: for models of text")
-    if item.mode.startswith("I"):
-        return torch.from_numpy(np.asarray(item, dtype=np.float32) / 65535)[None]
-    pixels = np.array(item.convert("L" if item.mode in _GREY else "RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return to_tensor(standard(as_image(item)))
 
 
 def as_image(item: Image | Tensor | str) -> Image:
@@ -156,15 +157,15 @@ def as_image(item: Image | Tensor | str) -> Image:
     from PIL import Image
 
     if isinstance(item, str):
-        raise InputError("the data are text, and the model takes images; use hf: or st: for models of text")
+        raise InputError("the data are text, and the model takes images or arrays; use hf: or st: for models of text")
     if not isinstance(item, Tensor):
         return item
     if item.ndim == 3 and item.shape[2] not in (1, 3, 4) and item.shape[0] in (1, 3, 4):
         item = item.permute(1, 2, 0)
     if item.dtype != torch.uint8 or item.ndim not in (2, 3) or (item.ndim == 3 and item.shape[2] not in (1, 3, 4)):
         raise InputError(
-            f"an array {tuple(item.shape)} of {str(item.dtype).removeprefix('torch.')} is no image; expected uint8 (H, W), "
-            "(H, W, 3) or (3, H, W)"
+            f"an array {tuple(item.shape)} of {str(item.dtype).removeprefix('torch.')} is not an image; expected uint8 (H, W), "
+            "(H, W, 3) or (3, H, W); divide other whole numbers by the largest they can be, as floats that go into the model"
         )
     return Image.fromarray(item.numpy().squeeze(2) if item.ndim == 3 and item.shape[2] == 1 else item.numpy())
 

@@ -140,8 +140,7 @@ def _preset(
     make = functools.partial(_preset, config)
     if channels not in (1, 3):
         sentence = f"the model takes {channels} channels, and images give 1 or 3; give arrays of floats as they go into it"
-        return ImagePreset(functools.partial(no_image, sentence), "RGB", sentence, make)
+        return ImagePreset(functools.partial(no_image, sentence), 3, sentence, make)
     transform = imported("timm.data", extra="vision").create_transform(**config, is_training=False)
     steps = "; ".join(str(step) for step in transform.transforms)
-    mode = "RGB" if channels == 3 else "L"
-    return ImagePreset(transform, mode, f"image: {mode}; timm's evaluation transform: {steps}; float array: as it is", make)
+    return ImagePreset(transform, channels, f"timm's evaluation transform: {steps}; float array: as it is", make)

@@ -46,8 +46,8 @@ def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
     if not unsafe_pickle:
         raise InputError(
             f"{location} is a TorchScript program, which runs code of its own and can write files while it is loaded; pass "
-            "`unsafe_pickle=True` if you trust its author, or give the Python model and this file as `checkpoint=`, of which only "
-            "the tensors are read"
+            "`unsafe_pickle=True` if you trust its author, or give the Python model and this file as `checkpoint=`, of which "
+            "only the tensors are read"
         )
     with warnings.catch_warnings(), explained(f"{location} cannot be read as TorchScript", advice):
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)  # since 2.10; what it advises is for authors

@@ -97,7 +97,7 @@ def _preset(
         make = functools.partial(not_adjustable, f"torchvision's {kind} has none to change")
     if kind in ("VideoClassification", "OpticalFlow"):
         sentence = f"the model takes what torchvision's {kind} makes, and no image; give arrays of floats as they go into it"
-        return ImagePreset(functools.partial(no_image, sentence), "RGB", sentence, make)
+        return ImagePreset(functools.partial(no_image, sentence), 3, sentence, make)
     preset = copy.deepcopy(preset)
     if size is not None and hasattr(preset, "crop_size"):
         preset.resize_size = [round(max(size) * preset.resize_size[0] / preset.crop_size[0])]
@@ -109,4 +109,4 @@ def _preset(
     if std is not None:
         preset.std = list(per_channel("std", std, 3))
     made = " ".join(str(preset).split())
-    return ImagePreset(preset, "RGB", f"image: RGB; torchvision's {made}; float array: as it is", make)
+    return ImagePreset(preset, 3, f"torchvision's {made}; float array: as it is", make)

@@ -7,32 +7,36 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from embedscope.errors import InputError
-from embedscope.store.features import FeatureSet
+from embedscope.errors import InputError, unknown
+from embedscope.store.labels import text_rows
+from embedscope.store.limits import check_archive, check_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import IO
+
     Array = np.ndarray[Any, Any]
 
 _NAMES = ("X", "y", "ids", "split", "class_names")
 
 
-def load_arrays(path: str, *, text: bool = False) -> dict[str, Array]:
-    """Read `file.npz`, or `X.npy,y.npy`, into arrays by name; "X" and "y" are there and belong together.
+def load_arrays(files: Sequence[str], *, text: bool = False, keys: Mapping[str, str] | None = None) -> dict[str, Array]:
+    """Read one `.npz`, or the `.npy` of X and that of y, into arrays by name; "X" and "y" are there and belong together.
 
-    Whatever else an archive holds is left unread, and nothing is ever unpickled. Numbers come in the machine's byte order.
-    With `text`, X may be text (N,) too.
+    Whatever else an archive holds is left unread, and nothing is ever unpickled. Numbers come in the machine's byte order. y of
+    (N, 1) becomes (N,). With `text`, X may be text (N,) too. `keys` says what an archive calls an array instead of "X", ...
 
-    InputError for a file that is not there, not NumPy's, without X or y, empty, of different lengths, or with other than
-    numbers in X.
+    InputError for a file that is not there, not NumPy's, without X or y, empty, of different lengths, larger than memory, or
+    with other than numbers in X.
     """
-    arrays = {name: _native(array) for name, array in _read(path).items()}
-    for name in ("X", "y"):
-        if name not in arrays:
-            raise InputError(
-                f"{path} has no {name}; it holds {', '.join(_names(path)) or 'nothing'}; an archive needs X (N, ...) and y (N,)"
-            )
+    path = ",".join(files)
+    arrays = {name: _native(array) for name, array in _read(path, files, keys or {}).items()}
+    return check_arrays(path, arrays, text=text)
+
+
+def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> dict[str, Array]:
+    """Return arrays whose "X" (N, ...) and "y" (N,) are there and belong together; InputError if they do not."""
     inputs = arrays["X"]
     is_text = text and inputs.dtype.kind in "US" and inputs.ndim == 1
     if not is_text and (inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8):
@@ -41,8 +45,12 @@ def load_arrays(path: str, *, text: bool = False) -> dict[str, Array]:
         raise InputError(f"{path}: X of shape {inputs.shape} has no rows or no columns")
     if inputs.ndim < 2 and not is_text:
         raise InputError(f"{path}: X has to have rows, as in (N, D), got the shape {inputs.shape}")
+    if arrays["y"].shape == (len(inputs), 1):
+        arrays["y"] = arrays["y"][:, 0]
     if arrays["y"].ndim == 2 and arrays["y"].shape[0] == len(inputs):
-        raise InputError(f"{path}: y has the shape {arrays['y'].shape}; give one label a row, as y.argmax(1) of one-hot labels")
+        raise InputError(
+            f"{path}: y has the shape {arrays['y'].shape}; give one label per row, such as y.argmax(1) of one-hot labels"
+        )
     for name in ("y", "ids", "split"):
         if name in arrays and arrays[name].shape != (len(inputs),):
             raise InputError(f"{path}: X has {len(inputs)} rows, but {name} has shape {arrays[name].shape}")
@@ -52,8 +60,7 @@ def load_arrays(path: str, *, text: bool = False) -> dict[str, Array]:
     return arrays
 
 
-def _read(path: str) -> dict[str, Array]:
-    files = path.split(",")
+def _read(path: str, files: Sequence[str], keys: Mapping[str, str]) -> dict[str, Array]:
     single = len(files) == 1
     if single and files[0].lower().endswith(".npy"):
         raise InputError(f"{path}: a .npy holds features without labels; give both as X.npy,y.npy")
@@ -61,13 +68,8 @@ def _read(path: str) -> dict[str, Array]:
         raise InputError(f"{path}: expected one .npz, or a pair X.npy,y.npy")
     try:
         if not single:
-            return dict(zip("Xy", (np.load(file, allow_pickle=False) for file in files), strict=True))
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"{path} holds a single array; give features and labels as X.npy,y.npy")
-        with archive:
-            _check_sizes(path)
-            return {name: archive[name] for name in _NAMES if name in archive.files}
+            return dict(zip("Xy", map(load_npy, files), strict=True))
+        return _load_npz(path, keys)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -77,86 +79,63 @@ def _read(path: str) -> dict[str, Array]:
         raise InputError(f"{path} cannot be read as NumPy arrays: {type(error).__name__}: {reason}") from error
 
 
-def _check_sizes(path: str) -> None:
-    """Raise InputError for an array whose header promises more than its file holds: NumPy would take the memory first."""
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+def load_npy(file: str) -> Array:
+    """Read one array; InputError for one that promises more than the file holds or memory has, other errors as NumPy's."""
+    with open(file, "rb") as stream:
+        if stream.read(2) == b"PK":
+            raise InputError(f"{file} is an archive (.npz), not a single array")
+        stream.seek(0)
+        size = _promised(stream)
+        start = stream.tell()
+        held = stream.seek(0, 2) - start
+    if size > held:
+        raise InputError(f"{file} promises {size:,} bytes and holds {held:,}; it is cut short or damaged")
+    check_size(file, "its array", size)
+    array: Array = np.load(file, allow_pickle=False)
+    return array
+
+
+def _load_npz(path: str, keys: Mapping[str, str]) -> dict[str, Array]:
+    archive = np.load(path, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise InputError(f"{path} holds a single array; give features and labels as X.npy,y.npy")
+    with archive:
+        members = {name: keys.get(name, name) for name in _NAMES}
+        for key in keys.values():
+            if key not in archive.files:
+                raise InputError(f"{path}: {unknown('array', key, archive.files)}")
+        for name in ("X", "y"):
+            if members[name] not in archive.files:
+                raise InputError(
+                    f"{path} has no {name}; it holds {', '.join(archive.files[:20]) or 'nothing'}; an archive needs X (N, ...) "
+                    f"and y (N,), or tell what they are called, as in {path}(features='emb', label='target')"
+                )
+        _check_sizes(path, [key for key in members.values() if key in archive.files])
+        return {name: archive[key] for name, key in members.items() if key in archive.files}
+
+
+def _check_sizes(path: str, keys: Sequence[str]) -> None:
+    """Raise InputError for arrays that promise more than the file holds or memory has: NumPy would take the memory first."""
+    members = {f"{key}.npy" for key in keys}
+    check_archive(path, members)
     with zipfile.ZipFile(path) as archive:
-        for name in set(archive.namelist()) & {f"{name}.npy" for name in _NAMES}:
+        for name in members & set(archive.namelist()):
             with archive.open(name) as member:
-                shape, _, dtype = headers[np.lib.format.read_magic(member)](member)
-            promised, held = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size
+                promised = _promised(member)
+            held = archive.getinfo(name).file_size
             if promised > held:
                 raise InputError(f"{path}: {name} promises {promised:,} bytes and holds {held:,}; it is cut short or damaged")
 
 
-def _names(path: str) -> list[str]:
-    if not path.lower().endswith(".npz"):
-        return []
-    with np.load(path, allow_pickle=False) as archive:
-        return list(archive.files)
+def _promised(stream: IO[bytes]) -> int:
+    """Read the header of an array: how many bytes it says that follow; ValueError for none of NumPy's."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in headers:
+        raise ValueError(f"the header of version {version} belongs to arrays of records")
+    shape, _, dtype = headers[version](stream)
+    return math.prod(shape) * dtype.itemsize
 
 
 def _native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def encode_labels(path: str, arrays: dict[str, Array]) -> tuple[tuple[str, ...], Array]:
-    """Turn the labels "y" into class names (K,) and int64 indices (N,); a negative number is unlabelled, -1.
-
-    Whole numbers index "class_names" where the file has them, otherwise the distinct values are the classes, in order.
-    """
-    labels = arrays["y"]
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (np.abs(labels) < 2.0**53).all():
-        whole = labels.astype(np.int64)
-        labels = whole if np.array_equal(whole, labels) else labels
-    if labels.dtype.kind not in "iuUSb":
-        raise InputError(f"{path}: labels have to be whole numbers or text, got {labels.dtype} such as {labels[0]}")
-    if "class_names" in arrays and labels.dtype.kind in "iu":
-        given = arrays["class_names"]
-        names = tuple(text_rows(path, arrays, "class_names") or ()) if given.ndim == 1 else ()
-        if len(set(names)) != len(names) or not names:
-            raise InputError(f"{path}: class_names have to be distinct, in one row; got {str(given)[:60]}")
-        if labels.max() >= len(names):
-            raise InputError(f"{path}: label {labels.max()} has no name among {len(names)} class_names")
-        return names, np.maximum(labels.astype(np.int64), -1)
-    values, codes = np.unique(labels, return_inverse=True)
-    unlabelled = int((values < 0).sum()) if values.dtype.kind == "i" else 0
-    texts = text_rows(path, {"y": values}, "y")
-    assert texts is not None
-    return tuple(texts[unlabelled:]), np.maximum(codes.astype(np.int64) - unlabelled, -1)
-
-
-def text_rows(path: str, arrays: dict[str, Array], name: str) -> list[str] | None:
-    """Take an optional (N,) array as text: numbers as they print, bytes as UTF-8."""
-    if name not in arrays:
-        return None
-    try:
-        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in arrays[name].tolist()]
-        "".join(texts).encode()
-    except UnicodeError as error:
-        raise InputError(f"{path}: {name} are no UTF-8 text: {error}") from error
-    return texts
-
-
-def features_from_arrays(name: str, path: str) -> FeatureSet:
-    """Read features X (N, D) and labels y (N,), with ids and split where they are there; whole numbers become float32."""
-    arrays = load_arrays(path)
-    features = arrays["X"]
-    if features.ndim != 2:
-        raise InputError(f"{path}: X has to be numbers of shape (N, D), got {features.dtype} {features.shape}")
-    class_names, labels = encode_labels(path, arrays)
-    ids = text_rows(path, arrays, "ids") or [str(row) for row in range(len(features))]
-    split = text_rows(path, arrays, "split")
-    if features.dtype.kind != "f":
-        features = features.astype(np.float32)
-    return FeatureSet(
-        name=name,
-        source=path,
-        layer="X",
-        features=torch.from_numpy(np.ascontiguousarray(features)),
-        labels=labels,
-        class_names=class_names,
-        ids=np.array(ids, dtype=object),
-        split=None if split is None else np.array(split, dtype=object),
-        provenance={"data": {"spec": path}},
-    )

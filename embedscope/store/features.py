@@ -22,7 +22,7 @@ class FeatureSet:
         name: what tables call it.
         source: the file it was read from.
         layer: the layer's name in that file.
-        features: (N, D), float32 or float16, possibly still on disk.
+        features: (N, D), float32 or float16, possibly still on disk; float64 too if they were made elsewhere.
         labels: (N,) int64; -1 is unlabelled, otherwise an index into `class_names`.
         class_names: (K,); a class may have no row.
         ids: (N,) str, unique: what a row can be traced back with.

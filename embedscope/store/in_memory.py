@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from embedscope.errors import InputError, UsageError, unknown
-from embedscope.store.arrays import encode_labels
-from embedscope.store.features import FeatureSet
+from embedscope.store import foreign
+from embedscope.store.foreign import exact_floats
+from embedscope.store.labels import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 
@@ -43,27 +47,20 @@ def feature_set(
         raise InputError(f"features have to be numbers of shape (N, D), got {rows.dtype} {rows.shape}")
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
-    if targets.dtype.kind == "O":
-        targets = targets.astype(str)
     for what, values in (("labels", targets), ("ids", ids), ("split", split)):
         if values is not None and np.shape(values) != (len(rows),):
             raise InputError(f"features have {len(rows)} rows, but {what} have the shape {np.shape(values)}")
-    names, codes = encode_labels(name, {"y": targets})
-    keys = np.array([str(row) for row in range(len(rows))] if ids is None else [str(each) for each in ids], dtype=object)
-    if len(set(keys)) != len(keys):
+    keys = None if ids is None else [str(each) for each in ids]
+    if keys is not None and len(set(keys)) != len(keys):
         raise InputError(f"ids have to be unique; {len(keys) - len(set(keys))} of {len(keys)} are repeated")
-    if rows.dtype.kind != "f":
-        single = rows.astype(np.float32)
-        rows = single if np.array_equal(single, rows) else rows.astype(np.float64)
-    return FeatureSet(
-        name=name,
-        source="memory",
-        layer="X",
-        features=features.detach() if _is_float_tensor(features) else torch.from_numpy(np.ascontiguousarray(rows)),
-        labels=codes,
-        class_names=names,
+    kept = features.detach() if isinstance(features, torch.Tensor) and features.is_floating_point() else None
+    return foreign.feature_set(
+        foreign.Source(name, ("memory",), {}, "memory"),
+        "X",
+        exact_floats(name, rows) if kept is None else kept,
+        encode(name, "labels", targets),
         ids=keys,
-        split=None if split is None else np.array([str(each) for each in split], dtype=object),
+        split=None if split is None else [str(each) for each in split],
     )
 
 
@@ -89,7 +86,7 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
     found = []
     for layer in layers or list(known):
         made = feature_set(known[layer], data.obs[label], name=str(layer), ids=[str(each) for each in data.obs_names])
-        found.append(FeatureSet(**{**vars(made), "layer": str(layer), "source": "AnnData"}))
+        found.append(replace(made, layer=str(layer), source="AnnData"))
     return found
 
 
@@ -99,7 +96,3 @@ def _array(values: Any) -> Array:
     if hasattr(values, "toarray"):  # a sparse matrix
         values = values.toarray()
     return np.asarray(values)
-
-
-def _is_float_tensor(values: Any) -> bool:
-    return isinstance(values, torch.Tensor) and values.is_floating_point()

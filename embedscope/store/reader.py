@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
-from embedscope.store.arrays import features_from_arrays
 from embedscope.store.features import FeatureSet, StoreContents, StoredLayer
 from embedscope.store.files import partial_path
+from embedscope.store.foreign import is_foreign, open_foreign, parse_source
+from embedscope.store.foreign_hdf5 import open_hdf5
 from embedscope.store.format import SCHEMA, SCHEMA_VERSION
 from embedscope.text import decoded
 
@@ -52,7 +53,9 @@ def open_features(sources: Sequence[str], *, layers: Sequence[str] = ()) -> list
     """Open each `[name=]path` and return one FeatureSet a layer, features unread where they come from a store.
 
     Args:
-        sources: each a store; a `.npz` with X (N, D) and y (N,); or `X.npy,y.npy`. `name=` gives it a name in tables.
+        sources: each a store; a `.npz` with X (N, D) and y (N,), or `X.npy,y.npy`; a table (.csv, .tsv, .jsonl, .parquet) with
+            a column of labels; tensors (.pt, .safetensors); or HDF5 of another tool (.h5ad). Options in brackets name the
+            columns or keys, as in `v.parquet(label="species", features="d*")`. `name=` gives it a name in tables.
         layers: which layers of a store, in that order; all, in the order in which they were extracted, if none is given.
 
     Raises:
@@ -167,40 +170,43 @@ def read_features(source: str, *, layer: str | None = None) -> FeatureSet:
 
 
 def named(source: str) -> tuple[str, str]:
-    """Part `name=path` into name and path; a path that is there is a path, whatever it looks like."""
-    name, separator, path = source.partition("=")
-    try:
-        there = Path(source.split(",")[0]).exists()
-    except OSError as error:
-        raise InputError(f"cannot read {source[:80]}: {error.strerror}") from error
-    if separator and name and "/" not in name and not there:
-        return decoded(name), path
-    return decoded(Path(source.split(",")[0]).stem), source
+    """Part `name=path` into name and path with its options; a path that is there is a path, whatever it looks like."""
+    found = parse_source(source)
+    return decoded(found.name), found.spec
 
 
 def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
-    name, path = named(source)
-    first = Path(path.split(",")[0])
+    given = parse_source(source)
+    first = Path(given.files[0])
     if not first.exists() and partial_path(first).exists():
-        path, first = str(partial_path(first)), partial_path(first)  # which is unfinished, and says how to finish it
-    if not first.exists():
-        raise InputError(f"no such file: {first}")
-    if (first / "run.json").exists():
-        raise InputError(f"{first} is a run of finetune; give one of its stores, such as {first / 'before.h5'}")
-    if first.is_dir():
-        raise InputError(f"{first} is a folder; give a feature store (.h5), a .npz, or X.npy,y.npy")
-    if first.suffix.lower() in (".npz", ".npy"):
+        first = partial_path(first)  # which is unfinished, and says how to finish it
+        given = replace(given, files=(str(first),))
+    for file in map(Path, given.files):
+        if not file.exists():
+            raise InputError(f"no such file: {file}")
+        if (file / "run.json").exists():
+            raise InputError(f"{file} is a run of finetune; give one of its stores, such as {file / 'before.h5'}")
+        if not file.is_file():
+            kind = "folder" if file.is_dir() else "pipe or a device"
+            raise InputError(
+                f"{file} is a {kind}; give a feature store (.h5), a .npz, X.npy,y.npy, or a table (.csv, .parquet)"
+            )
+    if len(given.files) > 1 or is_foreign(given.files[0]):
         if layers:
-            raise UsageError(f"{path} has no layers to choose from; leave out `layers=`")
-        return [features_from_arrays(name, path)]
+            raise UsageError(f"{given.path} has no layers to choose from; leave out `layers=`")
+        return [open_foreign(given)]
     with _opened(first) as file:
         try:
-            return _from_store(file, name, path, layers)
+            if "schema" not in file.attrs:
+                return open_hdf5(file, given, layers, StoredRows)
+            if given.options:
+                raise UsageError(f"{given.path} is a feature store, which takes no options in brackets; use `layers=`")
+            return _from_store(file, decoded(given.name), given.path, layers)
         except EmbedscopeError:
             raise
         except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
-            raise InputError(f"{path} is damaged, or was not written by embedscope: {reason}") from error
+            raise InputError(f"{given.path} is damaged, or was not written by embedscope: {reason}") from error
 
 
 def _opened(path: Path) -> h5py.File:

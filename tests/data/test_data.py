@@ -6,7 +6,7 @@ from PIL import Image
 from embedscope.data import open_dataset
 from embedscope.data.arrays import ArrayRows
 from embedscope.data.dataset import BatchedInputs
-from embedscope.errors import InputError
+from embedscope.errors import InputError, UsageError
 
 
 def image(path, value=0, mode="L", size=(2, 3)):
@@ -84,6 +84,117 @@ def test_class_folder_without_images_is_noted(tmp_path):
     assert found.notes == ("1 of 2 class folders have no images: eel",)
 
 
+def test_hidden_and_system_files_are_no_samples(tmp_path):
+    left = ["cat/.ipynb_checkpoints/a.png", "cat/._a.png", "cat/.DS_Store", "__MACOSX/cat/a.png", "cat/Thumbs.db", ".git/a.png"]
+    for name in ("cat/a.png", *left):
+        image(tmp_path / name) if name.endswith(".png") else (tmp_path / name).write_text("")
+    found = open_dataset(str(tmp_path))
+    assert (found.class_names, found.ids) == (("cat",), ("cat/a.png",))
+    assert found.notes == ("left out: hidden or system files and folders (6): .git, __MACOSX, cat/.DS_Store, ...",)
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    for name in ("cat/a.png", "loose.png"):
+        image(tmp_path / name)
+    for name in ("cat/a.txt", "cat/b.txt", "cat/c.npy", "README"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "cat" / "again").symlink_to(tmp_path)
+    found = open_dataset(str(tmp_path))
+    assert found.ids == ("cat/a.png",)
+    assert found.notes == (
+        "left out: files that are not images (4; .txt: 2, without a suffix: 1, .npy: 1): README, cat/a.txt, cat/b.txt, ...",
+        "left out: broken links (2): cat/again, cat/gone.png",
+        "left out: images outside of the class folders (1): loose.png",
+    )
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    image(tmp_path / "far" / "a.png")
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    (tmp_path / "data" / "cat" / "more").symlink_to(tmp_path / "far")
+    assert open_dataset(str(tmp_path / "data")).ids == ("cat/more/a.png",)
+
+
+@pytest.mark.parametrize("names", [("training_set", "Test-Set"), ("Training", "test"), ("train", "valid")])
+def test_splits_under_other_names(tmp_path, names):
+    for name in names:
+        image(tmp_path / name / "cat" / "a.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.txt").write_text("")
+    found = open_dataset(str(tmp_path))
+    assert found.class_names == ("cat",)
+    assert set(found.split) == {name.lower().replace("_set", "").replace("-set", "") for name in names}
+    assert found.notes[1].startswith("left out: folders beside the splits (1): annotations")
+
+
+def layout(folder, *names):
+    for name in names:
+        image(folder / name)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train/cat/a.png", "test/cat/a.png", "masks/a.png"), r"called like splits \(test, train\) beside others .*\(masks\)"),
+        (("train/cat/a.png", "eval/cat/a.png"), r"\(splits=\['train'\]\), or .*\(splits=\[\]\) if all are classes"),
+        (
+            ("train/n1/images/a.png", "val/images/a.png"),
+            r"val/images is called like a folder of all .*\(exclude=\['images",
+        ),
+        (("images/a.png", "masks/a.png"), r"images is called like a folder of all images, not like a class"),
+        (
+            ("all/cat/a.png", "all/dog/a.png"),
+            r"has one class folder, and all .*; give .*all, or .*\(exclude=\[\]\)",
+        ),
+        (("images/cat/a.png", "images/dog/a.png"), r"has one class folder, and .*; give .*images, or"),
+        (("train/a.png", "test/a.png"), "has images in the splits test, train themselves, and no class folders there"),
+    ],
+)
+def test_trees_that_can_be_understood_in_several_ways(tmp_path, names, message):
+    with pytest.raises(InputError, match=message):
+        open_dataset(layout(tmp_path, *names))
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    found = open_dataset(layout(tmp_path, "train/a.png", "plane/a.png"))
+    assert (found.class_names, found.split) == (("plane", "train"), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "splits"),
+    [
+        ("splits=['train', 'holdout']", ("cat", "dog"), {"train", "holdout"}),
+        ("splits=['train']", ("cat",), {"train"}),
+        ("splits=[]", ("holdout", "train"), None),
+        ("splits=['holdout'], exclude=['dog']", ("cat",), {"holdout"}),
+    ],
+)
+def test_options_say_what_a_tree_is(tmp_path, options, classes, splits):
+    place = layout(tmp_path, "train/cat/a.png", "holdout/dog/a.png", "holdout/cat/a.png")
+    found = open_dataset(f"{place}({options})")
+    assert (found.class_names, found.split and set(found.split)) == (classes, splits)
+
+
+def test_excluded_folders_are_counted(tmp_path):
+    found = open_dataset(layout(tmp_path, "train/n1/images/a.png", "val/images/a.png") + "(exclude=['images'])")
+    assert found.ids == ("train/n1/images/a.png",)
+    assert found.notes == ("left out: images outside of the class folders (1): val/images/a.png",)
+    assert open_dataset(f"{tmp_path}(exclude=[])").class_names == ("images", "n1")
+
+
+@pytest.mark.parametrize("options", ["splits='train'", "exclude=[1]"])
+def test_options_of_folders_that_are_no_lists(tmp_path, options):
+    with pytest.raises(UsageError, match="has to be a list of names of folders"):
+        open_dataset(layout(tmp_path, "cat/a.png") + f"({options})")
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="no folder 'tain'; did you mean 'train'"):
+        open_dataset(layout(tmp_path, "train/cat/a.png") + "(splits=['tain'])")
+
+
 def test_images_without_class_folders(tmp_path):
     image(tmp_path / "a.png")
     with pytest.raises(InputError, match="holds images itself, and no class folders"):
@@ -91,7 +202,7 @@ def test_images_without_class_folders(tmp_path):
 
 
 def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="none is no folder; expected"):
+    with pytest.raises(InputError, match="none is not a folder; expected"):
         open_dataset(f"folder:{tmp_path / 'none'}")
 
 

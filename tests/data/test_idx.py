@@ -95,8 +95,8 @@ def test_fingerprint_changes_with_the_images(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is no idx file: it begins with nothing"),
-        (b"\x89PNG" + bytes(40), "is no idx file: it begins with 89 50 4e 47"),
+        (b"", "is not an idx file: it begins with nothing"),
+        (b"\x89PNG" + bytes(40), "is not an idx file: it begins with 89 50 4e 47"),
         (encode(IMAGES)[:-1], r"is cut short: its header promises numbers of shape \(4, 2, 3\), 24 bytes"),
         (encode(IMAGES)[:9], "is cut short"),
         (encode(IMAGES) + b"\0", "goes on after the 24 bytes"),
@@ -104,8 +104,9 @@ def test_fingerprint_changes_with_the_images(tmp_path):
         (gzip.compress(encode(IMAGES))[:-12], "cannot be read: .* it is cut short or damaged"),
         (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 20, "cannot be read: .*invalid block type"),
         (gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "is cut short"),
+        (b"\0\0\x08\xff" + b"\0\0\0\x01" * 255 + b"\0", "promises numbers of 255 dimensions, more than images have"),
     ],
-    ids=["empty", "png", "cut", "cut-header", "longer", "huge", "cut-gzip", "damaged-gzip", "huge-gzip"],
+    ids=["empty", "png", "cut", "cut-header", "longer", "huge", "cut-gzip", "damaged-gzip", "huge-gzip", "rank"],
 )
 def test_broken_files_are_named(tmp_path, data, message):
     file = pair(tmp_path, "train")
@@ -173,3 +174,22 @@ def test_fashion_mnist():
     found = open_dataset(str(folder / "t10k-images-idx3-ubyte.gz"))
     assert np.bincount(found.labels).tolist() == [1000] * 10
     assert found.inputs.batch(range(10_000)).shape == (10_000, 1, 28, 28)
+
+
+def test_images_beyond_memory(tmp_path, monkeypatch):
+    pair(tmp_path, "train", np.zeros((4, 50, 50), np.uint8), suffix=".gz")
+    monkeypatch.setattr("embedscope.store.limits.free_memory", lambda device: 10_000)
+    with pytest.raises(InputError, match=r"what it holds would take 10,000 bytes of memory, and half of what is free is 5,000"):
+        open_dataset(str(tmp_path))
+
+
+def test_split_names_that_are_not_utf8(tmp_path):
+    import os
+
+    pair(tmp_path, "test")
+    for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        file = pair(tmp_path, "other").with_name(f"other-{name}")
+        os.rename(file, os.fsencode(tmp_path) + b"/o\xff-" + name.encode())
+        (tmp_path / "other-images-idx3-ubyte").unlink(missing_ok=True)
+        (tmp_path / "other-labels-idx1-ubyte").unlink(missing_ok=True)
+    assert set(open_dataset(str(tmp_path)).split) == {"test", "o\\xff"}

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -135,3 +136,20 @@ def test_no_rows(monkeypatch):
     own(monkeypatch)
     with pytest.raises(InputError, match=r"torchvision:Own has no rows with {'size': 0}"):
         open_dataset("torchvision:Own(size=0)")
+
+
+def test_images_of_more_than_8_bits_are_not_clipped(tmp_path):
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(np.full((2, 2), 1000, np.uint16)).save(tmp_path / "cat" / "1.png")
+    Image.new("L", (2, 2), 7).save(tmp_path / "cat" / "2.png")
+    found = open_dataset(f"torchvision:ImageFolder(root='{tmp_path}')")
+    assert found.inputs[0].getpixel((0, 0)) == 1000
+    assert found.inputs[1].getpixel((0, 0)) == (7, 7, 7)
+    assert open_dataset(f"torchvision:ImageFolder(root='{tmp_path}')").fingerprint == found.fingerprint
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    for name in ("cat/a.png", "cat/._a.png", "cat/.ipynb_checkpoints/a.png"):
+        (tmp_path / ".data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / ".data" / name)
+    assert len(open_dataset(f"torchvision:ImageFolder(root='{tmp_path / '.data'}')").inputs) == 1

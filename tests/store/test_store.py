@@ -229,7 +229,7 @@ def test_cut_short(make_store):
 def test_other_hdf5(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(InputError, match="is HDF5 but no embedscope store"):
+    with pytest.raises(InputError, match="is HDF5 but not a feature store of embedscope, and no data set looks like features"):
         read_features(str(tmp_path / "a.h5"))
 
 

@@ -19,6 +19,7 @@ from embedscope import plugins
 from embedscope.data import open_dataset
 from embedscope.data.folder import ImageFiles, read_image
 from embedscope.errors import EmbedscopeError, InputError
+from embedscope.models.images import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,8 +182,7 @@ def _by_need(count: int, silhouettes: Sequence[Array | None]) -> list[int]:
 
 
 def _encoded(image: Image) -> str:
-    if image.mode not in ("RGB", "RGBA", "L"):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    image = visible(image)
     image.thumbnail((SIDE, SIDE))
     buffer = BytesIO()
     # WebP without loss is smaller for drawings and tiny images, with loss for photographs.
