@@ -16,6 +16,7 @@ _OTHER_NAMES = {
     "metrics": "metric",
     "objectives": "objective",
     "pooling": "pool",
+    "value_range": "range",
 }
 ARGUMENT = re.compile(r"`([a-z][a-z_]*)(?:\(\)|=(?:True|'([^'`]*)'|\"([^\"`]*)\"|([^`]*)))`")
 

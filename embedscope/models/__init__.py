@@ -72,7 +72,7 @@ def open_model(
     changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
     if changed:
         if not hasattr(encoder.prepare, "adjusted"):
-            named = ", ".join(f"--{name}" for name in changed)
+            named = ", ".join(f"`{name}=`" for name in changed)
             raise UsageError(f"{spec} brings its own preprocessing, which {named} cannot change; leave them out")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
     if channels is not None:
@@ -83,7 +83,7 @@ def open_model(
     if value_range is not None:
         prepare: Any = encoder.prepare
         if not hasattr(prepare, "value_range"):
-            raise UsageError(f"{spec} does not read images through embedscope, so `range=` cannot apply; leave it out")
+            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` cannot apply; leave it out")
         encoder = replace(encoder, prepare=replace(prepare, value_range=value_range))
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
 from embedscope import plugins
 from embedscope.errors import InputError, UsageError, check_choice, explained
 from embedscope.models._reading import sha256_of
+from embedscope.store.heads import read_head
 
 
 class Head(nn.Module):
@@ -60,7 +59,7 @@ def build_head(spec: str, dim: int, num_classes: int, scale: float) -> Head:
     return Head(nn.Sequential(*layers), nn.Linear(widths[-1], num_classes), scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainedHead:
     """A head that finetune wrote, and what it was trained on.
 
@@ -98,25 +97,25 @@ def open_head(path: Path | str) -> TrainedHead:
         raise InputError(f"{path} is a folder; give a head.safetensors of a run of finetune{hint}")
     if not path.exists():
         raise InputError(f"no such file: {path}")
-    with explained(f"{path} is no head that finetune wrote", "give a head.safetensors of a run directory"):
-        with safetensors.safe_open(path, framework="pt") as file:
-            notes = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, which has no iterator)
-        head = build_head(notes["head"], notes["dim"], len(notes["classes"]), 1.0)
+    tensors, notes = read_head(path)
+    with explained(f"{path} is not a head that finetune wrote", "give a head.safetensors of a run directory"):
+        if not notes.classes or notes.dim < 1:
+            raise ValueError(f"{len(notes.classes)} classes, {notes.dim} dimensions")
+        head = build_head(notes.head, notes.dim, len(notes.classes), 1.0)
         head.load_state_dict(tensors)
-    if notes["behind"]:
+    if notes.behind:
         raise InputError(
-            f"{path} was trained on what comes out of another head, {notes['behind']}; one head can be put on a model"
+            f"{path} was trained on what comes out of another head, {notes.behind}; one head can be put on a model"
         )
     return TrainedHead(
         head=head.eval(),
         path=path,
         sha256=sha256_of(str(path)),
-        layer=notes["layer"],
-        pooling=notes["pooling"],
-        dim=notes["dim"],
+        layer=notes.layer,
+        pooling=notes.pooling,
+        dim=notes.dim,
         width=head.classify.in_features,
-        objective=notes["objective"],
-        weights=notes["weights"],
-        classes=tuple(notes["classes"]),
+        objective=notes.objective,
+        weights=notes.weights,
+        classes=notes.classes,
     )

@@ -76,7 +76,7 @@ def _unit(image: Image, value_range: tuple[float, float] | None) -> Image:
     if not low <= least <= most <= high:  # NaN too
         raise InputError(
             f"an image of mode {image.mode} holds values from {least:g} to {most:g}, outside of {low:g}..{high:g}; say which "
-            "values are black and white, as in `range='0,4095'`"
+            "values are black and white, as in `value_range='0,4095'`"
         )
     return fromarray(((values - low) / (high - low)).astype(np.float32))
 

@@ -45,7 +45,7 @@ def test_every_choice_works(tmp_path, kind):
     with pytest.raises(InputError, match="sets of weights that fit equally well: choose one with `weights=`: ") as caught:
         load_checkpoint(nn.Linear(3, 2), path)
     count = int(re.search(r"holds (\d+) sets", str(caught.value))[1])
-    offered = str(caught.value).partition("--weights: ")[2].split(", ")
+    offered = str(caught.value).partition("`weights=`: ")[2].split(", ")
     assert len(set(offered)) == len(offered) == count
     loaded = []
     for name in offered:
@@ -70,7 +70,7 @@ def test_every_choice_of_any_file_works(layout):
         fit, _ = choose("w.pt", expected, found, None)
         assert fit is not None
     except InputError as error:
-        for name in str(error).partition("--weights: ")[2].split(", "):
+        for name in str(error).partition("`weights=`: ")[2].split(", "):
             fit, _ = choose("w.pt", expected, found, name)
             assert fit.size == 2
 

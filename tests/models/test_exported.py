@@ -208,7 +208,7 @@ MEMBERS = {
     "escaping": ({"../../evil": b""}, r"holds '../../evil', which is not part"),
     "pickled tensor": (
         {CONSTANTS: payload(use_pickle=True), "data/constants/tensor_0": b"1234"},
-        "holds c as a pickled object, and reading it could run code; .*--unsafe-pickle if you trust its author",
+        "holds c as a pickled object, and reading it could run code; .*`unsafe_pickle=True` if you trust its author",
     ),
     "tensor elsewhere": (
         {CONSTANTS: payload(path_name="../weights/weight_0", tensor_meta=META)},

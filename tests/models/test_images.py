@@ -86,7 +86,9 @@ def test_deep_images_are_resized_within_their_range():
 
 @pytest.mark.parametrize("value", [255, -0.1, np.nan])
 def test_floats_outside_of_the_range(value):
-    with pytest.raises(InputError, match=r"mode F holds values from .* outside of 0..1; say which .* as in --range 0,4095"):
+    with pytest.raises(
+        InputError, match=r"mode F holds values from .* outside of 0..1; say which .* as in `value_range='0,4095'`"
+    ):
         standard(Image.new("F", (2, 2), value))
 
 
@@ -248,7 +250,7 @@ def test_range_of_a_model_of_text(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=12, **SMALL)
     folder = save(tmp_path / "bert", transformers.BertModel(config), make_tokenizer())
-    with pytest.raises(UsageError, match="does not read images through embedscope, so --range cannot apply"):
+    with pytest.raises(UsageError, match="does not read images through embedscope, so `value_range=` cannot apply"):
         open_model(f"hf:{folder}", value_range=(0, 1))
 
 
