@@ -27,7 +27,7 @@ def inspect(
 
     found = describe(features)
     if json:
-        print_json({**asdict(found), "path": str(found.path)})
+        print_json({**asdict(found), "path": str(found.path), "provenance": found.provenance.as_json()})
     else:
         _print(found)
     if not found.complete:
@@ -49,7 +49,7 @@ def _print(found: StoreContents) -> None:
     print_columns("class", ["rows"], [[(name, [f"{count:,}"]) for name, count in counts[:_MOST_CLASSES]]])
     if len(counts) > _MOST_CLASSES:
         print(f"... and {len(counts) - _MOST_CLASSES:,} classes more; --json has all of them")
-    for part, value in found.provenance.items():
+    for part, value in found.provenance.as_json().items():
         if not isinstance(value, dict):
             print(f"{part}: {value}")
         elif part != "layers":

@@ -33,6 +33,7 @@ from embedscope.ops.blocks import allowance, limits, row_slices
 from embedscope.progress import Track, silent, untracked
 from embedscope.records import Candidate, Finetuning, ObjectiveResult, Trial
 from embedscope.store import check_finite, resuming, select_labelled
+from embedscope.store.provenance import FinetuneOrigin, Provenance, RunOrigin
 from embedscope.store.runs import RunWriter, check_run, directory_names
 
 if TYPE_CHECKING:
@@ -195,12 +196,10 @@ def finetune(
             _material(parts, recipe, scale, weights, where, budget, run.resolve().parent, seed, say),
             recipe,
             writer,
-            notes={"head": head, **_origin(features), "dim": features.features.shape[1], "classes": classes},
-            provenance={
-                "model": features.provenance.get("model"),
-                "data": features.provenance.get("data"),
-                "run": {"command": command},
-            },
+            origin=_origin(features, head, classes),
+            provenance=Provenance(
+                model=features.provenance.model, data=features.provenance.data, run=RunOrigin(command=command)
+            ),
             seed=seed,
             memory=budget,
             tensorboard=tensorboard,
@@ -345,16 +344,19 @@ def _grids(objectives: Sequence[str], recipe: Recipe, parts: Parts, weights: str
     return grids
 
 
-def _origin(features: FeatureSet) -> dict[str, str | None]:
-    """Say which layer of which model the features are of, how it was pooled, and behind which head, if any."""
-    model = features.provenance.get("model") or {}
-    pooling = features.provenance.get("layers", {}).get(features.layer, {}).get("pooling")
-    return {
-        "layer": features.layer if model else None,
-        "pooling": pooling if model else None,
-        "weights": model.get("sha256") or model.get("weights_sha256"),
-        "behind": (model.get("head") or {}).get("file"),
-    }
+def _origin(features: FeatureSet, head: str, classes: Sequence[str]) -> FinetuneOrigin:
+    """Record which layer of which model a head is trained on, how that was pooled, and behind which other head, if any."""
+    model = features.provenance.model
+    other = None if model is None else model.head
+    return FinetuneOrigin(
+        head=head,
+        layer=features.layer if model else None,
+        pooling=features.provenance.pooling(features.layer) if model else None,
+        weights=None if model is None else model.weights,
+        behind=None if other is None else other.file,
+        dim=features.features.shape[1],
+        classes=tuple(classes),
+    )
 
 
 def _material(

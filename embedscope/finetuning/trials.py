@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from embedscope.finetuning.splitting import Parts
     from embedscope.finetuning.training import Material, Recipe
     from embedscope.progress import Track
+    from embedscope.store.provenance import FinetuneOrigin, Provenance
     from embedscope.store.runs import RunWriter
 
 # A training that is under way is kept at most so often.
@@ -58,8 +59,8 @@ class Trials:
         material: the same, as training takes them.
         recipe: how to train.
         writer: of the run; the first process alone writes.
-        notes: what a head's file says beside its tensors.
-        provenance: what the stores say.
+        origin: of the heads, but for objective and seed: what their files say beside the tensors.
+        provenance: of the stores, but for the head.
         seed: of the first trial.
         memory: bytes that rows may take.
         tensorboard: write its event files.
@@ -73,15 +74,15 @@ class Trials:
         recipe: Recipe,
         writer: RunWriter,
         *,
-        notes: Mapping[str, Any],
-        provenance: Mapping[str, Any],
+        origin: FinetuneOrigin,
+        provenance: Provenance,
         seed: int,
         memory: int,
         tensorboard: bool,
         track: Track,
     ) -> None:
         self.parts, self.material, self.recipe, self.seed = parts, material, recipe, seed
-        self._writer, self._notes, self._provenance = writer, notes, provenance
+        self._writer, self._origin, self._provenance = writer, origin, provenance
         self._memory, self._tensorboard, self._track = memory, tensorboard, track
         self._device = material.labels.device
         self._classes = np.unique(parts.train.labels)
@@ -120,7 +121,13 @@ class Trials:
         self, outcome: Outcome, objective: str, directory: str, number: int, before: Mapping[str, float | None]
     ) -> Trial:
         """Measure the held-out rows in the embedding of the head that was kept, and write them."""
-        after = self._noted(directory, "measured", objective, lambda: self._after(objective, directory, self.seed + number))
+        after = self._noted(
+            directory,
+            "measured",
+            objective,
+            lambda: self._after(objective, directory, self.seed + number),
+            lambda: self._writer.has_after(directory),
+        )
         return Trial(
             seed=self.seed + number,
             epochs=outcome.epochs,
@@ -145,7 +152,7 @@ class Trials:
             training.load_state_dict(state["training"])
             earlier = float(state["seconds"])
         started = saved = time.perf_counter()
-        notes = {**self._notes, "objective": objective, "seed": seed}
+        notes = replace(self._origin, objective=objective, seed=seed).as_json()
 
         def after_epoch() -> None:
             nonlocal saved
@@ -188,14 +195,21 @@ class Trials:
             "macro_f1": macro_f1(self._test, predicted.numpy()),
             "accuracy": float((predicted.numpy() == self._test).mean()),
         }
-        notes = {**self._provenance, "finetune": {**self._notes, "objective": objective, "seed": seed}}
-        distributed.on_main(lambda: self._writer.write_after(directory, test, embedding, notes))
+        made = replace(self._provenance, finetune=replace(self._origin, objective=objective, seed=seed))
+        distributed.on_main(lambda: self._writer.write_after(directory, test, embedding, made))
         return found
 
-    def _noted(self, directory: str, what: str, objective: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Take what an interrupted run had found of this objective, or find and note it."""
+    def _noted(
+        self,
+        directory: str,
+        what: str,
+        objective: str,
+        compute: Callable[[], dict[str, Any]],
+        there: Callable[[], bool] = lambda: True,
+    ) -> dict[str, Any]:
+        """Take what an interrupted run had found of this objective, if what it wrote is still there; or find and note it."""
         earlier = distributed.broadcast(lambda: self._writer.noted(directory, what))
-        if earlier is not None and earlier["objective"] == objective:
+        if earlier is not None and earlier["objective"] == objective and distributed.broadcast(there):
             return dict(earlier["found"])
         found = compute()
         distributed.on_main(lambda: self._writer.note(directory, what, {"objective": objective, "found": found}))

@@ -11,6 +11,7 @@ import torch
 
 from embedscope.errors import InputError
 from embedscope.store.features import FeatureSet
+from embedscope.store.provenance import DataOrigin, Provenance
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
@@ -158,5 +159,5 @@ def features_from_arrays(name: str, path: str) -> FeatureSet:
         class_names=class_names,
         ids=np.array(ids, dtype=object),
         split=None if split is None else np.array(split, dtype=object),
-        provenance={"data": {"spec": path}},
+        provenance=Provenance(data=DataOrigin(spec=path)),
     )

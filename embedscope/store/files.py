@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,11 @@ def partial_path(path: Path) -> Path:
 
 def publish(written: Path, path: Path) -> None:
     """Give a file that is complete its name, and have both on the disk before returning."""
-    with written.open("rb") as stream:
+    with written.open("r+b") as stream:
         os.fsync(stream.fileno())
     written.replace(path)
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -53,14 +56,16 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
 def finished(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the place of `path` on leaving; an error leaves nothing behind.
 
+    Each writer has one of its own: of two that write at the same time, the last one's file is there, whole.
+
     OutputError for whatever the file system refuses.
     """
     path = path.resolve()  # what a symbolic link points to is replaced, not the link
-    partial = partial_path(path)
+    partial = partial_path(path.with_name(f"{path.name[:200]}.{uuid.uuid4().hex[:12]}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        partial.replace(path)
+        publish(partial, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

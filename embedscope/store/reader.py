@@ -2,68 +2,69 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
-import torch
 
-from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
+from embedscope.errors import InputError, UsageError, unknown
+from embedscope.progress import Track, untracked
+from embedscope.store import opening
 from embedscope.store.arrays import features_from_arrays
+from embedscope.store.contents import Contents, check_schema, explained, read_contents
 from embedscope.store.features import FeatureSet, StoreContents, StoredLayer
 from embedscope.store.files import partial_path
-from embedscope.store.format import SCHEMA, SCHEMA_VERSION
+from embedscope.store.provenance import LayerOrigin
+from embedscope.store.rows import stored_rows
+from embedscope.store.skeleton import row_datasets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import h5py
 
-@dataclass(frozen=True)
-class StoredRows:
-    """Rows of a dataset in a store, read when they are sliced; the file is open only while it is read.
-
-    Nothing is kept open, so the object can be pickled, and several processes may each read their share.
-    """
-
-    path: str
-    dataset: str
-    shape: tuple[int, int]
-    dtype: torch.dtype
-
-    def __getitem__(self, rows: slice) -> torch.Tensor:
-        with _opened(Path(self.path)) as file:
-            try:
-                return torch.from_numpy(file[self.dataset][rows])
-            except OSError as error:
-                raise InputError(f"{self.path} is damaged: rows of /{self.dataset} cannot be read ({error})") from error
+    from embedscope.store.provenance import Provenance
 
 
 def open_features(sources: Sequence[str], *, layers: Sequence[str] = ()) -> list[FeatureSet]:
-    """Open each `[name=]path` and return one FeatureSet a layer, features unread where they come from a store.
+    """Open each `[name=]path` and return one FeatureSet per layer, features unread where they come from a store.
 
     Args:
         sources: each a store; a `.npz` with X (N, D) and y (N,); or `X.npy,y.npy`. `name=` gives it a name in tables.
         layers: which layers of a store, in that order; all, in the order in which they were extracted, if none is given.
 
     Raises:
-        InputError: not there, not a store, unfinished, damaged, or labels and features that do not belong together.
+        InputError: not there, not a store, unfinished, being written, damaged, or labels and features that do not belong
+            together.
         UsageError: a layer that the store does not have.
     """
     return distinct_names([features for source in sources for features in _open(source, layers)])
 
 
 def resuming(command: str) -> str:
-    """Write the command that goes on with an interrupted one."""
-    return command if "--resume" in command.split() else f"{command or 'embedscope extract ...'} --resume"
+    """Write the command that resumes an interrupted one.
+
+    A file may record anything as its command: what is not one of embedscope's is not repeated, and what a shell would act on is
+    quoted.
+
+    >>> resuming("embedscope extract net.py:Net data -o a.h5; rm b.h5")
+    "embedscope extract net.py:Net data -o 'a.h5;' rm b.h5 --resume"
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if words[:1] != ["embedscope"] or words[1:2] not in (["extract"], ["finetune"]) or not command.isprintable():
+        return "the same command with --resume"
+    return shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
-def stored_provenance(path: Path) -> tuple[int, dict[str, int], dict[str, Any]]:
-    """Read of a complete store how many rows it has, how wide each layer is, and its provenance; InputError if it is none."""
+def stored_provenance(path: Path) -> tuple[int, dict[str, int], Provenance]:
+    """Read the number of rows of a complete store, the width of each layer, and its provenance; InputError if it is none."""
     layers = _open(str(path), ())
-    return len(layers[0].labels), {each.layer: each.features.shape[1] for each in layers}, dict(layers[0].provenance)
+    return len(layers[0].labels), {each.layer: each.features.shape[1] for each in layers}, layers[0].provenance
 
 
 def describe(path: Path) -> StoreContents:
@@ -73,54 +74,60 @@ def describe(path: Path) -> StoreContents:
     """
     if not path.exists() and partial_path(path).exists():
         path = partial_path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is a folder; give a feature store (.h5)" if path.is_dir() else f"no such file: {path}")
-    with _opened(path) as file:
-        if file.attrs.get("schema") != SCHEMA:
-            raise InputError(f"{path} is HDF5 but no embedscope store, which embedscope extract writes")
-        try:
-            return _described(path, file)
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path} is damaged, or was not written by embedscope: {reason}") from error
+    with opening.opened(path) as file, explained(path):
+        version = check_schema(file, str(path), "embedscope extract writes one")
+        return _described(path, version, file, read_contents(file, str(path)))
 
 
-def _described(path: Path, file: h5py.File) -> StoreContents:
-    provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
-    recorded = provenance.get("layers", {})
-    complete = bool(file.attrs["complete"])
-    labels, names = file["labels"][:], file["class_names"].asstr()[:]
-    splits = np.unique(file["split"].asstr()[:].astype(str), return_counts=True) if "split" in file else ((), ())
-    order = {layer: place for place, layer in enumerate(recorded)}
-    datasets = [
-        f"{group}/{layer}"
-        for group in ("features", "magnitudes")
-        for layer in sorted(file.get(group, ()), key=lambda layer: (order.get(layer, len(order)), layer))
-    ]
+def verify(path: Path, track: Track = untracked) -> int:
+    """Read everything in a finished store and compare it with its digests; return how many data sets of rows it has.
+
+    InputError, which says what, for anything that is not as it was written; and for a store without digests, of an earlier
+    version of embedscope, once all of it was read.
+    """
+    with opening.opened(path) as file, explained(path):
+        check_schema(file, str(path), "embedscope extract writes one")
+        found = read_contents(file, str(path))
+        if not found.complete:
+            raise InputError(_unfinished(str(path), found))
+        datasets = row_datasets(file)
+        for name in track(datasets, "verifying", len(datasets)):
+            rows = stored_rows(file, str(path), name, len(found.labels), found.digests)
+            rows.verify(file)
+    if found.digests is None:
+        raise InputError(
+            f"{path} can be read to its end, but has no digests to compare with: an earlier version of embedscope wrote it"
+        )
+    return len(datasets)
+
+
+def _described(path: Path, version: int, file: h5py.File, found: Contents) -> StoreContents:
+    splits = np.unique(found.split.astype(str), return_counts=True) if found.split is not None else ((), ())
+    counts = np.bincount(found.labels[found.labels >= 0], minlength=len(found.class_names))
+    names = [f"features/{layer}" for layer in found.layers]
+    names += [name for name in row_datasets(file) if not name.startswith("features/")]
+    layers = []
+    for name in names:
+        dataset = opening.dataset(file, name, whole=found.complete)
+        origin = found.provenance.layers.get(name.partition("/")[2], LayerOrigin())
+        layers.append(StoredLayer(name, dataset.shape, str(dataset.dtype), origin.pooling, origin.type))
+    skipped: dict[str, str] = {}
+    if opening.has(file, "skipped"):
+        pairs = zip(opening.texts(file, "skipped/ids"), opening.texts(file, "skipped/reasons"), strict=True)
+        skipped = {str(name): str(reason) for name, reason in pairs}
     return StoreContents(
         path=path,
-        schema_version=int(file.attrs["schema_version"]),
-        complete=complete,
-        rows=len(labels),
-        done=int(file["rows/done"][()]),
-        layers=[
-            StoredLayer(
-                name,
-                file[name].shape,
-                str(file[name].dtype),
-                recorded.get(name.partition("/")[2], {}).get("pooling"),
-                recorded.get(name.partition("/")[2], {}).get("type"),
-            )
-            for name in [*datasets, *["logits"] * ("logits" in file)]
-        ],
-        classes={str(name): int((labels == code).sum()) for code, name in enumerate(names)},
-        unlabelled=int((labels < 0).sum()),
+        schema_version=version,
+        complete=found.complete,
+        rows=len(found.labels),
+        done=found.done,
+        layers=layers,
+        classes={str(name): int(count) for name, count in zip(found.class_names, counts, strict=True)},
+        unlabelled=int((found.labels < 0).sum()),
         splits={str(name): int(count) for name, count in zip(*splits, strict=True)},
-        skipped=dict(zip(file["skipped/ids"].asstr()[:], file["skipped/reasons"].asstr()[:], strict=True))
-        if "skipped" in file
-        else {},
-        resume=None if complete else resuming(provenance.get("run", {}).get("command", "")),
-        provenance=provenance,
+        skipped=skipped,
+        resume=None if found.complete else resuming(found.provenance.command),
+        provenance=found.provenance,
     )
 
 
@@ -159,90 +166,50 @@ def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
     first = Path(path.split(",")[0])
     if not first.exists() and partial_path(first).exists():
         path, first = str(partial_path(first)), partial_path(first)  # which is unfinished, and says how to finish it
-    if not first.exists():
-        raise InputError(f"no such file: {first}")
     if (first / "run.json").exists():
         raise InputError(f"{first} is a run of finetune; give one of its stores, such as {first / 'before.h5'}")
     if first.is_dir():
         raise InputError(f"{first} is a folder; give a feature store (.h5), a .npz, or X.npy,y.npy")
+    opening.check_file(first)
     if first.suffix.lower() in (".npz", ".npy"):
         if layers:
             raise UsageError(f"{path} has no layers to choose from; leave out --layer")
         return [features_from_arrays(name, path)]
-    with _opened(first) as file:
-        try:
-            return _from_store(file, name, path, layers)
-        except EmbedscopeError:
-            raise
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path} is damaged, or was not written by embedscope: {reason}") from error
+    with opening.opened(first) as file, explained(path):
+        return _from_store(file, name, path, layers)
 
 
-def _opened(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except (OSError, RuntimeError) as error:
-        if "unable to lock" in str(error):
-            raise InputError(
-                f"cannot lock {path} ({error}); on a network file system set HDF5_USE_FILE_LOCKING=FALSE"
-            ) from error
-        if path.suffix == ".partial":
-            raise InputError(f"{path} is unfinished and was cut off; run the same extract again") from error
-        raise InputError(f"{path} is not an HDF5 file, as a feature store is, or it is cut short ({error})") from error
+def _unfinished(path: str, found: Contents) -> str:
+    command = resuming(found.provenance.command)
+    return f"{path} is unfinished ({found.done:,} of {len(found.labels):,} rows); finish it with: {command}"
 
 
 def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) -> list[FeatureSet]:
-    if file.attrs.get("schema") != SCHEMA:
-        raise InputError(f"{path} is HDF5 but no embedscope store; give a .npz with X and y, or run embedscope extract")
-    version = int(file.attrs["schema_version"])
-    if version > SCHEMA_VERSION:
-        raise InputError(f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}: update it")
-    provenance: dict[str, Any] = json.loads(file["provenance"].asstr()[()])
-    if not file.attrs["complete"]:
-        command = resuming(provenance.get("run", {}).get("command", ""))
-        raise InputError(
-            f"{path} is unfinished ({int(file['rows/done'][()])} of {len(file['labels'])} rows); finish it with: {command}"
-        )
-    recorded = [layer for layer in provenance.get("layers", {}) if layer in file["features"]]
-    known = recorded + sorted(set(file["features"]) - set(recorded))
+    check_schema(file, path, "give a .npz with X and y, or run embedscope extract")
+    found = read_contents(file, path)
+    if not found.complete:
+        raise InputError(_unfinished(path, found))
     for layer in layers:
-        if layer not in known:
-            raise UsageError(unknown(f"layer in {path}", layer, known))
-    if not known:
+        if layer not in found.layers:
+            raise UsageError(unknown(f"layer in {path}", layer, found.layers))
+    if not found.layers:
         raise InputError(f"{path} has no layers")
-    labels = file["labels"][:]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise InputError(f"{path}: /labels are {labels.dtype} {labels.shape}, expected int64 (N,)")
-    texts = {key: file[key].asstr()[:] for key in ("class_names", "ids", "split") if key in file}
-    if not len(labels):
-        raise InputError(f"{path} has no rows")
-    if not -1 <= labels.min() <= labels.max() < len(texts["class_names"]):
-        raise InputError(f"{path}: labels run from {labels.min()} to {labels.max()} for {len(texts['class_names'])} classes")
-    for key in ("ids", "split"):
-        if key in texts and texts[key].shape != labels.shape:
-            raise InputError(f"{path}: /{key} is {texts[key].shape} for {len(labels)} labels")
+    count = len(found.labels)
+    chosen = layers or found.layers
     return [
         FeatureSet(
-            name=name if len(layers or known) == 1 else f"{name}:{layer}",
+            name=name if len(chosen) == 1 else f"{name}:{layer}",
             source=path,
             layer=layer,
-            features=_rows(path, file, f"features/{layer}", len(labels)),
-            labels=labels.astype(np.int64),
-            class_names=tuple(texts["class_names"]),
-            ids=texts["ids"],
-            magnitudes=_rows(path, file, f"magnitudes/{layer}", len(labels)) if f"magnitudes/{layer}" in file else None,
-            split=texts.get("split"),
-            provenance=provenance,
+            features=stored_rows(file, path, f"features/{layer}", count, found.digests),
+            labels=found.labels,
+            class_names=found.class_names,
+            ids=found.ids,
+            magnitudes=stored_rows(file, path, f"magnitudes/{layer}", count, found.digests)
+            if opening.has(file, f"magnitudes/{layer}")
+            else None,
+            split=found.split,
+            provenance=found.provenance,
         )
-        for layer in layers or known
+        for layer in chosen
     ]
-
-
-def _rows(path: str, file: h5py.File, name: str, count: int) -> StoredRows:
-    dataset = file[name]
-    if dataset.ndim != 2 or dataset.shape[0] != count or not dataset.shape[1]:
-        raise InputError(f"{path}: /{name} is {dataset.shape} for {count} labels")
-    if dataset.dtype.kind != "f":
-        raise InputError(f"{path}: /{name} is {dataset.dtype}, expected float32 or float16")
-    return StoredRows(path, name, dataset.shape, torch.from_numpy(np.empty(0, dataset.dtype)).dtype)

@@ -234,21 +234,21 @@ def test_resuming_nothing_starts(tmp_path, whole):
 
 
 @pytest.mark.parametrize(
-    ("broken", "step"), [((), "publish"), *(((0, 19, 60), step) for step in ("_leave_out", "_write_texts", "publish"))]
+    ("broken", "step"), [((), "publish"), *(((0, 19, 60), step) for step in ("shorten", "write_texts", "publish"))]
 )
 def test_killed_while_it_finishes(tmp_path, monkeypatch, broken, step):
     """All rows are there, and the last steps are not: a copy of the file at that moment is what a kill leaves."""
-    from embedscope.store import writer
+    from embedscope.store import skeleton, writer
 
     options = {"batch_size": 7, "on_error": "skip", **LAYERS}
     extract(net(), data(broken=broken), tmp_path / "whole.h5", **options)
     calls = []
-    home = writer.StoreWriter if step == "_leave_out" else writer
+    home = {"shorten": skeleton.Skeleton, "write_texts": skeleton, "publish": writer}[step]
     real = getattr(home, step)
 
     def killed(*arguments):
         calls.append(1)
-        if len(calls) == {"_write_texts": 3}.get(step, 1):  # class names and ids come first, at the start
+        if len(calls) == {"write_texts": 3}.get(step, 1):  # class names and ids come first, at the start
             raise SystemExit
         return real(*arguments)
 

@@ -82,7 +82,7 @@ def packed_view(
         "silhouette": None if found.silhouette is None else array(found.silhouette.astype(np.float32)),
         "nearest": None if found.nearest is None else codes(_codes_of(features, class_names)[found.nearest]),
         "metrics": {name: _packed_measurement(entry, class_names) for name, entry in found.metrics.items()},
-        "provenance": _lines(features.provenance),
+        "provenance": _lines(features.provenance.as_json()),
     }
 
 

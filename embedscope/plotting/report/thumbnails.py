@@ -36,9 +36,9 @@ def make_thumbnails(
     The least well placed samples come first, then others evenly, to MOST and MOST_BYTES. None where the data is not on this
     machine, is not what was extracted from (its fingerprint differs), or holds no images; the sentence says which.
     """
-    recorded = features.provenance.get("data") or {}  # None in a run on arrays made elsewhere
-    location = str(recorded.get("spec", ""))
-    if not location:
+    recorded = features.provenance.data
+    location = recorded and recorded.spec
+    if recorded is None or not location:
         return None, "no images: the features do not say which data they are from"
     if not _local(location):
         return None, f"no images: {location} is not on this machine"
@@ -46,7 +46,7 @@ def make_thumbnails(
         dataset = open_dataset(location)
     except EmbedscopeError as error:
         return None, f"no images: {error}"
-    if dataset.fingerprint != recorded.get("fingerprint"):
+    if dataset.fingerprint != recorded.fingerprint:
         return None, f"no images: {location} has changed since the features were extracted from it"
     position = {name: place for place, name in enumerate(dataset.ids)}
     pictures: dict[int, str] = {}
