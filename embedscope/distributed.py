@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as group
 
-from embedscope.errors import EmbedscopeError
+from embedscope.errors import EmbedscopeError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +41,25 @@ def process_group() -> Iterator[None]:
     except EmbedscopeError as error:
         error.repeated = not _first_to_say(str(error))
         raise
+    except RuntimeError as error:
+        if not _lost_a_process(error):
+            raise
+        lost = InputError(
+            "another process of the group ended before its work was done, perhaps killed because memory ran out; run the command "
+            "again (extract and finetune resume with --resume)"
+        )
+        lost.repeated = not _first_to_say(str(lost))
+        raise lost from error
     finally:
         group.destroy_process_group()
+
+
+def _lost_a_process(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone: gloo and nccl say it in their own words."""
+    text = str(error)
+    return isinstance(error, group.DistError) or any(
+        words in text for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport")
+    )
 
 
 def _first_to_say(text: str) -> bool:

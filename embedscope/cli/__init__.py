@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         return _fail(f"{error.format_message()} Try --help.", 2)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return _fail("too many files are open; allow more with ulimit -n, or take fewer --workers", 1)
         if error.errno not in (errno.ENOSPC, errno.EPIPE, errno.EIO) or error.filename is not None:
             raise
         return _fail(f"cannot write to the standard output: {error.strerror}", 1)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedscope.cli.console import print_columns, print_json
-from embedscope.cli.options import Json
+from embedscope.cli.console import Talk, print_columns, print_json
+from embedscope.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
     from embedscope.store.features import StoreContents
@@ -20,12 +20,21 @@ _MOST_CLASSES = 20
 
 def inspect(
     features: Annotated[Path, typer.Argument(help="A store written by extract, finished or not.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every row and compare it with the digests that were written with it.")
+    ] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Print what a store holds and where it came from; exit code 1 if it is unfinished."""
+    """Print what a store holds and where it came from; exit code 1 if it is unfinished, or damaged."""
     from embedscope.store import describe
+    from embedscope.store import verify as verified
 
     found = describe(features)
+    talk = Talk(quiet)
+    if verify and found.complete:
+        count = verified(features, track=talk.track)
+        talk.say(f"verified: all {found.rows:,} rows of {count} datasets are as they were written")
     if json:
         print_json({**asdict(found), "path": str(found.path), "provenance": found.provenance.as_json()})
     else:

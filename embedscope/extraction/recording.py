@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import embedscope
+from embedscope import _version
 from embedscope._version import __version__
 from embedscope.extraction.running import LOGITS
 from embedscope.models.checkpoint import sha256_of
@@ -107,7 +107,7 @@ def _imported_sources(encoder: Encoder) -> dict[str, str]:
     Left out are Python's own, installed packages, and embedscope. The script that was started counts only if the model is
     defined in it: it may be edited to resume.
     """
-    folders = {*sysconfig.get_paths().values(), os.path.dirname(embedscope.__file__)}
+    folders = {*sysconfig.get_paths().values(), os.path.dirname(_version.__file__)}
     folders |= {path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")}
     installed = tuple(f"{folder}{os.sep}" for path in folders for folder in {path, os.path.realpath(path)})
     own_script = any(type(module).__module__ == "__main__" for module in encoder.module.modules())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -205,10 +206,22 @@ def texts(file: h5py.File, name: str, longest: int = LONGEST) -> Array:
     if not count:
         return np.empty(found.shape, dtype=object)
     if offset is not None and found.id.get_storage_size() == count * _POINTER.itemsize:
-        lengths = np.fromfile(file.filename, _POINTER, count, offset=offset)["length"]
+        lengths = _pointers(file, count, offset)["length"]
         _within_budget(file, name, int(lengths.sum(dtype=np.int64)), int(lengths.max(initial=0)), longest)
         return np.asarray(found.asstr()[()], dtype=object)
     return _in_steps(file, found, name, count, longest)
+
+
+def _pointers(file: h5py.File, count: int, offset: int) -> Array:
+    if not hasattr(os, "pread"):  # Windows
+        return np.fromfile(file.filename, _POINTER, count, offset=offset)
+    size, parts = count * _POINTER.itemsize, bytearray()
+    while len(parts) < size:
+        part = os.pread(file.id.get_vfd_handle(), min(size - len(parts), 2**30), offset + len(parts))
+        if not part:
+            raise ValueError("the file ends before its texts")
+        parts += part
+    return np.frombuffer(parts, _POINTER)
 
 
 def _in_steps(file: h5py.File, found: h5py.Dataset, name: str, count: int, longest: int) -> Array:
