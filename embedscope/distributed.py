@@ -45,8 +45,8 @@ def process_group() -> Iterator[None]:
         if not _lost_a_process(error):
             raise
         lost = InputError(
-            "another process of the group ended before its work was done, perhaps killed because memory ran out; run the command "
-            "again (extract and finetune resume with --resume)"
+            "another process of the group ended before its work was done, perhaps killed because memory ran out; run the "
+            "command again (extract and finetune resume with --resume)"
         )
         lost.repeated = not _first_to_say(str(lost))
         raise lost from error
