@@ -105,8 +105,9 @@ def read_contents(file: h5py.File, path: str) -> Contents:
         if values is not None and values.shape != labels.shape:
             raise InputError(f"{path}: /{key} is {values.shape} for {len(labels)} labels")
     stored = opening.datasets_below(file, "features")
-    recorded = [layer for layer in provenance.layers if layer.strip("/") in stored]
-    rest = set(stored) - {layer.strip("/") for layer in recorded}
+    there = set(stored)
+    recorded = [layer for layer in provenance.layers if opening.plain(layer) in there]
+    rest = there - {opening.plain(layer) for layer in recorded}
     found = Contents(
         complete=bool(complete),
         done=len(labels) if complete else done,

@@ -110,6 +110,11 @@ def text_attribute(node: h5py.File | h5py.Group, name: str) -> str | None:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def plain(name: str) -> str:
+    """Write a name as HDF5 lists it: of several slashes it takes one, and a layer of ONNX may begin with one."""
+    return "/".join(key for key in name.split("/") if key)
+
+
 def has(file: h5py.File, name: str) -> bool:
     """Whether anything is there; unlike `in`, this opens no other file."""
     try:
@@ -251,7 +256,7 @@ def _within_budget(file: h5py.File, name: str, size: int, longest: int = 0, most
 def _member(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset:
     """Return what is hard-linked at a path of the file; InputError for other links, KeyError if nothing is there."""
     here: Any = file
-    for key in (key for key in name.split("/") if key):
+    for key in plain(name).split("/"):
         link = here.get(key, None, getlink=True) if isinstance(here, h5py.Group) else None
         if link is None:
             raise KeyError(f"/{name} is not there")

@@ -89,6 +89,7 @@ class StoredRows:
 
 def stored_rows(file: h5py.File, path: str, name: str, count: int, known: digests.Digests | None) -> StoredRows:
     """Open a data set of `count` rows; InputError for other than floats (N, D), or digests that do not cover it."""
+    name = opening.plain(name)
     dataset = opening.dataset(file, name)
     if dataset.ndim != 2 or dataset.shape[0] != count or not dataset.shape[1]:
         raise InputError(f"{path}: /{name} is {dataset.shape} for {count} labels")

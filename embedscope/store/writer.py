@@ -144,8 +144,8 @@ class StoreWriter:
             logits: (B, K) float32, if the store keeps them.
             positions: (B,) of the inputs that the rows are of, ascending; None if no input is skipped.
         """
-        arrays = {f"features/{layer}": np.asarray(array) for layer, array in features.items()}
-        arrays |= {f"magnitudes/{layer}": np.asarray(array) for layer, array in (magnitudes or {}).items()}
+        arrays = {opening.plain(f"features/{layer}"): np.asarray(array) for layer, array in features.items()}
+        arrays |= {opening.plain(f"magnitudes/{layer}"): np.asarray(array) for layer, array in (magnitudes or {}).items()}
         if logits is not None:
             arrays["logits"] = np.asarray(logits)
         try:

@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import torch
 
 from embedscope.errors import InputError, InterruptedRunError, OutputError
 from embedscope.finetuning import finetune, trials
 from embedscope.models.head import open_head
-from embedscope.store import read_features
+from embedscope.store import read_features, verify
+from embedscope.store.runs import RunWriter
 from tests.conftest import ROOT
 
 OPTIONS = {"objectives": ["ce", "ce + [0.1,1]*silhouette"], "trials": 2, "epochs": 4, "batch_size": 16}
@@ -177,3 +180,26 @@ def test_a_folder_beside_the_run_is_left_alone(features, tmp_path):
     (tmp_path / "run.earlier").mkdir()
     finetune(features, tmp_path / "run", objectives=["gini"], epochs=1, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.earlier", "store.h5"]
+
+
+def test_a_store_that_was_damaged_meanwhile_is_made_again(features, tmp_path, monkeypatch):
+    finetune(features, tmp_path / "whole", objectives=["ce"], epochs=1)
+
+    def killed(*arguments):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunWriter, "finish", killed)
+        with pytest.raises(SystemExit):
+            finetune(features, tmp_path / "run", objectives=["ce"], epochs=1)
+    (after,) = (tmp_path / "run.partial").rglob("after.h5")
+    content = bytearray(after.read_bytes())
+    with h5py.File(after) as file:
+        content[file["features/embedding"].id.get_chunk_info(0).byte_offset] ^= 1
+    after.write_bytes(content)
+    result = finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, resume=True)
+    path = f"{result.objectives[0].trials[0].directory}/after.h5"
+    assert verify(tmp_path / "run" / path) == 1
+    assert torch.equal(
+        read_features(str(tmp_path / "run" / path)).features[:], read_features(str(tmp_path / "whole" / path)).features[:]
+    )
