@@ -63,7 +63,7 @@ def _print(found: StoreContents) -> None:
             print(f"{part}: {value}")
         elif part != "layers":
             for key, each in value.items():
-                text = _names(each) if isinstance(each, list) else each
+                text = _names(each) if isinstance(each, list) else _pairs(each) if isinstance(each, dict) else each
                 print(f"{part} {key}: {'–' if text is None else text}")
     for name, reason in list(found.skipped.items())[:_MOST_CLASSES]:
         print(f"skipped {name}: {reason}")
@@ -74,3 +74,7 @@ def _print(found: StoreContents) -> None:
 def _names(names: list[str]) -> str:
     shown = f": {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" if names else ""
     return f"{len(names)} tensors{shown}"
+
+
+def _pairs(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} {str(value)[:12]}" for name, value in values.items()) or "–"
