@@ -9,6 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from embedscope.store import StoreWriter
+from embedscope.store.provenance import LayerOrigin, Provenance, RunOrigin
 
 # torchvision's compiled operators cannot load beside a CPU-only torch; naming two of them lets its Python part import.
 _library = torch.library.Library("torchvision", "DEF")
@@ -49,7 +50,9 @@ def make_store(tmp_path):
             class_names=class_names or [str(label) for label in range(int(labels.max(initial=0)) + 1)],
             ids=ids or [f"row{row}" for row in range(len(labels))],
             split=split,
-            provenance={"layers": {layer: {}}, "run": {"command": "embedscope extract net.py:Net data -o store.h5"}},
+            provenance=Provenance(
+                layers={layer: LayerOrigin()}, run=RunOrigin(command="embedscope extract net.py:Net data -o store.h5")
+            ),
         ) as store:
             array = np.asarray(features, dtype=np.float32)
             store.add({layer: array}, None if magnitudes is None else {layer: np.asarray(magnitudes, dtype=np.float32)})

@@ -66,7 +66,9 @@ def imports(path):
                 if alias.name != "__version__":
                     yield node.lineno, f"embedscope.{alias.name}", runs
         else:
-            yield node.lineno, node.module, runs
+            for alias in node.names:
+                inside = (PACKAGE.parent / node.module.replace(".", "/") / f"{alias.name}.py").exists()
+                yield node.lineno, f"{node.module}.{alias.name}" if inside else node.module, runs
 
 
 def room(module):

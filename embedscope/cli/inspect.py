@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedscope.cli.console import print_columns, print_json, show
-from embedscope.cli.options import Json
+from embedscope.cli.console import Talk, print_columns, print_json, show
+from embedscope.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
     from embedscope.store.features import StoreContents
@@ -20,14 +20,23 @@ _MOST_CLASSES = 20
 
 def inspect(
     features: Annotated[Path, typer.Argument(help="A store written by extract, finished or not.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every row and compare it with the digests that were written with it.")
+    ] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Print what a store holds and where it came from; exit code 1 if it is unfinished."""
+    """Print what a store holds and where it came from; exit code 1 if it is unfinished, or damaged."""
     from embedscope.store import describe
+    from embedscope.store import verify as verified
 
     found = describe(features)
+    talk = Talk(quiet)
+    if verify and found.complete:
+        count = verified(features, track=talk.track)
+        talk.say(f"verified: all {found.rows:,} rows of {count} datasets are as they were written")
     if json:
-        print_json({**asdict(found), "path": str(found.path)})
+        print_json({**asdict(found), "path": str(found.path), "provenance": found.provenance.as_json()})
     else:
         _print(found)
     if not found.complete:
@@ -53,12 +62,12 @@ def _print(found: StoreContents) -> None:
     print_columns("class", ["rows"], [[(name, [f"{count:,}"]) for name, count in counts[:_MOST_CLASSES]]])
     if len(counts) > _MOST_CLASSES:
         show(f"... and {len(counts) - _MOST_CLASSES:,} classes more; --json has all of them")
-    for part, value in found.provenance.items():
+    for part, value in found.provenance.as_json().items():
         if not isinstance(value, dict):
             show(f"{part}: {value}")
         elif part != "layers":
             for key, each in value.items():
-                text = _names(each) if isinstance(each, list) else each
+                text = _names(each) if isinstance(each, list) else _pairs(each) if isinstance(each, dict) else each
                 show(f"{part} {key}: {'–' if text is None else text}")
     for name, reason in list(found.skipped.items())[:_MOST_CLASSES]:
         show(f"skipped {name}: {reason}")
@@ -69,3 +78,7 @@ def _print(found: StoreContents) -> None:
 def _names(names: list[str]) -> str:
     shown = f": {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" if names else ""
     return f"{len(names)} tensors{shown}"
+
+
+def _pairs(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} {str(value)[:12]}" for name, value in values.items()) or "–"

@@ -2,12 +2,11 @@
 
 layers.py finds the layers and taps them, pooling.py makes a row of what goes through, loading.py reads the inputs, running.py
 calls the model, schedule.py brings the rows into the store in their order, stopping.py ends a run where nothing is lost.
+recording.py says what made the rows, resuming.py goes on only with the same.
 """
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import shutil
 import time
 from contextlib import ExitStack
@@ -19,17 +18,19 @@ import numpy as np
 import torch
 
 from embedscope import distributed
-from embedscope._version import __version__
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
 from embedscope.extraction.listing import LayerInfo
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.pooling import POOLINGS
+from embedscope.extraction.recording import recorded, weights_digest
+from embedscope.extraction.resuming import ANEW, check_first_rows, check_same, written_before
 from embedscope.extraction.running import LOGITS, Runner
 from embedscope.extraction.schedule import Schedule
 from embedscope.extraction.stopping import stop_requested
 from embedscope.progress import Track, silent, untracked
-from embedscope.store import StoreWriter, Unfinished, read_unfinished, resuming, stored_provenance
-from embedscope.store.files import check_output
+from embedscope.store import StoreWriter, Unfinished, resuming
+from embedscope.store.files import check_output, partial_path
+from embedscope.store.locks import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +149,6 @@ def extract(
     check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent
-    held, unfinished = distributed.broadcast(lambda: _written_before(output, overwrite=overwrite, resume=resume))
     if limit is not None:
         dataset = limited(dataset, limit)
     if not len(dataset.inputs):
@@ -156,6 +156,8 @@ def extract(
     workers = choose_workers(dataset, workers)
     batches = Batches(dataset, encoder.prepare, skip=on_error == "skip")
     with ExitStack() as stack:
+        refresh = distributed.on_main(lambda: _locked(stack, output, overwrite=overwrite, resume=resume))
+        complete, unfinished = distributed.broadcast(lambda: written_before(output, overwrite=overwrite, resume=resume))
         runner = Runner(encoder, device=device, amp=amp, deterministic=deterministic, head=head, say=say)
         stack.enter_context(torch.random.fork_rng([runner.device] if runner.device.type == "cuda" else []))
         torch.manual_seed(seed)
@@ -170,23 +172,25 @@ def extract(
             taken = runner.layers[0].module or "the whole model"
             say(f"{taken} goes through the head trained with {head.objective}, {head.dim} to {head.width}")
             weights = encoder.weights and encoder.weights.sha256
-            if head.weights not in (None, weights or _weights_digest(encoder)):
+            if head.weights not in (None, weights or weights_digest(encoder)):
                 say(f"warning: the head {head.path} was trained on features of other weights than these")
         elif not layers:
             say(f"the embedding is taken from layer {runner.layers[0].name}; `layers=` names another")
             if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):
                 say("warning: it is as wide as there are classes, and may be their scores; the Python model has more layers")
         size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
-        provenance = _provenance(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command, head)
-        if held is not None:
-            _check_same(output, held[2], provenance)
+        provenance = recorded(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command, head)
+        if complete is not None:
+            check_same(output, complete[2], provenance)
             say(f"{output} is complete already; nothing was done")
-            return Extraction(output, held[0], held[1], seconds=0.0, resumed=held[0])
+            return Extraction(output, complete[0], complete[1], seconds=0.0, resumed=complete[0])
         if unfinished is not None:
             if unfinished.rows != len(dataset.inputs):
                 counts = f"{unfinished.rows:,} rows, and now there are {len(dataset.inputs):,}"
-                raise OutputError(f"{unfinished.path} was begun with {counts}; {_ANEW}")
-            _check_same(unfinished.path, unfinished.provenance, provenance)
+                raise OutputError(f"{unfinished.path} was begun with {counts}; {ANEW}")
+            check_same(unfinished.path, unfinished.provenance, provenance)
+            if unfinished.done:
+                distributed.on_main(lambda: check_first_rows(unfinished, batches, runner, size, seed))
         else:
             _check_space(output, runner, len(dataset.inputs), np.dtype(dtype))
         schedule = Schedule(batches, runner, np.dtype(dtype), size, unfinished, workers, seed)
@@ -205,6 +209,7 @@ def extract(
                     most_rows=max(1, int(_SECONDS_IN_A_BLOCK / max(runner.seconds_per_row, 1e-9))),
                     resumable=True,
                     resume=unfinished is not None,
+                    committed=refresh,
                 )
             )
         )
@@ -217,7 +222,7 @@ def extract(
                 raise
             raise InputError(DEAD_WORKER) from error
         if not finished:
-            raise InterruptedRunError(_interrupted(store, command))
+            raise InterruptedRunError(distributed.broadcast(lambda: _interrupted(store, command)))
     return Extraction(
         path=output,
         rows=len(dataset.inputs) - len(schedule.skipped),
@@ -256,20 +261,15 @@ def check_options(
     check_choice("pooling", pooling, POOLINGS)
 
 
-def _written_before(
-    output: Path, *, overwrite: bool, resume: bool
-) -> tuple[tuple[int, dict[str, int], dict[str, Any]] | None, Unfinished | None]:
-    """Read what is there to go on with: rows, widths and provenance of a complete store, or what a run left unfinished."""
-    unfinished = read_unfinished(output) if resume or not overwrite else None
-    if resume and unfinished is None and output.is_file():
-        return stored_provenance(output), None
-    check_output(output, overwrite=overwrite)
-    if unfinished is not None and not resume:
-        raise OutputError(
-            f"{unfinished.path} holds {unfinished.done:,} of {unfinished.rows:,} rows of an unfinished run: `resume=True` "
-            "continues it, `overwrite=True` starts again"
-        )
-    return None, unfinished
+def _locked(stack: ExitStack, output: Path, *, overwrite: bool, resume: bool) -> Callable[[], None] | None:
+    """Hold the lock of the output; a complete one that is only looked at needs none."""
+    if resume and output.is_file() and not partial_path(output.resolve()).exists():
+        return None
+    check_output(output, overwrite=overwrite or resume)
+    try:
+        return stack.enter_context(held(output))
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _rows_in_a_batch(runner: Runner, sample: Any, wanted: int | None, unfinished: Unfinished | None) -> int:
@@ -277,34 +277,10 @@ def _rows_in_a_batch(runner: Runner, sample: Any, wanted: int | None, unfinished
     if runner.encoder.batch_size:
         return runner.encoder.batch_size
     if unfinished is not None:
-        begun = unfinished.provenance.get("run", {}).get("batch_size")
-        if isinstance(begun, int):
-            return begun
+        begun = unfinished.provenance.run
+        if begun is not None and begun.batch_size:
+            return begun.batch_size
     return runner.fitting(sample) if wanted is None else wanted
-
-
-def _check_same(path: Path, begun: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Raise OutputError unless a file holds, or was begun with, what is asked for now."""
-    for part in ("model", "data", "layers", "transform", "run"):
-        for key, (before, now) in _differences(begun.get(part), provenance[part]).items():
-            if part != "run" or key in ("device", "dtype", "autocast", "seed", "logits"):
-                name = f"{part} ({key})" if key else part
-                raise OutputError(f"{path} was made with another {name}: {_short(before)}, now {_short(now)}; {_ANEW}")
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-_ANEW = "resume with what it was begun with, or pass `overwrite=True` without `resume=True` to start again"
-
-
-def _differences(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*before, *now])
-        return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
-    return {} if before == now else {"": (before, now)}
 
 
 def _check_space(output: Path, runner: Runner, rows: int, dtype: np.dtype[Any]) -> None:
@@ -314,91 +290,27 @@ def _check_space(output: Path, runner: Runner, rows: int, dtype: np.dtype[Any]) 
         row += features.shape[1] * (4 if name == LOGITS else dtype.itemsize)
         row += 0 if magnitudes is None else magnitudes.shape[1] * 4
     folder = next(parent for parent in output.absolute().parents if parent.exists())
-    needed, free = int(rows * row * 1.02), shutil.disk_usage(folder).free  # chunks, checksums and labels are below 2 %
+    needed, free = int(rows * row * 1.02), _room(folder)  # chunks, checksums and labels are below 2 %
     if needed > free:
         raise OutputError(
-            f"{output} would take {needed / 1e9:,.2f} GB and {folder} has {free / 1e9:,.2f} GB free; choose another place, "
-            "fewer layers, or `dtype='float16'`"
+            f"{output} would take {needed / 1e6:,.1f} MB and {folder.resolve()} has room for {free / 1e6:,.1f} MB (free space, "
+            "and the limit of ulimit -f); choose another place, fewer layers, or `dtype='float16'`"
         )
 
 
+def _room(folder: Path) -> int:
+    """Bytes that a file may still take in a folder."""
+    free = shutil.disk_usage(folder).free
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return free
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return free if limit == resource.RLIM_INFINITY else min(free, limit)
+
+
 def _interrupted(store: StoreWriter | None, command: str) -> str:
-    if store is None or not store.done:
+    rows = 0 if store is None else store.keep()
+    if store is None or not rows:
         return "interrupted; no block of rows was complete, so nothing is kept"
-    return f"interrupted with {store.done:,} of {store.rows:,} rows written; go on with: {resuming(command)}"
-
-
-def _weights_digest(encoder: Encoder) -> str:
-    """Hash the parameters and buffers of a model that no file stands for; sha256 (hex)."""
-    digest = hashlib.sha256()
-    for name, tensor in encoder.module.state_dict().items():
-        if not isinstance(tensor, torch.Tensor):  # a module may keep extra state of any kind
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _labels_digest(dataset: Dataset) -> str:
-    """Hash what a store holds of the data beside features: labels, class names, ids and split; sha256 (hex)."""
-    digest = hashlib.sha256(dataset.labels.tobytes())
-    for values in (dataset.class_names, dataset.ids, dataset.split or ()):
-        for value in values:
-            digest.update(value.encode("utf-8", "backslashreplace") + b"\0")
-        digest.update(b"\0\0")
-    return digest.hexdigest()
-
-
-def _provenance(
-    encoder: Encoder,
-    dataset: Dataset,
-    runner: Runner,
-    dtype: np.dtype[Any],
-    size: int,
-    limit: int | None,
-    seed: int,
-    command: str,
-    head: TrainedHead | None,
-) -> dict[str, Any]:
-    weights = encoder.weights
-    modules = dict(encoder.module.named_modules())
-    return {
-        "model": {
-            "spec": encoder.spec,
-            "code_sha256": encoder.code_sha256,
-            "checkpoint": weights and weights.file,
-            "sha256": weights and weights.sha256,
-            "weights_sha256": None if weights and weights.sha256 else _weights_digest(encoder),
-            "origin": weights and weights.origin,
-            "matched": list(weights.matched) if weights else [],
-            "missing": list(weights.missing) if weights else [],
-            "head": head and {"file": str(head.path), "sha256": head.sha256, "objective": head.objective},
-        },
-        "data": {
-            "spec": dataset.location,
-            "fingerprint": dataset.fingerprint,
-            "labels": _labels_digest(dataset),
-            "limit": limit,
-        },
-        "layers": {
-            layer.name: {
-                "type": type(modules[layer.module]).__name__,
-                "pooling": runner.poolings[layer.name].name,
-                "shape": list(runner.poolings[layer.name].shape),
-            }
-            for layer in runner.layers
-        },
-        "transform": encoder.prepare.text,
-        "run": {
-            "device": str(runner.device),
-            "dtype": str(dtype),
-            "autocast": None if runner.autocast is None else str(runner.autocast).removeprefix("torch."),
-            "batch_size": size,
-            "torch": torch.__version__,
-            "seed": seed,
-            "logits": LOGITS in runner.poolings,
-            "command": command,
-            "embedscope": __version__,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        },
-    }
+    return f"interrupted with {rows:,} of {store.rows:,} rows written; go on with: {resuming(command)}"

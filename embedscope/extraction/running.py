@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,15 @@ from torch.nn.parameter import is_lazy
 
 from embedscope import devices, distributed
 from embedscope.errors import EmbedscopeError, InputError, UsageError
-from embedscope.extraction.layers import Layer, Taps, find, first_tensor
+from embedscope.extraction.inputs import call, count_rows, cut, mapped, repeated, shapes
+from embedscope.extraction.layers import Layer, Taps, find
 from embedscope.extraction.listing import LayerInfo, Listing
 from embedscope.extraction.loading import DEAD_WORKER, is_dead_worker
+from embedscope.extraction.numerics import OutOfDeviceMemoryError, autocast_type, device_of, is_out_of_memory, numerics
+from embedscope.extraction.unfilled import check_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from embedscope.extraction.pooling import Pooling
@@ -38,9 +40,6 @@ _LARGEST_ELSEWHERE = 256
 # all outputs, and other programs want their part.
 _SHARE = {"cuda": 0.8}
 _SHARE_ELSEWHERE = 0.25
-
-# Up to so many missing tensors are tried one by one, to name those that matter.
-_NAMED = 20
 
 
 class Runner:
@@ -71,8 +70,8 @@ class Runner:
     ) -> None:
         self.encoder = encoder
         self._head = head
-        self.device = _device(encoder, device)
-        self.autocast = _autocast_type(self.device) if amp else None
+        self.device = device_of(encoder, device)
+        self.autocast = autocast_type(self.device) if amp else None
         self.layers: list[Layer] = []
         self.widths: dict[str, int] = {}
         self._deterministic = deterministic
@@ -94,7 +93,7 @@ class Runner:
         self._float = next((tensor.dtype for tensor in held if tensor.is_floating_point()), torch.float32)
         if self._prefers_channels_last():
             self._lay_out(channels_last=True)
-        self._stack.enter_context(_numerics(self.device, exact=self.autocast is None, deterministic=self._deterministic))
+        self._stack.enter_context(numerics(self.device, exact=self.autocast is None, deterministic=self._deterministic))
         self._stack.enter_context(torch.inference_mode())
         return self
 
@@ -126,7 +125,7 @@ class Runner:
         sample = self._fixed(sample)
         with Listing(self.encoder) as listing:
             output = self._forward(sample)  # the first pass may also make what is lazy
-        self._sample_bytes = listing.bytes / _rows(sample)
+        self._sample_bytes = listing.bytes / count_rows(sample)
         found = find(self.encoder, names or [self._embedding(listing)], pooling=pooling)
         # A pattern also matches containers that never run, such as a ModuleList.
         self.layers = [layer for layer in found if not layer.matched or layer.module in listing.ran]
@@ -148,7 +147,7 @@ class Runner:
         with self._taps.probe():
             started = time.perf_counter()
             self._tapped(sample)
-            self.seconds_per_row = (time.perf_counter() - started) / _rows(sample)
+            self.seconds_per_row = (time.perf_counter() - started) / count_rows(sample)
         for name, times in self._taps.times.items():
             if times > 1:
                 self._say(f"layer {name} runs {times} times in a forward pass; the last one is taken")
@@ -160,20 +159,20 @@ class Runner:
                 f"{self.encoder.spec} has no logits: it gives {self.poolings[LOGITS].shape} for a sample; "
                 "leave out `logits=True`"
             )
-        self._check_rows(_rows(sample))
+        self._check_rows(count_rows(sample))
         self.widths = {name: int(features.shape[1]) for name, (features, _) in self.captured.items()}
-        self._check_weights(sample, allow_partial=allow_partial)
+        check_weights(self.encoder, lambda: self._features(sample), allow_partial=allow_partial, say=self._say)
 
     def __call__(self, inputs: Any) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Run a batch: layer -> features (B, D) and magnitudes (B, C) or None, on the CPU, float32."""
-        count = _rows(inputs)
+        count = count_rows(inputs)
         done = 0
         pieces: list[dict[str, tuple[Tensor, Tensor | None]]] = []
         while done < count:
             size = min(self._piece or count, count - done)
             try:
-                pieces.append(self._measured(_cut(inputs, done, done + size), size))
-            except _OutOfMemoryError as error:
+                pieces.append(self._measured(cut(inputs, done, done + size), size))
+            except OutOfDeviceMemoryError as error:
                 if size == 1 or self.encoder.batch_size:
                     raise InputError(f"{self.encoder.spec} does not fit into the memory of {self.device}: {error}") from error
                 self._piece = size // 2
@@ -202,8 +201,8 @@ class Runner:
         while size < largest and 2 * size * bytes_of_one < free:
             if kind == "cuda":
                 try:
-                    bytes_of_one = self._peak(_repeated(sample, 2 * size)) / (2 * size)
-                except _OutOfMemoryError:
+                    bytes_of_one = self._peak(repeated(sample, 2 * size)) / (2 * size)
+                except OutOfDeviceMemoryError:
                     break
             size *= 2
         return distributed.all_reduce_object(size, min)
@@ -231,45 +230,6 @@ class Runner:
             f"{self.encoder.spec} has no Linear whose input could be the embedding; name a layer with `layers=`: "
             f"{', '.join([*names[-10:], 'output'])}" + ("; `list_layers()` prints all" if len(names) > 10 else "")
         )
-
-    def _check_weights(self, sample: Any, *, allow_partial: bool) -> None:
-        """Refuse layers that depend on weights which were not loaded: with other numbers in their place, they change."""
-        weights = self.encoder.weights
-        if weights is None or not weights.missing:
-            return
-        torch.manual_seed(0)
-        self._tapped(sample)
-        before = {name: features for name, (features, _) in self.captured.items()}
-        spoiled = self._spoiled_by(sample, weights.missing, before)
-        if spoiled:
-            few = len(weights.missing) <= _NAMED
-            guilty = [name for name in weights.missing if self._spoiled_by(sample, [name], before)] if few else []
-            named = guilty or weights.missing
-            shown = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
-            if allow_partial:
-                self._say(f"warning: layer {', '.join(spoiled)} comes out of weights that were not filled ({shown})")
-                return
-            reasons = "".join(f"; {note}" for note in weights.notes)
-            raise InputError(
-                f"layer {spoiled[0]} depends on {len(named)} tensors that {weights.file or 'the model source'} does not fill "
-                f"({shown}): they would be random{reasons}; pass `allow_partial=True` to measure it all the same"
-            )
-        self._tapped(sample)
-
-    def _spoiled_by(self, sample: Any, names: Sequence[str], before: Mapping[str, Tensor]) -> list[str]:
-        spoiled: dict[str, None] = {}
-        for poison in (lambda values: values * torch.nan, lambda values: -3 * values - 1):  # a threshold hides NaN
-            with _poisoned(self.encoder.module, names, poison):
-                try:
-                    torch.manual_seed(0)  # a model that draws numbers draws the same
-                    self._tapped(sample)
-                except InputError:  # a model may check its numbers itself
-                    return list(before)
-            for name, (features, _) in self.captured.items():
-                was = before[name]
-                if not torch.allclose(features, was, rtol=1e-3, atol=1e-3 * _size(was), equal_nan=True):
-                    spoiled[name] = None
-        return list(spoiled)
 
     def _measured(self, inputs: Any, rows: int) -> dict[str, tuple[Tensor, Tensor | None]]:
         self._tapped(self._fixed(inputs))
@@ -317,8 +277,12 @@ class Runner:
                 weight.data = weight.data.to(memory_format=layout)
         self._channels_last = channels_last
 
+    def _features(self, sample: Any) -> dict[str, Tensor]:
+        self._tapped(sample)
+        return {name: features for name, (features, _) in self.captured.items()}
+
     def _tapped(self, inputs: Any) -> None:
-        moved = _mapped(lambda tensor: tensor.to(self.device), inputs)
+        moved = mapped(lambda tensor: tensor.to(self.device), inputs)
         self._taps.start(moved)
         self._taps.end(self._forward(moved))
 
@@ -330,24 +294,24 @@ class Runner:
         except Exception as error:  # the code is a stranger's: what it says of its input is the best explanation there is
             if is_dead_worker(error):  # torch tells it in the middle of whatever runs
                 raise InputError(DEAD_WORKER) from error
-            if self._channels_last and not _is_out_of_memory(error):  # a view of maps needs the usual order in memory
+            if self._channels_last and not is_out_of_memory(error):  # a view of maps needs the usual order in memory
                 self._lay_out(channels_last=False)
                 return self._forward(inputs)
             reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-            if _is_out_of_memory(error):
-                raise _OutOfMemoryError(reason) from error
+            if is_out_of_memory(error):
+                raise OutOfDeviceMemoryError(reason) from error
             wanted = re.search(r"to have ([13]) channels?, but got [13] channels? instead", reason)
             hint = f"; `channels={wanted[1]}` makes images so" if wanted else ""
-            raise InputError(f"{self.encoder.spec} does not take inputs of {_shapes(inputs)}: {reason}{hint}") from error
+            raise InputError(f"{self.encoder.spec} does not take inputs of {shapes(inputs)}: {reason}{hint}") from error
 
     def _called(self, inputs: Any) -> Any:
         def laid_out(tensor: Tensor) -> Tensor:
             tensor = tensor.to(self.device, self._float if tensor.is_floating_point() else tensor.dtype)
             return tensor.contiguous(memory_format=torch.channels_last) if self._channels_last and tensor.ndim == 4 else tensor
 
-        call = self.encoder.call or _call
+        run = self.encoder.call or call
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return call(self.encoder.module, _mapped(laid_out, inputs))
+            return run(self.encoder.module, mapped(laid_out, inputs))
 
     def _peak(self, inputs: Any) -> int:
         torch.cuda.synchronize(self.device)
@@ -360,118 +324,12 @@ class Runner:
     def _fixed(self, inputs: Any) -> Any:
         """Fill a batch up with its last row where the model takes one size only."""
         size = self.encoder.batch_size
-        if size is None or _rows(inputs) == size:
+        if size is None or count_rows(inputs) == size:
             return inputs
-        last = _cut(inputs, _rows(inputs) - 1, _rows(inputs))
-        return _mapped(
-            lambda one, rest: torch.cat([one, rest.expand(size - len(one), *rest.shape[1:])]), _cut(inputs, 0, size), last
+        last = cut(inputs, count_rows(inputs) - 1, count_rows(inputs))
+        return mapped(
+            lambda one, rest: torch.cat([one, rest.expand(size - len(one), *rest.shape[1:])]), cut(inputs, 0, size), last
         )
-
-
-class _OutOfMemoryError(Exception):
-    """The device has no memory left for a forward pass."""
-
-
-def _device(encoder: Encoder, name: str) -> torch.device:
-    if encoder.device is not None and name == "auto":
-        name = encoder.device
-    where = devices.choose(name)
-    if encoder.device is not None and where.type != encoder.device:
-        raise InputError(f"{encoder.spec} runs on {encoder.device} only, not on {name}; leave out `device=`")
-    return where
-
-
-def _autocast_type(device: torch.device) -> torch.dtype:
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.float16 if device.type == "mps" else torch.bfloat16
-
-
-@contextmanager
-def _numerics(device: torch.device, *, exact: bool, deterministic: bool) -> Iterator[None]:
-    """Compute in full float32 unless less was asked for, and deterministically where it was; leave torch as it was found.
-
-    A GPU's TF32, which convolutions use by default, rounds inputs to 11 bits: results would differ from the CPU's by 1e-3.
-    """
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    algorithms, workspace = torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    if device.type == "cuda" and exact:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS refuses
-        torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        if device.type == "cuda" and exact:
-            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
-        if deterministic:
-            torch.use_deterministic_algorithms(algorithms)
-            if workspace is None:
-                del os.environ["CUBLAS_WORKSPACE_CONFIG"]
-
-
-@contextmanager
-def _poisoned(module: nn.Module, names: Sequence[str], poison: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Change parameters and buffers for a while; those of whole numbers, which hold constants, are left alone."""
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    tensors = dict(module.named_parameters(remove_duplicate=False)) | buffers
-    poisoned = [tensors[name] for name in names if name in tensors and tensors[name].is_floating_point()]
-    saved = [(tensor, tensor.data) for tensor in {id(each): each for each in [*poisoned, *buffers.values()]}.values()]
-    changed = {id(tensor) for tensor in poisoned}
-    for tensor, values in saved:  # other data for a while; a model may also update its buffers when it runs
-        tensor.data = poison(values) if id(tensor) in changed else values.clone()
-    try:
-        yield
-    finally:
-        for tensor, values in saved:
-            tensor.data = values
-
-
-def _size(values: Tensor) -> float:
-    """The largest finite magnitude."""
-    return float(values.nan_to_num(0, 0, 0).abs().max()) if values.numel() else 0.0
-
-
-def _call(module: nn.Module, inputs: Any) -> Any:
-    return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
-
-
-def _mapped(change: Callable[..., Tensor], inputs: Any, *others: Any) -> Any:
-    """Apply a function to a tensor, or to each tensor of a mapping."""
-    if not isinstance(inputs, Mapping):
-        return change(inputs, *others)
-    return {
-        name: change(value, *(other[name] for other in others)) if isinstance(value, Tensor) else value
-        for name, value in inputs.items()
-    }
-
-
-def _cut(inputs: Any, start: int, stop: int) -> Any:
-    return _mapped(lambda tensor: tensor[start:stop], inputs)
-
-
-def _repeated(inputs: Any, count: int) -> Any:
-    return _mapped(lambda tensor: tensor[:1].expand(count, *tensor.shape[1:]).contiguous(), inputs)
-
-
-def _rows(inputs: Any) -> int:
-    tensor = first_tensor(inputs)
-    if tensor is None or not tensor.ndim:
-        raise InputError(f"the inputs were prepared to {type(inputs).__name__}, expected a tensor or a mapping of tensors")
-    return len(tensor)
-
-
-def _shapes(inputs: Any) -> str:
-    if isinstance(inputs, Mapping):
-        return ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items() if isinstance(value, Tensor))
-    return f"shape {tuple(inputs.shape)}"
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:

@@ -86,15 +86,15 @@ def warn_of_overlap(parts: Parts, say: Callable[[str], None]) -> None:
 
 def head_notes(config: TrainingConfig, features: FeatureSet, parts: Parts) -> HeadNotes:
     """Say what a head is trained on: which layer of which model, how it was pooled, and behind which head, if any."""
-    model = features.provenance.get("model") or {}
-    pooling = features.provenance.get("layers", {}).get(features.layer, {}).get("pooling")
+    model = features.provenance.model
+    behind = None if model is None else model.head
     return HeadNotes(
         head=config.head,
         dim=features.features.shape[1],
         classes=tuple(features.class_names[label] for label in np.unique(parts.train.labels)),
         objective="",
         layer=features.layer if model else None,
-        pooling=pooling if model else None,
-        weights=model.get("sha256") or model.get("weights_sha256"),
-        behind=(model.get("head") or {}).get("file"),
+        pooling=features.provenance.pooling(features.layer) if model else None,
+        weights=None if model is None else model.weights,
+        behind=None if behind is None else behind.file,
     )

@@ -22,6 +22,7 @@ from embedscope.finetuning.trials import Trials
 from embedscope.ops.blocks import allowance, limits
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import check_finite, resuming, select_labelled
+from embedscope.store.provenance import Provenance, RunOrigin
 from embedscope.store.results import Finetuning, RunData
 from embedscope.store.runs import RunWriter, check_run, directory_names
 
@@ -123,11 +124,11 @@ def finetune(
             config,
             writer,
             notes=head_notes(config, features, parts),
-            provenance={
-                "model": features.provenance.get("model"),
-                "data": features.provenance.get("data"),
-                "run": {"command": command},
-            },
+            provenance=Provenance(
+                model=features.provenance.model,
+                data=features.provenance.data,
+                run=RunOrigin(command=command),
+            ),
             memory=budget,
             track=track if distributed.rank() == 0 else untracked,
         )

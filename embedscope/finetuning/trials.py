@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from embedscope.finetuning.splitting import Parts
     from embedscope.progress import Track
     from embedscope.store.heads import HeadNotes
+    from embedscope.store.provenance import Provenance
     from embedscope.store.runs import RunWriter
 
 # A training that is under way is kept at most so often.
@@ -63,7 +64,7 @@ class Trials:
         config: how to train.
         writer: of the run; the first process alone writes.
         notes: what a head's file says beside its tensors, but for objective, seed and epoch.
-        provenance: what the stores say.
+        provenance: what the stores say, but for the head.
         memory: bytes that rows may take.
         track: shows progress over epochs.
     """
@@ -76,7 +77,7 @@ class Trials:
         writer: RunWriter,
         *,
         notes: HeadNotes,
-        provenance: Mapping[str, Any],
+        provenance: Provenance,
         memory: int,
         track: Track,
     ) -> None:
@@ -120,7 +121,11 @@ class Trials:
     def measure(self, outcome: Outcome, objective: str, directory: str, number: int) -> Trial:
         """Measure the held-out rows in the embedding of the head that was kept, and write them."""
         after = self._noted(
-            directory, "measured", objective, lambda: self._after(objective, directory, self.config.seed + number)
+            directory,
+            "measured",
+            objective,
+            lambda: self._after(objective, directory, self.config.seed + number),
+            lambda: self._writer.has_after(directory),
         )
         return Trial(
             seed=self.config.seed + number,
@@ -190,16 +195,21 @@ class Trials:
             "macro_f1": macro_f1(self._test, predicted.numpy()),
             "accuracy": float((predicted.numpy() == self._test).mean()),
         }
-        noted = asdict(replace(self._notes, objective=objective, seed=seed))
-        del noted["epoch"]
-        notes = {**self._provenance, "finetune": noted}
-        distributed.on_main(lambda: self._writer.write_after(directory, test, embedding, notes))
+        made = replace(self._provenance, finetune=replace(self._notes, objective=objective, seed=seed).origin())
+        distributed.on_main(lambda: self._writer.write_after(directory, test, embedding, made))
         return found
 
-    def _noted(self, directory: str, what: str, objective: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Take what an interrupted run had found of this objective, or find and note it."""
+    def _noted(
+        self,
+        directory: str,
+        what: str,
+        objective: str,
+        compute: Callable[[], dict[str, Any]],
+        there: Callable[[], bool] = lambda: True,
+    ) -> dict[str, Any]:
+        """Take what an interrupted run had found of this objective, if what it wrote is still there; or find and note it."""
         earlier = distributed.broadcast(lambda: self._writer.noted(directory, what))
-        if earlier is not None and earlier["objective"] == objective:
+        if earlier is not None and earlier["objective"] == objective and distributed.broadcast(there):
             return dict(earlier["found"])
         found = compute()
         distributed.on_main(lambda: self._writer.note(directory, what, {"objective": objective, "found": found}))

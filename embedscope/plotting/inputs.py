@@ -237,7 +237,8 @@ def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tup
         total, shown = len(each.features.labels), len(each.shown)
         counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{total:,} samples")
     notes = [f"{each.name}: {each.unlabelled:,} unlabelled rows are left out." for each in embeddings if each.unlabelled]
-    seeds = {each.features.provenance.get("finetune", {}).get("seed") for each in embeddings} - {None}
+    heads = [each.features.provenance.finetune for each in embeddings]
+    seeds = {head.seed for head in heads if head is not None and head.seed is not None}
     if seeds:
         notes.append(f"After training: one trial of each objective, of seed {', '.join(map(str, sorted(seeds)))}.")
     if any(drawn and len(each.shown) < len(each.features.labels) for each in embeddings):

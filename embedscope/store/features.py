@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from embedscope.store.provenance import Provenance
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -28,7 +30,7 @@ class FeatureSet:
         ids: (N,) str, unique: what a row can be traced back with.
         split: (N,) str such as "train" and "test", or None.
         magnitudes: (N, C) float32, mean of |activation| over positions, or None where the layer has none.
-        provenance: how the features were made, as the store's JSON has it.
+        provenance: how the features were made.
     """
 
     name: str
@@ -40,7 +42,7 @@ class FeatureSet:
     ids: np.ndarray[Any, Any]
     magnitudes: Rows | None = None
     split: np.ndarray[Any, Any] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class StoreContents:
         splits: split -> how many rows; empty where the data have none.
         skipped: id -> why, of inputs that are no rows because they could not be read.
         resume: the command that finishes an unfinished store, else None.
-        provenance: as the file has it.
+        provenance: how the features were made.
     """
 
     path: Path
@@ -92,4 +94,4 @@ class StoreContents:
     splits: Mapping[str, int]
     skipped: Mapping[str, str]
     resume: str | None
-    provenance: Mapping[str, Any]
+    provenance: Provenance

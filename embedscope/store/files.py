@@ -21,7 +21,7 @@ def partial_path(path: Path) -> Path:
 
 def publish(written: Path, path: Path) -> None:
     """Give a file that is complete its name, and have both on the disk before returning."""
-    with written.open("rb") as stream:
+    with written.open("r+b") as stream:
         os.fsync(stream.fileno())
     written.replace(path)
     if os.name == "posix":  # elsewhere a directory cannot be opened, and the file system sees to it
@@ -63,7 +63,7 @@ def finished(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        partial.replace(path)
+        publish(partial, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

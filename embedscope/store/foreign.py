@@ -22,6 +22,7 @@ from embedscope.store.arrays import check_arrays, load_arrays
 from embedscope.store.columns import choose, is_number, is_table, listed, named, numbers, open_columns
 from embedscope.store.features import FeatureSet
 from embedscope.store.labels import encode, encode_labels, text_rows
+from embedscope.store.provenance import DataOrigin, Provenance
 from embedscope.store.tensors import SUFFIXES, load_tensors
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def feature_set(
         class_names=labels[0],
         ids=np.array([str(row) for row in range(count)] if ids is None else list(ids), dtype=object),
         split=None if split is None else np.array(list(split), dtype=object),
-        provenance={"data": {"spec": source.spec}},
+        provenance=Provenance(data=DataOrigin(spec=source.spec)),
     )
 
 

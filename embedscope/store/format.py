@@ -13,13 +13,25 @@
     /rows/skipped          int64 (M,)         positions, among all inputs, of those that could not be read and are no rows
     /skipped/ids           UTF-8 (M,)         their ids, written last, where there are any
     /skipped/reasons       UTF-8 (M,)         why
-    /provenance            UTF-8 JSON: model, data, layers, transform, run
+    /provenance            UTF-8 JSON: model, data, layers, transform, run; see provenance.py
+    /digests/names         UTF-8 (L,)         the data sets of rows that have digests, such as features/conv1
+    /digests/stops         int64 (B,)         rows are hashed in blocks; each ends before this row
+    /digests/blocks        uint8 (B, L, 32)   sha256 of a block of a data set, from the rows as they were handed over
+    attributes of /digests labels, ids, split, class_names, provenance: sha256 (hex) of each, in a finished store
     attributes of /        schema, schema_version, complete
 
-Written to `NAME.partial` and renamed when complete. Rows are committed by blocks, which are whole chunks of every layer: the
-rows, a flush, the counter, a flush. A chunk is written once, whole: with a checksum, a chunk that is filled in two steps is
-rewritten in place, and a kill in between loses the rows that were there before. Up to /rows/done, an unfinished store is as
-good as a finished one, and a run can go on from there.
+Written to `NAME.partial` and renamed when complete, after all of it was read back and compared with the digests. Rows are
+committed by blocks, which are whole chunks of every layer: the rows, a flush, the counter, a flush. A chunk is written once,
+whole: with a checksum, a chunk that is filled in two steps is rewritten in place, and a kill in between loses the rows that
+were there before. Up to /rows/done, an unfinished store is as good as a finished one, and a run can go on from there.
+
+Before a block is written, the file system sets its room aside. HDF5 cannot recover from a write that fails: it loses what it
+held, and may crash when the program ends. A disk that fills up is so met while nothing is half written.
+
+Structure is written as HDF5 1.8 has it: its object headers, links and superblock are checksummed, any HDF5 since 2008 reads it,
+and a file that was killed opens again. The still newer format (1.10) also protects the index of chunks, but marks a file as
+open for writing, and after a kill nothing opens it; the digests cover that index, and labels and texts, which no format
+protects. /digests came later than the rest; a store without it is read without these checks.
 
 JSON is a dataset and not an attribute because an attribute holds at most 64 KiB.
 """
@@ -28,6 +40,9 @@ from __future__ import annotations
 
 SCHEMA = "embedscope"
 SCHEMA_VERSION = 1
+
+# The oldest and the newest version of HDF5 whose structures are written.
+LIBVER = ("v108", "v108")
 
 # The middle of the 256 KiB to 1 MiB that reads fast by rows without wasting memory on a few.
 CHUNK_BYTES = 512 * 2**10

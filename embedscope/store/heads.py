@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import safetensors
@@ -12,6 +12,7 @@ import safetensors.torch
 from embedscope.errors import InputError, explained
 from embedscope.store import typed
 from embedscope.store.files import finished
+from embedscope.store.provenance import FinetuneOrigin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,12 +49,17 @@ class HeadNotes:
     seed: int = 0
     epoch: int = 0
 
+    def origin(self) -> FinetuneOrigin:
+        """Return what stores of features behind the head say of it."""
+        return FinetuneOrigin(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "epoch"})
+
 
 def write_head(path: Path, tensors: Mapping[str, Tensor], notes: HeadNotes) -> None:
     """Write a head's file; OutputError for whatever the file system refuses."""
     with finished(path) as file:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(plain, file, {key: json.dumps(value) for key, value in asdict(notes).items()})
+        # Written by Python, which reports a full disk with an error that is known here.
+        file.write_bytes(safetensors.torch.save(plain, {key: json.dumps(value) for key, value in asdict(notes).items()}))
 
 
 def read_head(path: Path) -> tuple[dict[str, Tensor], HeadNotes]:

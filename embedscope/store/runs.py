@@ -13,13 +13,15 @@ Of a sweep, the objectives that were not chosen have head and log alone. Written
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +30,9 @@ from embedscope.errors import InputError, OutputError, explained
 from embedscope.ops.blocks import row_slices
 from embedscope.store.files import finished, partial_path
 from embedscope.store.heads import read_head, write_head
-from embedscope.store.reader import read_features
+from embedscope.store.locks import held
+from embedscope.store.provenance import LayerOrigin, Provenance
+from embedscope.store.reader import read_features, verify
 from embedscope.store.results import MANIFEST, is_run, read_run, write_run
 from embedscope.store.writer import StoreWriter
 
@@ -45,7 +49,6 @@ if TYPE_CHECKING:
 
 _BEFORE = "before.h5"
 _PROGRESS = "progress"
-_LOCK = "lock"
 _BEGUN = "begun.json"
 
 
@@ -74,8 +77,8 @@ def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
 class RunWriter:
     """A run directory in the making; use as a context manager, and `finish` it.
 
-    It lies in `RUN.partial`, which no other process may write to meanwhile. Leaving the context unfinished keeps what was done
-    there, for a run that resumes, and nothing if nothing was. OutputError for whatever the file system refuses.
+    It lies in `RUN.partial`, and its lock keeps other processes from writing there. Leaving the context unfinished keeps what
+    was done, for a run that resumes, and nothing if nothing was. OutputError for whatever the file system refuses.
 
     Args:
         path: of the run.
@@ -88,31 +91,34 @@ class RunWriter:
         self.path = path.resolve()
         self.partial = partial_path(self.path)
         self._begun, self._overwrite, self._resume = json.loads(json.dumps(begun)), overwrite, resume
+        self._stack = ExitStack()
 
     def __enter__(self) -> RunWriter:
         check_run(self.path, overwrite=self._overwrite, resume=self._resume)
         progress = self.partial / _PROGRESS
         try:
-            if self.partial.exists():
-                self._lock = _locked(progress / _LOCK, self.partial)
-                if not self._resume:
-                    shutil.rmtree(self.partial)
-                    self._lock.close()
+            self._refresh = self._stack.enter_context(held(self.path))
+            check_run(self.path, overwrite=self._overwrite, resume=self._resume)  # until then, another process may have written
+            if self.partial.exists() and not self._resume:
+                shutil.rmtree(self.partial)
             if not self.partial.exists():
                 progress.mkdir(parents=True)
-                self._lock = _locked(progress / _LOCK, self.partial)
                 _write_json(progress / _BEGUN, self._begun)
                 return self
         except OSError as error:
+            self._stack.close()
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
+        except OutputError:
+            self._stack.close()
+            raise
         try:
             earlier = _read_json(progress / _BEGUN) or {}
         except InputError:
-            self._lock.close()
+            self._stack.close()
             raise
         for key in dict.fromkeys([*earlier, *self._begun]):
             if (before := earlier.get(key)) != (now := self._begun.get(key)):
-                self._lock.close()
+                self._stack.close()
                 raise OutputError(
                     f"{self.partial} was started with a different {key}: {str(before)[:80]}, now {str(now)[:80]}; resume with "
                     "the original settings, or pass `overwrite=True` without `resume=True` to start again"
@@ -122,7 +128,7 @@ class RunWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None and not self.has_work:
             shutil.rmtree(self.partial, ignore_errors=True)
-        self._lock.close()
+        self._stack.close()
         if isinstance(error, OSError):
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
@@ -131,7 +137,7 @@ class RunWriter:
         """Whether anything was trained that a run could resume from, or that a user would miss."""
         return any((self.partial / _PROGRESS).glob("*.state.pt")) or any(self.partial.glob("**/head.safetensors"))
 
-    def write_before(self, held_out: FeatureSet, provenance: Mapping[str, Any]) -> None:
+    def write_before(self, held_out: FeatureSet, provenance: Provenance) -> None:
         """Write the held-out rows as they came in."""
         self._write_store(_BEFORE, held_out, held_out.features, held_out.layer, provenance)
 
@@ -150,17 +156,25 @@ class RunWriter:
         """Write one line per epoch; a value that an epoch lacks is empty."""
         (self.partial / directory).mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(key for line in log for key in line))
-        with (self.partial / directory / "log.csv").open("w", newline="", encoding="utf-8") as file:
+        with finished(self.partial / directory / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(log)
 
-    def write_after(self, directory: str, held_out: FeatureSet, embedding: Tensor, provenance: Mapping[str, Any]) -> None:
+    def write_after(self, directory: str, held_out: FeatureSet, embedding: Tensor, provenance: Provenance) -> None:
         """Write the embedding (N, E) of the held-out rows."""
         self._write_store(f"{directory}/after.h5", held_out, embedding, "embedding", provenance)
 
+    def has_after(self, directory: str) -> bool:
+        """Whether the embedding of a trial is there, and every row of it as it was written."""
+        try:
+            return verify(self.partial / directory / "after.h5") > 0
+        except InputError:
+            return False
+
     def note(self, directory: str, what: str, fields: Mapping[str, Any]) -> None:
         """Note what was found of a trial, for a run that resumes."""
+        self._refresh()
         _write_json(self._progress(directory, f"{what}.json"), fields)
 
     def noted(self, directory: str, what: str) -> dict[str, Any] | None:
@@ -169,8 +183,11 @@ class RunWriter:
 
     def save_state(self, directory: str, state: Mapping[str, Any]) -> None:
         """Keep a training that is under way."""
+        self._refresh()
+        written = io.BytesIO()
+        torch.save(dict(state), written)
         with finished(self._progress(directory, "state.pt")) as file:
-            torch.save(dict(state), file)
+            file.write_bytes(written.getbuffer())
 
     def saved_state(self, directory: str) -> dict[str, Any] | None:
         """Read a training that was under way, or None."""
@@ -187,6 +204,7 @@ class RunWriter:
 
     def finish(self, result: Finetuning) -> None:
         """Write the manifest, last, and give the directory its name."""
+        self._refresh()
         write_run(self.partial, result)
         kept = {_BEFORE, MANIFEST, _PROGRESS} | {
             directory.partition("/")[0]
@@ -212,14 +230,14 @@ class RunWriter:
     def _progress(self, directory: str, name: str) -> Path:
         return self.partial / _PROGRESS / f"{directory.replace('/', '--')}.{name}"
 
-    def _write_store(self, name: str, rows: FeatureSet, features: Rows, layer: str, provenance: Mapping[str, Any]) -> None:
+    def _write_store(self, name: str, rows: FeatureSet, features: Rows, layer: str, provenance: Provenance) -> None:
         with StoreWriter(
             self.partial / name,
             labels=rows.labels,
             class_names=rows.class_names,
             ids=list(rows.ids),
             split=np.full(len(rows.labels), "test", dtype=object).tolist(),
-            provenance={"layers": {layer: {"pooling": "none"}}, **provenance},
+            provenance=replace(provenance, layers={layer: LayerOrigin(pooling="none")}),
             overwrite=True,
         ) as store:
             for block in row_slices(*_sizes(features)):
@@ -230,21 +248,6 @@ def _sizes(features: Rows) -> tuple[int, int]:
     """Number of rows, and bytes of a row in float32."""
     rows, width = features.shape
     return rows, 4 * width
-
-
-def _locked(path: Path, partial: Path) -> IO[bytes]:
-    """Hold a lock until the file is closed, however the program ends; OutputError if another process holds it."""
-    file = path.open("ab")
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ModuleNotFoundError:
-        pass  # Windows, which does not let a folder with open files be renamed or removed
-    except BlockingIOError as error:
-        file.close()
-        raise OutputError(f"another process is writing {partial}; wait for it, or choose another name") from error
-    return file
 
 
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:

@@ -196,7 +196,7 @@ def test_resuming_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert run("inspect", tmp_path / "a.h5") == 1
     assert "unfinished: 1,280 rows written; finish it with:" in capsys.readouterr().out
     assert run("score", tmp_path / "a.h5.partial") == 1
-    assert "is unfinished (1280 of 1797 rows)" in capsys.readouterr().err
+    assert "is unfinished (1,280 of 1,797 rows)" in capsys.readouterr().err
     assert extracted(tmp_path) == 1
     assert "1,280 of 1,797 rows of an unfinished run: --resume continues it" in capsys.readouterr().err
     assert extracted(tmp_path, "--resume") == 0

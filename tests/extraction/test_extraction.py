@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -79,6 +80,8 @@ def test_provenance(encoder, dataset, tmp_path):
     with h5py.File(tmp_path / "a.h5") as file:
         provenance = json.loads(file["provenance"].asstr()[()])
     assert len(provenance["model"].pop("weights_sha256")) == 64
+    assert len(provenance["model"].pop("sources")[str(Path(__file__).resolve())]) == 64
+    assert provenance["model"].pop("libraries")["torch"] == torch.__version__
     assert provenance["model"] == dict.fromkeys(["checkpoint", "sha256", "origin", "code_sha256"]) | {
         "spec": "net.py:Net",
         "matched": [],
@@ -134,7 +137,7 @@ def test_channels_of_one_dimensional_convolutions(tmp_path):
     (found,) = open_features([str(tmp_path / "a.h5")])
     x = torch.from_numpy(np.load(tmp_path / "d.npz")["X"])
     torch.testing.assert_close(found.features[:], module[0](x).detach().mean(2), atol=1e-6, rtol=0)
-    assert found.provenance["layers"]["0"]["pooling"] == "gap"
+    assert found.provenance.layers["0"].pooling == "gap"
 
 
 def test_default_is_the_last_linear_that_runs(dataset, tmp_path):

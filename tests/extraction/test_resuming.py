@@ -1,5 +1,6 @@
 """Runs that were interrupted, in every way, end in the same file as runs that were not."""
 
+import importlib
 import os
 import random
 import signal
@@ -234,21 +235,21 @@ def test_resuming_nothing_starts(tmp_path, whole):
 
 
 @pytest.mark.parametrize(
-    ("broken", "step"), [((), "publish"), *(((0, 19, 60), step) for step in ("_leave_out", "_write_texts", "publish"))]
+    ("broken", "step"), [((), "publish"), *(((0, 19, 60), step) for step in ("shorten", "write_texts", "publish"))]
 )
 def test_killed_while_it_finishes(tmp_path, monkeypatch, broken, step):
     """All rows are there, and the last steps are not: a copy of the file at that moment is what a kill leaves."""
-    from embedscope.store import writer
+    from embedscope.store import skeleton, writer
 
     options = {"batch_size": 7, "on_error": "skip", **LAYERS}
     extract(net(), data(broken=broken), tmp_path / "whole.h5", **options)
     calls = []
-    home = writer.StoreWriter if step == "_leave_out" else writer
+    home = {"shorten": skeleton.Skeleton, "write_texts": skeleton, "publish": writer}[step]
     real = getattr(home, step)
 
     def killed(*arguments):
         calls.append(1)
-        if len(calls) == {"_write_texts": 3}.get(step, 1):  # class names and ids come first, at the start
+        if len(calls) == {"write_texts": 3}.get(step, 1):  # class names and ids come first, at the start
             raise SystemExit
         return real(*arguments)
 
@@ -438,3 +439,57 @@ def test_killed_again_and_again(tmp_path, workers):
             break
     assert kills == 2
     assert_same(tmp_path / "a.h5", tmp_path / "whole.h5")
+
+
+def test_model_that_reads_other_numbers_is_not_resumed(tmp_path):
+    """What no record names, such as a file that the model reads, shows in the rows that are committed."""
+
+    class Scaled(nn.Module):
+        scale = 1.0
+
+        def forward(self, x):
+            return x.flatten(1)[:, :5] * self.scale
+
+    given = replace(net(), module=Scaled())
+    options = {"layers": ["output"], "batch_size": 7}
+    with pytest.raises(RuntimeError):
+        extract(given, data(stop_at=50, action=fail), tmp_path / "a.h5", **options)
+    given.module.scale = 1.0 + 1e-5  # as another machine rounds
+    with pytest.raises(RuntimeError):
+        extract(given, data(stop_at=58, action=fail), tmp_path / "a.h5", resume=True, **options)
+    given.module.scale = 1.01
+    with pytest.raises(OutputError, match=r"begun with other numbers: output of row\d comes out differently now"):
+        extract(given, data(), tmp_path / "a.h5", resume=True, **options)
+    assert read_unfinished(tmp_path / "a.h5").done >= 40
+
+
+def test_source_that_changed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "helper_of_a_model.py").write_text("K = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("helper_of_a_model")
+    try:
+        interrupted(tmp_path)
+        (tmp_path / "helper_of_a_model.py").write_text("K = 2\n")
+        with pytest.raises(OutputError, match=r"made with another source file .*helper_of_a_model.py"):
+            extract(net(), data(), tmp_path / "a.h5", resume=True, **LAYERS)
+    finally:
+        del sys.modules["helper_of_a_model"]
+
+
+def test_store_that_would_be_too_large_for_the_limit_on_files(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (500, resource.RLIM_INFINITY))
+    with pytest.raises(OutputError, match=r"would take 0.0 MB and .* has room for 0.0 MB .*ulimit -f"):
+        extract(net(), data(), tmp_path / "a.h5", **LAYERS)
+
+
+def test_two_runs_at_a_time(tmp_path):
+    """The lock holds whatever HDF5 thinks of locks."""
+
+    def meanwhile():
+        for options in ({"resume": True}, {"overwrite": True}, {}):
+            with pytest.raises(OutputError, match=rf"a.h5 is being written by pid {os.getpid()} on "):
+                extract(net(), data(), tmp_path / "a.h5", **options, **LAYERS)
+
+    extract(net(), data(stop_at=40, action=meanwhile), tmp_path / "a.h5", **LAYERS)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

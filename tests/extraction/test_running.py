@@ -138,7 +138,7 @@ def test_autocast(tmp_path):
     assert not torch.equal(exact, rounded)
     # bfloat16 has 8 bits: a sum of six products of numbers about 1 is off by about 1e-2.
     torch.testing.assert_close(exact, rounded, atol=3e-2, rtol=0)
-    assert read_features(str(tmp_path / "b.h5")).provenance["run"]["autocast"] == "bfloat16"
+    assert read_features(str(tmp_path / "b.h5")).provenance.run.autocast == "bfloat16"
 
 
 def test_deterministic_is_asked_of_torch_and_taken_back(tmp_path):
@@ -377,14 +377,14 @@ def test_limit_is_spread_over_the_data(tmp_path):
     assert extract(encoder(), data(), tmp_path / "a.h5", limit=3).rows == 3
     found = read_features(str(tmp_path / "a.h5"))
     assert found.ids.tolist() == ["row0", "row10", "row19"]
-    assert found.provenance["data"]["limit"] == 3
+    assert found.provenance.data.limit == 3
     assert extract(encoder(), data(), tmp_path / "b.h5", limit=30).rows == 20
 
 
 def test_disk_without_room(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(100, 50, 50))
-    with pytest.raises(OutputError, match=r"would take 0.00 GB and .* has 0.00 GB free; choose another place"):
+    with pytest.raises(OutputError, match=r"would take 0.0 MB and .* has room for 0.0 MB .*; choose another place"):
         extract(encoder(), data(), tmp_path / "a.h5")
     assert not list(tmp_path.iterdir())
 

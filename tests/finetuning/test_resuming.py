@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import torch
 
 from embedscope.errors import InputError, InterruptedRunError, OutputError
 from embedscope.finetuning import finetune, trials
 from embedscope.models.head import open_head
-from embedscope.store import read_features
+from embedscope.store import read_features, verify
+from embedscope.store.runs import RunWriter
 from tests.conftest import ROOT
 
 OPTIONS = {"objectives": ["ce", "ce + [0.1,1]*silhouette"], "trials": 2, "epochs": 4, "batch_size": 16}
@@ -164,7 +167,7 @@ def test_what_else_was_trained_can_be_gone_on_with(features, tmp_path):
 def test_another_process_is_waited_for(features, tmp_path):
     def meanwhile(items, description, total):
         for options in ({"resume": True}, {"overwrite": True}):
-            with pytest.raises(OutputError, match=r"another process is writing .*run.partial"):
+            with pytest.raises(OutputError, match=rf"run is being written by pid {os.getpid()} on "):
                 finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, **options)
         yield from items
 
@@ -199,3 +202,25 @@ def test_progress_that_is_damaged_is_said(features, tmp_path, monkeypatch, name)
     with pytest.raises(InputError, match=rf"{name} is damaged.*; start again with `overwrite=True`"):
         finetune(features, tmp_path / "run", **OPTIONS, resume=True)
     finetune(features, tmp_path / "run", **OPTIONS, overwrite=True)
+
+
+def test_a_store_that_was_damaged_meanwhile_is_made_again(features, tmp_path, monkeypatch):
+    finetune(features, tmp_path / "whole", objectives=["ce"], epochs=1)
+
+    def killed(*arguments):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunWriter, "finish", killed)
+        with pytest.raises(SystemExit):
+            finetune(features, tmp_path / "run", objectives=["ce"], epochs=1)
+    (after,) = (tmp_path / "run.partial").rglob("after.h5")
+    content = bytearray(after.read_bytes())
+    with h5py.File(after) as file:
+        content[file["features/embedding"].id.get_chunk_info(0).byte_offset] ^= 1
+    after.write_bytes(content)
+    result = finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, resume=True)
+    path = f"{result.objectives[0].trials[0].directory}/after.h5"
+    assert verify(tmp_path / "run" / path) == 1
+    made, expected = (read_features(str(tmp_path / folder / path)).features[:] for folder in ("run", "whole"))
+    assert torch.equal(made, expected)

@@ -76,7 +76,7 @@ def test_a_head_on_the_model_gives_what_the_run_has(trained, tmp_path):
     rows = {name: row for row, name in enumerate(found.ids)}
     chosen = [rows[name] for name in expected.ids]
     torch.testing.assert_close(found.features[:][chosen], expected.features[:], rtol=1e-5, atol=1e-6)
-    assert found.provenance["model"]["head"] == {"file": str(path), "sha256": head.sha256, "objective": "ce"}
+    assert found.provenance.model.head.as_json() == {"file": str(path), "sha256": head.sha256, "objective": "ce"}
 
 
 def test_a_head_on_the_wrong_layer(trained, tmp_path):

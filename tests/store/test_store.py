@@ -4,10 +4,20 @@ import pytest
 import torch
 
 from embedscope.errors import InputError, OutputError, UsageError
-from embedscope.store import StoreWriter, check_finite, open_features, read_features, select, select_labelled, select_split
+from embedscope.store import (
+    Provenance,
+    StoreWriter,
+    check_finite,
+    open_features,
+    read_features,
+    select,
+    select_labelled,
+    select_split,
+)
 from embedscope.store import format as layout
 from embedscope.store.files import check_output, partial_path
 from embedscope.store.format import chunk_rows
+from embedscope.store.provenance import LayerOrigin
 from embedscope.store.reader import recorded_resuming
 
 
@@ -35,7 +45,7 @@ def test_file_is_laid_out_as_the_format_says(make_store):
     path = make_store(np.zeros((4, 2)), [0, 1, 1, 0], split=["a"] * 4)
     with h5py.File(path) as file:
         assert dict(file.attrs) == {"schema": "embedscope", "schema_version": 1, "complete": True}
-        assert set(file) == {"features", "labels", "class_names", "ids", "split", "rows", "provenance"}
+        assert set(file) == {"features", "labels", "class_names", "ids", "split", "rows", "provenance", "digests"}
         assert file["features/embedding"].fletcher32
         assert file["labels"].dtype == np.int64
         assert file["rows/done"][()] == 4
@@ -55,7 +65,12 @@ def test_chunks_are_written_once_whole(tmp_path, monkeypatch, sizes):
 
     monkeypatch.setattr(h5py.Dataset, "__setitem__", spy)
     with StoreWriter(
-        tmp_path / "a.h5", labels=np.zeros(23), class_names=["c"], ids=list(map(str, range(23))), split=None, provenance={}
+        tmp_path / "a.h5",
+        labels=np.zeros(23),
+        class_names=["c"],
+        ids=list(map(str, range(23))),
+        split=None,
+        provenance=Provenance(),
     ) as store:
         start = 0
         for size in sizes:
@@ -74,7 +89,7 @@ def test_error_leaves_nothing_behind(tmp_path):
     path = tmp_path / "deep" / "a.h5"
 
     def interrupted():
-        with StoreWriter(path, labels=[0, 0], class_names=["c"], ids=["a", "b"], split=None, provenance={}) as store:
+        with StoreWriter(path, labels=[0, 0], class_names=["c"], ids=["a", "b"], split=None, provenance=Provenance()) as store:
             store.add({"x": np.zeros((1, 2), np.float32)})
             raise KeyboardInterrupt
 
@@ -86,7 +101,7 @@ def test_error_leaves_nothing_behind(tmp_path):
 def test_missing_rows_are_a_bug(tmp_path):
     def too_few():
         with StoreWriter(
-            tmp_path / "a.h5", labels=[0, 0], class_names=["c"], ids=["a", "b"], split=None, provenance={}
+            tmp_path / "a.h5", labels=[0, 0], class_names=["c"], ids=["a", "b"], split=None, provenance=Provenance()
         ) as store:
             store.add({"x": np.zeros((1, 2), np.float32)})
 
@@ -97,31 +112,31 @@ def test_missing_rows_are_a_bug(tmp_path):
 
 def test_ids_are_unique(tmp_path):
     with pytest.raises(InputError, match="1 distinct ids for 2 rows"):
-        StoreWriter(tmp_path / "a.h5", labels=[0, 0], class_names=["c"], ids=["a", "a"], split=None, provenance={})
+        StoreWriter(tmp_path / "a.h5", labels=[0, 0], class_names=["c"], ids=["a", "a"], split=None, provenance=Provenance())
 
 
 def test_existing_output_is_refused_untouched(make_store):
     path = make_store(np.zeros((2, 2)), [0, 1])
     before = path.read_bytes()
     with pytest.raises(OutputError, match=r"exists; choose another name or pass `overwrite=True`"):
-        StoreWriter(path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+        StoreWriter(path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance=Provenance())
     assert path.read_bytes() == before
 
 
 def test_folder_as_output_is_refused(tmp_path):
     with pytest.raises(OutputError, match="is a folder"):
-        StoreWriter(tmp_path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+        StoreWriter(tmp_path, labels=[0], class_names=["c"], ids=["a"], split=None, provenance=Provenance())
 
 
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is no folder that can be written to"):
-        StoreWriter(tmp_path / "file" / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+        StoreWriter(tmp_path / "file" / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance=Provenance())
 
 
 def test_name_that_is_too_long(tmp_path):
     with pytest.raises(OutputError, match=r"cannot write .*File name too long"):
-        StoreWriter(tmp_path / ("a" * 300), labels=[0], class_names=["c"], ids=["a"], split=None, provenance={})
+        StoreWriter(tmp_path / ("a" * 300), labels=[0], class_names=["c"], ids=["a"], split=None, provenance=Provenance())
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
@@ -129,7 +144,9 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     def write():
-        with StoreWriter(tmp_path / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance={}) as store:
+        with StoreWriter(
+            tmp_path / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance=Provenance()
+        ) as store:
             monkeypatch.setattr(h5py.File, "flush", full)
             store.add({"x": np.zeros((1, 2), np.float32)})
 
@@ -148,7 +165,7 @@ def test_link_is_followed(make_store, tmp_path):
 @pytest.mark.parametrize("name", ["bad\0name", "bad\udcffname"])
 def test_text_that_a_store_cannot_hold(tmp_path, name):
     with pytest.raises(InputError, match="text has to be UTF-8 without NUL"):
-        StoreWriter(tmp_path / "a.h5", labels=[0], class_names=[name], ids=["a"], split=None, provenance={})
+        StoreWriter(tmp_path / "a.h5", labels=[0], class_names=[name], ids=["a"], split=None, provenance=Provenance())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +183,7 @@ def test_store_with_something_missing(make_store, missing):
     if missing == "rows":  # read only of an unfinished store
         assert read_features(str(path)).features.shape == (2, 2)
     else:
-        with pytest.raises(InputError, match="is damaged, or was not written by embedscope"):
+        with pytest.raises(InputError, match=rf"is damaged.*/{missing}.* is not there"):
             read_features(str(path))
 
 
@@ -180,8 +197,9 @@ def test_store_with_something_missing(make_store, missing):
         ("magnitudes/embedding", np.zeros((3, 2), np.float32), r"/magnitudes/embedding is \(3, 2\) for 2 labels"),
         ("features/embedding", np.zeros((2, 2), int), "/features/embedding is int64, expected float32"),
         ("features/embedding", np.zeros((2, 0), np.float32), r"/features/embedding is \(2, 0\)"),
-        ("provenance", "{", "is damaged, or was not written"),
-        ("provenance", "[]", "is damaged, or was not written"),
+        ("provenance", "{", "is damaged: /provenance is not JSON"),
+        ("provenance", "[" * 10**5, "is damaged: /provenance is not JSON"),
+        ("provenance", "[]", "provenance has to be an object, got a list"),
     ],
 )
 def test_store_with_something_wrong(make_store, name, value, message):
@@ -307,7 +325,7 @@ def two_layers(tmp_path):
         class_names=["a", "b"],
         ids=["x", "y"],
         split=None,
-        provenance={"layers": {"late": {}, "early": {}}},
+        provenance=Provenance(layers={"late": LayerOrigin(), "early": LayerOrigin()}),
     ) as store:
         store.add({"late": np.ones((2, 3), np.float32), "early": np.zeros((2, 2), np.float16)})
     return str(tmp_path / "two.h5")

@@ -84,7 +84,7 @@ def packed_view(
         "silhouette": None if samples is None else array(samples.astype(np.float32)),
         "nearest": None if samples is None else codes(_named_codes(nearest, class_names)),
         "metrics": {name: _packed_measurement(entry, class_names) for name, entry in found.metrics.items()},
-        "provenance": _lines(features.provenance),
+        "provenance": _lines(features.provenance.as_json()),
     }
 
 

@@ -90,9 +90,9 @@ def _named(images: str) -> Callable[[str], Any]:
 
 def _recorded(features: FeatureSet) -> tuple[str, Callable[[str], Any]]:
     """Look where features say that they are from; InputError, in words for the page, unless it is that and may be searched."""
-    recorded = features.provenance.get("data")
-    location = str(recorded.get("spec", "")) if isinstance(recorded, dict) else ""  # None in a run on arrays made elsewhere
-    if not isinstance(recorded, dict) or not location:
+    recorded = features.provenance.data
+    location = recorded.spec if recorded else None  # None in a run on arrays made elsewhere
+    if recorded is None or not location:
         raise InputError("the features do not say which data they are from")
     try:
         path, source = _local(location)
@@ -102,7 +102,7 @@ def _recorded(features: FeatureSet) -> tuple[str, Callable[[str], Any]]:
     if source not in _LOCAL:
         raise InputError(f"{location} is opened only if it is named as where the images are")
     dataset = open_dataset(location)
-    if dataset.fingerprint != recorded.get("fingerprint"):
+    if dataset.fingerprint != recorded.fingerprint:
         raise InputError(f"{location} has changed since the features were extracted from it")
     return location, _images_of(dataset)
 

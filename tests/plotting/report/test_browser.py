@@ -17,6 +17,7 @@ from embedscope.models import open_model
 from embedscope.plotting import plot, report
 from embedscope.store import read_features
 from embedscope.store.features import FeatureSet
+from embedscope.store.provenance import ModelOrigin, Provenance
 from tests.plotting.report.test_page import HOSTILE, features, view
 
 pytest.importorskip("plotly", reason="plotly is not installed")
@@ -265,7 +266,9 @@ def test_names_are_shown_and_not_run(chromium, blobs, tmp_path):
     labels[60:] = 5 + np.arange(30) % 3
     names = [*(name.replace("\ud800", "") for name in HOSTILE), *more]  # half a character cannot pass the driver
     ids = [f"{names[label]}{row}" for row, label in enumerate(labels)]
-    found = features(blobs[0], labels, names, name=HOSTILE[2], ids=ids, provenance={"model": {"spec": HOSTILE[1]}})
+    found = features(
+        blobs[0], labels, names, name=HOSTILE[2], ids=ids, provenance=Provenance(model=ModelOrigin(spec=HOSTILE[1]))
+    )
     report.write(tmp_path / "a.html", [view(found)], command=HOSTILE[0])
     page = Page(chromium, tmp_path / "a.html")
     shown = page.run("return [...document.querySelectorAll('#legend .name')].map((each) => each.textContent)")

@@ -19,6 +19,7 @@ from embedscope.plotting import plot, report
 from embedscope.plotting.report import document
 from embedscope.store import read_features
 from embedscope.store.features import FeatureSet
+from embedscope.store.provenance import ModelOrigin, Provenance
 from embedscope.text import printable
 
 pytest.importorskip("plotly", reason="plotly is not installed")
@@ -68,7 +69,7 @@ def features(rows, labels, class_names, *, name="a", ids=None, provenance=None):
     ids = np.array([f"row{row}" for row in range(len(labels))] if ids is None else ids, dtype=object)
     rows = torch.as_tensor(np.asarray(rows, dtype=np.float32))
     return FeatureSet(
-        name, f"{name}.h5", "layer", rows, np.asarray(labels), tuple(class_names), ids, provenance=provenance or {}
+        name, f"{name}.h5", "layer", rows, np.asarray(labels), tuple(class_names), ids, provenance=provenance or Provenance()
     )
 
 
@@ -131,7 +132,7 @@ def test_names_of_any_kind_are_text(blobs, tmp_path):
     rows, labels = blobs
     labels = np.arange(90) % len(HOSTILE)
     ids = [f"{HOSTILE[row % len(HOSTILE)]}{row}" for row in range(90)]
-    found = features(rows, labels, HOSTILE, name=HOSTILE[1], ids=ids, provenance={"model": {"spec": HOSTILE[0]}})
+    found = features(rows, labels, HOSTILE, name=HOSTILE[1], ids=ids, provenance=Provenance(model=ModelOrigin(spec=HOSTILE[0])))
     report.write(tmp_path / "a.html", [view(found)], command=HOSTILE[1])
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     elements = Elements(text)

@@ -14,6 +14,7 @@ from embedscope.data import open_dataset
 from embedscope.plotting.report import thumbnails
 from embedscope.plotting.report.thumbnails import make_thumbnails
 from embedscope.store.features import FeatureSet
+from embedscope.store.provenance import DataOrigin, Provenance
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def photos(tmp_path):
 
 
 def features(location, fingerprint, ids):
-    provenance = {"data": {"spec": str(location), "fingerprint": fingerprint}}
+    provenance = Provenance(data=DataOrigin(spec=str(location), fingerprint=fingerprint))
     labels = np.zeros(len(ids), dtype=np.int64)
     return FeatureSet(
         "a", "a.h5", "l", torch.zeros(len(ids), 2), labels, ("a",), np.array(ids, dtype=object), provenance=provenance
