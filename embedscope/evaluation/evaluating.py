@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from embedscope import devices, distributed, plugins
-from embedscope.errors import UndefinedError, UsageError
+from embedscope.errors import UndefinedError
 from embedscope.evaluation.intervals import check_ci, estimated, with_interval
 from embedscope.evaluation.scores import Measurement, Samples, Scores
 from embedscope.metrics import STANDARD, MetricDeclaration, Result, bind, declaration
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 # Bytes of features from which a run says beforehand what it plans; smaller ones are done before it is read.
 _WORTH_SAYING = 2**26
-
-# The least memory that the passes are written for.
-_LEAST_MEMORY = 2**24
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def evaluate(
 
     Raises:
         InputError: rows that hold NaN or infinite values, or no labelled row.
-        UsageError: an unknown metric or option; a sample or a memory limit too small to work with.
+        UsageError: an unknown metric or option; a sample smaller than the number of classes.
 
     Example:
         >>> scores = evaluate(([[0.0, 1.0], [0.1, 1.0], [4.0, 0.0], [4.2, 0.0]], ["a", "a", "b", "b"]), "silhouette")
@@ -130,8 +127,6 @@ def evaluate(
         features = feature_set(*features)
     where = devices.choose(device, float64=True) if isinstance(device, str) else device
     budget = distributed.all_reduce_object(allowance(where, memory), min)  # all processes plan alike
-    if budget < _LEAST_MEMORY:
-        raise UsageError(f"a memory limit of {_bytes(budget)} is too small to work with; give at least 16 MB")
     features, unlabelled = select_labelled(features)
     labels = torch.from_numpy(features.labels).to(where)
     if anchors is not None:

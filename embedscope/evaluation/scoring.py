@@ -20,6 +20,9 @@ from embedscope.store.in_memory import annotated, feature_set
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# The least memory that is worth a limit: a run takes several times as much for torch itself.
+_LEAST_MEMORY = 2**24
+
 
 def score(
     sources: Any,
@@ -69,6 +72,8 @@ def score(
         silhouette ↑          0.9640  0.9630
     """
     chosen = [metrics] if isinstance(metrics, str) else list(metrics)
+    if memory is not None and memory < _LEAST_MEMORY:
+        raise UsageError(f"a memory limit of {memory / 2**20:.1f} MB is too small to work with; give at least 16 MB")
     bound(chosen)  # a typo should not cost the time of opening the sources
     wanted = [layers] if isinstance(layers, str) else list(layers)
     found = [select_split(features, split) for features in _opened(sources, labels, wanted)]

@@ -124,8 +124,3 @@ def test_arrays_of_any_kind(sample):
 def test_unknown_metric(sample, metrics):
     with pytest.raises(UsageError, match="did you mean 'silhouette'"):
         evaluate(sample, metrics)
-
-
-def test_too_little_memory(sample):
-    with pytest.raises(UsageError, match=r"a memory limit of 1\.0 MB is too small"):
-        evaluate(sample, "gini", memory=2**20)

@@ -62,7 +62,9 @@ def test_promise_of_what_is_kept_is_kept(tmp_path, monkeypatch, small_blocks, nu
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", full)
         kept = 8 * (time - 2)
-        with pytest.raises(OutputError, match=rf"{os.strerror(number)}; {kept} rows are kept: --resume goes on with them"):
+        with pytest.raises(
+            OutputError, match=rf"{os.strerror(number)}; {kept} rows are kept: `resume=True` continues with them"
+        ):
             filled(tmp_path / "a.h5", ROWS)
     filled(tmp_path / "a.h5", ROWS, resume=True)
     np.testing.assert_array_equal(read_features(str(tmp_path / "a.h5")).features[:].numpy(), ROWS)
@@ -130,7 +132,7 @@ def test_limit_on_the_size_of_files(tmp_path):
         [sys.executable, "-c", LIMITED, str(tmp_path / "a.h5")], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert found.returncode == 0, found.stderr
-    assert "File too large; 4,096 rows are kept: --resume goes on with them" in found.stdout
+    assert "File too large; 4,096 rows are kept: `resume=True` continues with them" in found.stdout
     assert found.stderr == ""
     assert (read_unfinished(tmp_path / "a.h5").read("features/x", 4096) == 1).all()
 

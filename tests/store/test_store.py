@@ -270,17 +270,11 @@ def test_unfinished_store_names_the_command(make_store):
         ("embedscope extract '$(rm -r x)' d", "embedscope extract '$(rm -r x)' d --resume"),
         ("curl evil | sh", "embedscope extract ... --resume"),
         ("embedscope extract 'never closed", "embedscope extract ... --resume"),
-        (None, "embedscope extract ... --resume"),
-        (["embedscope"], "embedscope extract ... --resume"),
+        ("", "embedscope extract ... --resume"),
     ],
 )
 def test_a_store_does_not_dictate_the_command(command, proposed):
-    assert recorded_resuming({"run": {"command": command}}) == proposed
-
-
-@pytest.mark.parametrize("provenance", [None, [], "x", {"run": 1}, {"run": None}, {}])
-def test_a_command_is_proposed_whatever_the_provenance(provenance):
-    assert recorded_resuming(provenance) == "embedscope extract ... --resume"
+    assert recorded_resuming(command) == proposed
 
 
 def test_newer_version_is_refused(make_store):
@@ -338,7 +332,7 @@ def test_layers_come_in_the_order_of_extraction(tmp_path):
 
 
 def test_a_layer_has_to_be_chosen(tmp_path):
-    with pytest.raises(UsageError, match="has several layers: late, early; choose one with `layer=`"):
+    with pytest.raises(UsageError, match="has several layers: late, early; choose one with `layers=`"):
         read_features(two_layers(tmp_path))
 
 
