@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,14 @@ class PreparedRows:
         right[:, -2], right[:, -1] = 1, self.norms[rows]
         return right.T
 
+    def selected(self, positions: Tensor | slice) -> PreparedRows:
+        """Return the rows at (n,) positions, copied, or those of a slice, which stay where they are."""
+        found = copy.copy(self)
+        order = torch.arange(len(self), device=self.left.device) if self._order is None else self._order
+        found._order = order[positions]
+        found.left, found.norms = self.left[positions], self.norms[positions]
+        return found
+
     def exact(self, positions: Tensor) -> Tensor:
         """Return rows at (n,) positions in float64, about the centre: (n, D); equal rows are equal here too."""
         rows = self._features[positions if self._order is None else self._order[positions]].double()
@@ -91,16 +100,26 @@ class PreparedRows:
 
 
 def distance_tile(
-    x: PreparedRows, rows: slice, y: PreparedRows, columns: slice, right: Tensor, buffer: Tensor | None = None
+    x: PreparedRows,
+    rows: slice,
+    y: PreparedRows,
+    columns: slice,
+    right: Tensor,
+    buffer: Tensor | None = None,
+    *,
+    diagonal: bool = False,
 ) -> Tensor:
     """Compute the distances of some rows of x to some rows of y, of which `right` is the right-hand side: -> (R, C).
 
-    The tile lies in the `buffer` where there is one, until the next call: fresh memory for each tile costs a third of the time.
+    The tile lies in the `buffer`, if any, until the next call: fresh memory for each tile costs a third of the time. With
+    `diagonal`, rows and columns are the same rows, each of which is 0 from itself.
     """
     left = x.left[rows]
     size = len(left) * right.shape[1]
     out = None if buffer is None else buffer[:size].view(len(left), right.shape[1])
     squared = torch.mm(left, right, out=out)
+    if diagonal:
+        squared.fill_diagonal_(torch.inf)  # not near, so that it is not computed again
     share = NEAR[squared.dtype]
     # A row is looked at only if its nearest column may be near: this pass costs less than clamping, which it replaces.
     suspicious = squared.amin(dim=1) <= share * (x.norms[rows] + y.norms[columns].max())
@@ -110,6 +129,8 @@ def distance_tile(
         i, j = (squared[near] <= bound).nonzero(as_tuple=True)
         i = near[i]
         _compute_again(squared, i, j, x, rows, y, columns)
+    if diagonal:
+        squared.fill_diagonal_(0)
     return squared.sqrt_()
 
 

@@ -17,7 +17,8 @@ INTERPRETED = """
 import json, sys
 import torch
 from embedscope.ops._class_distances_triton import Tiling, fused_class_distances
-from embedscope.ops.class_distances import _frame, _fused
+from embedscope.ops.frames import surveyed
+from embedscope.ops.fused import fused
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.minima import MinimumForm
 
@@ -26,10 +27,10 @@ for case in json.loads(sys.stdin.read()):
     features, labels = torch.tensor(case["features"]), torch.tensor(case["labels"])
     classes, form = present_classes(labels), MinimumForm(case["form"], 0.3)
     tiling = Tiling(rows=32, columns=16, depth=16)
-    frame = _frame(features, unit=case["unit"])
+    frame = surveyed(features, classes, unit=case["unit"]).frame
     form = MinimumForm(form.form, form.tau * frame.scale)
     _, _, again = fused_class_distances(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
-    own, found = _fused(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
+    own, found = fused(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
     others = len(classes) - 1
     values = [(own / frame.scale).tolist(), (found.result(others) / frame.scale).tolist(), found.nearest.tolist()]
     results.append([*values, int(again.sum())])
