@@ -216,7 +216,8 @@ def _start(like: Tensor, rank: int) -> Tensor:
 
 
 def _of_length_one(q: Tensor) -> Tensor:
-    return q / torch.linalg.vector_norm(q, dim=1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
+    lengths: Tensor = torch.linalg.vector_norm(q, dim=1, keepdim=True)
+    return q / lengths.clamp(min=torch.finfo(q.dtype).tiny)
 
 
 def _turn(inside: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,12 +227,13 @@ def _turn(inside: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest_value(gram: Tensor) -> Tensor:
-    """Bound the largest eigenvalue of positive matrices by (tr G^8)^(1/8): (K, m, m) -> (K,) float64."""
-    trace = gram.diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=torch.finfo(gram.dtype).tiny)
-    gram = gram / trace[:, None, None]
+    """Bound the largest eigenvalue of symmetric matrices by (tr G^8)^(1/8): (K, m, m) -> (K,) float64."""
+    scale: Tensor = torch.linalg.matrix_norm(gram).clamp(min=torch.finfo(torch.float32).tiny)
+    gram = gram / scale[:, None, None]
     gram = gram @ gram
     gram = gram @ gram
-    return trace.double() * torch.linalg.matrix_norm(gram.double()).sqrt().sqrt()
+    norm: Tensor = torch.linalg.matrix_norm(gram.double())
+    return scale.double() * norm.sqrt().sqrt()
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _cost_of_classes(layout: Layout, width: int, *, pairs: bool) -> float:
 
 
 def _estimate(rows: SortedRows, layout: Layout, survey: Survey, places: Tensor) -> tuple[float, float, float]:
-    """Estimate for a row: rows of classes that are left, rows of its first class, and the share of the classes stage 1 leaves."""
+    """Estimate for a row: rows of the classes left, rows of its first class, and the share of classes stage 1 leaves."""
     here, own, width = rows.sampled(places), layout.index[places], rows.shape[1]
     size, every = len(layout.counts), torch.arange(len(places), device=places.device)
     assert survey.means is not None
