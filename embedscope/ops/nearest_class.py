@@ -24,7 +24,7 @@ from torch import Tensor
 from embedscope import distributed
 from embedscope.ops import blocks
 from embedscope.ops.class_bounds import ClassBounds, candidates, class_bounds, fields, unpacked
-from embedscope.ops.pairwise import PreparedRows, distance_tile
+from embedscope.ops.pairwise import PreparedRows, distance_tile, working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -141,6 +141,7 @@ def _class_by_class(rows: SortedRows, layout: Layout, *, pairs: bool) -> tuple[C
     shares = _shared(groups(layout, width), layout)
     mine = shares[distributed.rank()]
     packed, within = [], []
+    buffer = _tile_buffer(layout, rows.dtype)
     for group in blocks.tracked(mine, "classes", len(mine)):
         here = rows.part(slice(layout.starts[group.start], layout.starts[group.stop]))
         packed.append(class_bounds(here.left[:, :width], layout.counts[group], rank).packed())
@@ -148,8 +149,8 @@ def _class_by_class(rows: SortedRows, layout: Layout, *, pairs: bool) -> tuple[C
             first = layout.starts[group.start]
             for label in range(group.start, group.stop):
                 own = layout.rows(label)
-                within.append(_within(here.selected(slice(own.start - first, own.stop - first))))
-    device, dtype = layout.index.device, torch.float64 if rows.dtype == torch.float64 else torch.float32
+                within.append(_within(here.selected(slice(own.start - first, own.stop - first)), buffer))
+    device, dtype = layout.index.device, working_dtype(rows.dtype)
     nothing = torch.empty(0, fields(width, rank), dtype=dtype, device=device)
     bounds = distributed.all_gather(torch.cat([nothing, *packed]))
     labels = [label for share in shares for group in share for label in range(group.start, group.stop)]
@@ -179,18 +180,25 @@ def _shared(found: Sequence[slice], layout: Layout) -> list[list[slice]]:
     return shares
 
 
-def _within(rows: PreparedRows) -> Tensor:
+def _within(rows: PreparedRows, buffer: Tensor) -> Tensor:
     """Sum the distances of each row of a class to the others, each pair computed once by tiles: (n,) float64."""
     sums = torch.zeros(len(rows), dtype=torch.float64, device=rows.left.device)
     parts = _tiles(len(rows), rows.left.device)
     for number, columns in enumerate(parts):
         right = rows.right(columns)
         for part in parts[: number + 1]:
-            tile = distance_tile(rows, part, rows, columns, right, diagonal=part is columns)
+            tile = distance_tile(rows, part, rows, columns, right, buffer, diagonal=part is columns)
             sums[part] += tile.sum(dim=1)
             if part is not columns:
                 sums[columns] += tile.sum(dim=0)
     return sums
+
+
+def _tile_buffer(layout: Layout, dtype: torch.dtype) -> Tensor:
+    """Make room for one tile of distances, which is used again and again."""
+    device = layout.index.device
+    most = _TILE * (_ON_GPU if device.type == "cuda" else 1)
+    return torch.empty(most * min(most, int(layout.counts.max())), dtype=working_dtype(dtype), device=device)
 
 
 def _tiles(rows: int, device: torch.device) -> list[slice]:
@@ -215,18 +223,19 @@ def _nearest(
     within = torch.zeros(len(here), dtype=torch.float64, device=own.device)
     other = torch.full_like(within, torch.inf)
     nearest = first.clone()
+    buffer = _tile_buffer(layout, rows.dtype)
     if own_too:
         for each, some in _by_class(own, "own class"):
-            within[some] = _sums(here, every[some], rows, layout.rows(each))
+            within[some] = _sums(here, every[some], rows, layout.rows(each), buffer)
     for each, some in _by_class(first, "distances"):
-        other[some] = _sums(here, every[some], rows, layout.rows(each)) / layout.counts[each]
+        other[some] = _sums(here, every[some], rows, layout.rows(each), buffer) / layout.counts[each]
     left = lower <= other[row].square() * (1 + _MARGIN)
     row, label, lower = row[left], label[left], lower[left]
     for each, pairs in _by_class(label, "distances"):
         some = row[pairs]
         some = some[lower[pairs] <= other[some].square() * (1 + _MARGIN)]  # other has come down since
         if len(some):
-            means = _sums(here, some, rows, layout.rows(each)) / layout.counts[each]
+            means = _sums(here, some, rows, layout.rows(each), buffer) / layout.counts[each]
             closer = (means < other[some]) | ((means == other[some]) & (each < nearest[some]))
             some, means = some[closer], means[closer]
             other[some], nearest[some] = means, each
@@ -267,7 +276,7 @@ def _by_class(labels: Tensor, description: str) -> Iterator[tuple[int, Tensor]]:
     yield from blocks.tracked(parts, description, len(parts))
 
 
-def _sums(here: PreparedRows, some: Tensor, rows: SortedRows, columns: slice) -> Tensor:
+def _sums(here: PreparedRows, some: Tensor, rows: SortedRows, columns: slice, buffer: Tensor) -> Tensor:
     """Sum the distances of some rows (n,) to all rows of a class: (n,) float64."""
     sums = torch.zeros(len(some), dtype=torch.float64, device=some.device)
     y, first = (rows.whole, columns.start) if rows.whole is not None else (rows.part(columns), 0)
@@ -278,5 +287,5 @@ def _sums(here: PreparedRows, some: Tensor, rows: SortedRows, columns: slice) ->
         right = y.right(there)
         for part in parts:
             x = picked[0] if picked else here.selected(some[part])
-            sums[part] += distance_tile(x, slice(0, len(x)), y, there, right).sum(dim=1)
+            sums[part] += distance_tile(x, slice(0, len(x)), y, there, right, buffer).sum(dim=1)
     return sums

@@ -89,7 +89,10 @@ class PreparedRows:
         found = copy.copy(self)
         order = torch.arange(len(self), device=self.left.device) if self._order is None else self._order
         found._order = order[positions]
-        found.left, found.norms = self.left[positions], self.norms[positions]
+        if isinstance(positions, slice):
+            found.left, found.norms = self.left[positions], self.norms[positions]
+        else:
+            found.left, found.norms = self.left.index_select(0, positions), self.norms[positions]
         return found
 
     def exact(self, positions: Tensor) -> Tensor:

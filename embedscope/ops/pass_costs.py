@@ -28,7 +28,7 @@ _CALLS = {"cpu": 5e6, "cuda": 2e9}
 _SMALL = 2e9
 
 # How much of each the estimate looks at.
-_ROWS, _CLASSES, _MEMBERS = 256, 16, 1024
+_ROWS, _CLASSES, _MEMBERS = 256, 10, 1024
 
 
 def all_pairs_cost(rows: int, others: int, width: int, *, once: bool) -> float:
