@@ -68,8 +68,14 @@ class PreparedRows:
         self._centre, self._scale = frame.centre.to(features.device), frame.scale
         rows, width = len(features) if order is None else len(order), features.shape[1]
         self.left = torch.empty(rows, width + 2, dtype=working_dtype(features.dtype), device=features.device)
+        # float32 rows need no float64 on the way: whatever the centre is rounded to, all of them are moved by the same.
+        direct = features.dtype == torch.float32 and not unit and self._scale < 2.0**100
         for block in row_slices(rows, width * 24):
-            self.left[block, :width] = self.exact(torch.arange(block.start, block.stop, device=features.device))
+            if direct:
+                here = features[block] if order is None else features.index_select(0, order[block])
+                torch.sub(here * self._scale, self._centre.float(), out=self.left[block, :width])
+            else:
+                self.left[block, :width] = self.exact(torch.arange(block.start, block.stop, device=features.device))
         self.norms = self.left[:, :width].square().sum(dim=1)
         self.left[:, width] = self.norms
         self.left[:, width + 1] = 1
