@@ -1,7 +1,8 @@
 """How long does the exact silhouette of ImageNet's size take from a store on disk, and how much memory?
 
 `nearest_class_disk.py SHARE [FOLDER]` writes SHARE of 1,281,167 x 2,048 float32 in 1,000 classes to a raw file in FOLDER, in
-random order (1.0 takes 21 GB of disk, half of it for the sorted copy), and measures it in blocks of at most 4 GB. Without SHARE, 0.02.
+random order (1.0 takes 21 GB of disk, half of it for the sorted copy), and measures it within 4 GB.
+Without SHARE, 0.02.
 """
 
 import resource
