@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
     from embedscope.ops.sorted_rows import SortedRows
 
-# Rows and columns of a tile of distances; rows of a chunk whose bounds are computed at a time; numbers of their products. On a
-# CPU all of these are about what its caches hold; a GPU wants larger pieces, since each costs a launch.
+# Rows and columns of a tile of distances, and of one within a class, where smaller ones leave out more of what is there twice;
+# rows of a chunk whose bounds are computed at a time; numbers of their products. On a CPU all of these are about what its caches
+# hold; a GPU wants larger pieces, since each costs a launch.
 _TILE = 1024
+_WITHIN = 256
 _CHUNK = 512
 _PIECE = 2**21
 _ON_GPU = 16
@@ -183,7 +185,7 @@ def _shared(found: Sequence[slice], layout: Layout) -> list[list[slice]]:
 def _within(rows: PreparedRows, buffer: Tensor) -> Tensor:
     """Sum the distances of each row of a class to the others, each pair computed once by tiles: (n,) float64."""
     sums = torch.zeros(len(rows), dtype=torch.float64, device=rows.left.device)
-    parts = _tiles(len(rows), rows.left.device)
+    parts = _tiles(len(rows), rows.left.device, _WITHIN)
     for number, columns in enumerate(parts):
         right = rows.right(columns)
         for part in parts[: number + 1]:
@@ -201,9 +203,9 @@ def _tile_buffer(layout: Layout, dtype: torch.dtype) -> Tensor:
     return torch.empty(most * min(most, int(layout.counts.max())), dtype=working_dtype(dtype), device=device)
 
 
-def _tiles(rows: int, device: torch.device) -> list[slice]:
+def _tiles(rows: int, device: torch.device, size: int) -> list[slice]:
     """Cut rows into tiles of one size, about."""
-    most = _TILE * (_ON_GPU if device.type == "cuda" else 1)
+    most = size * (_ON_GPU if device.type == "cuda" else 1)
     count = max(1, -(-rows // most))
     return [slice(rows * part // count, rows * (part + 1) // count) for part in range(count)]
 
@@ -280,9 +282,9 @@ def _sums(here: PreparedRows, some: Tensor, rows: SortedRows, columns: slice, bu
     """Sum the distances of some rows (n,) to all rows of a class: (n,) float64."""
     sums = torch.zeros(len(some), dtype=torch.float64, device=some.device)
     y, first = (rows.whole, columns.start) if rows.whole is not None else (rows.part(columns), 0)
-    parts = _tiles(len(some), some.device)
+    parts = _tiles(len(some), some.device, _TILE)
     picked = [here.selected(some[part]) for part in parts] if len(parts) == 1 else None
-    for tile in _tiles(columns.stop - columns.start, some.device):
+    for tile in _tiles(columns.stop - columns.start, some.device, _TILE):
         there = slice(first + tile.start, first + tile.stop)
         right = y.right(there)
         for part in parts:

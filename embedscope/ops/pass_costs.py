@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from embedscope.ops.nearest_class import Layout
     from embedscope.ops.sorted_rows import SortedRows
 
-# What a distance costs beside its product, a copied number, and what a handful of calls costs on a CPU and on a GPU.
+# What a distance costs beside its product, a bound in each stage, a copied number; a handful of calls on a CPU and on a GPU.
 _PAIR = 40
+_BOUND = 200
 _COPY = 30
 _CALLS = {"cpu": 5e6, "cuda": 2e9}
 
@@ -63,9 +64,9 @@ def bounds_pay(rows: SortedRows, layout: Layout, survey: Survey, wanted: Tensor 
     width, size = rows.shape[1], len(layout.counts)
     count = len(layout.index) if wanted is None else len(wanted)
     places = _spaced(count, _ROWS, layout.index.device)
-    kept, first, share = _estimate(rows, layout, survey, places if wanted is None else wanted[places])
-    stage_two_cost = size * min(1.0, 4 * share) * (rank_of(layout) + 1) * (width + _PAIR)
-    exact = (kept + first) * (width + _PAIR) + size * share * _COPY + 2 * width * _COPY
+    kept, left, first, share = _estimate(rows, layout, survey, places if wanted is None else wanted[places])
+    stage_two_cost = size * min(1.0, 4 * share) * ((rank_of(layout) + 1) * width + _BOUND)
+    exact = (kept + first) * (width + _PAIR) + (left + 1) * width * _COPY
     fixed = _fixed_cost(layout, count, width, own=wanted is None)
     return fixed + count * (stage_two_cost + exact) < 0.9 * all_pairs_cost(count, len(layout.index), width, once=once)
 
@@ -74,7 +75,7 @@ def _fixed_cost(layout: Layout, rows: int, width: int, *, own: bool) -> float:
     """Return what the classes and the first stage take, whatever is ruled out."""
     size = len(layout.counts)
     calls = (3 * size + len(groups(layout, width))) * _CALLS["cuda" if layout.index.device.type == "cuda" else "cpu"]
-    return _cost_of_classes(layout, width, pairs=own) + rows * size * (width + _PAIR) + calls
+    return _cost_of_classes(layout, width, pairs=own) + rows * size * (width + _BOUND) + calls
 
 
 def _cost_of_classes(layout: Layout, width: int, *, pairs: bool) -> float:
@@ -85,8 +86,8 @@ def _cost_of_classes(layout: Layout, width: int, *, pairs: bool) -> float:
     return float((bounds + within).sum())
 
 
-def _estimate(rows: SortedRows, layout: Layout, survey: Survey, places: Tensor) -> tuple[float, float, float]:
-    """Estimate for a row: rows of the classes left, rows of its first class, and the share of classes stage 1 leaves."""
+def _estimate(rows: SortedRows, layout: Layout, survey: Survey, places: Tensor) -> tuple[float, float, float, float]:
+    """Estimate for a row: rows of the classes left, how many these are, rows of its first class, the share stage 1 leaves."""
     here, own, width = rows.sampled(places), layout.index[places], rows.shape[1]
     size, every = len(layout.counts), torch.arange(len(places), device=places.device)
     assert survey.means is not None
@@ -99,7 +100,7 @@ def _estimate(rows: SortedRows, layout: Layout, survey: Survey, places: Tensor) 
     # The largest class stands for itself, some of the others, at equal distances, for all of these.
     few = size <= _CLASSES
     labels = range(size) if few else [*(_spaced(size - 1, _CLASSES - 1, places.device)).tolist(), size - 1]
-    kept = share = 0.0
+    kept = left = share = 0.0
     for label in labels:
         weight = 1.0 if few or label == size - 1 else (size - 1) / (_CLASSES - 1)
         count = layout.starts[label + 1] - layout.starts[label]
@@ -107,11 +108,12 @@ def _estimate(rows: SortedRows, layout: Layout, survey: Survey, places: Tensor) 
         bounds = class_bounds(members.left[:, :width], torch.tensor([len(members)], device=places.device), rank_of(layout))
         near = here.left @ bounds.upper.T  # (n, 1)
         other = ((own != label) & (first != label))[:, None]
-        left = stage_one(near, here.norms, square, bounds) & other
-        still = stage_two(here.left, near, square, bounds.columns)[0] & left
-        share += weight * float(left.double().mean()) / size
-        kept += weight * float(still.double().mean()) * count
-    return kept, float(layout.counts[first].double().mean()), share
+        maybe = stage_one(near, here.norms, square, bounds) & other
+        still = weight * float((stage_two(here.left, near, square, bounds.columns)[0] & maybe).double().mean())
+        share += weight * float(maybe.double().mean()) / size
+        left += still
+        kept += still * count
+    return kept, left, float(layout.counts[first].double().mean()), share
 
 
 def _spaced(count: int, most: int, device: torch.device) -> Tensor:

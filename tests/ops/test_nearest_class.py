@@ -167,6 +167,7 @@ def test_few_pairs_give_what_all_pairs_give(name, unit, monkeypatch, always):
     monkeypatch.setattr(nearest_class, "_CHUNK", 16)
     monkeypatch.setattr(nearest_class, "_PIECE", 1000)
     monkeypatch.setattr(nearest_class, "_TILE", 9)
+    monkeypatch.setattr(nearest_class, "_WITHIN", 5)
     found = class_distances.class_distances(features, labels, normalize=unit)
     never(monkeypatch)
     exact = class_distances.class_distances(features.double(), labels, normalize=unit)
