@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from embedscope.ops.sorted_rows import SortedRows
 
 # Rows and columns of a tile of distances, and of one within a class, where smaller ones leave out more of what is there twice;
-# rows of a chunk whose bounds are computed at a time; numbers of their products. On a CPU all of these are about what its caches
-# hold; a GPU wants larger pieces, since each costs a launch.
+# rows of a chunk whose bounds are computed at a time; numbers of their products. On a CPU all of these are about what its
+# caches hold; a GPU wants larger pieces, since each costs a launch.
 _TILE = 1024
 _WITHIN = 256
 _CHUNK = 512
@@ -134,7 +134,7 @@ def groups(layout: Layout, width: int) -> list[slice]:
 
 def rank_of(layout: Layout) -> int:
     """Choose how many directions of a class are told apart: they cost as many columns as rows of the class."""
-    return max(2, min(16, len(layout.index) // len(layout.counts) // 128))
+    return max(2, min(16, len(layout.index) // len(layout.counts) // 100))
 
 
 def _class_by_class(rows: SortedRows, layout: Layout, *, pairs: bool) -> tuple[ClassBounds, Tensor | None]:
