@@ -112,11 +112,13 @@ def sorted_on_disk(features: Rows, order: Tensor) -> Iterator[Rows]:
     """
     rows, width = features.shape
     path = Path(distributed.broadcast(lambda: _temporary(rows * width * features.dtype.itemsize)))
-    file = os.open(path, os.O_RDWR)
     try:
+        file = os.open(path, os.O_RDWR)
         distributed.barrier()
+    finally:
         if distributed.rank() == 0:
             path.unlink()
+    try:
         stored = _Stored(file, (rows, width), features.dtype)
         place = torch.empty(len(order), dtype=torch.int64)
         place[order.cpu()] = torch.arange(len(order))
