@@ -6,19 +6,14 @@ Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7. For a sample i of class y:
 and b(i) is a minimum, or a soft one, of d(i, c) over c.
 
 Squared Euclidean and cosine distances come from class moments in closed form, O(N K D) and two passes over the rows. Euclidean
-distances need all pairs. In one process with the rows in memory each pair is computed once: rows are sorted by class and cut
-into blocks, and a tile of the distance matrix (a block by a block) gives class sums for its rows and for its columns. A block
-holds whole classes of about one size, or a part of one large class; a class is reduced into the running minima as soon as it
-is complete, so that neither N x N nor N x K is ever held. Several processes, rows on disk and a sample of anchors go another
-way: some rows against all.
+distances take pairs: for the hard minimum those within a class and those with the few classes that bounds leave
+(`ops.nearest_class`), if that is less work (`ops.pass_costs`); otherwise all of them (`ops.all_pairs`).
 """
 
 from __future__ import annotations
 
-import importlib.util
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +21,7 @@ from torch import Tensor
 from embedscope import distributed
 from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import blocks
+from embedscope.ops.all_pairs import all_pairs_once, some_against_all
 from embedscope.ops.class_moments import (
     Classes,
     ClassMoments,
@@ -35,22 +31,17 @@ from embedscope.ops.class_moments import (
     unit_rows,
     zero_rows,
 )
+from embedscope.ops.frames import Survey, surveyed
+from embedscope.ops.fused import fused, fusible
 from embedscope.ops.gathering import gather
-from embedscope.ops.minima import HARD, MinimumForm, RunningMinimum
-from embedscope.ops.pairwise import Frame, PreparedRows, distance_sums, distance_tile, squared_distances
-
-if TYPE_CHECKING:
-    from embedscope.ops._class_distances_triton import Tiling
-    from embedscope.ops.rows import Rows
+from embedscope.ops.minima import HARD, MinimumForm, RunningMinimum, take_in
+from embedscope.ops.nearest_class import laid_out, nearest_classes
+from embedscope.ops.pairwise import distance_sums, squared_distances
+from embedscope.ops.pass_costs import bounds_pay, may_pay
+from embedscope.ops.rows import Rows, gathered
+from embedscope.ops.sorted_rows import SortedRows, sorted_on_disk
 
 DISTANCES = ("euclidean", "sqeuclidean", "cosine")
-
-# Rows and columns of a tile: 1024 x 1024 float32 is 4 MiB, which two cores keep in their caches from product to sum. Measured
-# with 256 to 1024: the largest is best, by 8 % at D = 128 and 14 % at D = 512.
-_TILE = 1024
-
-# Rows that are added up first where many are; see `_sums_of_rows`. Measured with 8 to 64: 16 and 32 are best.
-_GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ def class_distances(
         labels: (N,) integers; any values, gaps allowed. On the device that computes.
         distance: "euclidean", "sqeuclidean" or "cosine" (1 - cosine similarity; a zero row is at 1 from everything).
         normalize: divide every row by its length first (a zero row stays zero).
-        minimum: which minimum over the other classes b(i) is.
+        minimum: which minimum over the other classes b(i) is. The hard one takes the fewest pairs.
         moments: what `class_moments` gathered, where it has been; not read by "euclidean".
         anchors: (M,) ascending positions; only these samples are measured, against all rows. The results are then (M,).
 
@@ -114,15 +105,10 @@ def class_distances(
             moments = gatherer.moments
         own, found = _closed_form(features, classes, wanted, moments, unit=unit, cosine=distance == "cosine", form=minimum)
     else:
-        frame = _frame(features, unit=unit)
-        scale = frame.scale
+        survey = surveyed(features, classes, unit=unit)
+        scale = survey.frame.scale
         form = MinimumForm(minimum.form, minimum.tau * scale)
-        if anchors is not None or not isinstance(features, Tensor) or distributed.world_size() > 1:
-            own, found = _some_against_all(features, classes, wanted, frame, unit=unit, form=form)
-        else:
-            here = features.to(labels.device)
-            on_gpu = here.device.type == "cuda" and here.dtype != torch.float64 and importlib.util.find_spec("triton")
-            own, found = (_fused if on_gpu else _all_pairs_once)(here, classes, frame, unit=unit, form=form)
+        own, found = _euclidean(features, classes, anchors, survey, unit=unit, form=form)
     index = classes.index[wanted]
     return ClassDistances(
         own=own / (classes.counts[index] - 1).clamp(min=1) / scale,
@@ -130,6 +116,62 @@ def class_distances(
         nearest=classes.labels[found.nearest],
         alone=classes.counts[index] == 1,
     )
+
+
+def _euclidean(
+    features: Rows, classes: Classes, anchors: Tensor | None, survey: Survey, *, unit: bool, form: MinimumForm
+) -> tuple[Tensor, RunningMinimum]:
+    """Sum the distances of all rows, or of the anchors, to their own class, and find the minima: in the unit of the frame."""
+    device = classes.index.device
+    if isinstance(features, Tensor):
+        features = features.to(device)
+    once = anchors is None and isinstance(features, Tensor) and distributed.world_size() == 1
+    if form.form == "hard":
+        found = _by_bounds(features, classes, anchors, survey, unit=unit, once=once)
+        if found is not None:
+            return found
+    if not once:
+        wanted = torch.arange(len(classes.index), device=device) if anchors is None else anchors
+        return some_against_all(features, classes, wanted, survey.frame, unit=unit, form=form)
+    assert isinstance(features, Tensor)
+    compute = fused if fusible(features) else all_pairs_once
+    return compute(features, classes, survey.frame, unit=unit, form=form)
+
+
+def _by_bounds(
+    features: Rows, classes: Classes, anchors: Tensor | None, survey: Survey, *, unit: bool, once: bool
+) -> tuple[Tensor, RunningMinimum] | None:
+    """Do the same for the hard minimum without most pairs; None if that would take longer than all pairs, or is not possible.
+
+    Rows that are not in memory are sorted by class into a temporary file first, see `sorted_rows.sorted_on_disk`; processes on
+    several machines do not share one, and compute all pairs.
+    """
+    device = classes.index.device
+    by_size = classes.counts.argsort(stable=True)  # (K,) classes by ascending size
+    place = by_size.argsort()[classes.index]  # (N,)
+    order = place.argsort(stable=True)  # (N,) the row at each position
+    layout = laid_out(classes.counts[by_size])
+    wanted, back = None, order.argsort()
+    if anchors is not None:
+        wanted, turn = back[anchors].sort()
+        back = turn.argsort()
+    if survey.means is not None:
+        survey = replace(survey, means=survey.means[by_size], spread=survey.spread[by_size])
+    in_memory = isinstance(features, Tensor)
+    count, width, own_pairs = len(back) if wanted is None else len(wanted), features.shape[1], anchors is None
+    if not may_pay(layout, survey, count, width, own=own_pairs, once=once, memory=blocks.memory() // 4):
+        return None
+    if not in_memory and distributed.world_size() != distributed.local_world_size():
+        return None
+    with nullcontext(features) if in_memory else sorted_on_disk(features, order) as by_class:
+        rows = SortedRows(by_class, order if in_memory else None, survey.frame, device, unit=unit)
+        pays = bounds_pay(rows, layout, survey, wanted, once=once)
+        if not distributed.all_reduce_object(pays, lambda one, other: one and other):  # all processes go the same way
+            return None
+        own, other, nearest = nearest_classes(rows, layout, wanted)
+    found = RunningMinimum(0, HARD, device)
+    found.lowest, found.nearest = other[back], by_size[nearest[back]]
+    return own[back], found
 
 
 def class_moments(
@@ -168,217 +210,6 @@ def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) ->
     return own, (sums / counts[:, None]).scatter(0, own_class, torch.inf), peers == 0
 
 
-def _take_in(
-    found: RunningMinimum, own: Tensor, rows: slice, classes: slice, sums: Tensor, counts: Tensor, index: Tensor
-) -> None:
-    """Reduce complete class sums (M, B) into the minima, and add those of a sample's own class to its own sum instead.
-
-    `counts` (K,) and `index` (N,) are of all classes and all samples that `found` and `own` hold.
-    """
-    means = sums / counts[classes, None]
-    mine = index[rows] - classes.start
-    inside = ((mine >= 0) & (mine < len(sums))).nonzero().squeeze(1)
-    own[rows.start + inside] += sums[mine[inside], inside]
-    means[mine[inside], inside] = torch.inf
-    found.update(rows, classes, means)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Consecutive positions of the sorted rows: whole classes, or a part of one that does not fit.
-
-    Attributes:
-        rows: the positions.
-        classes: which classes, each with the same number of positions; where a class has fewer rows, the rest are dummies.
-        last: whether its classes end here.
-    """
-
-    rows: slice
-    classes: slice
-    last: bool
-
-    def __len__(self) -> int:
-        return int(self.rows.stop - self.rows.start)
-
-
-def _layout(counts: list[int], most: int) -> tuple[list[_Block], list[int]]:
-    """Cut classes of ascending size into blocks of about _TILE positions; and the number of positions of each class.
-
-    Sums over runs of one length are fast, so the classes of a block are padded to the largest of them, and runs of some length
-    to a multiple of _GROUP. The largest is at most twice the smallest, so that dummies are not most of the work; and a block
-    has at most `most` classes, because it keeps their sums for all positions before it.
-    """
-    found: list[_Block] = []
-    padded = []
-    position, label = 0, 0
-    while label < len(counts):
-        parts = max(1, round(counts[label] / _TILE))
-        stop = label + 1
-        if parts == 1:
-            while (
-                stop < min(len(counts), label + most)
-                and counts[stop] <= 2 * counts[label]
-                and _rounded(counts[stop]) * (stop + 1 - label) <= _TILE
-            ):
-                stop += 1
-        run = _rounded(-(-counts[stop - 1] // parts))
-        size = run * (stop - label)
-        for part in range(parts):
-            found.append(_Block(slice(position, position + size), slice(label, stop), last=part == parts - 1))
-            position += size
-        padded += [run * parts] * (stop - label)
-        label = stop
-    return found, padded
-
-
-def _rounded(run: int) -> int:
-    return run if run < 2 * _GROUP else -(-run // _GROUP) * _GROUP
-
-
-def _stand_ins(taken: Tensor, plan: list[_Block], firsts: Tensor) -> dict[int, Tensor]:
-    """Let a dummy stand for the first row of its run; return how many do, (M,) a block, by the block's first position.
-
-    `taken` (P,) is the row at each position, -1 for a dummy, and is filled in place. What a run's sum holds too much is then as
-    many of its first terms: of the size of the others, so that taking it out again costs no digits. In a run of dummies alone
-    all stand for the first row of the class, `firsts` (P,).
-    """
-    excess = {}
-    for block in plan:
-        runs = taken[block.rows].view(block.classes.stop - block.classes.start, -1)  # (M, run), a view
-        dummy = runs < 0
-        runs[:, 0] = torch.where(dummy[:, 0], firsts[block.rows].view_as(runs)[:, 0], runs[:, 0])
-        runs.copy_(torch.where(dummy, runs[:, :1], runs))
-        excess[block.rows.start] = dummy.sum(dim=1)
-    return excess
-
-
-def _all_pairs_once(
-    features: Tensor, classes: Classes, frame: Frame, *, unit: bool, form: MinimumForm
-) -> tuple[Tensor, RunningMinimum]:
-    """Sum the distances over all pairs, each computed once: the own sums (N,) and the minima, in the order of the rows."""
-    device = features.device
-    by_size = classes.counts.argsort(stable=True)  # (K,) classes by ascending size
-    counts = classes.counts[by_size]
-    # The sums of a block's classes for all positions before it, in float64, three times over while they are reduced.
-    plan, lengths = _layout(counts.tolist(), max(1, blocks.memory() // (4 * 3 * 8 * len(classes.index))))
-    padded = torch.tensor(lengths, device=device)  # (K,) positions of each class
-    index = torch.repeat_interleave(padded)  # (P,) class of each position, by size
-    # Rows take the first positions of their class, dummies what is left.
-    row_class = by_size.argsort()[classes.index]  # (N,)
-    order = row_class.argsort(stable=True)
-    first = counts.cumsum(0) - counts
-    place = (padded.cumsum(0) - padded - first)[row_class[order]] + torch.arange(len(order), device=device)
-    taken = torch.full((len(index),), -1, dtype=torch.int64, device=device)
-    taken[place] = order
-    excess = _stand_ins(taken, plan, order[first[index]])
-    rows = PreparedRows(features, taken, frame, unit=unit)
-    own = torch.zeros(len(index), dtype=torch.float64, device=device)
-    found = RunningMinimum(len(index), form, device)
-    buffer = rows.left.new_empty(max(map(len, plan)) ** 2)
-    unfinished = own.new_zeros(1, 0)  # sums over a class that spans several blocks, for the positions before the last of them
-    for number, block in enumerate(blocks.tracked(plan, "distances", len(plan))):
-        here, width = block.rows, block.classes.stop - block.classes.start
-        right = rows.right(here)
-        columns = torch.zeros(block.classes.stop, len(block), dtype=torch.float64, device=device)
-        before = torch.zeros(width, here.start, dtype=torch.float64, device=device)
-        for other in plan[: number + 1]:
-            tile = distance_tile(rows, other.rows, rows, here, right, buffer)  # (positions of other, positions of block)
-            runs = tile.view(other.classes.stop - other.classes.start, -1, len(block))
-            columns[other.classes] += _sums_of_rows(tile, len(runs)) - excess[other.rows.start][:, None] * runs[:, 0]
-            if other is not block:
-                runs = tile.view(len(other), width, -1)
-                before[:, other.rows] = (runs.sum(dim=2) - excess[here.start] * runs[:, :, 0]).T
-        _take_in(found, own, here, slice(0, block.classes.stop), columns, counts, index)
-        if number and plan[number - 1].classes == block.classes:  # a large class goes on: its sums so far are added
-            before[:, : unfinished.shape[1]] += unfinished
-        if block.last:
-            _take_in(found, own, slice(0, here.start), block.classes, before, counts, index)
-        unfinished = before
-    back = place[order.argsort()]  # where each row went
-    result = found.selected(back)
-    result.nearest = by_size[result.nearest]
-    return own[back], result
-
-
-def _fused(
-    features: Tensor, classes: Classes, frame: Frame, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
-) -> tuple[Tensor, RunningMinimum]:
-    """Do the same by one kernel on a GPU, and again, exactly, for the rows that have neighbours too near for its products."""
-    from embedscope.ops._class_distances_triton import fused_class_distances
-
-    own, found, again = fused_class_distances(features, classes, frame, unit=unit, form=form, tiling=tiling)
-    wanted = again.nonzero().squeeze(1)
-    if len(wanted) > len(again) // 2:
-        return _all_pairs_once(features, classes, frame, unit=unit, form=form)
-    if len(wanted):
-        own[wanted], exact = _some_against_all(features, classes, wanted, frame, unit=unit, form=form)
-        found.replace(wanted, exact)
-    return own, found
-
-
-def _sums_of_rows(tile: Tensor, classes: int) -> Tensor:
-    """Sum the rows of each class, which are runs of one length: (R, C) -> (M, C).
-
-    By groups of rows first: each core then adds up rows that it has in its own cache, which makes the whole pass a quarter
-    faster than `tile.sum(dim=0)`, whose cores share the columns.
-    """
-    run = len(tile) // classes
-    if run % _GROUP or run == _GROUP:
-        return tile.view(classes, run, -1).sum(dim=1)
-    return tile.view(classes * run // _GROUP, _GROUP, -1).sum(dim=1).view(classes, run // _GROUP, -1).sum(dim=1)
-
-
-def _some_against_all(
-    features: Rows, classes: Classes, wanted: Tensor, frame: Frame, *, unit: bool, form: MinimumForm
-) -> tuple[Tensor, RunningMinimum]:
-    """Sum the distances of some rows to all: the own sums (M,) and the minima of this process's share, put together."""
-    device, size = wanted.device, len(classes)
-    share = distributed.share(len(wanted))
-    mine = wanted[share]
-    own = torch.zeros(len(mine), dtype=torch.float64, device=device)
-    found = RunningMinimum(len(mine), form, device)
-    row_bytes = features.shape[1] * 24 + size * 24 + 12 * _TILE
-    slabs = blocks.row_slices(len(mine), row_bytes, blocks.memory() // 4)
-    for slab in blocks.tracked(slabs, "distances", len(slabs)):
-        left = PreparedRows(gathered(features, mine[slab]).to(device), None, frame, unit=unit)
-        here = slice(0, slab.stop - slab.start)
-        sums = torch.zeros(size, here.stop, dtype=torch.float64, device=device)
-        parts = [(part, left.right(part)) for part in blocks.row_slices(here.stop, 1, _TILE * 2)]
-        for block in blocks.row_slices(features.shape[0], 1, _TILE * 2):
-            right = PreparedRows(features[block].to(device), None, frame, unit=unit)
-            for part, laid_out in parts:
-                tile = distance_tile(right, slice(0, len(right)), left, part, laid_out)
-                sums[:, part] += class_sums(tile, classes.index[block], size)
-        _take_in(found, own, slab, slice(0, size), sums, classes.counts.double(), classes.index[mine])
-    return distributed.all_gather(own), found.of_all_processes()
-
-
-def gathered(features: Rows, positions: Tensor) -> Tensor:
-    """Read rows at ascending positions: (n, D). Rows on disk are read in spans, not one by one."""
-    if isinstance(features, Tensor):
-        return features[positions.to(features.device)]
-    parts = []
-    for block in blocks.row_slices(features.shape[0], features.shape[1] * features.dtype.itemsize):
-        inside = positions[(positions >= block.start) & (positions < block.stop)].cpu()
-        if len(inside):
-            span = slice(int(inside[0]), int(inside[-1]) + 1)
-            parts.append(features[span][inside - span.start])
-    return torch.cat(parts)
-
-
-def _frame(features: Rows, *, unit: bool) -> Frame:
-    """Choose the origin and the unit of length: one pass over the rows."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64)
-    largest = 0.0
-    for _, block in blocks.over_rows(features, torch.float64, description="mean"):
-        total += (unit_rows(block) if unit else block).sum(dim=0).cpu()
-        largest = max(largest, float(block.abs().max()))
-    centre = distributed.all_reduce_object(total, torch.add) / features.shape[0]
-    largest = distributed.all_reduce_object(largest, max)
-    scale = 1.0 if unit or not 0 < largest < math.inf else 2.0 ** -max(-1000, min(1000, math.frexp(largest)[1]))
-    return Frame(centre * scale, scale)
-
-
 def _closed_form(
     features: Rows, classes: Classes, wanted: Tensor, moments: ClassMoments, *, unit: bool, cosine: bool, form: MinimumForm
 ) -> tuple[Tensor, RunningMinimum]:
@@ -407,5 +238,5 @@ def _closed_form(
             zero = zero_rows(raw).double()
             sums = (sums + zero * moments.counts[:, None] + moments.zeros[:, None]) / 2
             sums[index, torch.arange(len(index), device=device)] -= zero  # the distance to itself
-        _take_in(found, own, block, slice(0, size), sums, classes.counts.double(), classes.index[mine])
+        take_in(found, own, block, slice(0, size), sums, classes.counts.double(), classes.index[mine])
     return distributed.all_gather(own), found.of_all_processes()

@@ -100,3 +100,18 @@ class RunningMinimum:
             return self.mean
         shift = self.form.tau * math.log(num_others) if self.form.form == "lme" else 0.0
         return -self.form.tau * self.log + shift
+
+
+def take_in(
+    found: RunningMinimum, own: Tensor, rows: slice, classes: slice, sums: Tensor, counts: Tensor, index: Tensor
+) -> None:
+    """Reduce complete class sums (M, B) into the minima, and add those of a sample's own class to its own sum instead.
+
+    `counts` (K,) and `index` (N,) are of all classes and all samples that `found` and `own` hold.
+    """
+    means = sums / counts[classes, None]
+    mine = index[rows] - classes.start
+    inside = ((mine >= 0) & (mine < len(sums))).nonzero().squeeze(1)
+    own[rows.start + inside] += sums[mine[inside], inside]
+    means[mine[inside], inside] = torch.inf
+    found.update(rows, classes, means)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +68,14 @@ class PreparedRows:
         self._centre, self._scale = frame.centre.to(features.device), frame.scale
         rows, width = len(features) if order is None else len(order), features.shape[1]
         self.left = torch.empty(rows, width + 2, dtype=working_dtype(features.dtype), device=features.device)
+        # float32 rows need no float64 on the way: whatever the centre is rounded to, all of them are moved by the same.
+        direct = features.dtype == torch.float32 and not unit and self._scale < 2.0**100
         for block in row_slices(rows, width * 24):
-            self.left[block, :width] = self.exact(torch.arange(block.start, block.stop, device=features.device))
+            if direct:
+                here = features[block] if order is None else features.index_select(0, order[block])
+                torch.sub(here * self._scale, self._centre.float(), out=self.left[block, :width])
+            else:
+                self.left[block, :width] = self.exact(torch.arange(block.start, block.stop, device=features.device))
         self.norms = self.left[:, :width].square().sum(dim=1)
         self.left[:, width] = self.norms
         self.left[:, width + 1] = 1
@@ -83,6 +90,17 @@ class PreparedRows:
         right[:, -2], right[:, -1] = 1, self.norms[rows]
         return right.T
 
+    def selected(self, positions: Tensor | slice) -> PreparedRows:
+        """Return the rows at (n,) positions, copied, or those of a slice, which stay where they are."""
+        found = copy.copy(self)
+        order = torch.arange(len(self), device=self.left.device) if self._order is None else self._order
+        found._order = order[positions]
+        if isinstance(positions, slice):
+            found.left, found.norms = self.left[positions], self.norms[positions]
+        else:
+            found.left, found.norms = self.left.index_select(0, positions), self.norms[positions]
+        return found
+
     def exact(self, positions: Tensor) -> Tensor:
         """Return rows at (n,) positions in float64, about the centre: (n, D); equal rows are equal here too."""
         rows = self._features[positions if self._order is None else self._order[positions]].double()
@@ -91,16 +109,26 @@ class PreparedRows:
 
 
 def distance_tile(
-    x: PreparedRows, rows: slice, y: PreparedRows, columns: slice, right: Tensor, buffer: Tensor | None = None
+    x: PreparedRows,
+    rows: slice,
+    y: PreparedRows,
+    columns: slice,
+    right: Tensor,
+    buffer: Tensor | None = None,
+    *,
+    diagonal: bool = False,
 ) -> Tensor:
     """Compute the distances of some rows of x to some rows of y, of which `right` is the right-hand side: -> (R, C).
 
-    The tile lies in the `buffer` where there is one, until the next call: fresh memory for each tile costs a third of the time.
+    The tile lies in the `buffer`, if any, until the next call: fresh memory for each tile costs a third of the time. With
+    `diagonal`, rows and columns are the same rows, each of which is 0 from itself.
     """
     left = x.left[rows]
     size = len(left) * right.shape[1]
     out = None if buffer is None else buffer[:size].view(len(left), right.shape[1])
     squared = torch.mm(left, right, out=out)
+    if diagonal:
+        squared.fill_diagonal_(torch.inf)  # not near, so that it is not computed again
     share = NEAR[squared.dtype]
     # A row is looked at only if its nearest column may be near: this pass costs less than clamping, which it replaces.
     suspicious = squared.amin(dim=1) <= share * (x.norms[rows] + y.norms[columns].max())
@@ -110,6 +138,8 @@ def distance_tile(
         i, j = (squared[near] <= bound).nonzero(as_tuple=True)
         i = near[i]
         _compute_again(squared, i, j, x, rows, y, columns)
+    if diagonal:
+        squared.fill_diagonal_(0)
     return squared.sqrt_()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
+
+from embedscope.ops import blocks
 
 
 class Rows(Protocol):
@@ -23,3 +24,16 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+def gathered(features: Rows, positions: Tensor) -> Tensor:
+    """Read rows at ascending positions: (n, D). Rows on disk are read in spans, not one by one."""
+    if isinstance(features, Tensor):
+        return features[positions.to(features.device)]
+    parts = []
+    for block in blocks.row_slices(features.shape[0], features.shape[1] * features.dtype.itemsize):
+        inside = positions[(positions >= block.start) & (positions < block.stop)].cpu()
+        if len(inside):
+            span = slice(int(inside[0]), int(inside[-1]) + 1)
+            parts.append(features[span][inside - span.start])
+    return torch.cat(parts)

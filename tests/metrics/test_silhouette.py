@@ -87,7 +87,7 @@ def test_blocks_do_not_change_the_result(digits, monkeypatch):
     features, labels = digits[0][:200], digits[1][:200]
     for distance in DISTANCES:
         whole = silhouette_samples(features, labels, distance=distance)
-        monkeypatch.setattr("embedscope.ops.class_distances._TILE", 17)
+        monkeypatch.setattr("embedscope.ops.all_pairs._TILE", 17)
         with limits(memory=20_000):
             torch.testing.assert_close(silhouette_samples(features, labels, distance=distance), whole, atol=1e-12, rtol=0)
 
@@ -150,7 +150,7 @@ def labelled(name):
     ],
 )
 def test_float32_is_near_float64(name, bound, monkeypatch):
-    monkeypatch.setattr("embedscope.ops.class_distances._TILE", 100)
+    monkeypatch.setattr("embedscope.ops.all_pairs._TILE", 100)
     features, labels = labelled(name)
     error = silhouette_samples(features, labels) - silhouette_samples(features.double(), labels)
     assert error.abs().max() <= bound
@@ -164,7 +164,7 @@ def test_every_way_of_cutting_gives_the_same(rows, classes, tile, monkeypatch):
     features = torch.randn(rows, 4, generator=generator, dtype=torch.float64)
     labels = (torch.rand(rows, generator=generator) ** 2 * classes).long()
     expected = sklearn_samples(features, labels, "euclidean")
-    monkeypatch.setattr("embedscope.ops.class_distances._TILE", tile)
+    monkeypatch.setattr("embedscope.ops.all_pairs._TILE", tile)
     torch.testing.assert_close(silhouette_samples(features, labels), expected, atol=1e-10, rtol=0)
     anchors = torch.arange(1, rows, 3)
     found = class_distances(features, labels, anchors=anchors)

@@ -17,7 +17,8 @@ INTERPRETED = """
 import json, sys
 import torch
 from embedscope.ops._class_distances_triton import Tiling, fused_class_distances
-from embedscope.ops.class_distances import _frame, _fused
+from embedscope.ops.frames import surveyed
+from embedscope.ops.fused import checked, fused
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.minima import MinimumForm
 
@@ -26,14 +27,14 @@ for case in json.loads(sys.stdin.read()):
     features, labels = torch.tensor(case["features"]), torch.tensor(case["labels"])
     classes, form = present_classes(labels), MinimumForm(case["form"], 0.3)
     tiling = Tiling(rows=32, columns=16, depth=16)
-    frame = _frame(features, unit=case["unit"])
+    frame = surveyed(features, classes, unit=case["unit"]).frame
     form = MinimumForm(form.form, form.tau * frame.scale)
     _, _, again = fused_class_distances(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
-    own, found = _fused(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
+    own, found = fused(features, classes, frame, unit=case["unit"], form=form, tiling=tiling)
     others = len(classes) - 1
     values = [(own / frame.scale).tolist(), (found.result(others) / frame.scale).tolist(), found.nearest.tolist()]
     results.append([*values, int(again.sum())])
-print(json.dumps(results))
+print(json.dumps([checked(torch.device("cpu"), tiling), *results]))
 """
 
 
@@ -101,7 +102,7 @@ def interpreted():
 def test_kernel_equals_the_plain_path(interpreted, case):
     chosen, labels = cases()
     features, form, unit = chosen[case]
-    own, other, nearest, _ = interpreted[case]
+    own, other, nearest, _ = interpreted[1 + case]
     counts = torch.bincount(labels)
     expected = class_distances(features.double(), labels, normalize=unit, minimum=MinimumForm(form, 0.3))
     # Products of float32 rows, distances of order 10.
@@ -124,10 +125,14 @@ def test_kernel_compiles_for_hopper():
     assert shared <= 227 * 1024  # what a program may have on the chip
 
 
+def test_kernel_passes_its_self_check(interpreted):
+    assert interpreted[0]
+
+
 def test_rows_with_near_neighbours_are_computed_again(interpreted):
-    assert interpreted[0][3] == 0
-    assert interpreted[8][3] == 4  # two pairs of twins
-    assert interpreted[9][3] == 76  # every row but the only member of its class
+    assert interpreted[1][3] == 0
+    assert interpreted[9][3] == 4  # two pairs of twins
+    assert interpreted[10][3] == 76  # every row but the only member of its class
 
 
 @pytest.mark.gpu
