@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     # From a (B,), d (K, B) with inf at the own class, and alone (B,) bool to s (B,), with gradients.
     Silhouette = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+# Rows and columns of a tile of distances, which two cores keep in their caches.
+_TILE = 1024
+
 
 def silhouette_influences(
     features: Tensor,
@@ -73,9 +76,16 @@ def _framed(rows: Tensor, *, unit: bool) -> Tensor:
     return (wide - wide.mean(dim=0)).to(working_dtype(rows.dtype))
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances, (B, D), (M, D) -> (B, M); near ones are as exact as a product leaves them."""
-    squared = torch.addmm(y.square().sum(dim=1)[None, :], x, y.T, alpha=-2).add_(x.square().sum(dim=1)[:, None])
+def _sides(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay rows (N, D) out so that one product of the two sides gives squared distances: (N, D + 2) each."""
+    norms, ones = rows.square().sum(dim=1, keepdim=True), torch.ones_like(rows[:, :1])
+    return torch.cat([rows, norms, ones], dim=1), torch.cat([-2 * rows, ones, norms], dim=1)
+
+
+def _distances(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
+    """Euclidean distances, sides (B, D + 2), (M, D + 2) -> (B, M) in the buffer; near ones are as exact as a product is."""
+    size = len(left) * len(right)
+    squared = torch.mm(left, right.T, out=buffer[:size].view(len(left), len(right)))
     return squared.clamp_(min=0).sqrt_()
 
 
@@ -93,6 +103,8 @@ def _of_nearest_class(rows: Tensor, classes: Classes, silhouette: Silhouette, fo
     nearest = torch.searchsorted(classes.labels, found.nearest)
     values, by_own, by_other = _slopes(silhouette, found.own, found.other[None], found.alone)
     result = values - values.mean()
+    sides = _sides(rows)
+    buffer = rows.new_empty(_TILE * _TILE)
     order = classes.index.argsort(stable=True)
     by_nearest = nearest.argsort(stable=True)
     starts = torch.cat([classes.counts.new_zeros(1), classes.counts.cumsum(0)]).tolist()
@@ -102,41 +114,47 @@ def _of_nearest_class(rows: Tensor, classes: Classes, silhouette: Silhouette, fo
         others = by_nearest[near_starts[label] : near_starts[label + 1]]
         own_weight = by_own[members] / max(len(members) - 1, 1)
         other_weight = by_other[0, others] / len(members)
-        result[members] += _weighted(rows, members, members, own_weight)
-        result[members] += _weighted(rows, members, others, other_weight)
+        result[members] += _weighted(sides, members, members, own_weight, buffer)
+        result[members] += _weighted(sides, members, others, other_weight, buffer)
         # The distance of a row to itself is 0 and no part of its mean: neither is its a(i) taken off.
         result[members] -= (own_weight * found.own[members]).sum() - own_weight * found.own[members]
         result[members] -= (other_weight * found.other[others]).sum()
     return result
 
 
-def _weighted(rows: Tensor, members: Tensor, others: Tensor, weight: Tensor) -> Tensor:
+def _weighted(sides: tuple[Tensor, Tensor], members: Tensor, others: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
     """Sum weighted distances of members (M,) to others (O,) with weights (O,): (M,) float64."""
-    result = torch.zeros(len(members), dtype=torch.float64, device=rows.device)
-    weight = weight.to(rows.dtype)
-    step = max(1, min(2**10, memory() // (16 * max(1, len(others)))))
-    for block in row_slices(len(others), 1, 2**12):
-        right = rows[others[block]]
-        for part in row_slices(len(members), 1, step):
-            result[part] += _distances(rows[members[part]], right) @ weight[block]
+    result = torch.zeros(len(members), dtype=torch.float64, device=weight.device)
+    left, weight = sides[0][members], weight.to(buffer.dtype)
+    for block in row_slices(len(others), 1, _TILE):
+        right = sides[1][others[block]]
+        for part in row_slices(len(members), 1, _TILE):
+            result[part] += _distances(left[part], right, buffer) @ weight[block]
     return result
 
 
 def _of_all_classes(rows: Tensor, classes: Classes, silhouette: Silhouette) -> Tensor:
-    """Compare each row with all: a slab of samples against all rows, whose distances are held from mean to weight."""
+    """Compare each row with all: a slab of samples against all rows, whose distances are held from mean to weight.
+
+    Rows are sorted, so that a class is a run of columns: its sums and its weighted sums are one call each.
+    """
     total = len(rows)
     order = classes.index.argsort(stable=True)
     rows, index = rows[order], classes.index[order]
     counts = classes.counts.double()
+    runs = torch.split(torch.arange(total), classes.counts.tolist())
     values = torch.zeros(total, dtype=torch.float64, device=rows.device)
     pulled = torch.zeros_like(values)
-    slabs = row_slices(total, total * rows.element_size() * 4, min(memory() // 4, 2**26))
+    left, right = _sides(rows)
+    slabs = row_slices(total, total * rows.element_size(), min(memory() // 4, 2**25))
+    buffer = rows.new_empty(max(slab.stop - slab.start for slab in slabs) * total)
     for slab in tracked(slabs, "intervals", len(slabs)):
         here = index[slab]
         places = torch.arange(len(here), device=rows.device)
-        tile = _distances(rows, rows[slab])  # (N, B)
-        tile[torch.arange(slab.start, slab.stop, device=rows.device), places] = 0
-        sums = class_sums(tile, index, len(classes)).double()  # (K, B)
+        tile = _distances(left[slab], right, buffer)  # (B, N)
+        tile[places, torch.arange(slab.start, slab.stop, device=rows.device)] = 0
+        columns = [tile[:, int(run[0]) : int(run[-1]) + 1] for run in runs]
+        sums = torch.stack([each.sum(dim=1) for each in columns]).double()  # (K, B)
         peers = counts[here] - 1
         own = sums[here, places] / peers.clamp(min=1)
         means = sums / counts[:, None]
@@ -146,7 +164,8 @@ def _of_all_classes(rows: Tensor, classes: Classes, silhouette: Silhouette) -> T
         weight = by_other / counts[:, None]  # (K, B)
         weight[here, places] = by_own / peers.clamp(min=1)
         means[here, places] = own
-        pulled += (tile.mul_(weight.to(tile.dtype)[index])).sum(dim=1, dtype=torch.float64)
+        narrow = weight.to(tile.dtype)
+        pulled += torch.cat([each.T @ narrow[label] for label, each in enumerate(columns)])
         pulled -= (weight * means).sum(dim=1)[index]
         pulled[slab] += weight[here, places] * own  # a row is no part of its own mean
     result = torch.empty_like(values)

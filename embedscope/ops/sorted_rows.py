@@ -145,7 +145,7 @@ def _temporary(size: int) -> str:
     if free < size:
         raise InputError(
             f"sorting the features by class takes {size / 2**30:.1f} GB in {folder}, which has {free / 2**30:.1f} GB free; "
-            "set TMPDIR to a folder with more, or raise --memory so that the features fit"
+            "set TMPDIR to a folder with more, or raise `memory=` so that the features fit"
         )
     try:
         file, path = tempfile.mkstemp(prefix="embedscope-", dir=folder)

@@ -18,6 +18,7 @@ from embedscope.plotting import plot, report
 from embedscope.store import read_features
 from embedscope.store.features import FeatureSet
 from embedscope.store.provenance import ModelOrigin, Provenance
+from embedscope.text import printable
 from tests.plotting.report.test_page import HOSTILE, features, view
 
 pytest.importorskip("plotly", reason="plotly is not installed")
@@ -272,7 +273,7 @@ def test_names_are_shown_and_not_run(chromium, blobs, tmp_path):
     report.write(tmp_path / "a.html", [view(found)], command=HOSTILE[0])
     page = Page(chromium, tmp_path / "a.html")
     shown = page.run("return [...document.querySelectorAll('#legend .name')].map((each) => each.textContent)")
-    assert shown == names
+    assert shown == [printable(name) for name in names]
     assert HOSTILE[2] in page.text("#map h3")
     ticks = page.run("return [...document.querySelectorAll('#silhouettes .ytick text')].map((each) => each.textContent)")
     assert any(tick.startswith("<b>bold</b>") for tick in ticks)

@@ -100,7 +100,8 @@ def test_it_carries_what_was_measured(two):
         expected = silhouette_samples(found.features, torch.from_numpy(found.labels)).numpy()
         np.testing.assert_array_equal(decoded(packed["silhouette"]), expected.astype(np.float32))
         assert packed["metrics"]["silhouette"]["value"] == pytest.approx(expected.mean(), abs=1e-14)
-        assert all(metric["ci95"] for metric in packed["metrics"].values())
+        sure = {name for name, metric in packed["metrics"].items() if metric["ci95"]}
+        assert sure == {"silhouette", "soft_silhouette", "gini", "class_kl"}
         low, high = packed["metrics"]["silhouette"]["ci95"]
         assert low < expected.mean() < high
         points = found.features[:, :2].numpy().astype(float)
@@ -255,7 +256,7 @@ def test_fifty_thousand_points_stay_small(tmp_path):
             {"kinds": ["pca", "silhouette"]},
             "a page shows what suits its inputs without being asked, so leave out `kinds=silhouette`",
         ),
-        ({"width": "slide"}, "--width slide is for pictures"),
+        ({"width": "slide"}, "`width=slide` is for pictures"),
     ],
 )
 def test_options_that_a_page_does_not_have(make_store, blobs, tmp_path, options, message):
@@ -289,8 +290,8 @@ def test_a_page_of_given_coordinates_shows_their_rows(make_store, blobs, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["silhouette"], "coordinates": "a.csv"}, "--coordinates is of kinds with coordinates, and none is chosen"),
-        ({"form": "svg"}, "--format svg is of the pictures in a folder; a.png says its own"),
+        ({"kinds": ["silhouette"], "coordinates": "a.csv"}, "`coordinates=` is of kinds with coordinates, and none is chosen"),
+        ({"form": "svg"}, "`form=svg` is of the pictures in a folder; a.png says its own"),
     ],
 )
 def test_options_that_would_do_nothing(make_store, blobs, tmp_path, options, message):
