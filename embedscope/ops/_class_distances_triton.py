@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from embedscope.ops.minima import MinimumForm, RunningMinimum
-from embedscope.ops.pairwise import NEAR, PreparedRows
+from embedscope.ops.pairwise import PreparedRows
 
 if TYPE_CHECKING:
     from embedscope.ops.class_moments import Classes
@@ -160,7 +160,7 @@ def fused_class_distances(
         positions,
         size,
         rows.left.shape[1],
-        NEAR[torch.float32],
+        rows.near,
         form.tau,
         WIDTH=features.shape[1],
         SOFT=form.form != "hard",

@@ -38,7 +38,7 @@ from embedscope.ops.minima import HARD, MinimumForm, RunningMinimum, take_in
 from embedscope.ops.nearest_class import laid_out, nearest_classes
 from embedscope.ops.pairwise import distance_sums, squared_distances
 from embedscope.ops.pass_costs import bounds_pay, may_pay
-from embedscope.ops.rows import Rows, gathered
+from embedscope.ops.rows import InDouble, Rows, gathered
 from embedscope.ops.sorted_rows import SortedRows, sorted_on_disk
 
 DISTANCES = ("euclidean", "sqeuclidean", "cosine")
@@ -106,6 +106,8 @@ def class_distances(
         own, found = _closed_form(features, classes, wanted, moments, unit=unit, cosine=distance == "cosine", form=minimum)
     else:
         survey = surveyed(features, classes, unit=unit)
+        if survey.beyond_float32:
+            features = features.double() if isinstance(features, Tensor) else InDouble(features)
         scale = survey.frame.scale
         form = MinimumForm(minimum.form, minimum.tau * scale)
         own, found = _euclidean(features, classes, anchors, survey, unit=unit, form=form)

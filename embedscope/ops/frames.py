@@ -11,13 +11,16 @@ import torch
 from embedscope import distributed
 from embedscope.ops import blocks
 from embedscope.ops.class_moments import class_sums, unit_rows
-from embedscope.ops.pairwise import Frame
+from embedscope.ops.pairwise import Frame, near_for
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.class_moments import Classes
     from embedscope.ops.rows import Rows
+
+# Of squared distances where the largest number is 1: an outlier is 1e15 times further away than other rows from each other.
+_VANISHING = 1e-30
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Survey:
     frame: Frame
     means: Tensor | None
     spread: Tensor
+
+    @property
+    def beyond_float32(self) -> bool:
+        """Whether a class is so small against the largest number that its squared distances vanish in float32."""
+        inside = self.spread[self.spread > 0]
+        return len(inside) > 0 and float(inside.min()) < _VANISHING
 
 
 def surveyed(features: Rows, classes: Classes, *, unit: bool) -> Survey:
@@ -54,7 +63,7 @@ def surveyed(features: Rows, classes: Classes, *, unit: bool) -> Survey:
     squares = distributed.all_reduce_object(squares, torch.add)
     largest = distributed.all_reduce_object(largest, max)
     scale = 1.0 if unit or not 0 < largest < math.inf else 2.0 ** -max(-1000, min(1000, math.frexp(largest)[1]))
-    frame = Frame(total.sum(dim=0) / features.shape[0] * scale, scale)
+    frame = Frame(total.sum(dim=0) / features.shape[0] * scale, scale, near_for(features.shape[0] / size))
     if not by_class:
         return Survey(frame, None, squares)
     means = total / classes.counts[:, None] * scale

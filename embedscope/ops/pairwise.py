@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +49,21 @@ class Frame:
             the rows, the fewer digits cancel.
         scale: a power of two that brings the largest number to about 1, so that squares neither overflow nor vanish; distances
             are this many times too large. 1 for unit rows.
+        near: how many times NEAR pairs are computed again at, for float32; see `near_for`.
     """
 
     centre: Tensor
     scale: float
+    near: float = 1.0
+
+
+def near_for(rows_per_class: float) -> float:
+    """Return how many times NEAR the pairs reach that are computed again from their difference, in float32: 1 to 8.
+
+    Errors average out in the mean distance to a class of many rows; to a class of two they do not, and a silhouette of classes
+    around a common centre, far from that of all rows, would be off by 2e-5.
+    """
+    return max(1.0, 8.0 / math.sqrt(max(1.0, rows_per_class)))
 
 
 class PreparedRows:
@@ -60,12 +72,15 @@ class PreparedRows:
     Attributes:
         left: (P, D + 2), [x, |x|², 1]: its product with `right`, [-2 y, 1, |y|²], is |x - y|².
         norms: (P,), |x|².
+        near: share of the norms below which the squared distance of a pair is computed again from its difference.
     """
 
     def __init__(self, features: Tensor, order: Tensor | None, frame: Frame, *, unit: bool) -> None:
         """Prepare (N, D) features as they are or, in an order (P,), by row number; at unit length if asked."""
         self._features, self._order, self._unit = features, order, unit
         self._centre, self._scale = frame.centre.to(features.device), frame.scale
+        dtype = working_dtype(features.dtype)
+        self.near = NEAR[dtype] * (frame.near if dtype == torch.float32 else 1)
         rows, width = len(features) if order is None else len(order), features.shape[1]
         self.left = torch.empty(rows, width + 2, dtype=working_dtype(features.dtype), device=features.device)
         # float32 rows need no float64 on the way: whatever the centre is rounded to, all of them are moved by the same.
@@ -75,7 +90,8 @@ class PreparedRows:
                 here = features[block] if order is None else features.index_select(0, order[block])
                 torch.sub(here * self._scale, self._centre.float(), out=self.left[block, :width])
             else:
-                self.left[block, :width] = self.exact(torch.arange(block.start, block.stop, device=features.device))
+                here = self.exact(torch.arange(block.start, block.stop, device=features.device))
+                self.left[block, :width] = here - self._centre
         self.norms = self.left[:, :width].square().sum(dim=1)
         self.left[:, width] = self.norms
         self.left[:, width + 1] = 1
@@ -102,10 +118,9 @@ class PreparedRows:
         return found
 
     def exact(self, positions: Tensor) -> Tensor:
-        """Return rows at (n,) positions in float64, about the centre: (n, D); equal rows are equal here too."""
+        """Return rows at (n,) positions in float64, not about the centre, which an outlier moves far from them: (n, D)."""
         rows = self._features[positions if self._order is None else self._order[positions]].double()
-        rows = unit_rows(rows) if self._unit else rows * self._scale
-        return rows - self._centre
+        return unit_rows(rows) if self._unit else rows * self._scale
 
 
 def distance_tile(
@@ -129,7 +144,7 @@ def distance_tile(
     squared = torch.mm(left, right, out=out)
     if diagonal:
         squared.fill_diagonal_(torch.inf)  # not near, so that it is not computed again
-    share = NEAR[squared.dtype]
+    share = y.near
     # A row is looked at only if its nearest column may be near: this pass costs less than clamping, which it replaces.
     suspicious = squared.amin(dim=1) <= share * (x.norms[rows] + y.norms[columns].max())
     near = suspicious.nonzero().squeeze(1)
@@ -150,7 +165,9 @@ def _compute_again(
     if len(i) > squared.numel() // 16:
         first = torch.arange(rows.start, rows.stop, device=squared.device)
         second = torch.arange(columns.start, columns.stop, device=squared.device)
-        squared.copy_(squared_distances(x.exact(first), y.exact(second)))
+        left, right = x.exact(first), y.exact(second)
+        origin = right[y.norms[columns].argmin()]  # of the rows themselves, and not an outlier
+        squared.copy_(squared_distances(left - origin, right - origin))
         return
     for block in row_slices(len(i), squared.element_size() * 6 * x.left.shape[1]):
         gap = x.exact(i[block] + rows.start) - y.exact(j[block] + columns.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,6 +25,26 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class InDouble:
+    """The rows of `base` as float64."""
+
+    base: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+        return self.base.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float64."""
+        return torch.float64
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.base[rows].double()
 
 
 def gathered(features: Rows, positions: Tensor) -> Tensor:

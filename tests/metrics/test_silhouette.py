@@ -123,6 +123,13 @@ def labelled(name):
         features = centres[labels] + noise
         features[0] = 1e6
         return features, labels
+    if name.startswith("outlier of"):
+        features = centres[labels] + noise
+        features[0] = float(name.split()[-1])
+        return features, labels
+    if name == "pairs around a few centres":
+        labels = torch.arange(600) % 300
+        return 10 * centres[labels % 5] + 0.3 * torch.randn(300, 48, generator=generator)[labels] + 1.3 * noise, labels
     if name == "far class":
         return centres[labels] + noise + 1e4 * (labels == 11)[:, None], labels
     if name in ("tiny", "huge"):
@@ -139,6 +146,10 @@ def labelled(name):
         ("few dimensions", 1e-6),
         ("classes of 1 to 300", 1e-6),
         ("outlier", 1e-5),
+        ("outlier of 1e15", 1e-5),
+        ("outlier of 1e20", 1e-5),
+        ("outlier of 1e30", 1e-5),
+        ("pairs around a few centres", 1e-6),
         ("far class", 1e-5),
         ("tiny", 1e-6),
         ("huge", 1e-6),

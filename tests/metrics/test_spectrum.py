@@ -6,6 +6,7 @@ import torch
 
 from embedscope import plugins
 from embedscope.errors import UndefinedError
+from embedscope.metrics.power_law_alpha import power_law_alpha
 from embedscope.ops.blocks import limits
 from embedscope.ops.gathering import gathered
 from embedscope.ops.spectrum import covariance
@@ -34,6 +35,21 @@ def test_counts_directions_that_are_used_alike(name):
     features = torch.cat([torch.eye(6), -torch.eye(6)]).double()[:, :4]
     features = features[features.abs().sum(dim=1) > 0]
     assert measured(name, features @ torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0] + 5) == pytest.approx(4)
+
+
+def test_power_law_of_a_sample_is_that_of_the_population():
+    """Over all ranks the slope would measure N / D: 2.0 here."""
+    scale = torch.arange(1, 257, dtype=torch.float64) ** -0.5
+    features = torch.randn(2570, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale
+    found = power_law_alpha(features, torch.zeros(2570))
+    assert float(found) == pytest.approx(1, abs=0.08)
+    assert found.note is None
+    assert "fewer than 10 per dimension" in power_law_alpha(features[:2000], torch.zeros(2000)).note
+
+
+def test_noise_follows_no_power_law():
+    features = torch.randn(2570, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(power_law_alpha(features, torch.zeros(2570))) < 0.3
 
 
 def test_power_law_is_recovered():

@@ -123,4 +123,5 @@ def stable_rank(features):
 
 def power_law_alpha(features):
     values = [v**2 for v in _singular_values(features, True)]
-    return -np.polyfit(np.log(np.arange(1, len(values) + 1)), np.log(values), 1)[0]
+    ranks = np.arange(1, len(values) + 1)[3:100]
+    return -np.polyfit(np.log(ranks), np.log(values)[3:100], 1, w=np.sqrt(1 / ranks))[0]
