@@ -1,10 +1,11 @@
 """How often do the 95% intervals of `score --ci` hold the value of the population?
 
-    python benchmarks/coverage.py [--draws 200] [--metrics silhouette gini] [--populations relu]
+    python benchmarks/coverage.py [--draws 200] [--metrics silhouette gini] [--populations relu] [--paired]
 
 A population is a way to draw samples; its value of a metric is that of a very large sample (of TRUTH rows). Each draw is a new
 sample of N rows, with numbers of samples per class that are drawn too, or fixed. Printed is the share of draws whose interval
-holds the value: of 200 draws, its own standard error is 0.015 at 0.95.
+holds the value: of 200 draws, its own standard error is 0.015 at 0.95. With --paired, the same for the difference between two
+embeddings of the same rows, the width of its interval as a share of that for different rows, and how often each excludes 0.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import math
 import numpy as np
 import torch
 
-from embedscope.evaluation import evaluate
+from embedscope.evaluation import evaluate, score
+from embedscope.ops.statistics import Z95, mean_with_error
 
 TRUTH = 20_000
 METRICS = [
@@ -73,13 +75,57 @@ def labels_of(shares, count, fixed, generator):
     return torch.multinomial(torch.from_numpy(shares), count, replacement=True, generator=generator)
 
 
+def noisier(rows, generator):
+    """A second embedding of the same rows: half of its directions are noise of the same size."""
+    other = rows.clone()
+    half = rows.shape[1] // 2
+    other[:, :half] += 0.5 * rows.std() * torch.randn(len(rows), half, generator=generator, dtype=rows.dtype)
+    return other
+
+
+def paired(options):
+    print(f"{'population':16}{'N':>6} {'metric':16}{'held':>7}{'width':>8}{'called':>8}{'unpaired':>9}")
+    for name, size in itertools.product(options.populations, options.sizes):
+        draw, shares = POPULATIONS[name]
+        generator = torch.Generator().manual_seed(99)
+        labels = labels_of(shares, TRUTH, True, generator)
+        rows = draw(labels, generator)
+        first, second = (
+            evaluate((each, labels), options.metrics, device="cpu").metrics for each in (rows, noisier(rows, generator))
+        )
+        found = {metric: [] for metric in options.metrics}
+        for number in range(options.draws):
+            generator = torch.Generator().manual_seed(1000 + number)
+            labels = labels_of(shares, size, False, generator)
+            rows = draw(labels, generator)
+            table = score({"first": rows, "second": noisier(rows, generator)}, labels, metrics=options.metrics, ci=True)
+            for each in table.differences:
+                truth = second[each.metric].value - first[each.metric].value
+                alone = [mean_with_error(torch.from_numpy(entry.metrics[each.metric].pseudo_values)) for entry in table]
+                gap, reach = alone[1].mean - alone[0].mean, Z95 * math.hypot(*(one.error for one in alone))
+                low, high = each.ci95
+                found[each.metric].append(
+                    (low <= truth <= high, (high - low) / (2 * reach), each.significant, abs(gap) > reach)
+                )
+        for metric, values in found.items():
+            if values:
+                shown = np.mean(np.array(values, dtype=float), axis=0)
+                print(
+                    f"{name:16}{size:>6} {metric:16}{shown[0]:>7.3f}{shown[1]:>8.2f}{shown[2]:>8.2f}{shown[3]:>9.2f}",
+                    flush=True,
+                )
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--metrics", nargs="+", default=METRICS)
     parser.add_argument("--populations", nargs="+", default=list(POPULATIONS), choices=list(POPULATIONS))
+    parser.add_argument("--paired", action="store_true")
     options = parser.parse_args()
+    if options.paired:
+        return paired(options)
     print(f"{'population':16}{'N':>6} {'labels':7}" + "".join(f"{name[:14]:>16}" for name in options.metrics))
     for name, size, fixed in itertools.product(options.populations, options.sizes, (False, True)):
         draw, shares = POPULATIONS[name]
@@ -101,6 +147,7 @@ def main():
                     held[metric] += low <= truth[metric].value <= high
         shown = "".join(f"{held[each] / given[each]:>16.3f}" if given[each] else f"{'-':>16}" for each in options.metrics)
         print(f"{name:16}{size:>6} {'fixed' if fixed else 'drawn':7}{shown}", flush=True)
+    return None
 
 
 if __name__ == "__main__":

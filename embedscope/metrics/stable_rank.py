@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     invariant=("translation", "rotation", "scale"),
     reference="arXiv:1501.01571",
     needs=covariance,
+    interval=False,
 )
 def stable_rank(features: Rows, labels: Tensor) -> Result:
     """Stable rank: squared Frobenius norm over squared spectral norm of the centred features.

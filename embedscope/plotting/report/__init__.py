@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope._version import __version__
 from embedscope.evaluation import evaluate
+from embedscope.evaluation.comparing import best
 from embedscope.metrics import STANDARD
 from embedscope.plotting.report import document
 from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view, silhouettes
@@ -102,6 +103,7 @@ def write(
             packed_view(view.features, view.drawn, view.layouts, view.unlabelled, entry, place, class_names)
             for view, entry, place in zip(views, found, places, strict=True)
         ],
+        "best": {key: best(found, key) for each in found for key in each.metrics},
         "runs": [packed_run(run) for run in runs],
     }
     title = "embedscope: " + ", ".join(view.features.name for view in views)

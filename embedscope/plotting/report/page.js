@@ -213,16 +213,14 @@ function makeScores() {
   const rows = names.map((name) => {
     const entries = views.map((view) => view.metrics[name]);
     const { better } = entries[0];
-    const values = entries.map((entry) => entry.value);
-    const known = values.filter((value) => value !== null);
-    const best = better && known.length > 1 && new Set(known).size > 1 ? (better === "higher" ? Math.max : Math.min)(...known) : null;
+    const best = data.best[name];
     const arrow = better ? make("span", { title: `${better} is better` }, better === "higher" ? " ↑" : " ↓", make("span", { class: "hidden" }, ` ${better} is better`)) : null;
-    const cells = entries.map(({ value, ci95, note }) => {
+    const cells = entries.map(({ value, ci95, note }, place) => {
       if (note && !notes.has(note)) notes.set(note, notes.size + 1);
       const digits = better ? 4 : 0;
       const interval = ci95 && make("span", { class: "small" }, `${decimal(ci95[0], digits)} to ${decimal(ci95[1], digits)}`);
-      const marks = [value !== null && value === best ? " *" : "", note ? ` (${notes.get(note)})` : ""].join("");
-      return make("td", { class: value !== null && value === best ? "number best" : "number" }, decimal(value, digits), marks, interval);
+      const marks = [place === best ? " *" : "", note ? ` (${notes.get(note)})` : ""].join("");
+      return make("td", { class: place === best ? "number best" : "number" }, decimal(value, digits), marks, interval);
     });
     return make("tr", {}, make("th", { scope: "row" }, name, arrow), ...cells);
   });
@@ -230,10 +228,10 @@ function makeScores() {
   const head = make("thead", {}, make("tr", {}, make("td"), ...views.map((view) => make("th", { scope: "col", class: "number" }, view.name, make("span", { class: "small" }, view.layer)))));
   const body = make("tbody", {}, counted("samples", (view) => view.samples), counted("dimensions", (view) => view.dimensions), counted("classes", (view) => view.classes), ...rows);
   parent.append(scrolling("Scores", make("table", {}, head, body)));
-  const legend = ["Beneath a value: its 95 % interval by bootstrap over samples, class by class; it says which samples were drawn, not how the network was trained."];
+  const legend = ["Below a value: its 95% interval over samples, corrected for bias. It covers which samples were drawn, not how the network was trained."];
   const seeds = new Set(views.flatMap((view) => view.provenance.filter(([name]) => name === "finetune seed").map(([, seed]) => seed)));
   if (seeds.size) legend.push(`After training: one trial of each objective, of seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are under Training" : ""}.`);
-  if (views.length > 1) legend.push("* the best of its row.");
+  if (views.length > 1) legend.push("* best in its row, where the interval of the difference to the next excludes 0.");
   parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, legend.join(" ")));
   for (const [text, number] of notes) parent.append(make("p", { class: "note" }, `(${number}) ${text}`));
   for (const view of views.filter((each) => each.unlabelled)) parent.append(make("p", { class: "note" }, `${view.name}: ${plural(view.unlabelled, "unlabelled row is", "unlabelled rows are")} left out.`));
