@@ -20,6 +20,7 @@ import torch
 
 from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import statistics
+from embedscope.ops.class_moments import present_classes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
 
 CI = ("drawn", "fixed")
+
+# Samples per class, on average, from which intervals were seen to hold (`benchmarks/coverage.py`).
+_FEW = 10
 
 # Groups that are left out in turn; each costs as much as the metric itself.
 GROUPS = 50
@@ -71,6 +75,8 @@ def with_interval(
     if values is None or not bool(torch.isfinite(values).all()):
         return _noted(measurement, "no interval: the metric is undefined without some of the samples")
     found = statistics.mean_with_error(values, groups)
+    if len(labels) < _FEW * len(present_classes(labels)):
+        measurement = _noted(measurement, f"with fewer than {_FEW} samples per class, the interval may be too narrow")
     per_sample = values.cpu().numpy() if metric.declared.pseudo_values is not None else None
     return replace(measurement, ci95=clipped(found.interval, measurement.bounds), pseudo_values=per_sample)
 

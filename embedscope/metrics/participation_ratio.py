@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     invariant=("translation", "rotation", "scale"),
     reference="doi:10.1101/214262",
     needs=covariance,
+    interval=False,
 )
 def participation_ratio(features: Rows, labels: Tensor) -> Result:
     """Participation ratio: (sum of eigenvalues)² / sum of squared eigenvalues of the covariance.

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from embedscope import plugins
+from embedscope.errors import UndefinedError
 from embedscope.metrics import INVARIANCES, Result, declaration, metric
 
 NAMES = plugins.names("metrics")
@@ -65,7 +66,10 @@ def test_order_and_names_of_labels_do_not_matter(name, sample):
 def test_bounds(name, noise, sample):
     features, labels = sample
     low, high = declaration(load(name)).bounds
-    value = float(load(name)(torch.eye(6, dtype=torch.float64)[labels] + noise * (features - 0.5), labels))
+    try:
+        value = float(load(name)(torch.eye(6, dtype=torch.float64)[labels] + noise * (features - 0.5), labels))
+    except UndefinedError as error:
+        pytest.skip(f"undefined: {error}")
     assert low is None or value >= low - 1e-9
     assert high is None or value <= high + 1e-9
 
