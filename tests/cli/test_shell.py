@@ -259,7 +259,8 @@ def test_a_variable_stands_for_one_thing():
 WITHOUT_POSIX = """
 import os, signal, sys
 import torch, torch.distributed, sklearn.neighbors, scipy.linalg, h5py, typer, rich
-for name in ("sysconf", "sched_getaffinity", "getuid", "geteuid", "fork", "kill", "killpg", "pread", "mkfifo"):
+for name in ("sysconf", "sched_getaffinity", "getuid", "geteuid", "fork", "kill", "killpg", "pread", "preadv", "pwrite",
+             "pwritev", "posix_fallocate", "memfd_create", "mkfifo"):
     if hasattr(os, name):
         delattr(os, name)
 for name in ("SIGHUP", "SIGCHLD", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGPIPE", "SIGQUIT", "SIGXFSZ", "SIGXCPU"):
@@ -274,6 +275,10 @@ for command in (
     ["finetune", "a.h5", "-o", "run", "--epochs", "1", "-q"],
 ):
     assert main(command) == 0, command
+from embedscope.ops.sorted_rows import sorted_on_disk
+rows = torch.arange(10.0).reshape(5, 2)
+with sorted_on_disk(rows, torch.tensor([4, 2, 0, 1, 3])) as stored:
+    assert torch.equal(stored[1:4], rows[[2, 0, 1]])
 drawn = [name for name in ("matplotlib", "umap", "numba", "plotly", "openTSNE") if name in sys.modules]
 assert not drawn, drawn
 """
