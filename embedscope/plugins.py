@@ -119,14 +119,20 @@ def resolved(kind: Kind, name: str) -> str:
 
 
 def load(kind: Kind, name: str) -> Any:
-    """Import one plugin and return the object that has its name; UsageError names the nearest if there is none."""
+    """Import one plugin and return the object that has its name.
+
+    UsageError names the nearest if there is none; InputError for one of another package that cannot be imported.
+    """
     name = canonical(name)
     if (found := _own(kind, name) or _own(kind, resolved(kind, name))) is not None:
         return found
     foreign = _foreign(kind)
     if name not in foreign:
         raise UsageError(unknown(_SINGULAR[kind], name, [*names(kind), *aliases(kind)]))
-    return foreign[name].load()
+    point = foreign[name]
+    whose = f" of the package {point.dist.name}" if point.dist is not None else ""
+    with explained(f"the {_SINGULAR[kind]} {name}{whose} cannot be imported", f"update or remove it ({point.value})"):
+        return point.load()
 
 
 def _own(kind: Kind, name: str) -> Any:

@@ -54,7 +54,7 @@ def test_unknown_name_names_the_nearest():
 
 def test_third_party_reaches_the_same_load(monkeypatch):
     class Point:
-        name = "my-own"
+        name, value, dist = "my-own", "package:my_own", None
 
         @staticmethod
         def load():
