@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import typer.main
 
+from embedscope import plugins
 from embedscope.cli import app, main
 from embedscope.cli.console import Talk, print_columns
 from embedscope.cli.flags import ARGUMENT, flag, with_flags
@@ -242,6 +243,34 @@ def test_aliases_do_the_same(make_store, blobs, tmp_path, capsys):
     assert run("score", store, "--sample", 30, "--samples", tmp_path / "b.csv", "-q", "--json", "-m", "silhouette") == 0
     assert found == json.loads(capsys.readouterr().out)["results"][0]["metrics"]["silhouette"]
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def help_texts():
+    for name, command in COMMANDS.items():
+        yield name, command.help
+        for parameter in command.params:
+            yield f"{name} {parameter.name}", parameter.help
+
+
+# What else the helps write so: code, heads, samplers, weights of samples, optimizers, schedules, columns.
+NO_PLUGINS = {"mlp", "balanced", "dataset_equity", "sgd", "plateau", "csv"}
+
+
+def test_plugins_that_a_help_names_exist():
+    """`timm:NAME` is a source of models or data; `gini(dead='ignore')`, `silhouette=0.3` and `0.5*silhouette` are plugins."""
+    sources = {*plugins.names("models"), *plugins.names("data")}
+    others = {*plugins.names("metrics"), *plugins.names("losses"), *plugins.names("plotting")}
+    named = set()
+    for place, text in help_texts():
+        for source, _ in re.findall(r"\b([a-z]\w*):(NAME|PATH|[a-z0-9]+\()", text):
+            assert source in sources, f"{place} names {source}"
+            named.add(source)
+        for name in re.findall(r"(?<![(:])(?<!, )\b([a-z]\w+)(?:\((?=\w+=)|=\d)", text) + re.findall(
+            r"[\d\]]\*([a-z]\w+)", text
+        ):
+            assert name in {*sources, *others, *NO_PLUGINS}, f"{place} names {name}"
+            named.add(name)
+    assert {"timm", "torchvision", "hf", "st", "gini", "silhouette"} <= named
 
 
 def test_a_variable_stands_for_one_thing():
