@@ -57,6 +57,7 @@ def test_plugins_type_check(tmp_path):
 
 
 def test_snippets_run():
+    pytest.importorskip("pandas")
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(40) % 10
     late, early = (torch.randn(40, 64, generator=generator) + scale * torch.eye(64)[labels] for scale in (5, 1))
