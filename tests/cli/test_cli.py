@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -216,6 +217,16 @@ def test_model_that_prints_does_not_disturb_the_json(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out)["rows"] == 2
     assert "called" in err
+
+
+def test_env_of_a_folder_that_is_not_installed(capsys, monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", absent)
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert run("env") == 0
+    assert "packages\n  embedscope: not installed\n" in capsys.readouterr().out
 
 
 def test_env(capsys, monkeypatch):
