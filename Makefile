@@ -50,7 +50,7 @@ test-lowest: LOWEST := $(VENV)-lowest
 test-lowest:  ## pytest with the lowest stated versions of the dependencies
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[losses,tables,report]' hypothesis pytest pytest-xdist
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all]' 'hypothesis>=6.100' 'onnx>=1.17' 'pytest>=8.3' 'pytest-xdist>=3.6'
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(WORKERS) -W ignore::DeprecationWarning
 
 # The wheel alone and the base dependencies, then the tests of the unpacked sdist: what a user and a packager get.

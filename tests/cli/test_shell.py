@@ -2,11 +2,13 @@
 
 import ast
 import errno
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -276,9 +278,11 @@ def test_plugins_that_a_help_names_exist():
 def test_a_variable_stands_for_one_thing():
     meant = {}
     for name, command in COMMANDS.items():
+        signature = inspect.signature(command.callback, eval_str=True)
         for parameter in command.params:
             if parameter.envvar:
-                meant.setdefault(parameter.envvar, set()).add((parameter.name, str(parameter.bare_type)))
+                kind, *_ = get_args(signature.parameters[parameter.name].annotation)
+                meant.setdefault(parameter.envvar, set()).add((parameter.name, kind))
             assert parameter.name != "overwrite" or parameter.envvar is None, f"{name}: a variable must not replace files"
     assert {variable: things for variable, things in meant.items() if len(things) > 1} == {}
 
