@@ -93,16 +93,54 @@ def _defines_its_name(path: Path) -> bool:
     return re.search(rf"^(def|class) {path.stem}\b", source, re.MULTILINE) is not None
 
 
-def load(kind: Kind, name: str) -> Any:
-    """Import one plugin and return the object that has its name; UsageError names the nearest if there is none."""
+def aliases(kind: Kind) -> dict[str, str]:
+    """Map the other names of plugins, as in `@metric(aliases=("foo_index",))`, to those of their files; imports nothing."""
+    folder = Path(__file__).parent / kind
+    return {alias: path.stem for path in sorted(folder.glob("[!_]*.py")) for alias in _declared_aliases(path)}
+
+
+@functools.cache
+def _declared_aliases(path: Path) -> tuple[str, ...]:
+    source = path.read_text(encoding="utf-8")
+    if "aliases=" not in source:
+        return ()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == path.stem:
+            calls = [each for each in node.decorator_list if isinstance(each, ast.Call)]
+            given = [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "aliases"]
+            return tuple(name for value in given for name in ast.literal_eval(value))
+    return ()
+
+
+def resolved(kind: Kind, name: str) -> str:
+    """Return the name that a plugin has in `names(kind)` for one of its other names; any other text comes back canonical."""
     name = canonical(name)
-    own = Path(__file__).parent / kind / f"{name}.py"
-    if name.isidentifier() and own.is_file() and _defines_its_name(own):  # before a search through all that is installed
-        return getattr(importlib.import_module(f"embedscope.{kind}.{name}"), name)
+    return aliases(kind).get(name, name)
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Import one plugin and return the object that has its name.
+
+    UsageError names the nearest if there is none; InputError for one of another package that cannot be imported.
+    """
+    name = canonical(name)
+    if (found := _own(kind, name) or _own(kind, resolved(kind, name))) is not None:
+        return found
     foreign = _foreign(kind)
     if name not in foreign:
-        raise UsageError(unknown(_SINGULAR[kind], name, names(kind)))
-    return foreign[name].load()
+        raise UsageError(unknown(_SINGULAR[kind], name, [*names(kind), *aliases(kind)]))
+    point = foreign[name]
+    whose = f" of the package {point.dist.name}" if point.dist is not None else ""
+    with explained(f"the {_SINGULAR[kind]} {name}{whose} cannot be imported", f"update or remove it ({point.value})"):
+        return point.load()
+
+
+def _own(kind: Kind, name: str) -> Any:
+    """Import the plugin of a file of ours, or return None: that takes no search through all that is installed."""
+    path = Path(__file__).parent / kind / f"{name}.py"
+    if not (name.isidentifier() and path.is_file() and _defines_its_name(path)):
+        return None
+    return getattr(importlib.import_module(f"embedscope.{kind}.{name}"), name)
 
 
 def recognises(test: Callable[[Path], bool]) -> Callable[[F], F]:
@@ -251,8 +289,8 @@ def _takes(known: Mapping[str, Any]) -> str:
     return "it takes " + ", ".join(f"{name}={value!r}" for name, value in known.items()) if known else "it takes none"
 
 
-def _foreign(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+def _foreign(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     """Third parties' plugins by name; a name of ours stays ours."""
     named = {canonical(point.name): point for point in importlib.metadata.entry_points(group=f"embedscope.{kind}")}
-    folder = Path(__file__).parent / kind
-    return {name: point for name, point in named.items() if not (folder / f"{name}.py").exists()}
+    folder, ours = Path(__file__).parent / kind, aliases(kind)
+    return {name: point for name, point in named.items() if name not in ours and not (folder / f"{name}.py").exists()}

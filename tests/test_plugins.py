@@ -1,5 +1,7 @@
 import contextlib
 import keyword
+import subprocess
+import sys
 import time
 
 import pytest
@@ -26,6 +28,25 @@ def test_dashes_are_underscores():
     assert plugins.load("metrics", "soft-silhouette") is plugins.load("metrics", "soft_silhouette")
 
 
+def test_other_names_are_found_where_they_are_declared():
+    assert plugins.aliases("metrics") == {"gini_impurity": "gini", "n_components_95": "explained_variance"}
+    for alias, name in plugins.aliases("metrics").items():
+        assert plugins.load("metrics", alias.replace("_", "-")) is plugins.load("metrics", name)
+        assert alias not in plugins.names("metrics")
+    declared = {other: name for name in plugins.names("metrics") for other in plugins.load("metrics", name).declaration.aliases}
+    assert declared == plugins.aliases("metrics")
+
+
+def test_other_names_are_found_without_an_import():
+    code = "import sys; from embedscope import plugins; plugins.aliases('metrics'); print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_unknown_name_may_be_near_to_another_name():
+    with pytest.raises(UsageError, match="no metric 'n_component_95'; did you mean 'n_components_95'"):
+        plugins.load("metrics", "n_component_95")
+
+
 def test_unknown_name_names_the_nearest():
     with pytest.raises(UsageError, match="no metric 'siluete'; did you mean 'silhouette'"):
         plugins.load("metrics", "siluete")
@@ -33,7 +54,7 @@ def test_unknown_name_names_the_nearest():
 
 def test_third_party_reaches_the_same_load(monkeypatch):
     class Point:
-        name = "my-own"
+        name, value, dist = "my-own", "package:my_own", None
 
         @staticmethod
         def load():
@@ -42,12 +63,18 @@ def test_third_party_reaches_the_same_load(monkeypatch):
     class Shadow(Point):
         name = "gini"
 
+    class ShadowOfAlias(Point):
+        name = "gini-impurity"
+
     monkeypatch.setattr(
-        plugins.importlib.metadata, "entry_points", lambda group: [Point, Shadow] if group[11:] == "metrics" else []
+        plugins.importlib.metadata,
+        "entry_points",
+        lambda group: [Point, Shadow, ShadowOfAlias] if group[11:] == "metrics" else [],
     )
     assert "my_own" in plugins.names("metrics")
     assert plugins.load("metrics", "my-own") == "loaded"
     assert plugins.load("metrics", "gini") != "loaded"
+    assert plugins.load("metrics", "gini_impurity") != "loaded"
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,11 @@ def _environment() -> dict[str, Any]:
 
 
 def _requirements() -> list[str]:
-    """Name what embedscope can make use of, its extras included, as its metadata have it."""
-    lines = importlib.metadata.requires("embedscope") or []
+    """Name what embedscope can make use of, its extras included, as its metadata have it; itself if it has none."""
+    try:
+        lines = importlib.metadata.requires("embedscope") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a folder
+        return ["embedscope"]
     names = [
         match[0] for line in lines if not re.search("extra == .dev", line) and (match := re.match(r"[A-Za-z0-9_.-]+", line))
     ]

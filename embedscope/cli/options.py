@@ -31,10 +31,12 @@ def listing(kind: Kind) -> Any:
         if wanted:
             from embedscope import plugins
 
-            width = max(map(len, plugins.names(kind)))
-            for name in plugins.names(kind):
+            known, aliases = plugins.names(kind), plugins.aliases(kind)
+            width = max(map(len, known))
+            for name in known:
                 first_line = (plugins.load(kind, name).__doc__ or "").strip().partition("\n")[0]
-                show(f"{name:{width}}  {first_line}")
+                others = ", ".join(alias for alias, meant in aliases.items() if meant == name)
+                show(f"{name:{width}}  {first_line}{f' Also: {others}.' if others else ''}")
             raise typer.Exit
 
     return typer.Option("--list", help=f"List the {kind} with a line each, and stop.", callback=show_list, is_eager=True)

@@ -30,9 +30,10 @@ def open_dataset(location: str) -> Dataset:
             raise InputError(f"no such data: {inner}")
         source = plugins.recognising("data", Path(inner)) or ""
         if not source:
+            known = ", ".join(plugins.names("data"))
             raise InputError(
                 f"{inner} is no data that embedscope knows: give a folder of class folders, a .npz with X and y, a table "
-                "(.csv, .tsv, .jsonl, .parquet), MNIST-style idx files, hf:NAME or torchvision:NAME(root=...)"
+                f"(.csv, .tsv, .jsonl, .parquet), MNIST-style idx files, or SOURCE:NAME, where SOURCE is one of {known}"
             )
     plugin = plugins.load("data", source)
     dataset: Dataset = plugin(inner, **plugins.bind(plugin, plugins.Spec(source, spec.args, spec.options)))

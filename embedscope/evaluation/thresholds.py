@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def parse_threshold(text: str, metrics: Sequence[str]) -> tuple[str, float]:
-    """Read `silhouette=0.3`; UsageError if it is not that, or the metric is not among those measured."""
+    """Read `silhouette=0.3` into the name under which the metric is measured, and the limit.
+
+    UsageError if it is not that, or the metric is not among those measured.
+    """
     name, separator, number = text.rpartition("=")
     name = plugins.canonical(name)
     try:
@@ -24,13 +27,12 @@ def parse_threshold(text: str, metrics: Sequence[str]) -> tuple[str, float]:
     if not separator:
         raise UsageError(f"cannot read the threshold '{text}'; write it as in silhouette=0.3")
     measured = [plugins.canonical(plugins.parse(spec).name) for spec in metrics]
-    if name not in measured:
+    meant = [each for each in measured if plugins.resolved("metrics", each) == plugins.resolved("metrics", name)]
+    if not meant:
         raise UsageError(f"the threshold '{text}' is on a metric that is not measured; measured are {', '.join(measured)}")
-    if measured.count(name) > 1:
-        raise UsageError(
-            f"the threshold '{text}' could mean any of {measured.count(name)} measurements of {name}; measure it once"
-        )
-    return name, limit
+    if measured.count(name) > 1 or (name not in meant and len(meant) > 1):
+        raise UsageError(f"the threshold '{text}' could mean any of {len(meant)} measurements of {name}; measure it once")
+    return name if name in meant else meant[0], limit
 
 
 def check_thresholds(scores: Sequence[Scores], thresholds: Sequence[tuple[str, float]]) -> None:

@@ -34,7 +34,7 @@ def criterion(select_by: str) -> tuple[str, int]:
             raise UsageError(f"cannot read the criterion '{select_by}': {spec.name} takes no options")
         return spec.name, 1
     known = [*CLASSIFIED, *(name for name in plugins.names("metrics") if declaration(plugins.load("metrics", name)).better)]
-    if spec.name not in known:
+    if plugins.resolved("metrics", spec.name) not in known:
         raise UsageError(unknown("criterion to select by", spec.name, known))
     return str(spec), 1 if declaration(bind(spec)[0]).better == "higher" else -1
 

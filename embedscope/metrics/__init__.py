@@ -84,6 +84,7 @@ class MetricDeclaration:
             population and whose standard error is that of the value: of a jackknife. `fixed` where the numbers of samples per
             class are given. None to have groups of rows left out.
         interval: False where no interval is honest, whatever it is made of.
+        aliases: further names that users may type; values are then reported under the name that was typed.
     """
 
     better: Better | None
@@ -95,6 +96,7 @@ class MetricDeclaration:
     takes_anchors: bool
     pseudo_values: Callable[..., Tensor] | None = None
     interval: bool = True
+    aliases: tuple[str, ...] = ()
 
 
 def metric(
@@ -107,14 +109,20 @@ def metric(
     needs: Callable[..., Gatherer | None] | None = None,
     pseudo_values: Callable[..., Tensor] | None = None,
     interval: bool = True,
+    aliases: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
-    """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric."""
+    """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric; see `MetricDeclaration`.
+
+    `aliases` is read without importing the file, and so has to be written out as a tuple of texts.
+    """
     if unknown := set(invariant) - set(INVARIANCES):
         raise ValueError(f"unknown invariances {unknown}; known are {INVARIANCES}")
 
     def declare(function: F) -> F:
         takes_anchors = "anchors" in plugins.keywords(function)
-        declared = MetricDeclaration(better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval)
+        declared = MetricDeclaration(
+            better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval, aliases
+        )
         function.declaration = declared  # type: ignore[attr-defined]
         return function
 

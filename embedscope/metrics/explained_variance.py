@@ -25,6 +25,7 @@ _THRESHOLDS = (0.9, 0.95, 0.99)
     reference="doi:10.1007/b98835",
     needs=covariance,
     interval=False,
+    aliases=("n_components_95",),
 )
 def explained_variance(features: Rows, labels: Tensor | None = None, *, threshold: float = 0.95) -> Result:
     """Number of principal components that hold a share `threshold` of the variance.

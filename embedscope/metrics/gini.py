@@ -31,6 +31,7 @@ def gini_pseudo_values(features: Tensor, labels: Tensor, result: Result, *, fixe
     needs=channel_sums,
     reads="magnitudes",
     pseudo_values=gini_pseudo_values,
+    aliases=("gini_impurity",),
 )
 def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Result:
     """How evenly the activation of a channel is spread over the classes: mean impurity over channels.

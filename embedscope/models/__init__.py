@@ -110,7 +110,7 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
         return _recognised(parsed.name), parsed.name, parsed
     raise UsageError(
         f"cannot read the model '{spec}'; give path/to/file.py:Factory, package.module:Factory, a file (.pt2, .pt, .onnx) that "
-        "is there, or one of timm:NAME, torchvision:NAME, hf:PATH, st:PATH"
+        f"is there, or SOURCE:NAME, where SOURCE is one of {', '.join(plugins.names('models'))}"
     )
 
 

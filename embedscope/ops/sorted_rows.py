@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,14 @@ from embedscope.ops.rows import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
 
     from embedscope.ops.pairwise import Frame
     from embedscope.ops.rows import Rows
+
+
+# Windows keeps the name of a file for as long as a process has it open.
+_UNLINKS_OPEN_FILES = os.name == "posix"
 
 
 class SortedRows:
@@ -71,7 +76,7 @@ class SortedRows:
 class _Stored:
     """Rows in an open file, read when they are sliced."""
 
-    file: int
+    file: FileIO
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -81,17 +86,20 @@ class _Stored:
 
     def __getitem__(self, rows: slice) -> Tensor:
         found = torch.empty(rows.stop - rows.start, self.shape[1], dtype=self.dtype)
-        room = _bytes(found)
-        done = 0
-        while done < len(room):
-            done += os.preadv(self.file, [room[done:]], rows.start * self.row_bytes + done)
+        left = _bytes(found)
+        self.file.seek(rows.start * self.row_bytes)
+        while left:
+            read = self.file.readinto(left)
+            if not read:
+                raise OSError(f"{self.file.name} ends early")
+            left = left[read:]
         return found
 
     def write(self, start: int, rows: Tensor) -> None:
-        room = _bytes(rows.contiguous())
-        done = 0
-        while done < len(room):
-            done += os.pwrite(self.file, room[done:], start * self.row_bytes + done)
+        left = _bytes(rows.contiguous())
+        self.file.seek(start * self.row_bytes)
+        while left:
+            left = left[self.file.write(left) :]
 
 
 def _bytes(rows: Tensor) -> memoryview:
@@ -105,20 +113,23 @@ def sorted_on_disk(features: Rows, order: Tensor) -> Iterator[Rows]:
     The rows of a block that follow each other in the order are written together, so the more of a class a block holds, the
     larger the writes. A pass holds blocks of an eighth of `blocks.memory()`. The file is as large as the features and lies in
     the folder for temporary files (TMPDIR). It loses its name as soon as every process has opened it, so that it vanishes with
-    the last of them, whatever ends them. Each process writes its share of the rows; all have to be on one machine.
+    the last of them, whatever ends them; on Windows, where an open file keeps its name, it is removed at the end. Each process
+    writes its share of the rows; all have to be on one machine.
 
     Raises:
         InputError: the folder has not enough room, or cannot be written to.
     """
     rows, width = features.shape
     path = Path(distributed.broadcast(lambda: _temporary(rows * width * features.dtype.itemsize)))
-    try:
-        file = os.open(path, os.O_RDWR)
-        distributed.barrier()
-    finally:
-        if distributed.rank() == 0:
-            path.unlink()
-    try:
+    with ExitStack() as stack:
+        if not _UNLINKS_OPEN_FILES:
+            stack.callback(_remove, path)
+        try:
+            file = stack.enter_context(path.open("r+b", buffering=0))
+            distributed.barrier()
+        finally:
+            if _UNLINKS_OPEN_FILES and distributed.rank() == 0:
+                path.unlink()
         stored = _Stored(file, (rows, width), features.dtype)
         place = torch.empty(len(order), dtype=torch.int64)
         place[order.cpu()] = torch.arange(len(order))
@@ -135,8 +146,11 @@ def sorted_on_disk(features: Rows, order: Tensor) -> Iterator[Rows]:
                 start = end
         distributed.barrier()
         yield stored
-    finally:
-        os.close(file)
+
+
+def _remove(path: Path) -> None:
+    with suppress(PermissionError):  # another process still has it open, and will remove it
+        path.unlink(missing_ok=True)
 
 
 def _temporary(size: int) -> str:

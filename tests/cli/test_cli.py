@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -218,6 +219,16 @@ def test_model_that_prints_does_not_disturb_the_json(tmp_path, capsys):
     assert "called" in err
 
 
+def test_env_of_a_folder_that_is_not_installed(capsys, monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", absent)
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert run("env") == 0
+    assert "packages\n  embedscope: not installed\n" in capsys.readouterr().out
+
+
 def test_env(capsys, monkeypatch):
     monkeypatch.setenv("EMBEDSCOPE_SEED", "3")
     assert run("env", "--json") == 0
@@ -343,7 +354,7 @@ def test_a_sweep_is_a_table_and_a_sentence(store, tmp_path, capsys):
     objective = "ce + [0,1]*silhouette"
     assert run("finetune", store, "-o", tmp_path / "run", "--objective", objective, "--epochs", 2) == 0
     captured = capsys.readouterr()
-    assert "sweep ce + [0,1]*silhouette   validation macro_f1" in captured.out
+    assert re.search(r"sweep ce \+ \[0,1\]\*silhouette +validation macro_f1", captured.out)
     assert re.search(r"ce \+ [01]\*silhouette +0\.\d{4} \*", captured.out)
     assert "best of the 2 of ce + [0,1]*silhouette by validation: ce + " in captured.err
 

@@ -2,16 +2,19 @@
 
 import ast
 import errno
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import typer.main
 
+from embedscope import plugins
 from embedscope.cli import app, main
 from embedscope.cli.console import Talk, print_columns
 from embedscope.cli.flags import ARGUMENT, flag, with_flags
@@ -244,12 +247,42 @@ def test_aliases_do_the_same(make_store, blobs, tmp_path, capsys):
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+def help_texts():
+    for name, command in COMMANDS.items():
+        yield name, command.help
+        for parameter in command.params:
+            yield f"{name} {parameter.name}", parameter.help
+
+
+# What else the helps write so: code, heads, samplers, weights of samples, optimizers, schedules, columns.
+NO_PLUGINS = {"mlp", "balanced", "dataset_equity", "sgd", "plateau", "csv"}
+
+
+def test_plugins_that_a_help_names_exist():
+    """`timm:NAME` is a source of models or data; `gini(dead='ignore')`, `silhouette=0.3` and `0.5*silhouette` are plugins."""
+    sources = {*plugins.names("models"), *plugins.names("data")}
+    others = {*plugins.names("metrics"), *plugins.names("losses"), *plugins.names("plotting")}
+    named = set()
+    for place, text in help_texts():
+        for source, _ in re.findall(r"\b([a-z]\w*):(NAME|PATH|[a-z0-9]+\()", text):
+            assert source in sources, f"{place} names {source}"
+            named.add(source)
+        for name in re.findall(r"(?<![(:])(?<!, )\b([a-z]\w+)(?:\((?=\w+=)|=\d)", text) + re.findall(
+            r"[\d\]]\*([a-z]\w+)", text
+        ):
+            assert name in {*sources, *others, *NO_PLUGINS}, f"{place} names {name}"
+            named.add(name)
+    assert {"timm", "torchvision", "hf", "st", "gini", "silhouette"} <= named
+
+
 def test_a_variable_stands_for_one_thing():
     meant = {}
     for name, command in COMMANDS.items():
+        signature = inspect.signature(command.callback, eval_str=True)
         for parameter in command.params:
             if parameter.envvar:
-                meant.setdefault(parameter.envvar, set()).add((parameter.name, str(parameter.bare_type)))
+                kind, *_ = get_args(signature.parameters[parameter.name].annotation)
+                meant.setdefault(parameter.envvar, set()).add((parameter.name, kind))
             assert parameter.name != "overwrite" or parameter.envvar is None, f"{name}: a variable must not replace files"
     assert {variable: things for variable, things in meant.items() if len(things) > 1} == {}
 
@@ -259,7 +292,8 @@ def test_a_variable_stands_for_one_thing():
 WITHOUT_POSIX = """
 import os, signal, sys
 import torch, torch.distributed, sklearn.neighbors, scipy.linalg, h5py, typer, rich
-for name in ("sysconf", "sched_getaffinity", "getuid", "geteuid", "fork", "kill", "killpg", "pread", "mkfifo"):
+for name in ("sysconf", "sched_getaffinity", "getuid", "geteuid", "fork", "kill", "killpg", "pread", "preadv", "pwrite",
+             "pwritev", "posix_fallocate", "memfd_create", "mkfifo"):
     if hasattr(os, name):
         delattr(os, name)
 for name in ("SIGHUP", "SIGCHLD", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGPIPE", "SIGQUIT", "SIGXFSZ", "SIGXCPU"):
@@ -274,6 +308,10 @@ for command in (
     ["finetune", "a.h5", "-o", "run", "--epochs", "1", "-q"],
 ):
     assert main(command) == 0, command
+from embedscope.ops.sorted_rows import sorted_on_disk
+rows = torch.arange(10.0).reshape(5, 2)
+with sorted_on_disk(rows, torch.tensor([4, 2, 0, 1, 3])) as stored:
+    assert torch.equal(stored[1:4], rows[[2, 0, 1]])
 drawn = [name for name in ("matplotlib", "umap", "numba", "plotly", "openTSNE") if name in sys.modules]
 assert not drawn, drawn
 """

@@ -216,6 +216,26 @@ def test_threshold_that_cannot_be(text, message):
         parse_threshold(text, ["gini"])
 
 
+@pytest.mark.parametrize(
+    ("text", "measured", "name"),
+    [
+        ("gini_impurity=0.9", ["gini"], "gini"),
+        ("gini=0.9", ["gini-impurity"], "gini_impurity"),
+        ("gini=0.9", ["gini_impurity(dead='ignore')", "gini"], "gini"),
+        ("n_components_95=9", ["explained_variance"], "explained_variance"),
+    ],
+)
+def test_threshold_by_another_name_of_the_metric(text, measured, name):
+    assert parse_threshold(text, measured)[0] == name
+
+
+def test_values_are_reported_under_the_name_that_was_typed(store):
+    (found,) = score([store], metrics=["gini_impurity", "n_components_95", "gini", "explained_variance"])
+    assert list(found.metrics) == ["gini_impurity", "n_components_95", "gini", "explained_variance"]
+    assert found.metrics["gini_impurity"].value == found.metrics["gini"].value
+    assert found.metrics["n_components_95"].value == found.metrics["explained_variance"].value
+
+
 def test_table_fits_a_narrow_terminal(store, monkeypatch):
     import io
 

@@ -222,12 +222,15 @@ def test_rows_on_disk_are_sorted_into_a_file_that_vanishes(name, always, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_vanishes_after_an_error(monkeypatch, tmp_path):
+@pytest.mark.parametrize("unlinks", [True, False], ids=["posix", "windows"])
+def test_the_file_vanishes_after_an_error(monkeypatch, tmp_path, unlinks):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("embedscope.ops.sorted_rows._UNLINKS_OPEN_FILES", unlinks)
     rows = torch.randn(5, 2)
 
     def fail():
         with sorted_on_disk(Lazy(rows), torch.tensor([4, 2, 0, 1, 3])) as stored:
+            assert len(list(tmp_path.iterdir())) == (not unlinks)
             assert torch.equal(stored[1:4], rows[[2, 0, 1]])
             raise ZeroDivisionError
 

@@ -58,27 +58,31 @@ def soft_silhouette(features, labels, tau_s=0.1, tau_m=0.1, softmin="lse", dista
     return np.array(values)
 
 
-def _shares(features, labels):
+def _shares(features, labels, activation):
     """S-bar as nested lists: channel -> class (in order of the sorted labels) -> share; all 0 for a dead channel."""
     classes = sorted(set(labels))
     shares = []
     for channel in range(len(features[0])):
         means = []
         for c in classes:
-            values = [abs(row[channel]) for row, label in zip(features, labels, strict=True) if label == c]
+            values = [activation(row[channel]) for row, label in zip(features, labels, strict=True) if label == c]
             means.append(sum(values) / len(values))
         total = sum(means)
         shares.append([m / total if total else 0.0 for m in means])
     return shares
 
 
-def gini(features, labels):
-    return np.array([1 - sum(p * p for p in shares) for shares in _shares(features.tolist(), labels.tolist())])
+ACTIVATIONS = {"abs": abs, "relu": lambda x: max(x, 0.0), "none": lambda x: x}
 
 
-def class_kl(features, labels, direction="target_to_feature"):
+def gini(features, labels, activation="abs", dead="keep"):
+    shares = _shares(features.tolist(), labels.tolist(), ACTIVATIONS[activation])
+    return np.array([1 - sum(p * p for p in channel) for channel in shares if dead == "keep" or sum(channel) > 0])
+
+
+def class_kl(features, labels, direction="target_to_feature", activation="abs"):
     labels = labels.tolist()
-    shares = _shares(features.tolist(), labels)
+    shares = _shares(features.tolist(), labels, ACTIVATIONS[activation])
     classes = sorted(set(labels))
     mass = [sum(channel[j] for channel in shares) for j in range(len(classes))]
     feature = [(m + 1e-10) / sum(mass) for m in mass]
