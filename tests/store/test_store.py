@@ -130,7 +130,7 @@ def test_folder_as_output_is_refused(tmp_path):
 
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is no folder that can be written to"):
+    with pytest.raises(OutputError, match="is not a writable folder"):
         StoreWriter(tmp_path / "file" / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance=Provenance())
 
 
