@@ -31,7 +31,7 @@ def open_dataset(location: str) -> Dataset:
         source = plugins.recognising("data", Path(inner)) or ""
         if not source:
             raise InputError(
-                f"{inner} is no data that embedscope knows: give a folder of class folders, a .npz with X and y, a table "
+                f"{inner} is not data that embedscope knows: give a folder of class folders, a .npz with X and y, a table "
                 "(.csv, .tsv, .jsonl, .parquet), MNIST-style idx files, hf:NAME or torchvision:NAME(root=...)"
             )
     plugin = plugins.load("data", source)

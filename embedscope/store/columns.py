@@ -116,13 +116,13 @@ def open_columns(location: str, file: Path) -> Columns:
     """Open a table by its suffix; InputError for one that cannot be read, or has several columns of one name."""
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
-        raise InputError(f"{location} is no table that embedscope reads; expected one of {', '.join(_READERS)}")
+        raise InputError(f"{location} is not a table that embedscope reads; expected one of {', '.join(_READERS)}")
     try:
         columns = reader(file)
     except EmbedscopeError:
         raise
     except UnicodeDecodeError as error:
-        raise InputError(f"{location} is no UTF-8 text: {error}; save it as UTF-8") from error
+        raise InputError(f"{location} is not UTF-8 text: {error}; save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{location} cannot be read: {error.strerror or error}") from error
     if (name := repeated(columns.names)) is not None:
@@ -219,7 +219,7 @@ def _delimited(file: Path, delimiter: str) -> Columns:
         except csv.Error as error:
             raise InputError(f"{file}: line {reader.line_num} cannot be read: {error}") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"{file} is no UTF-8 text: {error}; save it as UTF-8") from error
+            raise InputError(f"{file} is not UTF-8 text: {error}; save it as UTF-8") from error
         finally:
             csv.field_size_limit(before)
 
@@ -262,7 +262,7 @@ def _json_lines(file: Path) -> Columns:
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise InputError(f"{file}: line {number} is no JSON: {error}") from error
+                    raise InputError(f"{file}: line {number} is not JSON: {error}") from error
                 if not isinstance(row, dict):
                     raise InputError(
                         f"{file}: line {number} is a {type(row).__name__}; expected an object a line, as in {{...}}"

@@ -326,5 +326,5 @@ def test_no_such_data():
 
 def test_unknown_kind_of_data(tmp_path):
     (tmp_path / "a.docx").write_text("")
-    with pytest.raises(InputError, match="is no data that embedscope knows"):
+    with pytest.raises(InputError, match="is not data that embedscope knows"):
         open_dataset(str(tmp_path / "a.docx"))

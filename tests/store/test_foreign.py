@@ -484,6 +484,13 @@ def test_an_archive_that_inflates_beyond_memory(tmp_path, monkeypatch):
         read_features(str(tmp_path / "a.npz"))
 
 
+def test_tensors_beyond_memory(tmp_path, monkeypatch):
+    torch.save({"X": torch.zeros(1024, 8), "y": torch.zeros(1024)}, tmp_path / "a.pt")
+    monkeypatch.setattr("embedscope.store.limits.free_memory", lambda device: 2**12)
+    with pytest.raises(InputError, match=r"what it holds would take \d+,\d+ bytes of memory, and half of what is free"):
+        read_features(str(tmp_path / "a.pt"))
+
+
 def test_an_archive_made_to_fill_memory(tmp_path, monkeypatch):
     npz(tmp_path / "a.npz", (4, 2**18), size=8 * 2**20)
     monkeypatch.setattr("embedscope.store.limits._WORTH_A_LOOK", 2**20)

@@ -400,7 +400,7 @@ def test_npy_pair(tmp_path):
         ({"X": np.zeros((3, 0)), "y": [0, 1, 1]}, "has no rows or no columns"),
         ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
         ({"X": np.zeros((3, 2), np.longdouble), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
-        ({"X": np.zeros((2, 2)), "y": np.array([b"\xff", b"a"])}, "y are no UTF-8 text"),
+        ({"X": np.zeros((2, 2)), "y": np.array([b"\xff", b"a"])}, "y are not UTF-8 text"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path, arrays, message):
