@@ -227,8 +227,7 @@ def given_layouts(inputs: Sequence[Embedding], coordinates: Coordinates, path: P
         if strangers := [name for name in points if name not in place]:
             raise InputError(
                 f"{path}: {len(strangers)} of {len(points)} ids are not labelled rows of {each.name}, such as "
-                f"'{strangers[0]}'; "
-                "coordinates belong to the rows that they were made from"
+                f"'{strangers[0]}'; coordinates belong to the rows that they were made from"
             )
         order = sorted(points, key=place.__getitem__)
         shown = replace(each, shown=np.array([place[name] for name in order], dtype=np.int64))
