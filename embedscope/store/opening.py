@@ -32,6 +32,9 @@ LONGEST_PROVENANCE = 64 * 2**20
 # A chunk is read whole, whatever part of it is asked for.
 _CHUNK = 64 * 2**20
 
+# So much of a file is searched for heaps that are damaged.
+_START = 64 * 2**10
+
 # Filters that are a part of HDF5 or h5py, and by how much they can make bytes more. Others are loaded from plugins.
 _FILTERS = {h5py.h5z.FILTER_FLETCHER32: 1, h5py.h5z.FILTER_SHUFFLE: 1, h5py.h5z.FILTER_DEFLATE: 1100, h5py.h5z.FILTER_LZF: 300}
 
@@ -68,6 +71,7 @@ def opened(path: Path) -> h5py.File:
         if (holder := locks.other_writer(final)) is not None:
             raise InputError(locks.busy(final, holder))
     try:
+        _check_heaps(path)
         return h5py.File(path, "r", locking=LOCKING)
     except (OSError, RuntimeError) as error:
         if is_locked(error):
@@ -78,6 +82,27 @@ def opened(path: Path) -> h5py.File:
         if path.suffix == ".partial":
             raise InputError(f"{path} is unfinished and was cut off; run the same extract again") from error
         raise InputError(f"{path} is not an HDF5 file, as a feature store is, or it is cut short ({reason})") from error
+
+
+def _check_heaps(path: Path) -> None:
+    """Raise InputError for a damaged heap of texts at the start of a file: HDF5 would walk through it without end.
+
+    That is where attributes, and the names of small stores, have theirs.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(_START)
+    place = -8
+    while (place := start.find(b"GCOL\x01\0\0\0", place + 8)) >= 0:
+        end = place + int.from_bytes(start[place + 8 : place + 16], "little")
+        here = place + 16
+        while here + 16 <= min(end, len(start)):
+            index, size = (
+                int.from_bytes(start[here : here + 2], "little"),
+                int.from_bytes(start[here + 8 : here + 16], "little"),
+            )
+            if index == 0 and size < 16:
+                raise InputError(f"{path} is damaged: the texts at byte {place:,} cannot be read")
+            here += size if index == 0 else 16 + (size + 7) // 8 * 8
 
 
 def opened_to_resume(path: Path) -> h5py.File:

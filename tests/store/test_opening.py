@@ -196,6 +196,19 @@ def test_numbers_in_the_byte_order_of_another_machine(by_hand):
     assert read_features(str(by_hand(edit))).features[:].tolist() == rows.tolist()
 
 
+def test_texts_that_hdf5_would_read_without_end(by_hand):
+    path = by_hand()
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL") + 16
+    while place and (index := int.from_bytes(data[place : place + 2], "little")):
+        place += 16 + (int.from_bytes(data[place + 8 : place + 16], "little") + 7) // 8 * 8
+    assert index == 0
+    data[place + 8 : place + 16] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"is damaged: the texts at byte [\d,]+ cannot be read"):
+        read_features(str(path))
+
+
 def test_layer_with_slashes(make_store):
     path = make_store(np.ones((3, 2)), [0, 1, 1], layer="/model/fc/Gemm_output_0")
     assert read_features(str(path)).layer == "/model/fc/Gemm_output_0"
