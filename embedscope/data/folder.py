@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing)(?:[-_ ]?(?:set|data|split))?", re.IGNORECASE)
 # Folders that hold the images of all classes, as a rule.
 _CONTAINERS = frozenset({"images", "image", "imgs", "img", "jpegimages"})
+# How Pillow says that a file has 16 bits per channel, and the modes that hold 8 of them.
+_SIXTEEN_BITS = re.compile(r";16")
+_EIGHT_BITS = frozenset({"RGB", "RGBA", "RGBX", "CMYK", "LA", "L"})
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,14 @@ def read_image(source: Path | IO[bytes], name: str) -> Image:
 
     try:
         with Image.open(source) as image:
+            if any(_SIXTEEN_BITS.search(str(tile[3])) for tile in image.tile) and image.mode in _EIGHT_BITS:
+                raise InputError(
+                    f"the image {name} has more than one channel of 16 bits, of which Pillow keeps 8; save it with 8 bits"
+                )
             image.load()
             return image.copy()
+    except InputError:
+        raise
     except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
         raise InputError(f"cannot read the image {name}: {decoded(str(error))}") from error
 
@@ -177,6 +186,13 @@ def _check_classes(location: str, images: Sequence[PurePath], depth: int) -> Non
         raise InputError(
             f"{location} has one class folder, and all images are in folders inside of it; give "
             f"{Path(location, decoded(first.pop()))}, or {location}(exclude=[]) if that is the only class"
+        )
+    inner = {name: {path.parts[1] for path in images if path.parts[0] == name and len(path.parts) > 2} for name in first}
+    if depth == 0 and len(first) > 1 and len(below) > 1 and all(names == below for names in inner.values()):
+        tops = sorted(map(decoded, first))
+        raise InputError(
+            f"{location}: {listed(tops)} hold the same folders ({listed(sorted(below))}), as splits do; say which are splits, "
+            f"as in {location}(splits={tops[:5]}), or {location}(exclude=[]) if these are classes"
         )
     for path in images:
         if path.parts[depth].lower() in _CONTAINERS:

@@ -156,7 +156,7 @@ def _splits(datasets: ModuleType, location: str, config: str | None, split: str 
     elif path.is_file():
         suffix = path.suffix.lower()
         if suffix not in _BUILDERS:
-            raise InputError(f"hf:{location} is no file that it reads; expected one of {', '.join(_BUILDERS)}")
+            raise InputError(f"hf:{location} is not a file that it reads; expected one of {', '.join(_BUILDERS)}")
         options = {"delimiter": "\t"} if suffix == ".tsv" else {}
         found = datasets.load_dataset(_BUILDERS[suffix], data_files=location, split=split, **options)
     elif path.is_dir() or _HUB_NAME.fullmatch(location):

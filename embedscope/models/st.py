@@ -90,7 +90,7 @@ def _weights(model: nn.Module, location: str, made_up: bool, where: dict[str, An
     missing: set[str] = set()
     notes: tuple[str, ...] = ()
     if made_up:
-        notes = (f"{location} is no model of sentence-transformers: the mean over its tokens was taken as the embedding",)
+        notes = (f"{location} is not a model of sentence-transformers: the mean over its tokens was taken as the embedding",)
         plain = hf(location, modality="text", **where)
         start = next((name for name, child in model.named_modules() if type(child) is type(plain.module)), "")
         missing = {f"{start}.{name}" for name in plain.weights.missing} if plain.weights else set()

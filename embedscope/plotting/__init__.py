@@ -70,7 +70,7 @@ def declaration(function: Callable[..., Any]) -> KindDeclaration:
     """Return what a kind declared; TypeError if it declared nothing."""
     declared = getattr(function, "declaration", None)
     if not isinstance(declared, KindDeclaration):
-        raise TypeError(f"{function!r} is no kind of plot: it lacks the @kind declaration")
+        raise TypeError(f"{function!r} is not a kind of plot: it lacks the @kind declaration")
     return declared
 
 

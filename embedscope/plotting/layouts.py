@@ -208,7 +208,7 @@ def read_coordinates(path: Path) -> Coordinates:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no table of coordinates: {error}") from error
+        raise InputError(f"{path} is not a table of coordinates: {error}") from error
     return found
 
 
@@ -226,8 +226,8 @@ def given_layouts(inputs: Sequence[Embedding], coordinates: Coordinates, path: P
         place = {str(name): row for row, name in enumerate(each.features.ids)}
         if strangers := [name for name in points if name not in place]:
             raise InputError(
-                f"{path}: {len(strangers)} of {len(points)} ids are no labelled rows of {each.name}, '{strangers[0]}' for one; "
-                "coordinates belong to the rows that they were made from"
+                f"{path}: {len(strangers)} of {len(points)} ids are not labelled rows of {each.name}, such as "
+                f"'{strangers[0]}'; coordinates belong to the rows that they were made from"
             )
         order = sorted(points, key=place.__getitem__)
         shown = replace(each, shown=np.array([place[name] for name in order], dtype=np.int64))

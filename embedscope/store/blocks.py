@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from embedscope.errors import InputError
 from embedscope.store import digests
+from embedscope.store.files import allot
 from embedscope.store.format import block_rows, chunk_rows
 from embedscope.store.skeleton import row_datasets, write_texts
 from embedscope.store.unfinished import COMMITTED, DONE
@@ -93,14 +93,8 @@ class Blocks:
 
     def reserve(self, size: int) -> None:
         """Have the file system set room aside at the end of the file; `flush` gives back what HDF5 did not use."""
-        if not hasattr(os, "posix_fallocate"):
-            return
         descriptor = self._file.id.get_vfd_handle()
-        try:
-            os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
-                raise
+        allot(descriptor, os.fstat(descriptor).st_size, size)
 
     def flush(self) -> None:
         """Bring everything to the operating system."""

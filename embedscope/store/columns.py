@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from array import array
 from dataclasses import dataclass
 from operator import itemgetter
@@ -31,6 +32,9 @@ USUAL = {
 }
 # The most that csv takes on every platform: 2 GiB a field.
 _LONGEST_FIELD = 2**31 - 1
+# Whole numbers up to which float64 is exact, and how text writes one; longer ones are beyond it as floats too.
+_LARGEST_WHOLE = 2**53
+_WHOLE = re.compile(r"\s*[+-]?\d{1,300}\s*")
 # Columns that an error lists of a wide table.
 _LISTED = 30
 
@@ -112,13 +116,13 @@ def open_columns(location: str, file: Path) -> Columns:
     """Open a table by its suffix; InputError for one that cannot be read, or has several columns of one name."""
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
-        raise InputError(f"{location} is no table that embedscope reads; expected one of {', '.join(_READERS)}")
+        raise InputError(f"{location} is not a table that embedscope reads; expected one of {', '.join(_READERS)}")
     try:
         columns = reader(file)
     except EmbedscopeError:
         raise
     except UnicodeDecodeError as error:
-        raise InputError(f"{location} is no UTF-8 text: {error}; save it as UTF-8") from error
+        raise InputError(f"{location} is not UTF-8 text: {error}; save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{location} cannot be read: {error.strerror or error}") from error
     if (name := repeated(columns.names)) is not None:
@@ -147,7 +151,22 @@ def numbers(location: str, columns: Columns, names: Sequence[str]) -> Array:
         except (TypeError, ValueError):
             del values[(count - 1) * width :]
             values.extend(_number(location, count - 1, name, cell) for name, cell in zip_names(names, cells))
-    return np.frombuffer(values, dtype=np.float64).reshape(count, width)
+    found = np.frombuffer(values, dtype=np.float64).reshape(count, width)
+    if np.any(np.abs(found) >= _LARGEST_WHOLE):
+        _check_whole(location, columns, names)
+    return found
+
+
+def _check_whole(location: str, columns: Columns, names: Sequence[str]) -> None:
+    """Raise InputError for a whole number that float64 rounds."""
+    for number, row in enumerate(columns.rows(names)):
+        for name, cell in zip_names(names, row[0] if len(names) == 1 and isinstance(row[0], list) else row):
+            whole = cell if isinstance(cell, int) else int(cell) if isinstance(cell, str) and _WHOLE.fullmatch(cell) else 0
+            if abs(whole) > _LARGEST_WHOLE:
+                raise InputError(
+                    f"{location}: row {number} of {name} (counted from 0) holds {str(cell)[:40]}; whole numbers beyond 2**53 "
+                    "cannot be held as floats; subtract an offset, or divide them"
+                )
 
 
 def zip_names(names: Sequence[str], cells: Sequence[Any]) -> Iterator[tuple[str, Any]]:
@@ -159,6 +178,8 @@ def is_number(value: Any) -> bool:
     """Whether a value of a first row says that its column holds numbers, or lists of them; text counts if it is a number."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(each, int | float) for each in value)
+    if isinstance(value, str) and "_" in value:  # which Python takes for 1000 in 1_000
+        return False
     try:
         return not isinstance(value, bool) and np.isscalar(float(value))
     except (TypeError, ValueError):
@@ -198,7 +219,7 @@ def _delimited(file: Path, delimiter: str) -> Columns:
         except csv.Error as error:
             raise InputError(f"{file}: line {reader.line_num} cannot be read: {error}") from error
         except UnicodeDecodeError as error:
-            raise InputError(f"{file} is no UTF-8 text: {error}; save it as UTF-8") from error
+            raise InputError(f"{file} is not UTF-8 text: {error}; save it as UTF-8") from error
         finally:
             csv.field_size_limit(before)
 
@@ -241,7 +262,7 @@ def _json_lines(file: Path) -> Columns:
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise InputError(f"{file}: line {number} is no JSON: {error}") from error
+                    raise InputError(f"{file}: line {number} is not JSON: {error}") from error
                 if not isinstance(row, dict):
                     raise InputError(
                         f"{file}: line {number} is a {type(row).__name__}; expected an object a line, as in {{...}}"

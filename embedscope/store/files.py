@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import contextmanager, suppress
@@ -32,6 +33,17 @@ def publish(written: Path, path: Path) -> None:
             os.close(folder)
 
 
+def allot(descriptor: int, start: int, size: int) -> None:
+    """Have the file system set `size` bytes aside from `start` on, if it can; OSError if there is no room for them."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, start, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
+            raise
+
+
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
     """Raise OutputError if something of that name is there and may not be replaced, or is one of the inputs."""
     try:
@@ -40,8 +52,10 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
         if not path.exists():
             parent = next(folder for folder in path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise OutputError(f"cannot write {path}: {parent} is no folder that can be written to")
+                raise OutputError(f"cannot write {path}: {parent} is not a writable folder")
             return
+        if not path.is_file():
+            raise OutputError(f"output {path} is a pipe or a device; give the name of a file")
         for given in inputs:
             if given is not None and Path(given).exists() and path.samefile(given):
                 raise OutputError(f"output {path} is the input {given}; choose another name")

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from embedscope.errors import InputError, UsageError, unknown
+from embedscope.store import opening
 from embedscope.store.columns import choose, named
 from embedscope.store.foreign import check_options, exact_floats, feature_set
 from embedscope.store.labels import encode
-from embedscope.store.limits import DEFLATE, check_size
+from embedscope.store.limits import check_size
 from embedscope.store.tensors import USUAL
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _arrays_of_rows(file: h5py.File, path: str, names: dict[str, str]) -> dict[s
     found = {
         name: place
         for name, place in names.items()
-        if name != "X" and isinstance(_member(file, path, place), h5py.Dataset) and _dataset(file, path, place).ndim == 2
+        if name != "X" and isinstance(opening.member(file, place), h5py.Dataset) and _dataset(file, path, place).ndim == 2
     }
     if not found and "X" in names:
         return {"X": "X"}
@@ -122,9 +123,9 @@ def _arrays_of_rows(file: h5py.File, path: str, names: dict[str, str]) -> dict[s
 def _observations(file: h5py.File, path: str, label: str | None) -> tuple[Any, list[str] | None]:
     """Read the labels and the names of the rows of AnnData."""
     obs = _group(file, path, "obs")
-    index = obs.attrs.get("_index", "_index")
+    index = opening.text_attribute(obs, "_index") or "_index"
     columns = [name for name in obs if name not in (index, "__categories")]
-    nodes = {name: _member(file, path, f"obs/{name}") for name in columns}
+    nodes = {name: opening.member(file, f"obs/{name}") for name in columns}
     categories = [name for name, node in nodes.items() if isinstance(node, h5py.Group) and "categories" in node]
     column, _ = choose(path, columns, given={"label": label}, candidates={"label": named(columns, "label") or categories})
     ids = _values(file, path, f"obs/{index}") if index in obs else None
@@ -133,33 +134,39 @@ def _observations(file: h5py.File, path: str, label: str | None) -> tuple[Any, l
 
 def _values(file: h5py.File, path: str, name: str) -> list[Any]:
     """Read a column (N,): an array, or AnnData's categories with codes, or its values with a mask; None is a gap."""
-    node = _member(file, path, name)
+    node = opening.member(file, name)
     if isinstance(node, h5py.Group):
         if "categories" in node:
-            words = _values(file, path, f"{name}/categories")
-            codes = _values(file, path, f"{name}/codes")
-            if not all(-1 <= code < len(words) for code in codes):
-                raise InputError(f"{path}: /{name}/codes point beyond the {len(words)} categories")
-            return [None if code < 0 else words[code] for code in codes]
+            return _worded(path, name, _array(file, f"{name}/categories"), _array(file, f"{name}/codes"))
         if "mask" in node:
-            pairs = zip(_values(file, path, f"{name}/values"), _values(file, path, f"{name}/mask"), strict=True)
+            pairs = zip(_array(file, f"{name}/values"), _array(file, f"{name}/mask"), strict=True)
             return [None if masked else value for value, masked in pairs]
         raise InputError(f"{path}: /{name} is not a column that can be read; expected values, or categories with codes")
-    each = _dataset(file, path, name)
-    check_size(path, f"/{name}", each.size * max(each.dtype.itemsize, 64))
-    values = each[()].reshape(-1).tolist()
-    legacy = each.attrs.get("categories")
-    if legacy is not None:
-        words = _values(file, path, file[legacy].name)
-        return [None if code < 0 else words[code] for code in values]
-    try:
-        return [value.decode() if isinstance(value, bytes) else value for value in values]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: /{name} is not UTF-8 text: {error}") from error
+    values = _array(file, name)
+    legacy = node.attrs.get("categories")
+    if isinstance(legacy, h5py.Reference):
+        return _worded(path, name, _array(file, file[legacy].name), values)
+    return values
+
+
+def _worded(path: str, name: str, words: Sequence[Any], codes: Sequence[Any]) -> list[Any]:
+    """Turn codes (N,) into the words (K,) that they count; -1 is a gap."""
+    if not all(isinstance(code, int) and -1 <= code < len(words) for code in codes):
+        raise InputError(f"{path}: the codes of /{name} have to be whole numbers from -1 to {len(words) - 1}")
+    return [None if code < 0 else words[code] for code in codes]
+
+
+def _array(file: h5py.File, name: str) -> list[Any]:
+    """Read numbers or texts, (N,) or (N, 1), within the bounds of memory."""
+    if h5py.check_string_dtype(opening.dataset(file, name).dtype) is not None:
+        texts: list[Any] = opening.texts(file, name).tolist()
+        return texts
+    numbers: list[Any] = opening.small(file, name, "iufb").reshape(-1).tolist()
+    return numbers
 
 
 def _members(file: h5py.File, path: str) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Give the data sets that lie in the file itself, by their paths in it."""
+    """Give the data sets that lie in the file itself and have a dtype that NumPy knows, by their paths in it."""
     todo, seen, count = [""], set(), 0
     while todo:
         place = todo.pop()
@@ -177,38 +184,26 @@ def _members(file: h5py.File, path: str) -> Iterator[tuple[str, h5py.Dataset]]:
             name = f"{place}/{key}" if place else key
             if here.get(key, getclass=True) is h5py.Group:
                 todo.append(name)
-            elif here.get(key, getclass=True) is h5py.Dataset and here[key].dtype.names is None:
+            elif here.get(key, getclass=True) is h5py.Dataset and _is_array(here[key]):
                 yield name, here[key]
 
 
-def _member(file: h5py.File, path: str, name: str) -> Any:
-    """Return what lies at a path of the file itself; InputError for links, which may lead to other files."""
-    here: Any = file
-    for key in name.strip("/").split("/"):
-        link = here.get(key, getlink=True) if isinstance(here, h5py.Group) else None
-        if link is None:
-            raise InputError(f"{path} has no /{name}")
-        if not isinstance(link, h5py.HardLink):
-            raise InputError(f"{path}: /{name} is a link to another place, which is not followed")
-        here = here[key]
-    return here
+def _is_array(each: h5py.Dataset) -> bool:
+    """Whether a data set holds plain values: not records, and not a type that h5py has no dtype for, such as times."""
+    try:
+        return each.shape is not None and each.dtype.names is None
+    except TypeError:
+        return False
 
 
 def _group(file: h5py.File, path: str, name: str) -> h5py.Group:
-    found = _member(file, path, name)
+    found = opening.member(file, name)
     if not isinstance(found, h5py.Group):
         raise InputError(f"{path}: /{name} is not a group; it was written by an AnnData before 0.7: open and save it again")
     return found
 
 
 def _dataset(file: h5py.File, path: str, name: str) -> h5py.Dataset:
-    """Return a data set whose bytes lie in the file itself; InputError if they do not, or cannot fill its shape."""
-    found = _member(file, path, name)
-    if not isinstance(found, h5py.Dataset):
+    if not isinstance(opening.member(file, name), h5py.Dataset):
         raise InputError(f"{path}: /{name} is sparse or a table, not an array; save it as an array (N, D)")
-    if found.is_virtual or found.external:
-        raise InputError(f"{path}: /{name} lies in other files, which are not read; copy it into one with h5repack")
-    stored = found.id.get_storage_size() * (DEFLATE if found.id.get_create_plist().get_nfilters() else 1)
-    if found.size * found.dtype.itemsize > max(stored, 0):
-        raise InputError(f"{path}: /{name} declares {found.shape} values, more than the bytes it has can hold")
-    return found
+    return opening.dataset(file, name)

@@ -1,6 +1,7 @@
 """The layout of a feature store, format version 1.
 
-    /features/<layer>      float32 or float16 (N, D), chunked by rows, checksummed (fletcher32)
+    /features/<layer>      float32 or float16 (N, D), chunked by rows, checksummed (fletcher32);
+                           float64 in a run's before.h5 if finetune was given float64
     /magnitudes/<layer>    float32 (N, C): mean of |activation| over positions, for layers that have positions
     /logits                float32 (N, K)     the classifier's output, where it was asked for
     /labels                int64 (N,)         -1: unlabelled, otherwise an index into class_names

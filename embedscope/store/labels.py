@@ -86,7 +86,7 @@ def text_rows(path: str, arrays: Mapping[str, Array], name: str) -> list[str] | 
         for text in texts:
             text.encode()
     except UnicodeError as error:
-        raise InputError(f"{path}: {name} are no UTF-8 text: {error}") from error
+        raise InputError(f"{path}: {name} are not UTF-8 text: {error}") from error
     return texts
 
 

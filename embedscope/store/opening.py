@@ -32,6 +32,9 @@ LONGEST_PROVENANCE = 64 * 2**20
 # A chunk is read whole, whatever part of it is asked for.
 _CHUNK = 64 * 2**20
 
+# So much of a file is searched for heaps that are damaged.
+_START = 64 * 2**10
+
 # Filters that are a part of HDF5 or h5py, and by how much they can make bytes more. Others are loaded from plugins.
 _FILTERS = {h5py.h5z.FILTER_FLETCHER32: 1, h5py.h5z.FILTER_SHUFFLE: 1, h5py.h5z.FILTER_DEFLATE: 1100, h5py.h5z.FILTER_LZF: 300}
 
@@ -52,6 +55,8 @@ def check_file(path: Path) -> None:
         raise InputError(f"no such file: {path}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # NUL in a name
+        raise InputError(f"no such file: {path}: {error}") from error
     if stat.S_ISDIR(mode):
         raise InputError(f"{path} is a folder; give a feature store (.h5), a .npz, X.npy,y.npy, or a table (.csv, .parquet)")
     if not stat.S_ISREG(mode):
@@ -66,6 +71,7 @@ def opened(path: Path) -> h5py.File:
         if (holder := locks.other_writer(final)) is not None:
             raise InputError(locks.busy(final, holder))
     try:
+        _check_heaps(path)
         return h5py.File(path, "r", locking=LOCKING)
     except (OSError, RuntimeError) as error:
         if is_locked(error):
@@ -76,6 +82,27 @@ def opened(path: Path) -> h5py.File:
         if path.suffix == ".partial":
             raise InputError(f"{path} is unfinished and was cut off; run the same extract again") from error
         raise InputError(f"{path} is not an HDF5 file, as a feature store is, or it is cut short ({reason})") from error
+
+
+def _check_heaps(path: Path) -> None:
+    """Raise InputError for a damaged heap of texts at the start of a file: HDF5 would walk through it without end.
+
+    That is where attributes, and the names of small stores, have theirs.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(_START)
+    place = -8
+    while (place := start.find(b"GCOL\x01\0\0\0", place + 8)) >= 0:
+        end = place + int.from_bytes(start[place + 8 : place + 16], "little")
+        here = place + 16
+        while here + 16 <= min(end, len(start)):
+            index, size = (
+                int.from_bytes(start[here : here + 2], "little"),
+                int.from_bytes(start[here + 8 : here + 16], "little"),
+            )
+            if index == 0 and size < 16:
+                raise InputError(f"{path} is damaged: the texts at byte {place:,} cannot be read")
+            here += size if index == 0 else 16 + (size + 7) // 8 * 8
 
 
 def opened_to_resume(path: Path) -> h5py.File:
@@ -118,7 +145,7 @@ def plain(name: str) -> str:
 def has(file: h5py.File, name: str) -> bool:
     """Whether anything is there; unlike `in`, this opens no other file."""
     try:
-        _member(file, name)
+        member(file, name)
     except KeyError:
         return False
     return True
@@ -126,7 +153,7 @@ def has(file: h5py.File, name: str) -> bool:
 
 def group(file: h5py.File, name: str) -> h5py.Group:
     """Return a group of the file itself; InputError for links, KeyError if it is not there."""
-    found = _member(file, name)
+    found = member(file, name)
     if not isinstance(found, h5py.Group):
         raise ValueError(f"/{name} is not a group")
     return found
@@ -142,27 +169,31 @@ def dataset(file: h5py.File, name: str, *, whole: bool = True) -> h5py.Dataset:
         KeyError: not there.
         ValueError: not a data set.
     """
-    found = _member(file, name)
+    found = member(file, name)
     if not isinstance(found, h5py.Dataset):
         raise ValueError(f"/{name} is not a data set")
     if found.is_virtual or found.external:
         raise InputError(f"{file.filename}: /{name} lies in other files, which are not read; copy it into one with h5repack")
+    if found.shape is None:
+        raise ValueError(f"/{name} has no values")
     layout = found.id.get_create_plist()
     growth = 1
     for number in range(layout.get_nfilters()):
         code = layout.get_filter(number)[0]
         if code not in _FILTERS:
-            raise InputError(f"{file.filename}: /{name} has the filter {code}, which is not one of HDF5's own")
+            raise InputError(
+                f"{file.filename}: /{name} has the HDF5 filter {code}; gzip, lzf, shuffle and fletcher32 are read: rewrite it "
+                "with h5repack -f GZIP=4"
+            )
         growth = max(growth, _FILTERS[code])
     item = found.id.get_type().get_size() if h5py.check_string_dtype(found.dtype) is None else 1
     needed, stored = math.prod(found.shape) * item, found.id.get_storage_size()
     if stored > file.id.get_filesize() or (whole and needed > stored * growth):
         shape = " x ".join(f"{each:,}" for each in found.shape)
         raise InputError(f"{file.filename}: /{name} declares {shape} values, more than the {stored:,} bytes it has can hold")
-    if found.chunks and math.prod(found.chunks) * item > max(_CHUNK, math.prod(found.shape[1:]) * item):
-        raise InputError(
-            f"{file.filename}: /{name} has chunks of {math.prod(found.chunks) * item:,} bytes; rewrite it with smaller"
-        )
+    chunk = math.prod(found.chunks or (0,)) * item
+    if chunk > max(_CHUNK, math.prod(found.shape[1:]) * item, min(stored, BUDGET)):
+        raise InputError(f"{file.filename}: /{name} has chunks of {chunk:,} bytes; rewrite it with smaller ones")
     return found
 
 
@@ -179,7 +210,7 @@ def datasets_below(file: h5py.File, name: str) -> list[str]:
             raise ValueError(f"/{name} holds itself")
         seen.add(address)
         for key in here:
-            found = _member(file, f"{name}/{prefix}{key}")
+            found = member(file, f"{name}/{prefix}{key}")
             if isinstance(found, h5py.Group):
                 yield from walked(f"{prefix}{key}/")
             else:
@@ -199,21 +230,24 @@ def small(file: h5py.File, name: str, kind: str) -> Array:
 
 
 def texts(file: h5py.File, name: str, longest: int = LONGEST) -> Array:
-    """Read texts into memory, (N,) or a single one () of type object; ValueError for anything but UTF-8 text."""
+    """Read texts into memory, (N,) or a single one () of type object; (N, 1) is (N,).
+
+    ValueError for anything but UTF-8 text.
+    """
     found = dataset(file, name)
     kind = h5py.check_string_dtype(found.dtype)
-    if kind is None or found.ndim > 1:
+    if kind is None or found.shape[1:] not in ((), (1,)):
         raise ValueError(f"/{name} is {found.dtype} {found.shape}, expected text")
     if kind.length is not None:
         _within_budget(file, name, math.prod(found.shape) * kind.length, kind.length, longest)
-        return np.asarray(found.asstr()[()], dtype=object)
+        return np.asarray(found.asstr()[()], dtype=object).reshape(found.shape[:1])
     count, offset = math.prod(found.shape), found.id.get_offset()
     if not count:
-        return np.empty(found.shape, dtype=object)
+        return np.empty(found.shape[:1], dtype=object)
     if offset is not None and found.id.get_storage_size() == count * _POINTER.itemsize:
         lengths = _pointers(file, count, offset)["length"]
         _within_budget(file, name, int(lengths.sum(dtype=np.int64)), int(lengths.max(initial=0)), longest)
-        return np.asarray(found.asstr()[()], dtype=object)
+        return np.asarray(found.asstr()[()], dtype=object).reshape(found.shape[:1])
     return _in_steps(file, found, name, count, longest)
 
 
@@ -239,7 +273,7 @@ def _in_steps(file: h5py.File, found: h5py.Dataset, name: str, count: int, longe
     step = max(1, min(2**16, BUDGET // file.id.get_filesize()))
     parts, total = [], 0
     for start in range(0, count, step):
-        parts.append(found.asstr()[start : start + step])
+        parts.append(found.asstr()[start : start + step].reshape(-1))
         lengths = [len(text) for text in parts[-1]]
         total += sum(lengths)
         _within_budget(file, name, total, max(lengths), longest)
@@ -253,7 +287,7 @@ def _within_budget(file: h5py.File, name: str, size: int, longest: int = 0, most
         raise InputError(f"{file.filename}: /{name} would take {size:,} bytes; at most {BUDGET:,} are read")
 
 
-def _member(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset:
+def member(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset:
     """Return what is hard-linked at a path of the file; InputError for other links, KeyError if nothing is there."""
     here: Any = file
     for key in plain(name).split("/"):

@@ -49,7 +49,7 @@ class StoredRows:
                 found = self._read(opening.dataset(file, self.dataset), rows)
             except opening.DAMAGE as error:
                 raise self._damaged(error) from error
-        return torch.from_numpy(found)
+        return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
 
     def verify(self, file: h5py.File) -> None:
         """Read all rows from the open store, a block at a time, and compare each with its digest if there are any."""

@@ -103,7 +103,11 @@ class RunWriter:
                 shutil.rmtree(self.partial)
             if not self.partial.exists():
                 progress.mkdir(parents=True)
-                _write_json(progress / _BEGUN, self._begun)
+                try:
+                    _write_json(progress / _BEGUN, self._begun)
+                except OutputError:
+                    shutil.rmtree(self.partial, ignore_errors=True)
+                    raise
                 return self
         except OSError as error:
             self._stack.close()
@@ -241,13 +245,14 @@ class RunWriter:
             overwrite=True,
         ) as store:
             for block in row_slices(*_sizes(features)):
-                store.add({layer: features[block].float().cpu().numpy()})
+                part = features[block].cpu()  # float64 holds whole numbers that float32 would round
+                store.add({layer: (part if part.dtype == torch.float64 else part.float()).numpy()})
 
 
 def _sizes(features: Rows) -> tuple[int, int]:
-    """Number of rows, and bytes of a row in float32."""
+    """Number of rows, and bytes of a row as it is written."""
     rows, width = features.shape
-    return rows, 4 * width
+    return rows, max(4, features.dtype.itemsize) * width
 
 
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from embedscope.errors import InputError
 from embedscope.store import digests, opening
+from embedscope.store.files import allot
 from embedscope.store.format import LIBVER, SCHEMA, SCHEMA_VERSION
 from embedscope.store.unfinished import ANNOUNCED, COMMITTED, DONE, SKIPPED
 
@@ -35,7 +36,9 @@ class Skeleton:
         self.labels, self.texts, self.provenance = labels, texts, provenance
 
     def create(self, path: Path) -> None:
-        """Write a new file, with no row committed."""
+        """Write a new file, with no row committed; OSError, before HDF5 has anything to write, if there is no room for it."""
+        with path.open("wb") as stream:
+            allot(stream.fileno(), 0, self._size())
         with h5py.File(path, "w", libver=LIBVER, locking=opening.LOCKING) as file:
             file.attrs.update(schema=SCHEMA, schema_version=SCHEMA_VERSION, complete=False)
             file["labels"] = self.labels
@@ -48,6 +51,11 @@ class Skeleton:
             file.create_dataset(SKIPPED, shape=(0,), maxshape=(None,), dtype=np.int64, chunks=(1024,), fillvalue=-1)
             file.create_group(digests.GROUP)
             file.flush()
+
+    def _size(self) -> int:
+        """Bytes that the file takes at most: a text has its length, a pointer to it, a header, and is aligned."""
+        texts = sum(len(value.encode()) + 40 for values in self.texts.values() for value in values)
+        return 2**16 + 8 * len(self.labels) + texts + len(self.provenance.encode())
 
     def restore(self, file: h5py.File) -> None:
         """Bring a file back to all inputs: a run that was killed while it finished may have shortened a part of it."""

@@ -273,7 +273,7 @@ BAD = [
     ("extract {net}:DigitNet {digits} -o {new} --mean x", 2, "cannot read the mean 'x'"),
     ("extract {net}:DigitNet {digits} -o {new} --on-error ignore", 2, "no on-error 'ignore'"),
     ("extract {net}:DigitNet {digits} -o {new} --weights ema --checkpoint {late}", 2, "has no ema weights"),
-    ("extract {net}:DigitNet {store} -o {new}", 1, "is no data that embedscope knows"),
+    ("extract {net}:DigitNet {store} -o {new}", 1, "is not data that embedscope knows"),
     ("extract timm:resnet_18 {digits} -o {new}", 2, "did you mean 'resnet18'?"),
     ("extract {late} {digits} -o {new}", 2, "is not a model by itself; give the model and the file as its weights"),
     ("inspect nowhere.h5", 1, "no such file: nowhere.h5"),

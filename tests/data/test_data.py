@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +152,10 @@ def layout(folder, *names):
             r"has one class folder, and all .*; give .*all, or .*\(exclude=\[\]\)",
         ),
         (("images/cat/a.png", "images/dog/a.png"), r"has one class folder, and .*; give .*images, or"),
+        (
+            ("train2017/cat/a.png", "train2017/dog/a.png", "val2017/cat/a.png", "val2017/dog/a.png"),
+            r"train2017, val2017 hold the same folders \(cat, dog\), as splits do; .*\(splits=\['train2017', 'val2017'\]\)",
+        ),
         (("train/a.png", "test/a.png"), "has images in the splits test, train themselves, and no class folders there"),
     ],
 )
@@ -175,6 +182,11 @@ def test_options_say_what_a_tree_is(tmp_path, options, classes, splits):
     place = layout(tmp_path, "train/cat/a.png", "holdout/dog/a.png", "holdout/cat/a.png")
     found = open_dataset(f"{place}({options})")
     assert (found.class_names, found.split and set(found.split)) == (classes, splits)
+
+
+def test_classes_that_hold_the_same_folders(tmp_path):
+    path = layout(tmp_path, "cat/left/a.png", "cat/right/a.png", "dog/left/a.png", "dog/right/a.png")
+    assert open_dataset(f"{path}(exclude=[])").class_names == ("cat", "dog")
 
 
 def test_excluded_folders_are_counted(tmp_path):
@@ -211,6 +223,29 @@ def test_image_with_too_many_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match=r"cannot read the image .*a.png: .*decompression bomb"):
         open_dataset(str(tmp_path)).inputs[0]
+
+
+def png_of_16_bits(kind, values):
+    """A PNG of 2 x 1 pixels with 16 bits per channel, which Pillow does not write in colour."""
+    size = struct.pack(">II", 2, 1) + bytes([16, kind, 0, 0, 0])
+    row = b"\0" + struct.pack(f">{len(values)}H", *values) * 2
+    parts = ((b"IHDR", size), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("kind", "values"), [(2, (300, 300, 300)), (6, (1, 2, 3, 4)), (4, (300, 65535))])
+def test_images_of_16_bits_that_pillow_rounds(tmp_path, kind, values):
+    image(tmp_path / "a" / "one.png")
+    (tmp_path / "a" / "two.png").write_bytes(png_of_16_bits(kind, values))
+    with pytest.raises(InputError, match=r"two.png has more than one channel of 16 bits, of which Pillow keeps 8"):
+        open_dataset(str(tmp_path)).inputs[1]
+
+
+def test_grey_images_of_16_bits(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.png").write_bytes(png_of_16_bits(0, (300,)))
+    assert open_dataset(str(tmp_path)).inputs[0].getpixel((0, 0)) == 300
 
 
 def test_images_can_be_looped_over(tmp_path):
@@ -291,5 +326,5 @@ def test_no_such_data():
 
 def test_unknown_kind_of_data(tmp_path):
     (tmp_path / "a.docx").write_text("")
-    with pytest.raises(InputError, match="is no data that embedscope knows"):
+    with pytest.raises(InputError, match="is not data that embedscope knows"):
         open_dataset(str(tmp_path / "a.docx"))

@@ -171,5 +171,5 @@ def test_saved_data_that_is_damaged(tmp_path):
 
 def test_file_of_another_kind(tmp_path):
     (tmp_path / "a.docx").write_text("")
-    with pytest.raises(InputError, match=r"is no file that it reads; expected one of .csv"):
+    with pytest.raises(InputError, match=r"is not a file that it reads; expected one of .csv"):
         open_dataset(f"hf:{tmp_path / 'a.docx'}")

@@ -116,13 +116,13 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"text": "a", "label": 1}\n{oops}\n', "line 2 is no JSON"),
+        ('{"text": "a", "label": 1}\n{oops}\n', "line 2 is not JSON"),
         ('["a", 1]\n', "line 1 is a list; expected an object"),
-        ("[" * 100_000, "line 1 is no JSON"),
+        ("[" * 100_000, "line 1 is not JSON"),
         ('{"text": "a", "label": [1]}\n', "row 0 of label .* holds a list"),
         ('{"text": "a", "label": 0.5}\n', "labels have to be whole numbers or text, got float64"),
         ('{"text": 1, "label": 1}\n', "row 0 of text .* holds a int"),
-        ('{"text": "\\ud800", "label": 1}\n', "text are no UTF-8 text"),
+        ('{"text": "\\ud800", "label": 1}\n', "text are not UTF-8 text"),
     ],
 )
 def test_json_lines_that_cannot_be_used(tmp_path, text, message):
@@ -132,7 +132,7 @@ def test_json_lines_that_cannot_be_used(tmp_path, text, message):
 
 def test_no_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes("text,label\nä,1\n".encode("latin-1"))
-    with pytest.raises(InputError, match="is no UTF-8 text"):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
         open_dataset(str(tmp_path / "a.csv"))
 
 
@@ -152,7 +152,7 @@ def test_option_that_there_is_not(tmp_path):
 
 
 def test_other_suffix(tmp_path):
-    with pytest.raises(InputError, match=r"is no table that embedscope reads; expected one of .csv"):
+    with pytest.raises(InputError, match=r"is not a table that embedscope reads; expected one of .csv"):
         open_dataset("table:" + table(tmp_path, "", "a.xlsx"))
 
 

@@ -13,6 +13,7 @@ from embedscope.finetuning.splitting import part
 from embedscope.finetuning.validation import apply
 from embedscope.models.head import build_head
 from embedscope.store import read_features
+from embedscope.store.in_memory import feature_set
 from embedscope.store.results import Finetuning, ObjectiveResult, RunData, Summary, Trial
 from embedscope.store.runs import directory_names, open_run
 
@@ -27,6 +28,17 @@ def features(make_store, blobs):
 @pytest.fixture
 def run(features, tmp_path):
     return finetune(features, tmp_path / "run", trials=2, epochs=5, batch_size=16)
+
+
+def test_whole_numbers_before_training_are_as_they_came(tmp_path, blobs):
+    rows, labels = blobs
+    whole = np.round(rows).astype(np.int64) * 2 + 2**24 + 1
+    given = feature_set(whole, labels)
+    finetune(given, tmp_path / "run", objectives=["ce"], epochs=1)
+    before = read_features(str(tmp_path / "run" / "before.h5"))
+    assert before.features.dtype == torch.float64
+    kept = [int(name) for name in before.ids]
+    assert before.features[:].tolist() == whole[kept].tolist()
 
 
 def test_run_directory_is_as_the_contract_says(run, tmp_path):

@@ -1,5 +1,6 @@
 """A run that was interrupted goes on, and comes to what it would have come to."""
 
+import errno
 import json
 import os
 import signal
@@ -224,3 +225,13 @@ def test_a_store_that_was_damaged_meanwhile_is_made_again(features, tmp_path, mo
     assert verify(tmp_path / "run" / path) == 1
     made, expected = (read_features(str(tmp_path / folder / path)).features[:] for folder in ("run", "whole"))
     assert torch.equal(made, expected)
+
+
+def test_a_run_that_cannot_be_begun_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match="No space left on device"), RunWriter(tmp_path / "run", {}, overwrite=False):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -153,7 +153,7 @@ def test_part_of_the_rows_given_back_is_said(make_store, blobs, tmp_path):
         ("id,input,kind,x,y\nrow0,store,pca,1\n", "line 2: x and y have to be finite numbers, got 1, None"),
         ("id,input,kind,x,y\n" + 2 * "row0,store,pca,1,2\n", "line 3: id 'row0' is there twice"),
         ("id,input,kind,x,y\nrow0,other,pca,1,2\n", "no coordinates by pca of store; it has pca of other"),
-        ("id,input,kind,x,y\nrow0,store,pca,1,2\nx,store,pca,1,2\n", "1 of 2 ids are no labelled rows of store, 'x' for one"),
+        ("id,input,kind,x,y\nrow0,store,pca,1,2\nx,store,pca,1,2\n", "1 of 2 ids are not labelled rows of store, such as 'x'"),
         ("id,input,kind,x,y\n", "no coordinates by pca of store; it has none"),
     ],
 )
@@ -166,7 +166,7 @@ def test_coordinates_that_cannot_be_used(make_store, blobs, tmp_path, text, mess
 
 def test_coordinates_that_are_no_text(tmp_path):
     (tmp_path / "xy.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is no table of coordinates"):
+    with pytest.raises(InputError, match="is not a table of coordinates"):
         read_coordinates(tmp_path / "xy.csv")
     with pytest.raises(InputError, match=r"cannot read .*: No such file"):
         read_coordinates(tmp_path / "none.csv")

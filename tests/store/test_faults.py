@@ -48,26 +48,42 @@ ROWS = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
 
 @linux
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG])
-@pytest.mark.parametrize("time", [3, 5])
+@pytest.mark.parametrize("time", [4, 6])
 def test_promise_of_what_is_kept_is_kept(tmp_path, monkeypatch, small_blocks, number, time):
     calls = []
     real = os.posix_fallocate
 
     def full(*arguments):
         calls.append(1)
-        if len(calls) >= time:  # the first is for the data sets, then one for each block
+        if len(calls) >= time:  # the first is for the file, one for the data sets, then one for each block
             raise OSError(number, os.strerror(number))
         real(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", full)
-        kept = 8 * (time - 2)
+        kept = 8 * (time - 3)
         with pytest.raises(
             OutputError, match=rf"{os.strerror(number)}; {kept} rows are kept: `resume=True` continues with them"
         ):
             filled(tmp_path / "a.h5", ROWS)
     filled(tmp_path / "a.h5", ROWS, resume=True)
     np.testing.assert_array_equal(read_features(str(tmp_path / "a.h5")).features[:].numpy(), ROWS)
+
+
+@linux
+@pytest.mark.parametrize("limit", [300, 2000, 70_000])
+def test_a_store_that_has_no_room_for_its_labels(tmp_path, limit):
+    """In a process of its own: HDF5 crashes at the end of one in which it could not write."""
+    code = (
+        "import resource, sys; from tests.store.test_faults import ROWS, filled; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); filled(sys.argv[1], ROWS)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.h5")], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (
+        1,
+        f"embedscope.errors.OutputError: cannot write {tmp_path / 'a.h5'}: File too large",
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @linux

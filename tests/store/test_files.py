@@ -1,9 +1,11 @@
 """Outputs take their name when they are complete, each writer by a temporary name of its own."""
 
+import os
+
 import pytest
 
 from embedscope.errors import OutputError
-from embedscope.store.files import finished
+from embedscope.store.files import check_output, finished
 
 
 def test_two_writers_do_not_mix(tmp_path):
@@ -46,3 +48,10 @@ def test_a_folder_that_goes_away_is_one_error(tmp_path):
 
     with pytest.raises(OutputError, match="cannot write"):
         write()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe is a pipe or a device; give the name of a file"):
+        check_output(tmp_path / "pipe", overwrite=True)

@@ -328,8 +328,94 @@ def test_hdf5_that_declares_more_than_it_has(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["labels"] = CODES
         file.create_dataset("features", (6, 10**12), np.float32, chunks=(6, 1000))
-    with pytest.raises(InputError, match=r"declares .* values, more than the bytes it has can hold"):
+    with pytest.raises(InputError, match=r"declares .* values, more than the 0 bytes it has can hold"):
         read_features(str(tmp_path / "a.h5"))
+
+
+def own_categories(file):
+    del file["labels"]
+    file["labels"] = np.zeros(6, np.int32)
+    file["labels"].attrs["categories"] = file["labels"].ref
+
+
+def categories_in_themselves(file):
+    del file["labels"]
+    file.create_group("labels")
+    file["labels/categories"] = file["labels"]
+    file["labels/codes"] = CODES
+    file["obs/label"] = file["labels"]
+    file["obsm/a"] = X
+
+
+def codes_that_are_no_places(file):
+    file["obs/label/categories"] = np.array(["a", "b"], dtype=object)
+    file["obs/label/codes"] = np.linspace(0, 1, 6)
+    file["obsm/a"] = X
+
+
+def long_labels(file):
+    del file["labels"]
+    file["labels"] = np.array(["z" * (2**20 + 1)] * 6, dtype=object)
+
+
+def large_chunks(file):
+    del file["features"]
+    file.create_dataset("features", data=X, maxshape=(None, None), chunks=(8000, 8000), compression="gzip")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (categories_in_themselves, "/obs/label/categories is not a data set"),
+        (codes_that_are_no_places, "the codes of /obs/label have to be whole numbers from -1 to 1"),
+        (long_labels, "/labels has a text of 1,048,577 bytes; at most 1,048,576 are read"),
+        (large_chunks, "/features has chunks of 256,000,000 bytes"),
+    ],
+)
+def test_hostile_hdf5(tmp_path, edit, message):
+    path = other(tmp_path, features=X, labels=CODES)
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    with pytest.raises(InputError, match=message):
+        open_features([path])
+
+
+def test_categories_that_are_their_own(tmp_path):
+    path = other(tmp_path, features=X, labels=CODES)
+    with h5py.File(path, "r+") as file:
+        own_categories(file)
+    assert read_features(path).class_names == ("0",)
+
+
+def test_text_labels_in_a_column(tmp_path):
+    path = other(tmp_path, features=X)
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("labels", data=Y.astype(object)[:, None], dtype=h5py.string_dtype())
+    check(read_features(path))
+
+
+def test_a_data_set_of_a_type_that_has_no_dtype(tmp_path):
+    path = other(tmp_path, features=X, labels=Y.astype("S"))
+    with h5py.File(path, "r+") as file:
+        h5py.h5d.create(file.id, b"times", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((6,)))
+    check(read_features(path))
+
+
+@pytest.mark.parametrize("name", ["v.csv", "v.jsonl"])
+def test_tables_with_whole_numbers_that_no_float_holds(tmp_path, name):
+    path = table(tmp_path, name, {"label": Y, "a": [2**53] * 6, "b": [1, 2, 2**53 + 1, 4, 5, 6]})
+    with pytest.raises(InputError, match=r"row 2 of b .* holds 9007199254740993; whole numbers beyond 2\*\*53"):
+        read_features(path)
+
+
+def test_tables_with_large_floats(tmp_path):
+    path = table(tmp_path, "v.csv", {"label": Y, "a": ["1e300"] * 6, "b": [2**53] * 6})
+    assert read_features(path).features[0].tolist() == [1e300, 2.0**53]
+
+
+def test_a_number_in_python_is_not_one_in_a_table(tmp_path):
+    path = table(tmp_path, "v.csv", {"label": Y, "run": ["1_000"] * 6, "value": X[:, 0]})
+    assert read_features(path).layer == "value"
 
 
 # ---- paths
@@ -396,6 +482,13 @@ def test_an_archive_that_inflates_beyond_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("embedscope.store.limits.free_memory", lambda device: 32 * 2**20)
     with pytest.raises(InputError, match=r"what it holds would take 33,\d+,\d+ bytes of memory, and half of what is free"):
         read_features(str(tmp_path / "a.npz"))
+
+
+def test_tensors_beyond_memory(tmp_path, monkeypatch):
+    torch.save({"X": torch.zeros(1024, 8), "y": torch.zeros(1024)}, tmp_path / "a.pt")
+    monkeypatch.setattr("embedscope.store.limits.free_memory", lambda device: 2**12)
+    with pytest.raises(InputError, match=r"what it holds would take \d+,\d+ bytes of memory, and half of what is free"):
+        read_features(str(tmp_path / "a.pt"))
 
 
 def test_an_archive_made_to_fill_memory(tmp_path, monkeypatch):

@@ -115,9 +115,21 @@ def long_name_in_chunks(file, folder):
     file.create_dataset("class_names", data=names, dtype=TEXT, chunks=(2,))
 
 
+@replaced("features/emb")
+def filtered(file, folder):
+    file.create_dataset("features/emb", data=np.ones((40, 8), np.float32), scaleoffset=3)
+
+
+@replaced("labels")
+def no_values(file, folder):
+    file["labels"] = h5py.Empty("i8")
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
+        (filtered, "/features/emb has the HDF5 filter 6; gzip, lzf, shuffle and fletcher32 are read"),
+        (no_values, "/labels has no values"),
         (external_storage, "/features/emb lies in other files, which are not read"),
         (virtual, "/features/emb lies in other files, which are not read"),
         (external_link, "/features/emb is a link to another place, which is not followed"),
@@ -172,6 +184,29 @@ def test_groups_that_hold_each_other(by_hand):
 
     with pytest.raises(InputError, match="/features holds itself"):
         read_features(str(by_hand(edit)))
+
+
+def test_numbers_in_the_byte_order_of_another_machine(by_hand):
+    rows = np.random.default_rng(0).normal(size=(40, 8)).astype(">f4")
+
+    def edit(file, folder):
+        del file["features/emb"]
+        file["features/emb"] = rows
+
+    assert read_features(str(by_hand(edit))).features[:].tolist() == rows.tolist()
+
+
+def test_texts_that_hdf5_would_read_without_end(by_hand):
+    path = by_hand()
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL") + 16
+    while place and (index := int.from_bytes(data[place : place + 2], "little")):
+        place += 16 + (int.from_bytes(data[place + 8 : place + 16], "little") + 7) // 8 * 8
+    assert index == 0
+    data[place + 8 : place + 16] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"is damaged: the texts at byte [\d,]+ cannot be read"):
+        read_features(str(path))
 
 
 def test_layer_with_slashes(make_store):

@@ -130,7 +130,7 @@ def test_folder_as_output_is_refused(tmp_path):
 
 def test_output_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is no folder that can be written to"):
+    with pytest.raises(OutputError, match="is not a writable folder"):
         StoreWriter(tmp_path / "file" / "a.h5", labels=[0], class_names=["c"], ids=["a"], split=None, provenance=Provenance())
 
 
@@ -400,7 +400,7 @@ def test_npy_pair(tmp_path):
         ({"X": np.zeros((3, 0)), "y": [0, 1, 1]}, "has no rows or no columns"),
         ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
         ({"X": np.zeros((3, 2), np.longdouble), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
-        ({"X": np.zeros((2, 2)), "y": np.array([b"\xff", b"a"])}, "y are no UTF-8 text"),
+        ({"X": np.zeros((2, 2)), "y": np.array([b"\xff", b"a"])}, "y are not UTF-8 text"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path, arrays, message):
