@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
 from embedscope.plugins import imported
+from embedscope.text import aligned, html_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,23 +217,10 @@ class ScoreTable(Sequence[Scores]):
         return _pandas().DataFrame.from_dict(rows, orient="index")
 
     def __repr__(self) -> str:
-        lines = self._lines()
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        return "\n".join(
-            "  ".join(
-                [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-            )
-            for line in lines
-        )
+        return aligned(self._lines())
 
     def _repr_html_(self) -> str:
-        head, *rows = self._lines()
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        body = "".join(
-            f"<tr><th>{html.escape(row[0])}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row[1:])}</tr>"
-            for row in rows
-        )
-        return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(self._lines())
 
     def _lines(self) -> list[list[str]]:
         """Texts of a table: a heading, then one row per metric; one column per embedding."""
