@@ -129,6 +129,11 @@ def declaration(function: Callable[..., Any]) -> MetricDeclaration:
     return declared
 
 
+def direction(key: str) -> Better | None:
+    """Return which direction is better for a metric, by the spec or the key in `Scores.metrics` that names it."""
+    return declaration(plugins.load("metrics", plugins.parse(key).name)).better
+
+
 def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Find a metric and its options, defaults included; UsageError for an unknown metric or option."""
     function = plugins.load("metrics", spec.name)

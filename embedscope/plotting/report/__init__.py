@@ -59,6 +59,7 @@ def write(
     views: Sequence[View],
     *,
     runs: Sequence[Run] = (),
+    metrics: str | Sequence[str] = STANDARD,
     command: str = "",
     seed: int = 0,
     images: str | None = None,
@@ -70,6 +71,7 @@ def write(
         path: of the page.
         views: in the order in which they are to be compared; the first is "before".
         runs: of finetune, whose objectives and training curves are shown too.
+        metrics: what to measure, as in `evaluation.evaluate`.
         command: what was typed, for the provenance.
         seed: of groups that are left out for intervals.
         images: where the images of the samples are, see `thumbnails.make_thumbnails`.
@@ -83,7 +85,7 @@ def write(
     script = document.plotly_script()
     class_names = list(dict.fromkeys(name for view in views for name in view.features.class_names))
     found = [
-        evaluate(view.features, STANDARD, anchors=view.drawn, ci=True, device="cpu", seed=seed)
+        evaluate(view.features, metrics, anchors=view.drawn, ci=True, device="cpu", seed=seed)
         for view in track(views, "measuring", len(views))
     ]
     rows, places = packed_rows([(view.features, view.drawn) for view in views], class_names)
