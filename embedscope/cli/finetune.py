@@ -6,7 +6,7 @@ import inspect
 from dataclasses import fields
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
@@ -43,7 +43,7 @@ def _options() -> Iterator[inspect.Parameter]:
     """Make an option of every setting, with its default, help and limit."""
     kinds = get_type_hints(TrainingConfig) | dict.fromkeys(_LISTS, list[str] | None) | {"memory": str | None}
     for each in fields(TrainingConfig):
-        meaning, default = each.metadata["help"], each.default
+        meaning, default = each.metadata["help"], cast("Any", each.default)
         if each.name in _LISTS:
             meaning, default = f"{meaning} May be repeated. By default {' and '.join(default)}.", None
         option = typer.Option(
