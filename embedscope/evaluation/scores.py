@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from embedscope.metrics import Better
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measurement:
     """One metric on one embedding.
 
@@ -62,8 +62,11 @@ class Measurement:
             **{name: dict(values) for name, values in self.by_class.items()},
         }
 
+    def __repr__(self) -> str:
+        return f"{self.name} {_cell(self)}{f' ({self.note})' if self.note else ''}"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Samples:
     """What is known of single samples.
 
@@ -85,6 +88,9 @@ class Samples:
         """Return one row per sample: id, label, the values, nearest and split where they are known. Needs pandas."""
         columns = {"id": self.ids, "label": self.labels, **self.values, "nearest": self.nearest, "split": self.split}
         return _pandas().DataFrame({name: column for name, column in columns.items() if column is not None})
+
+    def __repr__(self) -> str:
+        return f"Samples: {len(self.ids):,} rows of {', '.join(self.values)}"
 
 
 @dataclass(frozen=True, eq=False)
