@@ -160,7 +160,7 @@ def extract(
             say=say,
         )
     if not isinstance(dataset, Dataset):
-        raise UsageError("an encoder takes a data set from `open_dataset()`; give a loader together with an nn.Module")
+        raise UsageError("an encoder takes a data set from open_dataset; give a loader together with an nn.Module")
     if output is None:
         raise UsageError("the features of an encoder are written to a store; name it with `output=`")
     check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
@@ -275,9 +275,7 @@ def _check_for_module(
 ) -> None:
     """Raise UsageError for what an nn.Module and its loader do not take."""
     if isinstance(dataset, Dataset):
-        raise UsageError(
-            "a data set needs an encoder from `open_model()`, which prepares its inputs; give an nn.Module a loader"
-        )
+        raise UsageError("a data set needs an encoder from open_model, which prepares its inputs; give an nn.Module a loader")
     given = {"batch_size": batch_size != _BATCH_SIZE, "workers": workers is not None, "on_error": on_error != "stop"}
     for name, wanted in {**given, "head": head is not None, **flags}.items():
         if wanted:

@@ -122,7 +122,7 @@ def finetune(
     if run is not None:
         distributed.broadcast(lambda: check_run(Path(run), overwrite=overwrite, resume=resume))
     elif resume:
-        raise UsageError("only a run with a directory can be resumed; name it with `run=`")
+        raise UsageError("only a run with a directory can be resumed; name the directory")
     source = open_source(features, labels, layer=layer)
     other = None if test is None else open_source(test, layer=layer)
     if run is not None:

@@ -11,7 +11,6 @@ import numpy as np
 from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
 from embedscope.evaluation.evaluating import bound
 from embedscope.metrics import STANDARD as METRICS
-from embedscope.plotting import report
 from embedscope.plotting.caches import provide_caches
 from embedscope.plotting.declaring import Chosen, choose
 from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, check_suffix, check_width, palette
@@ -19,6 +18,8 @@ from embedscope.plotting.inputs import Embedding, Given, prepare
 from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
 from embedscope.plotting.measured import are_scores, given_by_scores
 from embedscope.plotting.pictures import figure_of, picture
+from embedscope.plotting.report import SUFFIX, View, check_available
+from embedscope.plotting.report import write as write_page
 from embedscope.progress import Track, silent, untracked
 from embedscope.store.files import check_output
 
@@ -105,9 +106,9 @@ def plot(
     measured = METRICS if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
     bound(measured)
     in_folder = output is not None and (output.is_dir() or not output.suffix)
-    paged = output is not None and not in_folder and output.suffix.lower() == report.SUFFIX
+    paged = output is not None and not in_folder and output.suffix.lower() == SUFFIX
     if paged:
-        report.check_available()
+        check_available()
         if width != "page":
             raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
     if images is not None:
@@ -233,9 +234,9 @@ def _write_page(
         if not all(np.array_equal(rows, drawn[0]) for rows in drawn):
             raise InputError(f"the maps of {each.name} are of different rows; a page shows the same rows in all of them")
         its = {title: points[place] for title, points in maps.items()}
-        views.append(report.View(each.features, drawn[0], its, each.unlabelled))
+        views.append(View(each.features, drawn[0], its, each.unlabelled))
     folder = None if images is None else str(images)
-    report.write(output, views, runs=given.runs, metrics=metrics, command=command, seed=seed, images=folder, track=track)
+    write_page(output, views, runs=given.runs, metrics=metrics, command=command, seed=seed, images=folder, track=track)
 
 
 def _file_names(chosen: Sequence[Chosen]) -> list[str]:

@@ -115,7 +115,7 @@ def test_two_configs_are_refused(arrays):
 
 
 def test_resuming_needs_a_directory(arrays):
-    with pytest.raises(UsageError, match="name it with `run=`"):
+    with pytest.raises(UsageError, match="only a run with a directory can be resumed"):
         finetune(*arrays, resume=True)
 
 

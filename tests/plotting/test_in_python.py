@@ -70,7 +70,7 @@ def test_scores_of_many_samples_are_thinned(arrays):
 def test_scores_are_drawn_as_silhouettes_by_default_and_hold_no_features(arrays):
     found = score(*arrays, metrics=["silhouette"])
     assert len(drawn(plot(found))[0]) == 1
-    with pytest.raises(UsageError, match=r"scores hold values and not features; give `plot\(\)` the features"):
+    with pytest.raises(UsageError, match="scores hold values and not features; draw the features"):
         plot(found, kind="pca")
 
 
