@@ -34,6 +34,14 @@ class EmbedscopeError(Exception):
     Attributes:
         exit_code: what the command line ends with.
         repeated: of several processes another one has the same to say; None outside of a process group.
+
+    Example:
+        >>> from embedscope import score
+        >>> try:
+        ...     score("nothing-here.h5")
+        ... except EmbedscopeError as error:
+        ...     print(error)
+        no such file: nothing-here.h5
     """
 
     exit_code = 1

@@ -1,8 +1,13 @@
-"""Text of strangers, such as names in files, made safe to show: on a terminal, in a picture, on a page."""
+"""Text of strangers, such as names in files, made safe to show: on a terminal, in a picture, on a page; and tables of text."""
 
 from __future__ import annotations
 
+import html
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Controls (C0 with ESC, DEL, C1), line and paragraph separators, marks and overrides of writing direction, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -28,6 +33,32 @@ def decoded(name: str) -> str:
     bad\xff
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lay out a table of text, its first line the heading: the first column to the left, all others to the right.
+
+    >>> print(aligned([["metric", "late"], ["silhouette", "0.5"]]))
+    metric      late
+    silhouette   0.5
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )
+
+
+def html_table(lines: Sequence[Sequence[str]]) -> str:
+    """Lay out the same table in HTML, as notebooks show it.
+
+    >>> html_table([["metric", "late"], ["a < b", "0.5"]])
+    '<table><thead><tr><th>metric</th><th>late</th></tr></thead><tbody><tr><th>a &lt; b</th><td>0.5</td></tr></tbody></table>'
+    """
+    head, *rows = [[html.escape(cell) for cell in line] for line in lines]
+    body = "".join(f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
+    cells = "".join(f"<th>{cell}</th>" for cell in head)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _escape(match: re.Match[str]) -> str:

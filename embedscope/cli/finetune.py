@@ -6,13 +6,13 @@ import inspect
 from dataclasses import fields
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
 from embedscope.cli.console import BEST, Talk, arrow, command_line, number, print_columns, print_json
 from embedscope.cli.options import Device, Json, Output, Overwrite, Quiet, Seed, Verbose, listing
-from embedscope.finetuning.config import OBJECTIVES, TrainingConfig
+from embedscope.finetuning.config import TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,11 +23,14 @@ _TRAINING, _ROWS = "Training", "Rows"
 _PANELS = {
     **dict.fromkeys(("epochs", "batch_size", "sampler", "weights", "optimizer", "learning_rate", "weight_decay"), _TRAINING),
     **dict.fromkeys(("schedule", "patience", "select_by"), _TRAINING),
-    **dict.fromkeys(("test_share", "val_share", "memory"), _ROWS),
+    **dict.fromkeys(("metrics", "test_share", "val_share", "memory"), _ROWS),
 }
+# Settings whose option may be repeated.
+_LISTS = ("objectives", "metrics")
 # Settings whose option is not named after them alone.
 _FLAGS = {
     "objectives": ("--objective",),
+    "metrics": ("--metric", "-m"),
     "weights": ("--sample-weights",),
     "test_share": ("--test-share", "--test-size"),
     "tensorboard": ("--tensorboard",),
@@ -38,11 +41,11 @@ _SHARED = {"device": Device, "seed": Seed}
 
 def _options() -> Iterator[inspect.Parameter]:
     """Make an option of every setting, with its default, help and limit."""
-    kinds = get_type_hints(TrainingConfig) | {"objectives": list[str] | None, "memory": str | None}
+    kinds = get_type_hints(TrainingConfig) | dict.fromkeys(_LISTS, list[str] | None) | {"memory": str | None}
     for each in fields(TrainingConfig):
-        meaning, default = each.metadata["help"], each.default
-        if each.name == "objectives":
-            meaning, default = f"{meaning} May be repeated. By default {' and '.join(OBJECTIVES)}.", None
+        meaning, default = each.metadata["help"], cast("Any", each.default)
+        if each.name in _LISTS:
+            meaning, default = f"{meaning} May be repeated. By default {' and '.join(default)}.", None
         option = typer.Option(
             *_FLAGS.get(each.name, ()),
             help=meaning,
@@ -102,15 +105,13 @@ def finetune(
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         memory = settings.pop("memory")
-        config = TrainingConfig(
-            objectives=tuple(settings.pop("objectives") or OBJECTIVES),
-            memory=None if memory is None else parse_bytes(memory),
-            **settings,
-        )
+        repeated = {name: given for name in _LISTS if (given := settings.pop(name))}
+        settings |= {"memory": None if memory is None else parse_bytes(memory), **repeated}
+        config = TrainingConfig(**settings)
         result = finetuning.finetune(
             read_features(features, layer=layer),
-            output,
-            config,
+            run=output,
+            config=config,
             test=None if test is None else read_features(test, layer=layer),
             label_map=None if label_map is None else finetuning.read_label_map(label_map),
             overwrite=overwrite,
@@ -147,12 +148,12 @@ _with_settings(finetune)
 
 
 def _print(result: Finetuning, criterion: str) -> None:
-    from embedscope import finetuning, plugins
-    from embedscope.metrics import declaration
+    from embedscope import finetuning
+    from embedscope.metrics import direction
 
     before, rows = result.before, []
     for name in before:
-        better = "higher" if name in finetuning.ACCURACIES else declaration(plugins.load("metrics", name)).better
+        better = "higher" if name in finetuning.ACCURACIES else direction(name)
         cells = [number(before[name]), *(_cell(done.summary[name]) for done in result.objectives)]
         rows.append((f"{name}{arrow(better)}", cells))
     for done in result.objectives:

@@ -28,6 +28,12 @@ def plot(
         list[str] | None,
         typer.Option("--kind", "-k", help="See --list; any number of times. By default what suits.", show_default=False),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", "-m", help="A metric of a page's scores, or of the trajectory; any number of times.", show_default=False
+        ),
+    ] = None,
     layer: Layers = None,
     split: Split = None,
     width: Annotated[str, typer.Option(help="column or page of a paper, or slide.")] = "page",
@@ -62,6 +68,7 @@ def plot(
         output,
         kinds=kind or (),
         layers=layer or (),
+        metrics=metric,
         split=split,
         width=width,
         form=form,

@@ -18,6 +18,14 @@ def open_dataset(location: str) -> Dataset:
     Raises:
         InputError: nothing is there, no source recognises it, or its source cannot use it.
         UsageError: an option that the source does not have.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/data.npz", X=np.zeros((3, 8, 8), np.uint8), y=["a", "b", "b"])
+        ...     open_dataset(f"{folder}/data.npz").class_names
+        ('a', 'b')
     """
     if Path(location).exists():  # a name may hold brackets and colons of its own
         spec = plugins.Spec(location)

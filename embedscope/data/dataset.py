@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled inputs of a model.
+    """Labelled inputs of a model; each is equal to itself only.
 
     Attributes:
         inputs: N items; `inputs[i]` is the i-th input as the source gives it: a PIL image, a Tensor or a str.
@@ -35,6 +35,9 @@ class Dataset:
     location: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Dataset {self.location!r}: {len(self.inputs):,} inputs, {len(self.class_names):,} classes"
 
 
 class Inputs(Protocol):

@@ -46,6 +46,11 @@ class Metric:
     options: Mapping[str, Any]
 
     @property
+    def spec(self) -> plugins.Spec:
+        """What finds it again."""
+        return plugins.Spec(self.name, (), self.options)
+
+    @property
     def declared(self) -> MetricDeclaration:
         """What the metric declares."""
         return declaration(self.function)

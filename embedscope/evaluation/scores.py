@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
 from embedscope.plugins import imported
+from embedscope.text import aligned, html_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from embedscope.metrics import Better
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measurement:
     """One metric on one embedding.
 
@@ -62,8 +62,11 @@ class Measurement:
             **{name: dict(values) for name, values in self.by_class.items()},
         }
 
+    def __repr__(self) -> str:
+        return f"{self.name} {_cell(self)}{f' ({self.note})' if self.note else ''}"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Samples:
     """What is known of single samples.
 
@@ -85,6 +88,9 @@ class Samples:
         """Return one row per sample: id, label, the values, nearest and split where they are known. Needs pandas."""
         columns = {"id": self.ids, "label": self.labels, **self.values, "nearest": self.nearest, "split": self.split}
         return _pandas().DataFrame({name: column for name, column in columns.items() if column is not None})
+
+    def __repr__(self) -> str:
+        return f"Samples: {len(self.ids):,} rows of {', '.join(self.values)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,23 +223,10 @@ class ScoreTable(Sequence[Scores]):
         return _pandas().DataFrame.from_dict(rows, orient="index")
 
     def __repr__(self) -> str:
-        lines = self._lines()
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        return "\n".join(
-            "  ".join(
-                [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-            )
-            for line in lines
-        )
+        return aligned(self._lines())
 
     def _repr_html_(self) -> str:
-        head, *rows = self._lines()
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        body = "".join(
-            f"<tr><th>{html.escape(row[0])}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row[1:])}</tr>"
-            for row in rows
-        )
-        return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+        return html_table(self._lines())
 
     def _lines(self) -> list[list[str]]:
         """Texts of a table: a heading, then one row per metric; one column per embedding."""

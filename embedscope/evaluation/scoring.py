@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError
@@ -13,12 +10,11 @@ from embedscope.evaluation.evaluating import bound, evaluate
 from embedscope.evaluation.scores import ScoreTable
 from embedscope.metrics import STANDARD
 from embedscope.progress import Track, silent, untracked
-from embedscope.store import distinct_names, open_features, select_split
-from embedscope.store.features import FeatureSet
-from embedscope.store.in_memory import annotated, feature_set
+from embedscope.store import select_split
+from embedscope.store.sources import open_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # The least memory that is worth a limit: a run takes several times as much for torch itself.
 _LEAST_MEMORY = 2**24
@@ -42,9 +38,8 @@ def score(
     """Measure every layer of every source.
 
     Args:
-        sources: features (N, D) as an array, a tensor or a data frame, with `labels`; a path to a store or to features made
-            elsewhere, where `name=path` gives it a name; a FeatureSet; an AnnData object, with `labels` the name of a column
-            of its obs; a mapping from names to any of these; or a list of paths and FeatureSets.
+        sources: features (N, D) with `labels`, a path, a FeatureSet, AnnData, a mapping from names to these, or a list of paths
+            and FeatureSets, see `store.sources.open_sources`.
         labels: (N,) of any kind, for the arrays among the sources; a column's name for AnnData.
         metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)".
         layers: which layers of the stores (keys of obsm in AnnData); all by default.
@@ -75,36 +70,9 @@ def score(
     if memory is not None and memory < _LEAST_MEMORY:
         raise UsageError(f"a memory limit of {memory / 2**20:.1f} MB is too small to work with; give at least 16 MB")
     bound(chosen)  # a typo should not cost the time of opening the sources
-    wanted = [layers] if isinstance(layers, str) else list(layers)
-    found = [select_split(features, split) for features in _opened(sources, labels, wanted)]
+    found = [select_split(features, split) for features in open_sources(sources, labels, layers=layers)]
     scores = [
         evaluate(features, chosen, sample=sample, ci=ci, memory=memory, device=device, seed=seed, say=say, track=track)
         for features in found
     ]
     return ScoreTable(scores, differences(scores, fixed=ci == "fixed") if ci else ())
-
-
-def _opened(sources: Any, labels: Any, layers: Sequence[str]) -> list[FeatureSet]:
-    if isinstance(sources, Mapping):
-        named = [_named(str(name), _opened(source, labels, layers)) for name, source in sources.items()]
-        return distinct_names([features for several in named for features in several])
-    if isinstance(sources, str | Path):
-        return open_features([str(sources)], layers=layers)
-    if isinstance(sources, FeatureSet):
-        return [sources]
-    if hasattr(sources, "obsm"):
-        return annotated(sources, labels, layers)
-    if labels is not None:
-        return [feature_set(sources, labels)]
-    if isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], str | Path | FeatureSet):
-        return [feature_set(*sources)]
-    if isinstance(sources, Sequence) and sources and all(isinstance(each, str | Path | FeatureSet) for each in sources):
-        return distinct_names([features for each in sources for features in _opened(each, None, layers)])
-    raise UsageError(
-        f"cannot score {type(sources).__name__} without labels; give score(features, labels), a path, a FeatureSet, "
-        "or a mapping from names to these"
-    )
-
-
-def _named(name: str, found: Sequence[FeatureSet]) -> list[FeatureSet]:
-    return [replace(each, name=name if len(found) == 1 else f"{name}:{each.layer}") for each in found]

@@ -32,7 +32,7 @@ def recorded(
     dataset: Dataset,
     runner: Runner,
     dtype: np.dtype[Any],
-    size: int,
+    size: int | None,
     limit: int | None,
     seed: int,
     command: str,

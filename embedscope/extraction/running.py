@@ -46,7 +46,7 @@ class Runner:
     """A model on its device with taps on its layers; a context manager.
 
     `plan` has to come first: it runs a sample, finds the layers and says how each is pooled. Then a call on the inputs of a
-    batch gives the pooled arrays.
+    batch gives the pooled arrays. A `live` module is in training elsewhere: its weights keep their layout in memory.
 
     Attributes:
         device: that the model runs on.
@@ -66,9 +66,11 @@ class Runner:
         amp: bool = False,
         deterministic: bool = False,
         head: TrainedHead | None = None,
+        live: bool = False,
         say: Callable[[str], None],
     ) -> None:
         self.encoder = encoder
+        self._live = live
         self._head = head
         self.device = device_of(encoder, device)
         self.autocast = autocast_type(self.device) if amp else None
@@ -94,7 +96,8 @@ class Runner:
         if self._prefers_channels_last():
             self._lay_out(channels_last=True)
         self._stack.enter_context(numerics(self.device, exact=self.autocast is None, deterministic=self._deterministic))
-        self._stack.enter_context(torch.inference_mode())
+        # What a module caches in inference mode could never again take part in training.
+        self._stack.enter_context(torch.no_grad() if self._live else torch.inference_mode())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -261,7 +264,7 @@ class Runner:
         Programs that were traced may hold steps that need the usual order.
         """
         has_own = type(self.encoder.module).__name__ in ("UnflattenedModule", "GraphModule")
-        if self.encoder.outputs_only or has_own or not (self.device.type == "cpu" or self.autocast is not None):
+        if self._live or self.encoder.outputs_only or has_own or not (self.device.type == "cpu" or self.autocast is not None):
             return False
         return any(isinstance(module, nn.Conv2d) for module in self.encoder.module.modules())
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError, check_flag, check_number, check_whole, unknown
 from embedscope.finetuning.specs import check_optimizer, check_sampler, check_schedule, check_weights
+from embedscope.metrics import STANDARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,6 +51,7 @@ class TrainingConfig:
     select_by: str = _setting(
         "macro_f1", "Criterion on the validation rows: macro_f1, accuracy, or a metric with a direction such as silhouette."
     )
+    metrics: tuple[str, ...] = _setting(STANDARD, "Metric of the held-out rows, as in score.")
     test_share: float = _setting(0.25, "Share of every class to hold out, unless the features have a split called test.")
     val_share: float = _setting(
         0.1, "Share of the rest to choose the epoch by, unless there is a split called val; 0 keeps the last epoch."
@@ -62,10 +64,11 @@ class TrainingConfig:
     tensorboard: bool = _setting(False, "Write event files for TensorBoard too.")
 
     def __post_init__(self) -> None:
-        """Take one objective for a list of one, and raise UsageError for values that could never work."""
-        object.__setattr__(self, "objectives", _listed(self.objectives))
-        if not self.objectives:
-            raise UsageError("objectives has to be at least 1, got 0")
+        """Take one objective or metric for a list of one, and raise UsageError for values that could never work."""
+        for name, what in (("objectives", "an objective"), ("metrics", "a metric")):
+            object.__setattr__(self, name, _listed(what, getattr(self, name)))
+            if not getattr(self, name):
+                raise UsageError(f"{name} has to be at least 1, got 0")
         for each in fields(self):
             low, value = each.metadata["low"], getattr(self, each.name)
             if low is not None and not (value is None and each.default is None):
@@ -106,10 +109,10 @@ def default(name: str) -> Any:
     return found
 
 
-def _listed(objectives: Iterable[str] | str) -> tuple[str, ...]:
-    listed = (objectives,) if isinstance(objectives, str) else tuple(objectives)
+def _listed(what: str, items: Iterable[str] | str) -> tuple[str, ...]:
+    listed = (items,) if isinstance(items, str) else tuple(items)
     for each in listed:
-        _check_text("an objective", each)
+        _check_text(what, each)
     return listed
 
 

@@ -11,11 +11,10 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from embedscope.evaluation import evaluate
-from embedscope.metrics import STANDARD
 from embedscope.ops.blocks import row_slices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
     from torch import Tensor
@@ -35,9 +34,9 @@ _BLOCK_BYTES = 64 * 2**20
 MOST_KNOWN = 50_000
 
 
-def measured(features: FeatureSet, device: torch.device, memory: int) -> dict[str, float | None]:
-    """Measure the rows themselves with the standard metrics of `score`: name -> value, None where a metric is undefined."""
-    found = evaluate(replace(features, magnitudes=None), STANDARD, device=device, memory=memory)
+def measured(features: FeatureSet, metrics: Sequence[str], device: torch.device, memory: int) -> dict[str, float | None]:
+    """Measure the rows themselves as `score` does: key in `Scores.metrics` -> value, None where a metric is undefined."""
+    found = evaluate(replace(features, magnitudes=None), metrics, device=device, memory=memory)
     return {key: measurement.value for key, measurement in found.metrics.items()}
 
 

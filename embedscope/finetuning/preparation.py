@@ -9,6 +9,7 @@ import torch
 
 from embedscope import plugins
 from embedscope.errors import InputError, UsageError
+from embedscope.evaluation.evaluating import bound
 from embedscope.finetuning.config import default
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.finetuning.specs import check_schedule
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def check(config: TrainingConfig) -> None:
     """Raise UsageError for settings that no rows could make right, and MissingExtraError without TensorBoard."""
     criterion(config.select_by)
+    bound(config.metrics)
     if not config.val_share:
         refuse_without_validation(config, "a val_share of 0 leaves none")
     if config.tensorboard:

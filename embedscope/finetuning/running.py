@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
+import weakref
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +28,7 @@ from embedscope.store import check_finite, resuming, select_labelled
 from embedscope.store.provenance import Provenance, RunOrigin
 from embedscope.store.results import Finetuning, RunData
 from embedscope.store.runs import RunWriter, check_run, directory_names
+from embedscope.store.sources import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,11 +42,13 @@ _IMMATERIAL = ("memory", "tensorboard", "device")
 
 
 def finetune(
-    features: FeatureSet,
-    run: Path | str,
+    features: Any,
+    labels: Any = None,
+    run: Path | str | TrainingConfig | None = None,
     config: TrainingConfig | None = None,
     *,
-    test: FeatureSet | None = None,
+    layer: str | None = None,
+    test: Any = None,
     label_map: Mapping[str, str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -71,10 +77,15 @@ def finetune(
     that of the whole batch.
 
     Args:
-        features: from `store.read_features`; (N, D) rows, of which the labelled ones are used.
-        run: the directory to write, laid out as `store.runs` says.
+        features: (N, D) as an array, a tensor or a data frame, with `labels`; or, without, a FeatureSet, a path, or a pair
+            (features, labels); of AnnData, `labels` names a column of its obs. Rows whose label is -1 are left out.
+        labels: (N,) of any kind. A path or a config in this place is the `run` or the `config`, as in
+            `finetune("features.h5", "run")`.
+        run: the directory to write, laid out as `store.runs` says. Without it, what is written (heads, embeddings of the
+            held-out rows, logs) lies in a temporary directory, the result's `path`, which lives as long as the result.
         config: how to train; `TrainingConfig()` if left out.
-        test: hold out these rows instead, of another data set.
+        layer: of a store with several.
+        test: hold out these rows instead, of another data set: a FeatureSet, a path, or a pair (features, labels).
         label_map: its class names -> those of the features, "" to leave a class out; equal names need none.
         overwrite: replace an earlier run; nothing else is ever replaced.
         resume: resume an interrupted run.
@@ -85,14 +96,66 @@ def finetune(
 
     Raises:
         InputError: features with NaN, fewer than two classes, or an objective that stops being finite.
-        UsageError: an expression, a head, a name or a number that could never work.
+        UsageError: an expression, a head, a name or a number that could never work; features without labels.
         OutputError: the directory exists, or an unfinished run was begun with other settings.
         InterruptedRunError: Ctrl-C, with trainings done that `resume` continues from.
+
+    Example:
+        >>> features = [[0.0, 1.0], [0.1, 1.2], [0.2, 0.9], [0.3, 1.1], [3.0, 0.0], [3.1, 0.2], [3.2, 0.1], [3.3, 0.3]]
+        >>> labels = ["a"] * 4 + ["b"] * 4
+        >>> run = finetune(features, labels, objectives=["ce", "ce + silhouette"], metrics="silhouette", epochs=2, device="cpu")
+        >>> [(row.metric, row.objective) for row in run.comparison][:2]
+        [('silhouette', 'ce'), ('silhouette', 'ce + silhouette')]
     """
-    started = time.perf_counter()
-    run, config = Path(run), (config or TrainingConfig()).with_settings(**settings)
-    distributed.broadcast(lambda: check_run(run, overwrite=overwrite, resume=resume))
+    if isinstance(labels, TrainingConfig) and config is None:
+        labels, config = None, labels
+    elif isinstance(labels, str | Path) and not hasattr(features, "obsm"):
+        if isinstance(run, str | Path):
+            raise UsageError(f"two run directories are named: {labels} and {run}; labels are an array or a list")
+        labels, run, config = None, labels, run if isinstance(run, TrainingConfig) else config
+    elif isinstance(run, TrainingConfig) and config is None:
+        run, config = None, run
+    if isinstance(run, TrainingConfig):
+        raise UsageError("two configs are given; give one")
+    config = (config or TrainingConfig()).with_settings(**settings)
     check(config)
+    if run is not None:
+        distributed.broadcast(lambda: check_run(Path(run), overwrite=overwrite, resume=resume))
+    elif resume:
+        raise UsageError("only a run with a directory can be resumed; name the directory")
+    source = open_source(features, labels, layer=layer)
+    other = None if test is None else open_source(test, layer=layer)
+    if run is not None:
+        path = Path(run)
+        return _run(path, source, config, other, label_map, overwrite, resume, command, track, say, temporary=False)
+    folder = distributed.broadcast(lambda: tempfile.mkdtemp(prefix="embedscope-"))
+    try:
+        path = Path(folder, "run")
+        result = _run(path, source, config, other, label_map, overwrite, resume, command, track, say, temporary=True)
+    except BaseException:
+        if distributed.rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if distributed.rank() == 0:
+        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
+
+
+def _run(
+    run: Path,
+    features: FeatureSet,
+    config: TrainingConfig,
+    test: FeatureSet | None,
+    label_map: Mapping[str, str] | None,
+    overwrite: bool,
+    resume: bool,
+    command: str,
+    track: Track,
+    say: Callable[[str], None],
+    *,
+    temporary: bool,
+) -> Finetuning:
+    started = time.perf_counter()
     where = devices.choose(config.device, float64=True)
     budget = allowance(where, config.memory)
     features, unlabelled = select_labelled(features)
@@ -131,6 +194,7 @@ def finetune(
             ),
             memory=budget,
             track=track if distributed.rank() == 0 else untracked,
+            temporary=temporary,
         )
         folders = iter(directory_names([point for grid in points for point in grid]))
         try:
@@ -139,7 +203,7 @@ def finetune(
                 named = {point: next(folders) for point in grid}
                 results.append(run_objective(work, objective, named, results[0].trials if results else None))
         except KeyboardInterrupt as error:
-            if not writer.has_work:
+            if temporary or not writer.has_work:
                 raise
             again = resuming(command) if command else "the same call and resume=True"
             raise InterruptedRunError(f"interrupted; what was trained is kept, resume with: {again}") from error

@@ -42,7 +42,10 @@ def run_objective(work: Trials, objective: str, folders: Mapping[str, str], firs
                 break
         note = found[-1].diverged
         if note and len(folders) == 1:
-            raise InputError(f"{note}; what else was trained is kept: `resume=True` without this objective continues it")
+            kept = (
+                "" if work.temporary else "; what else was trained is kept: `resume=True` without this objective continues it"
+            )
+            raise InputError(f"{note}{kept}")
         values = [] if note else [each.validation for each in found if each.validation is not None]
         mean = float(np.mean(values)) if values else None
         candidates.append(Candidate(point, tuple(values), mean, tuple(directories[: len(found)]), note))

@@ -67,6 +67,7 @@ class Trials:
         provenance: what the stores say, but for the head.
         memory: bytes that rows may take.
         track: shows progress over epochs.
+        temporary: whether the run directory is removed if the run fails, so that messages promise nothing that was kept.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Trials:
         provenance: Provenance,
         memory: int,
         track: Track,
+        temporary: bool = False,
     ) -> None:
+        self.temporary = temporary
         self.parts, self.material, self.config = parts, material, config
         self._writer, self._notes, self._provenance = writer, notes, provenance
         self._memory, self._track = memory, track
@@ -96,7 +99,7 @@ class Trials:
         def found() -> dict[str, float | None]:
             test = self.parts.test
             return {
-                **measured(test, self._device, self._memory),
+                **measured(test, self.config.metrics, self._device, self._memory),
                 "knn_accuracy": knn_accuracy(self._known[:], self._known_codes, test.features, self._test),
                 "macro_f1": None,
                 "accuracy": None,
@@ -177,7 +180,8 @@ class Trials:
             kept = replace(notes, epoch=training.best_epoch)
             path = distributed.broadcast(lambda: self._writer.write_head(directory, tensors, kept))
             distributed.on_main(lambda: self._writer.write_log(directory, training.log))
-            diverged = diverged and f"{diverged}; the head of epoch {training.best_epoch} is kept: {path}"
+            if diverged and not self.temporary:
+                diverged = f"{diverged}; the head of epoch {training.best_epoch} is kept: {path}"
         warnings = tuple(training.warnings)
         return Outcome(training.epoch, training.best_epoch, training.best_value, seconds, warnings, diverged)
 
@@ -190,7 +194,7 @@ class Trials:
         embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
         known, *_ = apply(head, self._known, torch.from_numpy(self._known_codes))
         found = {
-            **measured(replace(test, features=embedding), self._device, self._memory),
+            **measured(replace(test, features=embedding), self.config.metrics, self._device, self._memory),
             "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
             "macro_f1": macro_f1(self._test, predicted.numpy()),
             "accuracy": float((predicted.numpy() == self._test).mean()),

@@ -32,7 +32,7 @@ _PASSED = frozenset({"anchors"})
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a metric returns; `float(result)` is its value.
 
@@ -59,6 +59,11 @@ class Result:
 
     def __float__(self) -> float:
         return self.value
+
+    def __repr__(self) -> str:
+        parts = [f"{name} of {len(each)} samples" for name, each in (("per_sample", self.per_sample),) if each is not None]
+        parts += [*self.arrays, *self.by_class, *([] if self.note is None else [self.note])]
+        return f"Result({', '.join([f'{self.value:.6g}', *parts])})"
 
     def __format__(self, spec: str) -> str:
         return format(self.value, spec) if spec else str(self)
@@ -135,6 +140,11 @@ def declaration(function: Callable[..., Any]) -> MetricDeclaration:
     if not isinstance(declared, MetricDeclaration):
         raise TypeError(f"{function!r} is not a metric: it lacks the @metric declaration")
     return declared
+
+
+def direction(key: str) -> Better | None:
+    """Return which direction is better for a metric, by the spec or the key in `Scores.metrics` that names it."""
+    return declaration(plugins.load("metrics", plugins.parse(key).name)).better
 
 
 def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:

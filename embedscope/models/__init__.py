@@ -54,6 +54,10 @@ def open_model(
         UsageError: a spec that names no source.
         InputError: a model that cannot be made, or a checkpoint that does not fit.
         MissingExtraError: the source needs a package that is not installed.
+
+    Example:
+        >>> open_model("torch.nn:Linear(3, 2)")
+        Encoder 'torch.nn:Linear(3, 2)': Linear with 8 parameters
     """
     source, location, parsed = _sourced(spec)
     plugin = plugins.load("models", source)

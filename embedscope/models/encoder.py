@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torch.nn.parameter import is_lazy
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -53,9 +55,9 @@ class Weights:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
-    """A model that is ready to run.
+    """A model that is ready to run; each is equal to itself only.
 
     Attributes:
         module: the network, in evaluation mode.
@@ -82,3 +84,7 @@ class Encoder:
     batch_size: int | None = None
     device: str | None = None
     code_sha256: str | None = None
+
+    def __repr__(self) -> str:
+        count = sum(0 if is_lazy(each) else each.numel() for each in self.module.parameters())
+        return f"Encoder {self.spec!r}: {type(self.module).__name__} with {count:,} parameters"

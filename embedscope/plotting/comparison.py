@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope import plugins
-from embedscope.metrics import declaration
+from embedscope import metrics, plugins
 from embedscope.ops.statistics import mean_interval
 from embedscope.plotting import kind
 from embedscope.plotting.figure import series
@@ -114,9 +113,9 @@ def headed(what: str, runs: Sequence[Run], rows: str, called: str) -> str:
 
 def direction(metric: str) -> str:
     """An arrow for what is better, with a space before it; nothing where neither is. What only finetune measures are shares."""
-    if metric not in plugins.names("metrics"):
-        return " ↑"
-    return {"higher": " ↑", "lower": " ↓", None: ""}[declaration(plugins.load("metrics", metric)).better]
+    known = plugins.canonical(plugins.parse(metric).name) in plugins.names("metrics")
+    better = metrics.direction(metric) if known else "higher"
+    return {"higher": " ↑", "lower": " ↓", None: ""}[better]
 
 
 @kind("Comparison", takes="runs", draw=draw_comparisons)

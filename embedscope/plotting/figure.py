@@ -7,19 +7,16 @@ notes) and then draws into the panels; the sheet works out how high it has to be
 from __future__ import annotations
 
 import math
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError, check_choice
-from embedscope.store.files import finished
 from embedscope.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -36,20 +33,6 @@ WORST = len(_VIVID)
 
 GREY = "#c4c4c4"
 INK = "#333333"
-
-# Families that hold what DejaVu Sans lacks; those that are installed are asked in this order.
-_FALLBACKS = (
-    "Noto Sans",
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Microsoft YaHei",
-    "WenQuanYi Zen Hei",
-    "Arial Unicode MS",
-    "Noto Sans Arabic",
-    "Noto Sans Devanagari",
-)
 
 
 @dataclass(frozen=True)
@@ -85,7 +68,7 @@ def check_width(name: str) -> Width:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise UsageError for an output that is no picture."""
+    """Raise UsageError for an output that is not a picture."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(
             f"cannot draw '{path}': the name has to end with {', '.join(SUFFIXES)} or .html, or be a folder without a dot"
@@ -154,47 +137,6 @@ def palette(names: Sequence[str], worst: Sequence[int] = (), why: str = "") -> P
         tuple(chosen),
         f"{count:,} classes: {why}; the other {count - len(chosen):,} are grey.",
     )
-
-
-@contextmanager
-def picture(path: Path, width: Width, colours: Callable[[], Palette], count: int) -> Iterator[list[Sheet]]:
-    """Make a figure of `count` sheets, one below the other; leaving the context writes it in the format of the path's suffix.
-
-    The file bears its name only when it is complete; an error leaves nothing behind. The same drawing gives the same bytes,
-    but for some identifiers in an .svg, which matplotlib draws from memory addresses.
-    `colours` is asked when a sheet needs the palette of the classes, which may take measuring.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box, which says as much
-        settings: Any = {
-            **style(),
-            "font.size": width.font,
-            "font.sans-serif": ["DejaVu Sans", *_installed_fallbacks()],
-            "savefig.dpi": width.dpi,
-        }
-        mpl.rcParams.update(settings)
-        figure = Figure(layout="constrained")
-        grid = figure.add_gridspec(count, 1, hspace=0)
-        sheets = [Sheet(figure.add_subfigure(grid[place]), width, colours) for place in range(count)]
-        yield sheets
-        heights = [sheet.height for sheet in sheets]
-        figure.set_size_inches(width.inches, sum(heights))
-        grid.set_height_ratios(heights)
-        form = path.suffix[1:].lower()
-        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-        with finished(path) as partial:
-            figure.savefig(partial, format=form, metadata=undated.get(form))
-
-
-@cache
-def _installed_fallbacks() -> tuple[str, ...]:
-    from matplotlib.font_manager import fontManager
-
-    installed = {font.name for font in fontManager.ttflist}
-    return tuple(family for family in _FALLBACKS if family in installed)
 
 
 class Sheet:

@@ -14,22 +14,22 @@ from embedscope import devices
 from embedscope.errors import InputError, UsageError
 from embedscope.metrics.silhouette import silhouette
 from embedscope.ops.statistics import stratified_sample
-from embedscope.store import check_finite, distinct_names, open_features, select_labelled, select_split
+from embedscope.store import check_finite, distinct_names, select_labelled, select_split
 from embedscope.store.reader import named
-from embedscope.store.results import is_run, read_run
+from embedscope.store.results import Finetuning, is_run, read_run
 from embedscope.store.runs import open_run, read_log
 from embedscope.store.selection import SelectedRows
+from embedscope.store.sources import open_sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embedscope.store.features import FeatureSet
-    from embedscope.store.results import Finetuning
 
     Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Silhouettes:
     """Of the rows that are shown, measured against all rows.
 
@@ -50,11 +50,13 @@ class Embedding:
         features: the labelled rows; `class_names` (K,) are those of all inputs, so that a label is the same class in each.
         shown: (n,) int64 ascending: the rows that are drawn one by one, all of them or a stratified sample.
         unlabelled: how many rows were left out.
+        known: silhouettes of the rows that are shown, if they were measured before.
     """
 
     features: FeatureSet
     shown: Array
     unlabelled: int = 0
+    known: Silhouettes | None = None
 
     @property
     def name(self) -> str:
@@ -79,7 +81,7 @@ class Embedding:
     @cached_property
     def silhouettes(self) -> Silhouettes:
         """Euclidean, computed once for all that read them; UndefinedError for fewer than two classes."""
-        return measured_silhouettes(self)
+        return self.known or measured_silhouettes(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +144,15 @@ def measured_silhouettes(embedding: Embedding, distance: str = "euclidean") -> S
     return Silhouettes(found.per_sample.numpy(), found.nearest.numpy())
 
 
-def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None, max_points: int, seed: int) -> Given:
+def prepare(
+    sources: Any,
+    labels: Any = None,
+    *,
+    layers: str | Sequence[str],
+    split: str | None,
+    max_points: int,
+    seed: int,
+) -> Given:
     """Open the sources, take the labelled rows of the split, and choose at most `max_points` rows of each to show.
 
     Inputs that are thinned and hold nearly the same ids show the same rows.
@@ -153,7 +163,9 @@ def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None,
     """
     if max_points < 3:
         raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
-    found = [select_labelled(select_split(features, split)) for features in _open(sources, layers)]
+    paths = _paths(sources)
+    opened = open_sources(sources, labels, layers=layers) if paths is None else _open(paths, layers)
+    found = [select_labelled(select_split(features, split)) for features in opened]
     present = [np.unique(features.labels) for features, _ in found]
     names = tuple(
         dict.fromkeys(features.class_names[label] for (features, _), some in zip(found, present, strict=True) for label in some)
@@ -170,7 +182,15 @@ def prepare(sources: Sequence[str], *, layers: Sequence[str], split: str | None,
         if shown is None:
             shown = stratified_sample(torch.from_numpy(features.labels), max_points, seed).numpy()
         embeddings.append(Embedding(features, shown, unlabelled))
-    return Given(tuple(embeddings), tuple(Run(name, read_run(path)) for path, name in _run_names(sources).items()), names)
+    return Given(tuple(embeddings), tuple(Run(name, read_run(path)) for path, name in _run_names(paths or ()).items()), names)
+
+
+def _paths(sources: Any) -> list[str] | None:
+    """List sources that all are paths, or runs that `finetune` returned; None for others."""
+    listed = [sources] if isinstance(sources, str | Path | Finetuning) else sources
+    if not isinstance(listed, list | tuple) or not all(isinstance(each, str | Path | Finetuning) for each in listed):
+        return None
+    return [str(each.path if isinstance(each, Finetuning) else each) for each in listed]
 
 
 def _run_names(sources: Sequence[str]) -> dict[str, str]:
@@ -184,13 +204,13 @@ def _is_run(path: str) -> bool:
     return is_run(path) or (Path(path) / "run.json").is_file()  # which may be damaged, and reading it says so
 
 
-def _open(sources: Sequence[str], layers: Sequence[str]) -> list[FeatureSet]:
+def _open(sources: Sequence[str], layers: str | Sequence[str]) -> list[FeatureSet]:
     opened: list[FeatureSet] = []
     runs = _run_names(sources)
     for source in sources:
         _, path = named(source)
         if path not in runs:
-            opened += open_features([source], layers=layers)
+            opened += open_sources(source, layers=layers)
         elif layers:
             raise UsageError(f"{path} is a run, whose stores have one layer each; leave out `layers=`")
         else:

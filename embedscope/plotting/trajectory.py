@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedscope import plugins
 from embedscope.evaluation import evaluate
-from embedscope.metrics import STANDARD, declaration
+from embedscope.metrics import STANDARD, direction
 from embedscope.plotting import kind
 from embedscope.plotting.figure import fitted, series
 from embedscope.plotting.inputs import described
@@ -47,7 +46,7 @@ def draw_stages(sheet: Sheet, stages: Sequence[Stage]) -> None:
     heading, _, notes = described("Metrics", [each.of for each in stages], drawn=False)
     names = list(dict.fromkeys(name for each in stages for name in each.metrics))
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
-    titles = [f"{name}{arrows[declaration(plugins.load('metrics', name)).better]}" for name in names]
+    titles = [f"{name}{arrows[direction(name)]}" for name in names]
     if any(value.ci95 for each in stages for value in each.metrics.values()):
         notes.append("Bars: 95% intervals over samples.")
     panels = sheet.arrange(titles, heading=heading, aspect=0.8, notes=notes)
@@ -75,15 +74,15 @@ def draw_stages(sheet: Sheet, stages: Sequence[Stage]) -> None:
 
 
 @kind("Trajectory", takes="checkpoints", draw=draw_stages)
-def trajectory(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Stage]:
+def trajectory(inputs: Sequence[Embedding], *, metrics: str | Sequence[str] = STANDARD, seed: int = 0) -> list[Stage]:
     """Every metric as a line over several checkpoints, in the order in which they are given.
 
-    The standard metrics, of all rows; where not all rows are shown, those with a value per sample are estimated from the rows
+    All metrics of all rows; where not all rows are shown, those with a value per sample are estimated from the rows
     that are. Intervals as `score --ci` has them; the seed is theirs.
     """
     stages = []
     for each in inputs:
-        scores = evaluate(each.features, STANDARD, anchors=each.shown, ci=True, device="cpu", seed=seed)
+        scores = evaluate(each.features, metrics, anchors=each.shown, ci=True, device="cpu", seed=seed)
         found = {key: Value(one.value, one.ci95) for key, one in scores.metrics.items() if one.value is not None}
         stages.append(Stage(each, found))
     return stages

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureSet:
-    """Labelled features of one layer, wherever they came from.
+    """Labelled features of one layer, wherever they came from; each is equal to itself only.
 
     Attributes:
         name: what tables call it.
@@ -43,6 +43,12 @@ class FeatureSet:
     magnitudes: Rows | None = None
     split: np.ndarray[Any, Any] | None = None
     provenance: Provenance = field(default_factory=Provenance)
+
+    def __repr__(self) -> str:
+        rows, width = self.features.shape
+        dtype = str(self.features.dtype).removeprefix("torch.")
+        classes = f"{len(self.class_names)} class{'' if len(self.class_names) == 1 else 'es'}"
+        return f"FeatureSet {self.name!r}: {rows} x {width} {dtype}, {classes}, layer {self.layer} of {self.source}"
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,10 @@ class StoreContents:
     complete: bool
     rows: int
     done: int
-    layers: Sequence[StoredLayer]
-    classes: Mapping[str, int]
+    layers: Sequence[StoredLayer] = field(hash=False)
+    classes: Mapping[str, int] = field(hash=False)
     unlabelled: int
-    splits: Mapping[str, int]
-    skipped: Mapping[str, str]
+    splits: Mapping[str, int] = field(hash=False)
+    skipped: Mapping[str, str] = field(hash=False)
     resume: str | None
     provenance: Provenance

@@ -61,7 +61,7 @@ _text, _number = _as(str), _as(int)
 class _Record:
     """Part of a provenance. `extra` has the keys that this version does not know, `absent` the known ones that a file lacks."""
 
-    extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True, hash=False)
     absent: frozenset[str] = field(default=frozenset(), kw_only=True, compare=False, repr=False)
 
     @classmethod
@@ -134,8 +134,8 @@ class ModelOrigin(_Record):
     matched: tuple[str, ...] = field(default=(), metadata={"read": _each(str)})
     missing: tuple[str, ...] = field(default=(), metadata={"read": _each(str)})
     head: HeadOrigin | None = field(default=None, metadata={"read": _nested(HeadOrigin)})
-    sources: Mapping[str, str] = field(default_factory=dict, metadata={"read": _texts})
-    libraries: Mapping[str, str] = field(default_factory=dict, metadata={"read": _texts})
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False, metadata={"read": _texts})
+    libraries: Mapping[str, str] = field(default_factory=dict, hash=False, metadata={"read": _texts})
 
     @property
     def weights(self) -> str | None:
@@ -221,7 +221,7 @@ class Provenance(_Record):
 
     model: ModelOrigin | None = field(default=None, metadata={"read": _nested(ModelOrigin)})
     data: DataOrigin | None = field(default=None, metadata={"read": _nested(DataOrigin)})
-    layers: Mapping[str, LayerOrigin] = field(default_factory=dict, metadata={"read": _layers})
+    layers: Mapping[str, LayerOrigin] = field(default_factory=dict, hash=False, metadata={"read": _layers})
     transform: str | None = field(default=None, metadata={"read": _text})
     run: RunOrigin | None = field(default=None, metadata={"read": _nested(RunOrigin)})
     finetune: FinetuneOrigin | None = field(default=None, metadata={"read": _nested(FinetuneOrigin)})

@@ -34,21 +34,31 @@ _COMMANDS = (["embedscope", "extract"], ["embedscope", "finetune"])
 _NOT_REPEATED = ("--overwrite", "--trust-remote-code", "--unsafe-pickle")
 
 
-def open_features(sources: Sequence[str], *, layers: Sequence[str] = ()) -> list[FeatureSet]:
+def open_features(sources: str | Path | Sequence[str | Path], *, layers: str | Sequence[str] = ()) -> list[FeatureSet]:
     """Open each `[name=]path` and return one FeatureSet per layer, features unread where they come from a store.
 
     Args:
-        sources: each a store; a `.npz` with X (N, D) and y (N,), or `X.npy,y.npy`; a table (.csv, .tsv, .jsonl, .parquet) with
-            a column of labels; tensors (.pt, .safetensors); or HDF5 of another tool (.h5ad). Options in brackets name the
-            columns or keys, as in `v.parquet(label="species", features="d*")`. `name=` gives it a name in tables.
+        sources: one or several, each a store; a `.npz` with X (N, D) and y (N,), or `X.npy,y.npy`; a table (.csv, .tsv, .jsonl,
+            .parquet) with a column of labels; tensors (.pt, .safetensors); or HDF5 of another tool (.h5ad). Options in brackets
+            name the columns or keys, as in `v.parquet(label="species", features="d*")`. `name=` gives it a name in tables.
         layers: which layers of a store, in that order; all, in the order in which they were extracted, if none is given.
 
     Raises:
         InputError: not there, not a store, unfinished, being written, damaged, or labels and features that do not belong
             together.
         UsageError: a layer that the store does not have.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "late.npz")
+        ...     np.savez(path, X=np.eye(4, 2), y=["a", "a", "b", "b"])
+        ...     open_features(f"first={path}")[0].class_names
+        ('a', 'b')
     """
-    return distinct_names([features for source in sources for features in _open(source, layers)])
+    wanted = [layers] if isinstance(layers, str) else layers
+    listed = [sources] if isinstance(sources, str | Path) else sources
+    return distinct_names([features for source in listed for features in _open(str(source), wanted)])
 
 
 def resuming(command: str) -> str:

@@ -6,11 +6,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedscope._version import __version__
 from embedscope.errors import InputError
+from embedscope.plugins import imported
 from embedscope.store import typed
+from embedscope.store.comparison import ComparedMetric, ComparisonTable, mean_lines
+from embedscope.text import aligned, html_table
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = "embedscope.finetune/1"
 MANIFEST = "run.json"
@@ -137,12 +143,12 @@ class RunData:
     measured_on: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finetuning:
-    """A run of finetune.
+    """A run of finetune; prints as a table of means.
 
     Attributes:
-        path: of the run directory.
+        path: of the run directory; a temporary one, if none was named, is removed when this result is garbage-collected.
         options: every option with the value that was used, JSON values.
         data: the rows.
         objectives: one or more, in the order they were given.
@@ -156,6 +162,60 @@ class Finetuning:
     objectives: tuple[ObjectiveResult, ...]
     seconds: float
     before: Mapping[str, float | None] = field(hash=False)
+
+    @property
+    def comparison(self) -> ComparisonTable:
+        """Every metric of every objective: mean, std, and difference to the first objective with its interval and p-values."""
+        return ComparisonTable(
+            [
+                ComparedMetric(
+                    metric=metric,
+                    objective=done.expression,
+                    before=self.before.get(metric),
+                    mean=done.summary[metric].mean,
+                    std=done.summary[metric].std,
+                    difference=done.summary[metric].difference,
+                    ci95=done.summary[metric].ci95,
+                    p_value=done.summary[metric].p_value,
+                    p_corrected=done.summary[metric].p_corrected,
+                )
+                for metric in self.objectives[0].summary
+                for done in self.objectives
+            ]
+        )
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return one row per trial: objective, seed, epochs, best_epoch, then one column per metric after training.
+
+        Needs pandas.
+        """
+        return imported("pandas", extra="tables").DataFrame(
+            [
+                {
+                    "objective": done.expression,
+                    "seed": trial.seed,
+                    "epochs": trial.epochs,
+                    "best_epoch": trial.best_epoch,
+                    **{name: float("nan") if value is None else value for name, value in trial.after.items()},
+                }
+                for done in self.objectives
+                for trial in done.trials
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"{self._heading()}\n{aligned(mean_lines(self.comparison))}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self._heading()}</p>{html_table(mean_lines(self.comparison))}"
+
+    def _heading(self) -> str:
+        counted = [
+            f"{len(each)} {what}{'' if len(each) == 1 else 's'}"
+            for what, each in (("objective", self.objectives), ("trial", self.objectives[0].trials))
+        ]
+        rows = f"trained on {self.data.train:,} rows, measured on {self.data.test:,} held-out rows"
+        return f"finetune: {' x '.join(counted)}, {rows}"
 
 
 @dataclass(frozen=True)

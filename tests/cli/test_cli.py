@@ -380,3 +380,13 @@ def test_a_bug_keeps_its_traceback(store, monkeypatch):
 def test_module_can_be_run():
     done = subprocess.run([sys.executable, "-m", "embedscope", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == __version__
+
+
+def test_metrics_of_finetune_and_plot_are_chosen(make_store, blobs, tmp_path, capsys):
+    store = make_store(*blobs)
+    options = ["-m", "gini(dead='ignore')", "-m", "rankme", "--objective", "ce", "--epochs", "1", "--json"]
+    assert run("finetune", store, "-o", tmp_path / "run", *options) == 0
+    before = json.loads(capsys.readouterr().out)["before"]
+    assert list(before) == ["gini", "rankme", "knn_accuracy", "macro_f1", "accuracy"]
+    assert run("plot", store, "-o", tmp_path / "a.png", "-k", "pca", "-m", "gini") == 2
+    assert "--metric is for a page (.html) and for the kind trajectory" in capsys.readouterr().err

@@ -330,7 +330,7 @@ def test_model_that_draws_numbers_is_resumed_alike(tmp_path):
 
 
 def test_blocks_of_a_slow_model_are_small(tmp_path, monkeypatch):
-    monkeypatch.setattr("embedscope.extraction._SECONDS_IN_A_BLOCK", 1e-9)
+    monkeypatch.setattr("embedscope.extraction.extracting._SECONDS_IN_A_BLOCK", 1e-9)
     with pytest.raises(RuntimeError):
         extract(net(), data(stop_at=5, action=fail), tmp_path / "a.h5", batch_size=1, **LAYERS)
     assert read_unfinished(tmp_path / "a.h5").done == 5

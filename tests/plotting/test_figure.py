@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from embedscope.plotting.figure import GREY, MAX_CLASSES, WIDTHS, fitted, palette, picture, series, text_width
+from embedscope.plotting.figure import GREY, MAX_CLASSES, WIDTHS, fitted, palette, series, text_width
+from embedscope.plotting.pictures import picture
 
 # Machado et al. 2009, doi:10.1109/TVCG.2009.113: what is left of linear RGB with full protanopia, deuteranopia, tritanopia.
 BLINDNESS = {

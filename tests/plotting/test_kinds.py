@@ -18,8 +18,9 @@ from embedscope.metrics import STANDARD as METRICS
 from embedscope.metrics.class_kl import class_kl
 from embedscope.metrics.gini import gini_channels
 from embedscope.plotting import STANDARD, KindDeclaration, declaration, plot, worst_classes
-from embedscope.plotting.figure import WIDTHS, palette, picture
+from embedscope.plotting.figure import WIDTHS, palette
 from embedscope.plotting.inputs import prepare
+from embedscope.plotting.pictures import picture
 from embedscope.store import read_features
 
 

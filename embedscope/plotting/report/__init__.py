@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from embedscope._version import __version__
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.comparing import best
+from embedscope.evaluation.evaluating import bound
 from embedscope.metrics import STANDARD
 from embedscope.plotting.report import document
 from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view, silhouettes
@@ -60,6 +61,7 @@ def write(
     views: Sequence[View],
     *,
     runs: Sequence[Run] = (),
+    metrics: str | Sequence[str] = STANDARD,
     command: str = "",
     seed: int = 0,
     images: str | None = None,
@@ -71,6 +73,7 @@ def write(
         path: of the page.
         views: in the order in which they are to be compared; the first is "before".
         runs: of finetune, whose objectives and training curves are shown too.
+        metrics: what the table of scores shows, as in `evaluation.evaluate`; figures measure what they need besides.
         command: what was typed, for the provenance.
         seed: of groups that are left out for intervals.
         images: where the images of the samples are, see `thumbnails.make_thumbnails`.
@@ -83,8 +86,11 @@ def write(
     """
     script = document.plotly_script()
     class_names = list(dict.fromkeys(name for view in views for name in view.features.class_names))
+    shown_metrics = bound(metrics)
+    listed = {each.name for each in shown_metrics}
+    wanted = [each.spec for each in shown_metrics] + [name for name in STANDARD if name not in listed]
     found = [
-        evaluate(view.features, STANDARD, anchors=view.drawn, ci=True, device="cpu", seed=seed)
+        evaluate(view.features, wanted, anchors=view.drawn, ci=True, device="cpu", seed=seed)
         for view in track(views, "measuring", len(views))
     ]
     rows, places = packed_rows([(view.features, view.drawn) for view in views], class_names)
@@ -98,6 +104,7 @@ def write(
         "command": command,
         "embedscope": __version__,
         "classes": class_names,
+        "metrics": list(found[0].metrics)[: len(shown_metrics)],
         "rows": rows,
         "views": [
             packed_view(view.features, view.drawn, view.layouts, view.unlabelled, entry, place, class_names)

@@ -209,8 +209,7 @@ const scrolling = (label, table) => make("div", { class: "scroll", tabindex: "0"
 function makeScores() {
   const parent = section("scores", "Scores", "Scores");
   const notes = new Map(); // text -> number
-  const names = [...new Set(views.flatMap((view) => Object.keys(view.metrics)))];
-  const rows = names.map((name) => {
+  const rows = data.metrics.map((name) => {
     const entries = views.map((view) => view.metrics[name]);
     const { better } = entries[0];
     const best = data.best[name];

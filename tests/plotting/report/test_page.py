@@ -311,3 +311,13 @@ def test_control_characters_are_shown_as_escapes(make_store, blobs, tmp_path):
     assert data["classes"] == ["\\x1b[31mred", "a\\u202eb", "c"]
     assert data["command"] == "typed \\x1b[2J"
     assert "<title>embedscope: na\\x1bme" in text
+
+
+def test_metrics_of_the_table_are_those_asked_for(tmp_path):
+    rows, labels = np.random.default_rng(0).normal(size=(12, 3)), np.arange(12) % 3
+    plot((rows, labels), tmp_path / "a.html", kinds="pca", metrics=["rankme", "gini(dead='ignore')"])
+    data = carried(tmp_path / "a.html")
+    assert data["metrics"] == ["rankme", "gini"]
+    measured = data["views"][0]["metrics"]
+    assert measured["gini"]["options"]["dead"] == "ignore"
+    assert set(measured) == {"rankme", "gini", "silhouette", "soft_silhouette", "class_kl", "explained_variance"}

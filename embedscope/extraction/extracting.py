@@ -1,0 +1,333 @@
+"""extract: the features of the layers of a model, over labelled data or any loader."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from embedscope import distributed
+from embedscope.data.dataset import Dataset
+from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
+from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
+from embedscope.extraction.modules import extract_module
+from embedscope.extraction.outcome import Extraction
+from embedscope.extraction.pooling import POOLINGS
+from embedscope.extraction.recording import recorded, weights_digest
+from embedscope.extraction.resuming import ANEW, check_first_rows, check_same, written_before
+from embedscope.extraction.running import Runner
+from embedscope.extraction.schedule import Schedule
+from embedscope.extraction.space import check_space
+from embedscope.extraction.stopping import stop_requested
+from embedscope.progress import Track, silent, untracked
+from embedscope.store import StoreWriter, Unfinished, resuming
+from embedscope.store.files import check_output, partial_path
+from embedscope.store.locks import held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from embedscope.extraction.listing import LayerInfo
+    from embedscope.models.encoder import Encoder
+    from embedscope.models.head import TrainedHead
+
+_BATCH_SIZE = 256
+_DTYPES = ("float32", "float16")
+_ON_ERROR = ("stop", "skip")
+
+# A signal lets the block end that is being computed; schedulers of clusters kill after 30 s.
+_SECONDS_IN_A_BLOCK = 20.0
+
+
+def extract(
+    encoder: Encoder | nn.Module,
+    dataset: Dataset | Iterable[Any],
+    output: Path | str | None = None,
+    *,
+    layers: str | Sequence[str] = (),
+    pooling: str = "auto",
+    logits: bool = False,
+    head: TrainedHead | None = None,
+    batch_size: int | None = _BATCH_SIZE,
+    device: str = "auto",
+    amp: bool = False,
+    dtype: str = "float32",
+    workers: int | None = None,
+    limit: int | None = None,
+    on_error: str = "stop",
+    allow_partial: bool = False,
+    deterministic: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+    track: Track = untracked,
+    say: Callable[[str], None] = silent,
+) -> Extraction | Any:
+    """Write the features of named layers for every row of the data; or, for a module and a loader, return them.
+
+    An encoder and a data set, as the command line has them, write the store `output` in the data's order and return an
+    Extraction. Any nn.Module and any loader, an iterable of (inputs, labels), (inputs, labels, ids) or mappings with labels,
+    return a list with one FeatureSet per layer, in memory; with `output` they write them to a store and return an Extraction.
+    Everything here holds for both, but for what speaks of resuming and processes: a loader is read once, by each process for
+    itself, and its rows are held in memory until it ends.
+
+    A loader may be shuffled: rows come in the order seen, and ids are their positions in that order unless the loader gives
+    ids. Whole-number labels are named by `loader.dataset.classes`, if there are any. Inputs are a tensor, or several by the
+    names that the module's forward takes. The module runs in evaluation mode without gradients; its mode, device, hooks,
+    weights and gradients, and the states of random numbers, are as before when the call ends.
+
+    Maps (B, C, ...) become the mean over positions, tokens (B, T, C) the mean over tokens (padding left out); both keep the
+    mean of |activation| beside it, which Gini and KL read. Which axis holds the channels is told by the widths of the modules
+    that run. Activations are pooled as the layer gives them, before anything changes them in place.
+
+    Rows are committed to `output.partial` by blocks of about 2 MiB. Killed at any moment, it goes on after the last block with
+    `resume`, and the finished store equals that of an uninterrupted run. SIGINT and SIGTERM finish the block.
+
+    Under torchrun the batches are shared by the processes; the first one writes the same file as one process would.
+
+    Args:
+        encoder: from `models.open_model`, or any nn.Module.
+        dataset: from `data.open_dataset`, or the loader of a module.
+        output: the store; nothing bears that name until it is complete.
+        layers: names of modules, `NAME.input` for what goes into one, "input", "output" or "output.KEY" of the whole model, or
+            patterns (`blocks.*.mlp`), each with `:POOLING` behind it or without. By default the model's embedding: what its
+            source says, or the input of the last Linear that runs.
+        pooling: of layers that name none: "auto", "gap", "mean", "cls", "flatten" or "none".
+        logits: keep the model's output too, (B, K).
+        head: that finetune trained, from `models.head.open_head`: the embedding behind it is written in the place of the layer,
+            by default the one that it was trained on, pooled as it was.
+        batch_size: rows in a forward pass; None takes what fits into the memory of the device. Halved where memory runs out.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps"; "auto" leaves an nn.Module on the device where it is.
+        amp: run in bfloat16 where the device has it, else float16, where torch.autocast does; pooling is in float32.
+        dtype: of the features in the store, "float32" or "float16" (rounded to 11 bits; beyond 65,504 it is infinite).
+        workers: processes that read inputs; None takes as many as help. The order of rows never depends on it.
+        limit: at most so many rows, spread evenly over the data; the first ones of a loader.
+        on_error: "stop" at an input that cannot be read, or "skip" it: it becomes no row, and is listed in the store.
+        allow_partial: measure layers that depend on weights which the checkpoint does not have.
+        deterministic: use torch's deterministic algorithms alone; an operation that has none raises.
+        seed: of torch, for models that draw numbers, and for the order of a shuffled loader.
+        overwrite: replace an existing output, or start an unfinished one again.
+        resume: go on with an unfinished output; a finished one is left as it is.
+        command: recorded, so that a reader can repeat the run.
+        track: shows progress over rows.
+        say: is told what a user should know while it runs.
+
+    Raises:
+        UsageError: a layer that the model does not have (the nearest is named), or an option out of its range.
+        InputError: the model does not take the data, a layer gives no tensor, or gives other than one row a sample; an input
+            cannot be read; the layers depend on weights that were not loaded.
+        OutputError: the output exists, cannot be written, would not fit on the disk, or was begun with other settings.
+        InterruptedRunError: a signal stopped it; the message says how to go on.
+
+    Example:
+        >>> from torch import nn, ones
+        >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> loader = [(ones(3, 2), ["a", "b", "a"]), (ones(1, 2), ["b"])]
+        >>> (features,) = extract(model, loader, layers="1")
+        >>> features
+        FeatureSet '1': 4 x 4 float32, 2 classes, layer 1 of Sequential
+    """
+    started = time.perf_counter()
+    output = None if output is None else Path(output)
+    layers = [layers] if isinstance(layers, str) else layers
+    if isinstance(encoder, nn.Module):
+        loader: Any = dataset
+        _check_for_module(
+            loader, batch_size, workers, on_error, head, logits=logits, allow_partial=allow_partial, resume=resume
+        )
+        check_options(output, None, dtype, None, limit, on_error, pooling)
+        return extract_module(
+            encoder,
+            loader,
+            output,
+            layers=layers,
+            pooling=pooling,
+            device=device,
+            amp=amp,
+            dtype=dtype,
+            limit=limit,
+            deterministic=deterministic,
+            seed=seed,
+            overwrite=overwrite,
+            command=command,
+            track=track,
+            say=say,
+        )
+    if not isinstance(dataset, Dataset):
+        raise UsageError("an encoder takes a data set from open_dataset; give a loader together with an nn.Module")
+    if output is None:
+        raise UsageError("the features of an encoder are written to a store; name it with `output=`")
+    check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
+    if distributed.rank():  # of several processes, one speaks
+        track, say = untracked, silent
+    if limit is not None:
+        dataset = limited(dataset, limit)
+    if not len(dataset.inputs):
+        raise InputError(f"{dataset.location} has no inputs")
+    workers = choose_workers(dataset, workers)
+    batches = Batches(dataset, encoder.prepare, skip=on_error == "skip")
+    with ExitStack() as stack:
+        refresh = distributed.on_main(lambda: _locked(stack, output, overwrite=overwrite, resume=resume))
+        complete, unfinished = distributed.broadcast(lambda: written_before(output, overwrite=overwrite, resume=resume))
+        runner = Runner(encoder, device=device, amp=amp, deterministic=deterministic, head=head, say=say)
+        stack.enter_context(torch.random.fork_rng([runner.device] if runner.device.type == "cuda" else []))
+        torch.manual_seed(seed)
+        stack.enter_context(runner)
+        sample = first_readable(batches)
+        if head is not None and head.layer:
+            layers = layers or [head.layer]
+            if pooling == "auto" and list(layers) == [head.layer]:
+                pooling = head.pooling or pooling
+        runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
+        if head is not None:
+            taken = runner.layers[0].module or "the whole model"
+            say(f"{taken} goes through the head trained with {head.objective}, {head.dim} to {head.width}")
+            weights = encoder.weights and encoder.weights.sha256
+            if head.weights not in (None, weights or weights_digest(encoder)):
+                say(f"warning: the head {head.path} was trained on features of other weights than these")
+        elif not layers:
+            say(f"the embedding is taken from layer {runner.layers[0].name}; `layers=` names another")
+            if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):
+                say("warning: it is as wide as there are classes, and may be their scores; the Python model has more layers")
+        size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
+        provenance = recorded(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command, head)
+        if complete is not None:
+            check_same(output, complete[2], provenance)
+            say(f"{output} is complete already; nothing was done")
+            return Extraction(output, complete[0], complete[1], seconds=0.0, resumed=complete[0])
+        if unfinished is not None:
+            if unfinished.rows != len(dataset.inputs):
+                counts = f"{unfinished.rows:,} rows, and now there are {len(dataset.inputs):,}"
+                raise OutputError(f"{unfinished.path} was begun with {counts}; {ANEW}")
+            check_same(unfinished.path, unfinished.provenance, provenance)
+            if unfinished.done:
+                distributed.on_main(lambda: check_first_rows(unfinished, batches, runner, size, seed))
+        else:
+            check_space(output, runner, len(dataset.inputs), np.dtype(dtype))
+        schedule = Schedule(batches, runner, np.dtype(dtype), size, unfinished, workers, seed)
+        stop = stack.enter_context(stop_requested(say))
+        distributed.barrier()  # whoever is stopped once there is a store ends it in good order
+        store = distributed.on_main(
+            lambda: stack.enter_context(
+                StoreWriter(
+                    output,
+                    labels=dataset.labels,
+                    class_names=dataset.class_names,
+                    ids=dataset.ids,
+                    split=dataset.split,
+                    provenance=provenance,
+                    overwrite=overwrite,
+                    most_rows=max(1, int(_SECONDS_IN_A_BLOCK / max(runner.seconds_per_row, 1e-9))),
+                    resumable=True,
+                    resume=unfinished is not None,
+                    committed=refresh,
+                )
+            )
+        )
+        try:
+            finished = schedule.run(store, track, stop)
+        except KeyboardInterrupt as error:  # the second one
+            raise InterruptedRunError(_interrupted(store, command)) from error
+        except RuntimeError as error:  # where the program listens for the end of any process, as torch's own loaders do
+            if not is_dead_worker(error):
+                raise
+            raise InputError(DEAD_WORKER) from error
+        if not finished:
+            raise InterruptedRunError(distributed.broadcast(lambda: _interrupted(store, command)))
+    return Extraction(
+        path=output,
+        rows=len(dataset.inputs) - len(schedule.skipped),
+        layers={layer.name: runner.widths[layer.name] for layer in runner.layers},
+        seconds=time.perf_counter() - started,
+        not_finite=schedule.not_finite,
+        skipped={dataset.ids[position]: reason for position, reason in sorted(schedule.skipped.items())},
+        resumed=0 if unfinished is None else unfinished.done,
+        batch_size=size,
+    )
+
+
+def list_layers(encoder: Encoder, dataset: Dataset, *, device: str = "auto") -> list[LayerInfo]:
+    """List the modules of a model with the shapes of their outputs for the first input of the data; nothing is written.
+
+    Example:
+        >>> from torch import nn, zeros
+        >>> from embedscope.data.dataset import Dataset
+        >>> from embedscope.models.encoder import Encoder
+        >>> from embedscope.models.preparation import Pixels
+        >>> data = Dataset([zeros(3)], np.array([0]), ("a",), ["row0"], None, "memory", "")
+        >>> for layer in list_layers(Encoder(nn.Sequential(nn.Linear(3, 2)), Pixels(), "net"), data):
+        ...     print(layer.name, layer.shape)
+        0 (2,)
+        output (2,)
+    """
+    with Runner(encoder, device=device, say=silent) as runner:
+        return runner.listing(first_readable(Batches(dataset, encoder.prepare)))
+
+
+def _check_for_module(
+    dataset: Any, batch_size: int | None, workers: int | None, on_error: str, head: Any, **flags: bool
+) -> None:
+    """Raise UsageError for what an nn.Module and its loader do not take."""
+    if isinstance(dataset, Dataset):
+        raise UsageError("a data set needs an encoder from open_model, which prepares its inputs; give an nn.Module a loader")
+    given = {"batch_size": batch_size != _BATCH_SIZE, "workers": workers is not None, "on_error": on_error != "stop"}
+    for name, wanted in {**given, "head": head is not None, **flags}.items():
+        if wanted:
+            raise UsageError(
+                f"`{name}=` is for an encoder and a data set; an nn.Module takes the batches of its loader as they come"
+            )
+
+
+def check_options(
+    output: Path | None,
+    batch_size: int | None,
+    dtype: str,
+    workers: int | None,
+    limit: int | None,
+    on_error: str,
+    pooling: str,
+) -> None:
+    """Raise UsageError for what `extract` could never do, before a model is opened that takes minutes to read."""
+    if output is not None and output.suffix.lower() in (".npz", ".npy"):
+        raise UsageError(f"output {output} would be read as NumPy arrays; a store is HDF5: call it {output.with_suffix('.h5')}")
+    for what, number, least in (("batch size", batch_size, 1), ("limit", limit, 1), ("number of workers", workers, 0)):
+        if number is not None and number < least:
+            raise UsageError(f"the {what} has to be at least {least}, got {number}")
+    check_choice("dtype", dtype, _DTYPES)
+    check_choice("on-error", on_error, _ON_ERROR)
+    check_choice("pooling", pooling, POOLINGS)
+
+
+def _locked(stack: ExitStack, output: Path, *, overwrite: bool, resume: bool) -> Callable[[], None] | None:
+    """Hold the lock of the output; a complete one that is only looked at needs none."""
+    if resume and output.is_file() and not partial_path(output.resolve()).exists():
+        return None
+    check_output(output, overwrite=overwrite or resume)
+    try:
+        return stack.enter_context(held(output))
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def _rows_in_a_batch(runner: Runner, sample: Any, wanted: int | None, unfinished: Unfinished | None) -> int:
+    """Choose the batch size; a run that goes on keeps the one that it began with, so that it rounds as an uninterrupted one."""
+    if runner.encoder.batch_size:
+        return runner.encoder.batch_size
+    if unfinished is not None:
+        begun = unfinished.provenance.run
+        if begun is not None and begun.batch_size:
+            return begun.batch_size
+    return runner.fitting(sample) if wanted is None else wanted
+
+
+def _interrupted(store: StoreWriter | None, command: str) -> str:
+    rows = 0 if store is None else store.keep()
+    if store is None or not rows:
+        return "interrupted; no block of rows was complete, so nothing is kept"
+    return f"interrupted with {rows:,} of {store.rows:,} rows written; go on with: {resuming(command)}"

@@ -1,0 +1,265 @@
+"""plot: pictures and pages of embeddings, side by side."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
+from embedscope.evaluation.evaluating import bound
+from embedscope.metrics import STANDARD as METRICS
+from embedscope.plotting.caches import provide_caches
+from embedscope.plotting.declaring import Chosen, choose
+from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, check_suffix, check_width, palette
+from embedscope.plotting.inputs import Embedding, Given, prepare
+from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
+from embedscope.plotting.measured import are_scores, given_by_scores
+from embedscope.plotting.pictures import figure_of, picture
+from embedscope.plotting.report import SUFFIX, View, check_available
+from embedscope.plotting.report import write as write_page
+from embedscope.progress import Track, silent, untracked
+from embedscope.store.files import check_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+# What is drawn, in this order and as far as it suits the inputs, unless something else is asked for.
+STANDARD = ("comparison", "training", "tsne", "silhouette", "classes", "gini", "spectrum", "trajectory")
+
+MAX_POINTS = 10_000
+FORMATS = tuple(suffix[1:] for suffix in SUFFIXES)
+
+
+def plot(
+    sources: Any,
+    output: Path | str | None = None,
+    *,
+    labels: Any = None,
+    kind: str | None = None,
+    kinds: str | Sequence[str] = (),
+    layers: str | Sequence[str] = (),
+    metrics: str | Sequence[str] | None = None,
+    split: str | None = None,
+    width: str = "page",
+    form: str = "png",
+    max_points: int = MAX_POINTS,
+    coordinates: Path | str | None = None,
+    layout: Path | str | None = None,
+    images: Path | str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    command: str = "",
+    say: Callable[[str], None] = silent,
+    track: Track = untracked,
+) -> Any:
+    """Draw embeddings side by side, one colour per class throughout; return a matplotlib Figure, or the files written.
+
+    Without `output`, nothing is written, and all kinds stand in one Figure. Scores are drawn too: they hold the silhouettes of
+    samples, but no features, so that keeping them keeps no memory; kinds that need features refuse them.
+
+    Args:
+        sources: what `score` takes: features with `labels`, a path, a FeatureSet, a mapping from names to these, or a list; and
+            run directories (before, and after each objective), what `finetune` returned, and what `score` returned.
+        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind; .html for a
+            page to explore, which has all kinds that suit, the scores, the samples and the provenance.
+        labels: (N,) of any kind, for the arrays among the sources.
+        kind: one kind, as `kinds`.
+        kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.
+        layers: which layers of the stores; all if none is named.
+        metrics: what the table of a page and the kind trajectory measure, as in `score`.
+        split: draw the rows of one split only.
+        width: "column" and "page" of a paper, or "slide".
+        form: "png", "svg" or "pdf": of the pictures in a folder.
+        max_points: more rows than this are thinned to it, class by class, where they are drawn one by one; the picture says so.
+        coordinates: a .csv to write the layouts to: id, label, input, kind, x, y.
+        layout: such a .csv: its coordinates are drawn, and nothing is projected.
+        images: for a page, where the images of the samples are: a folder in which the ids are paths, or other data. By default
+            they are looked for where the features were extracted from, if that is local data of moderate size.
+        seed: of the projections and the thinning; below 2**32.
+        overwrite: replace existing pictures and coordinates.
+        command: what was typed, for the provenance on a page.
+        say: is told what was left out, and why.
+        track: shows progress over kinds.
+
+    Raises:
+        InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows; a kind that does not suit.
+        UsageError: an unknown kind, option, layer or split, or another suffix.
+        OutputError: a picture exists.
+
+    Example:
+        >>> features = [[0.0, 1.0], [0.1, 1.0], [4.0, 0.0], [4.2, 0.0]]
+        >>> figure = plot(features, labels=["a", "a", "b", "b"], kind="silhouette")
+        >>> [axes.get_xlabel() for axes in figure.get_axes() if axes.get_xlabel()]
+        ['silhouette']
+    """
+    provide_caches()
+    output = None if output is None else Path(output)
+    check_choice("form", form, FORMATS)
+    if kind is not None and kinds:
+        raise UsageError("`kind=` and `kinds=` mean the same; give one of them")
+    kinds = [kind] if kind is not None else [kinds] if isinstance(kinds, str) else list(kinds)
+    if are_scores(sources):
+        kinds = kinds or ["silhouette"]
+    measured = METRICS if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+    bound(measured)
+    in_folder = output is not None and (output.is_dir() or not output.suffix)
+    paged = output is not None and not in_folder and output.suffix.lower() == SUFFIX
+    if paged:
+        check_available()
+        if width != "page":
+            raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
+    if images is not None:
+        if not paged:
+            raise UsageError("`images=` is for a page; name an output that ends with .html")
+        if not Path(images).exists():
+            raise InputError(f"no such images: {images}")
+    if output is not None and not in_folder:
+        if not paged:
+            check_suffix(output)
+        check_output(output, overwrite=overwrite)
+    elif output is not None and output.exists() and not output.is_dir():
+        raise OutputError(f"output {output} is a file; give a folder, or a name that ends with {', '.join(SUFFIXES)}")
+    for table in (coordinates, layout):
+        if table is not None:
+            check_coordinates(Path(table))
+    if coordinates is not None:
+        check_output(Path(coordinates), overwrite=overwrite, inputs=[layout])
+    preset = check_width(width)
+    check_number("seed", seed, low=0, high=2**32 - 1)
+    if form != "png" and not in_folder and (output is None or output.suffix.lower() != f".{form}"):
+        other = "name one with `output=`" if output is None else f"{output.name} says its own"
+        raise UsageError(f"`form={form}` is of the pictures in a folder; {other}")
+    specs = [choose(text, seed=seed, metrics=measured) for text in kinds or STANDARD]
+    chosen = list({each.spec: each for each in specs}.values())
+    if paged:
+        chosen = _maps(chosen, named=bool(kinds))
+    known = None if layout is None else read_coordinates(Path(layout))
+    if are_scores(sources):
+        if layers or split is not None:
+            raise UsageError("scores are of rows that were chosen before; leave out `layers=` and `split=`")
+        given = given_by_scores(sources, max_points=max_points, seed=seed)
+    else:
+        given = prepare(sources, labels, layers=layers, split=split, max_points=max_points, seed=seed)
+    if kinds:
+        for each in chosen:
+            if each.declared.takes == "runs" and not given.runs:
+                raise InputError(f"{each.spec} is of a run directory, which embedscope finetune writes; none was given")
+            if each.declared.takes == "checkpoints" and len(given.embeddings) < 2:
+                raise InputError(f"{each.spec} is of two checkpoints or more, in order; one was given")
+    else:
+        suited = {"points", "embeddings", *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
+        chosen = [each for each in chosen if each.declared.takes in suited]
+    for option, table in (("`coordinates=`", coordinates), ("`layout=`", layout)):
+        if table is not None and not any(each.declared.takes == "points" for each in chosen):
+            raise UsageError(f"{option} is of kinds with coordinates, and none is chosen; add `kinds=tsne`, umap or pca")
+    if metrics is not None and not paged and not any("metrics" in each.options for each in chosen):
+        raise UsageError("`metrics=` is for a page (.html) and for the kind trajectory, and neither is drawn")
+    names = _file_names(chosen)
+    files = [] if output is None else [output / f"{name}.{form}" for name in names] if in_folder else [output]
+    if in_folder:
+        for path in files:
+            check_output(path, overwrite=overwrite)
+    found: dict[str, Sequence[Any]] = {}
+    missing: UndefinedError | None = None
+    for each in track(chosen, "measuring", len(chosen)):
+        try:
+            if known is not None and layout is not None and each.declared.takes == "points":
+                found[each.spec] = given_layouts(
+                    given.embeddings, known, Path(layout), kind=each.spec, title=each.declared.title
+                )
+            else:
+                inputs = given.runs if each.declared.takes == "runs" else given.embeddings
+                found[each.spec] = each.function(inputs, **each.options)
+        except UndefinedError as error:
+            if kinds:
+                raise
+            missing = error
+            say(f"{each.spec} is left out: {error}")
+    drawn = [each for each in chosen if each.spec in found]
+    if missing is not None and not drawn:
+        raise missing
+    if coordinates is not None:
+        layouts = {each.spec: found[each.spec] for each in drawn if each.declared.takes == "points"}
+        write_coordinates(Path(coordinates), layouts)
+    if output is not None and paged:
+        _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, images, measured, track)
+        return files
+    colours = cache(partial(_palette, given))
+    if output is None:
+        with figure_of(preset, colours, len(drawn)) as (figure, stack):
+            for sheet, each in zip(stack, drawn, strict=True):
+                each.declared.draw(sheet, found[each.spec])
+        return figure
+    kept = [path for path, each in zip(files, chosen, strict=True) if each.spec in found] if in_folder else files
+    sheets = [[each] for each in drawn] if in_folder else [drawn]
+    for path, together in zip(kept, sheets, strict=True):
+        with picture(path, preset, colours, len(together)) as stack:
+            for sheet, each in zip(stack, together, strict=True):
+                each.declared.draw(sheet, found[each.spec])
+    return kept
+
+
+def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
+    """Take the kinds that lay rows out, which is what may be chosen of a page."""
+    maps = [each for each in chosen if each.declared.takes == "points"]
+    if named and len(maps) < len(chosen):
+        other = next(each.spec for each in chosen if each not in maps)
+        raise UsageError(
+            f"a page shows what suits its inputs without being asked, so leave out `kinds={other}`; its maps are chosen so"
+        )
+    return maps
+
+
+def _write_page(
+    output: Path,
+    given: Given,
+    layouts: Mapping[str, Sequence[Layout]],
+    command: str,
+    seed: int,
+    images: Path | str | None,
+    metrics: Sequence[str],
+    track: Track,
+) -> None:
+    titles = [found[0].title for found in layouts.values()]
+    maps = {
+        spec if titles.count(found[0].title) > 1 else found[0].title: [each.points for each in found]
+        for spec, found in layouts.items()
+    }
+    views = []
+    for place, each in enumerate(given.embeddings):
+        drawn = [found[place].of.shown for found in layouts.values()] or [each.shown]  # a table may hold fewer rows
+        if not all(np.array_equal(rows, drawn[0]) for rows in drawn):
+            raise InputError(f"the maps of {each.name} are of different rows; a page shows the same rows in all of them")
+        its = {title: points[place] for title, points in maps.items()}
+        views.append(View(each.features, drawn[0], its, each.unlabelled))
+    folder = None if images is None else str(images)
+    write_page(output, views, runs=given.runs, metrics=metrics, command=command, seed=seed, images=folder, track=track)
+
+
+def _file_names(chosen: Sequence[Chosen]) -> list[str]:
+    """Name a file a kind: tsne, and tsne-2 where there are two of it."""
+    names: list[str] = []
+    for each in chosen:
+        name = each.function.__name__
+        earlier = sum(other.function.__name__ == name for other in chosen[: len(names)])
+        names.append(name if not earlier else f"{name}-{earlier + 1}")
+    return names
+
+
+def _palette(given: Given) -> Palette:
+    """Give every class its colour; where there are too many, those with the lowest silhouette in the first input."""
+    first = given.embeddings[0]
+    worst = worst_classes(first) if len(given.class_names) > MAX_CLASSES else []
+    return palette(given.class_names, worst, f"coloured are the {WORST} with the lowest silhouette in {first.name}")
+
+
+def worst_classes(embedding: Embedding) -> list[int]:
+    """Order the classes of an input by their mean silhouette, the lowest first; those of one sample, which have none, last."""
+    labels, values = embedding.labels, embedding.silhouettes.values
+    classes, places = np.unique(labels, return_inverse=True)
+    counts = np.bincount(places)
+    means = np.where(counts > 1, np.bincount(places, values) / counts, np.inf)
+    return [int(label) for label in classes[np.argsort(means, kind="stable")]]

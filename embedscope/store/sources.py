@@ -1,0 +1,62 @@
+"""Embeddings wherever they come from: files, arrays, annotated data, feature sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from embedscope.errors import UsageError
+from embedscope.store.features import FeatureSet
+from embedscope.store.in_memory import annotated, feature_set
+from embedscope.store.reader import distinct_names, open_features
+
+
+def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str] = ()) -> list[FeatureSet]:
+    """Open every layer of every source, named distinctly.
+
+    Args:
+        sources: features (N, D) as an array, a tensor or a data frame, with `labels`, or a pair (features, labels); a path to a
+            store or to features made elsewhere, where `name=path` gives it a name; a FeatureSet; an AnnData object, with
+            `labels` the name of a column of its obs; a mapping from names to any of these; or a list of paths and FeatureSets.
+        labels: (N,) of any kind, for the arrays among the sources; a column's name for AnnData.
+        layers: which layers of the stores (keys of obsm in AnnData); all by default.
+
+    Raises:
+        InputError: a source that cannot be read.
+        UsageError: arrays without labels, or an unknown layer.
+    """
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    if isinstance(sources, Mapping):
+        named = [_named(str(name), open_sources(source, labels, layers=wanted)) for name, source in sources.items()]
+        return distinct_names([features for several in named for features in several])
+    if isinstance(sources, str | Path):
+        return open_features([str(sources)], layers=wanted)
+    if isinstance(sources, FeatureSet):
+        return [sources]
+    if hasattr(sources, "obsm"):
+        return annotated(sources, labels, wanted)
+    if labels is not None:
+        return [feature_set(sources, labels)]
+    if isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], str | Path | FeatureSet):
+        return [feature_set(*sources)]
+    if isinstance(sources, Sequence) and sources and all(isinstance(each, str | Path | FeatureSet) for each in sources):
+        return distinct_names([features for each in sources for features in open_sources(each, layers=wanted)])
+    raise UsageError(
+        f"{type(sources).__name__} without labels is not an embedding; give features and labels, a path, a FeatureSet, or a "
+        "mapping from names to these"
+    )
+
+
+def open_source(source: Any, labels: Any = None, *, layer: str | None = None) -> FeatureSet:
+    """Open one embedding, of whatever `open_sources` takes; UsageError if there are several."""
+    found = open_sources(source, labels, layers=() if layer is None else layer)
+    if len(found) > 1:
+        names = ", ".join(each.layer if len({one.source for one in found}) == 1 else each.name for each in found)
+        raise UsageError(f"one embedding is needed, and there are {len(found)}: {names}; choose one with `layer=`")
+    return found[0]
+
+
+def _named(name: str, found: Sequence[FeatureSet]) -> list[FeatureSet]:
+    return [replace(each, name=name if len(found) == 1 else f"{name}:{each.layer}") for each in found]
