@@ -152,9 +152,10 @@ def _print(result: Finetuning, criterion: str) -> None:
 
     before, rows = result.before, []
     for name in before:
-        better = "higher" if name in finetuning.ACCURACIES else declaration(plugins.load("metrics", name)).better
+        kind = plugins.parse(name).name
+        better = "higher" if kind in finetuning.ACCURACIES else declaration(plugins.load("metrics", kind)).better
         cells = [number(before[name]), *(_cell(done.summary[name]) for done in result.objectives)]
-        rows.append((f"{name}{arrow(better)}", cells))
+        rows.append((f"{name}{arrow(better)}{' (primary)' if name == result.primary else ''}", cells))
     for done in result.objectives:
         if done.sweep:
             _print_sweep(done, criterion)
@@ -162,7 +163,7 @@ def _print(result: Finetuning, criterion: str) -> None:
 
 
 def _print_sweep(done: ObjectiveResult, criterion: str) -> None:
-    from embedscope.ops.statistics import mean_and_std
+    from embedscope.ops.paired import mean_and_std
     from embedscope.store.results import Summary
 
     rows = []

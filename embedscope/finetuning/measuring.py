@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import f1_score
 
+from embedscope import plugins
+from embedscope.errors import UsageError, unknown
 from embedscope.evaluation import evaluate
-from embedscope.metrics import STANDARD
+from embedscope.metrics import STANDARD, bind
 from embedscope.ops.blocks import row_slices
 
 if TYPE_CHECKING:
@@ -35,9 +37,28 @@ _BLOCK_BYTES = 64 * 2**20
 MOST_KNOWN = 50_000
 
 
-def measured(features: FeatureSet, device: torch.device, memory: int) -> dict[str, float | None]:
-    """Measure the rows themselves with the standard metrics of `score`: name -> value, None where a metric is undefined."""
-    found = evaluate(replace(features, magnitudes=None), STANDARD, device=device, memory=memory)
+def primary_name(primary: str) -> str:
+    """Return the metric of the verdict as it is called in results; UsageError for anything that is not measured."""
+    spec = plugins.parse(primary)
+    spec = replace(spec, name=plugins.canonical(spec.name))
+    if spec.name in ACCURACIES:
+        if spec != plugins.Spec(spec.name):
+            raise UsageError(f"cannot read the primary metric '{primary}': {spec.name} takes no options")
+        return spec.name
+    known = [*ACCURACIES, *plugins.names("metrics")]
+    if spec.name not in known:
+        raise UsageError(unknown("primary metric", spec.name, known))
+    bind(spec)
+    return str(spec)
+
+
+def measured(features: FeatureSet, primary: str, device: torch.device, memory: int) -> dict[str, float | None]:
+    """Measure the rows themselves with the standard metrics of `score`, and the primary one if it is a metric of `score`.
+
+    Returns name -> value, None where a metric is undefined.
+    """
+    names = [*STANDARD, *({primary} - {*STANDARD, *ACCURACIES})]
+    found = evaluate(replace(features, magnitudes=None), names, device=device, memory=memory)
     return {key: measurement.value for key, measurement in found.metrics.items()}
 
 

@@ -10,6 +10,7 @@ import torch
 from embedscope import plugins
 from embedscope.errors import InputError, UsageError
 from embedscope.finetuning.config import default
+from embedscope.finetuning.measuring import primary_name
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.finetuning.specs import check_schedule
 from embedscope.finetuning.validation import criterion
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def check(config: TrainingConfig) -> None:
     """Raise UsageError for settings that no rows could make right, and MissingExtraError without TensorBoard."""
     criterion(config.select_by)
+    primary_name(config.primary)
     if not config.val_share:
         refuse_without_validation(config, "a val_share of 0 leaves none")
     if config.tensorboard:

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedscope import plugins
 from embedscope.metrics import declaration
-from embedscope.ops.statistics import mean_interval
+from embedscope.ops.paired import mean_interval, split_means
 from embedscope.plotting import kind
 from embedscope.plotting.figure import series
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Below this, a corrected p-value is a difference.
-_LEVEL = 0.05
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,8 +30,8 @@ class Outcome:
     Attributes:
         values: (T,) float64, a trial each, of those in which it is defined.
         mean: of them.
-        ci95: t interval of the mean; None for a single trial.
-        differs: whether the paired difference to the first objective has a corrected p-value below 0.05.
+        ci95: t interval of the mean, over several splits the corrected resampled one; None for a single trial, or split.
+        differs: whether the simultaneous interval of the difference to the first objective excludes 0; of the primary metric.
     """
 
     values: Array
@@ -70,6 +67,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
     counts = {len(objective.trials) for each in comparisons for objective in each.of.result.objectives}
     trials = max(counts)
     several = len(comparisons) > 1
+    primary = ", ".join(dict.fromkeys(each.of.result.primary for each in comparisons))
     against = "the first of its run" if several else objectives[0]
     panels = sheet.arrange(
         [f"{f'{each.of.name}: ' if several else ''}{metric}{direction(metric)}" for each, metric in wanted],
@@ -77,11 +75,11 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
         height=sheet.lines(1.5 * len(objectives) + 4),
         legend=legend,
         notes=[
-            f"Small dots: {trials if len(counts) == 1 else 'the'} trials; large dot and bar: mean and its 95 % interval."
+            f"Small dots: {trials if len(counts) == 1 else 'the'} trials; large dot and bar: mean and its 95% interval."
             if trials > 1
             else "One trial: no interval can be given, and no difference told from chance.",
             *(
-                [f"* differs from {against} by a paired t test, corrected for all comparisons (Holm), p < {_LEVEL:g}."]
+                [f"* differs from {against}: the 95% intervals of all differences in {primary}, which hold at once, exclude 0."]
                 if trials > 1 and len(objectives) > 1
                 else []
             ),
@@ -114,9 +112,10 @@ def headed(what: str, runs: Sequence[Run], rows: str, called: str) -> str:
 
 def direction(metric: str) -> str:
     """An arrow for what is better, with a space before it; nothing where neither is. What only finetune measures are shares."""
-    if metric not in plugins.names("metrics"):
+    name = plugins.parse(metric).name
+    if name not in plugins.names("metrics"):
         return " ↑"
-    return {"higher": " ↑", "lower": " ↓", None: ""}[declaration(plugins.load("metrics", metric)).better]
+    return {"higher": " ↑", "lower": " ↓", None: ""}[declaration(plugins.load("metrics", name)).better]
 
 
 @kind("Comparison", takes="runs", draw=draw_comparisons)
@@ -131,11 +130,18 @@ def comparison(inputs: Sequence[Run]) -> list[Comparison]:
                 values = [value for trial in each.trials if (value := trial.after.get(metric)) is not None]
                 if values:
                     after[metric][each.expression] = Outcome(
-                        np.array(values), float(np.mean(values)), mean_interval(values), _differs(each.summary.get(metric))
+                        np.array(values), float(np.mean(values)), _interval(values, run), _differs(each.summary.get(metric))
                     )
         found.append(Comparison(run, run.result.before, {metric: outcomes for metric, outcomes in after.items() if outcomes}))
     return found
 
 
 def _differs(summary: Summary | None) -> bool:
-    return summary is not None and summary.p_corrected is not None and summary.p_corrected < _LEVEL
+    return summary is not None and bool(summary.called)
+
+
+def _interval(values: Sequence[float], run: Run) -> tuple[float, float] | None:
+    splits = run.result.splits
+    if len(values) % splits:  # undefined in some of the trials
+        return None
+    return mean_interval(split_means(values, splits), run.result.ratio)
