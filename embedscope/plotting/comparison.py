@@ -79,7 +79,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
             if trials > 1
             else "One trial: no interval can be given, and no difference told from chance.",
             *(
-                [f"* differs from {against}: the 95% intervals of all differences in {primary}, which hold at once, exclude 0."]
+                [f"* {primary} differs from that of {against}: the simultaneous 95% interval of the difference excludes 0."]
                 if trials > 1 and len(objectives) > 1
                 else []
             ),

@@ -62,7 +62,7 @@ def test_the_verdict_is_about_the_primary_metric_and_its_interval_says_the_same(
     )
     found = conclusions(run)
     assert found[0] == "a against ce: macro_f1 differs, +0.1020 [+0.0809, +0.1231], p = 0.00014"
-    assert found[1] == "  other metrics, each with its own 95% interval and without a verdict: gini +0.2020 [+0.1848, +0.2192]"
+    assert found[1] == "  other metrics, each with its own 95% interval and without a verdict: gini +0.2020 [+0.1852, +0.2188]"
     assert found[2] == "b against ce: no difference in macro_f1 shown, +0.0120 [-0.0091, +0.0331], p = 0.24"
     assert found[4] == (
         "the intervals cover the noise of training alone, on one split and these 25 test rows; those of macro_f1 hold for all "
