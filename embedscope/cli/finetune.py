@@ -155,7 +155,7 @@ def _print(result: Finetuning, criterion: str) -> None:
     for name in before:
         better = "higher" if name in finetuning.ACCURACIES else direction(name)
         cells = [number(before[name]), *(_cell(done.summary[name]) for done in result.objectives)]
-        rows.append((f"{name}{arrow(better)}", cells))
+        rows.append((f"{name}{arrow(better)}{' (primary)' if name == result.primary else ''}", cells))
     for done in result.objectives:
         if done.sweep:
             _print_sweep(done, criterion)
@@ -163,7 +163,7 @@ def _print(result: Finetuning, criterion: str) -> None:
 
 
 def _print_sweep(done: ObjectiveResult, criterion: str) -> None:
-    from embedscope.ops.statistics import mean_and_std
+    from embedscope.ops.paired import mean_and_std
     from embedscope.store.results import Summary
 
     rows = []

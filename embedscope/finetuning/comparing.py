@@ -1,65 +1,54 @@
-"""What trials show: means, paired differences with the first objective, and sentences that say no more than they show."""
+"""What trials show: means, paired differences with the first objective, and a verdict that says no more than they show."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from embedscope.ops.statistics import holm, mean_and_std, paired_difference
-from embedscope.store.results import Finetuning, ObjectiveResult, Summary, Trial
+from embedscope.ops.paired import holm, mean_and_std, paired_difference, pairs_needed, signed_rank_p, split_means
+from embedscope.store.results import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-SIGNIFICANT = 0.05
+    from embedscope.store.results import Finetuning, ObjectiveResult, Trial
 
+# With fewer pairs differences are described and never called.
+LEAST_PAIRS = 5
 
-def summarised(trials: Sequence[Trial], first: Sequence[Trial] | None) -> dict[str, Summary]:
-    """Summarise the trials of an objective metric by metric, paired with those of the first objective."""
-    summary = {}
-    for name in trials[0].after:
-        values = [value for trial in trials if (value := trial.after[name]) is not None]
-        if len(values) < len(trials):
-            summary[name] = Summary(None, None)
-            continue
-        mean, std = mean_and_std(values)
-        reference = [value for trial in first or () if (value := trial.after[name]) is not None]
-        if len(reference) != len(values):
-            summary[name] = Summary(mean, std)
-            continue
-        paired = paired_difference(values, reference)
-        summary[name] = Summary(mean, std, paired.difference, paired.ci95, paired.p_value, wilcoxon_p=paired.wilcoxon_p)
-    return summary
+# The power that the number of pairs a difference would take is for.
+POWER = 0.8
 
 
-def corrected(results: Sequence[ObjectiveResult]) -> tuple[ObjectiveResult, ...]:
-    """Correct the p-values for the number of comparisons: of every metric, of every objective with the first."""
-    everything = [(place, name) for place, result in enumerate(results) for name in result.summary]
-    found = {}
-    for test in ("p_value", "wilcoxon_p"):
-        p_values = {key: p for key in everything if (p := getattr(results[key[0]].summary[key[1]], test)) is not None}
-        found[test] = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return tuple(
-        replace(
-            result,
-            summary={
-                name: replace(
-                    each,
-                    p_corrected=found["p_value"].get((place, name)),
-                    wilcoxon_corrected=found["wilcoxon_p"].get((place, name)),
-                )
-                for name, each in result.summary.items()
-            },
-        )
-        for place, result in enumerate(results)
-    )
+def summarised(result: Finetuning, over_rows: Sequence[Mapping[str, tuple[float, float]]]) -> Finetuning:
+    """Summarise every objective metric by metric, paired with the first one, with the verdict on the primary metric.
+
+    The trials of one split are independent pairs. Of several splits, the pairs are the means over the trials of each.
+
+    Args:
+        result: the run.
+        over_rows: of each objective but the first, metric -> interval of the difference over test rows.
+    """
+    first, *others = result.objectives
+    bare = replace(first, summary={name: _spread(first.trials, name) for name in first.trials[0].after})
+    compared = [
+        replace(each, summary=_compared(each, first, rows, len(others), result))
+        for each, rows in zip(others, over_rows, strict=True)
+    ]
+    tests = {place: p for place, each in enumerate(compared) if (p := each.summary[result.primary].wilcoxon_p) is not None}
+    for place, p in zip(tests, holm(list(tests.values())), strict=True):
+        each = compared[place]
+        primary = replace(each.summary[result.primary], wilcoxon_corrected=p)
+        compared[place] = replace(each, summary={**each.summary, result.primary: primary})
+    return replace(result, objectives=(bare, *compared))
 
 
 def conclusions(result: Finetuning) -> list[str]:
-    """Say which objective of a sweep was best, and how the others differ from the first one, a sentence each.
+    """Say which objective of a sweep was best, how the others differ from the first one, and what that covers.
 
-    A difference counts where the corrected p-value of its t test is below 0.05; of the other metrics it says that they show
-    none.
+    A difference in the primary metric is called exactly if the interval printed beside it, which holds for all objectives at
+    once, excludes 0. Other metrics have an interval each and no verdict.
     """
     found = [
         f"best of the {len(done.candidates)} of {done.sweep} by validation: {done.expression}"
@@ -67,29 +56,132 @@ def conclusions(result: Finetuning) -> list[str]:
         if done.sweep
     ]
     first, *others = result.objectives
+    if not others:
+        return found
+    pairs, setting = _pairs(result)
     for other in others:
-        count = len(other.trials)
         against = f"{other.expression} against {first.expression}"
-        if count < 2:
+        if pairs < 2:
             found.append(
                 f"{against}: one trial shows no spread, so that no difference can be told from chance; pass `trials=5`"
             )
             continue
-        moved, fixed, same = [], [], []
-        for name, each in other.summary.items():
-            if each.difference is None:
-                continue
-            if each.p_corrected is not None and each.p_corrected < SIGNIFICANT and each.ci95 is not None:
-                low, high = each.ci95
-                moved.append(f"{name} {each.difference:+.4f} [{low:+.4f}, {high:+.4f}]")
-            elif each.ci95 is None and each.difference:
-                fixed.append(f"{name} {each.difference:+.4f}")
-            else:
-                same.append(name)
-        parts = ["; ".join(moved)] if moved else []
-        if fixed:
-            parts.append(f"the same in all {count} trials, which leaves no spread to test against: {', '.join(fixed)}")
-        if same:
-            parts.append(f"no difference that {count} trials can show in {', '.join(same)}")
-        found.append(f"{against}: {'; '.join(parts)}")
+        found.append(f"{against}: {_verdict(other.summary.get(result.primary), result)}")
+        rest = {name: each for name, each in other.summary.items() if name != result.primary and each.difference is not None}
+        if rest:
+            found.append(
+                "  other metrics, each with its own 95% interval and without a verdict: "
+                + ", ".join(f"{name} {_interval(each.difference, each.ci95)}" for name, each in rest.items())
+            )
+    if pairs >= 2:
+        found.append(_coverage(result, len(others)))
+    if 2 <= pairs < LEAST_PAIRS:
+        found.append(f"a verdict takes at least {LEAST_PAIRS} {setting}: pass `{setting}={LEAST_PAIRS}`")
     return found
+
+
+def _spread(trials: Sequence[Trial], name: str) -> Summary:
+    values = _values(trials, name)
+    return Summary(None, None) if values is None else Summary(*mean_and_std(values))
+
+
+def _values(trials: Sequence[Trial], name: str) -> list[float] | None:
+    """Values of a metric after training, one per trial; None if any is undefined."""
+    values = [value for trial in trials if (value := trial.after.get(name)) is not None]
+    return values if len(values) == len(trials) else None
+
+
+def _compared(
+    other: ObjectiveResult,
+    first: ObjectiveResult,
+    rows: Mapping[str, tuple[float, float]],
+    comparisons: int,
+    result: Finetuning,
+) -> dict[str, Summary]:
+    summary = {}
+    for name in other.trials[0].after:
+        summary[name] = plain = _spread(other.trials, name)
+        values, reference = _values(other.trials, name), _values(first.trials, name)
+        if values is None or reference is None:
+            continue
+        pairs = [split_means(each, result.splits) for each in (values, reference)]
+        found = paired_difference(*pairs, comparisons=comparisons, ratio=result.ratio)
+        summary[name] = described = replace(
+            plain,
+            difference=found.difference,
+            ci95=found.ci95,
+            p_value=found.p_value,
+            # Splits share rows, which a test of independent pairs must not have.
+            wilcoxon_p=signed_rank_p(*pairs) if result.splits == 1 else None,
+            std_difference=found.std,
+            rows_ci95=rows.get(name),
+        )
+        if name != result.primary or found.simultaneous is None:
+            continue
+        if len(pairs[0]) >= LEAST_PAIRS:
+            low, high = found.simultaneous
+            called = not low <= 0 <= high
+            summary[name] = replace(described, p_corrected=found.p_corrected, simultaneous=found.simultaneous, called=called)
+        elif found.std and found.difference:
+            effect = found.difference / found.std
+            needed = pairs_needed(effect, least=LEAST_PAIRS, wanted=POWER, comparisons=comparisons, ratio=result.ratio)
+            summary[name] = replace(described, needed=needed)
+    return summary
+
+
+def _pairs(result: Finetuning) -> tuple[int, str]:
+    """How many independent pairs there are, and the setting that makes more."""
+    return (result.splits, "splits") if result.splits > 1 else (len(result.objectives[0].trials), "trials")
+
+
+def _verdict(primary: Summary | None, result: Finetuning) -> str:
+    name, (pairs, setting) = result.primary, _pairs(result)
+    if primary is None or primary.difference is None:
+        return f"{name} is undefined in some of the trials, so that there is no verdict"
+    rows = "" if primary.rows_ci95 is None else f"; over other test rows (bootstrap) {_bounds(primary.rows_ci95)}"
+    if primary.called is not None:
+        interval = _interval(primary.difference, primary.simultaneous)
+        found = f"{name} differs, {interval}" if primary.called else f"no difference in {name} shown, {interval}"
+        return f"{found}, p = {primary.p_corrected:.2g}{rows}"
+    if not primary.std_difference:
+        return f"{name} {primary.difference:+.4f} in each of the {pairs} {setting}: no spread to test against{rows}"
+    found = f"{name} {primary.difference:+.4f} ± {primary.std_difference:.4f} over {pairs} {setting}, too few for a verdict"
+    if primary.needed is not None:
+        found += f"; a difference of this size would take {primary.needed:,} {setting} (power {POWER:g})"
+    elif result.splits > 1:
+        found += "; no number of splits of these rows would show a difference of this size"
+    else:
+        found += "; a difference of this size would take more than 10,000 trials"
+    return f"{found}{rows}"
+
+
+def _coverage(result: Finetuning, comparisons: int) -> str:
+    """Say what kind of chance the t intervals are about."""
+    at_once = f"; those of {result.primary} hold for all {comparisons} objectives at once" if comparisons > 1 else ""
+    if result.splits > 1:
+        trials = len(result.objectives[0].trials) // result.splits
+        crossed = f", {trials} trials on each" if trials > 1 else ""
+        return (
+            f"the intervals cover the choice of the split and the noise of training ({result.splits} splits{crossed}; "
+            f"corrected resampled t test){at_once}"
+        )
+    found = f"the intervals cover the noise of training alone, on one split and these {result.data.test:,} test rows{at_once}"
+    return f"{found}; `splits=10` covers the split too" if result.data.drawn else found
+
+
+def _interval(difference: float | None, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return f"{difference:+.4f} (no spread)"
+    return f"{difference:+.{_decimals(interval)}f} {_bounds(interval)}"
+
+
+def _bounds(interval: tuple[float, float]) -> str:
+    low, high = (f"{bound:+.{_decimals(interval)}f}" for bound in interval)
+    return f"[{low}, {high}]"
+
+
+def _decimals(interval: tuple[float, float]) -> int:
+    """Four decimals, or as many as show how wide an interval is, and on which side of 0."""
+    low, high = interval
+    finest = high - low if low <= 0 <= high else min(high - low, abs(low), abs(high))
+    return 4 if finest <= 0 else min(max(4, 1 - math.floor(math.log10(finest))), 12)

@@ -39,6 +39,14 @@ class TrainingConfig:
     )
     head: str = _setting("linear", "linear, or mlp with widths, as in 'mlp(128, 64)'.")
     trials: int = _setting(1, "Number of trainings per objective, each with its own seed.", low=1)
+    splits: int = _setting(
+        1,
+        "Number of divisions into training and test rows, each with all trials; from 5 on the verdict covers the split.",
+        low=1,
+    )
+    primary: str = _setting(
+        "macro_f1", "Metric that the verdict is about: macro_f1, accuracy, knn_accuracy, or any metric such as silhouette."
+    )
     epochs: int = _setting(50, "Passes over the training rows.", low=1)
     batch_size: int = _setting(128, "Batch size, unless the sampler decides it.", low=1)
     sampler: str = _setting("shuffled", "shuffled, or 'balanced(classes=32, samples=8)': classes per batch, and rows of each.")
@@ -73,7 +81,7 @@ class TrainingConfig:
             low, value = each.metadata["low"], getattr(self, each.name)
             if low is not None and not (value is None and each.default is None):
                 check_whole(each.name, value, low=low)
-        for name in ("head", "sampler", "optimizer", "schedule", "select_by", "device"):
+        for name in ("head", "sampler", "optimizer", "schedule", "select_by", "primary", "device"):
             _check_text(name, getattr(self, name))
         check_number("learning_rate", self.learning_rate, above=0, high=1e30)
         check_number("weight_decay", self.weight_decay, low=0)

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import f1_score
 
+from embedscope import plugins
+from embedscope.errors import UsageError, unknown
 from embedscope.evaluation import evaluate
+from embedscope.evaluation.evaluating import bound
+from embedscope.metrics import bind
 from embedscope.ops.blocks import row_slices
 
 if TYPE_CHECKING:
@@ -34,10 +38,35 @@ _BLOCK_BYTES = 64 * 2**20
 MOST_KNOWN = 50_000
 
 
-def measured(features: FeatureSet, metrics: Sequence[str], device: torch.device, memory: int) -> dict[str, float | None]:
-    """Measure the rows themselves as `score` does: key in `Scores.metrics` -> value, None where a metric is undefined."""
-    found = evaluate(replace(features, magnitudes=None), metrics, device=device, memory=memory)
-    return {key: measurement.value for key, measurement in found.metrics.items()}
+def primary_name(primary: str) -> str:
+    """Return the metric of the verdict as it is called in results; UsageError for anything that is not measured."""
+    spec = plugins.parse(primary)
+    spec = replace(spec, name=plugins.canonical(spec.name))
+    if spec.name in ACCURACIES:
+        if spec != plugins.Spec(spec.name):
+            raise UsageError(f"cannot read the primary metric '{primary}': {spec.name} takes no options")
+        return spec.name
+    known = [*ACCURACIES, *plugins.names("metrics")]
+    if spec.name not in [*known, *plugins.aliases("metrics")]:
+        raise UsageError(unknown("primary metric", spec.name, known))
+    bind(spec)
+    return str(spec)
+
+
+def measured(
+    features: FeatureSet, metrics: Sequence[str], primary: str, device: torch.device, memory: int
+) -> dict[str, float | None]:
+    """Measure the rows themselves as `score` does, with the primary metric too if it is one of `score`.
+
+    Returns key in `Scores.metrics`, or the primary metric as it is written, -> value, None where a metric is undefined.
+    """
+    wanted = [*metrics, *([] if primary in ACCURACIES else [primary])]
+    found = evaluate(replace(features, magnitudes=None), wanted, device=device, memory=memory)
+    names = list(found.metrics)
+    if primary not in ACCURACIES:
+        (asked,) = bound(primary)
+        names[bound(wanted).index(asked)] = primary
+    return {name: measurement.value for name, measurement in zip(names, found.metrics.values(), strict=True)}
 
 
 def searched(codes: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:

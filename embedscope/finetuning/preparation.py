@@ -11,6 +11,7 @@ from embedscope import plugins
 from embedscope.errors import InputError, UsageError
 from embedscope.evaluation.evaluating import bound
 from embedscope.finetuning.config import default
+from embedscope.finetuning.measuring import primary_name
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.finetuning.specs import check_schedule
 from embedscope.finetuning.validation import criterion
@@ -31,6 +32,7 @@ def check(config: TrainingConfig) -> None:
     """Raise UsageError for settings that no rows could make right, and MissingExtraError without TensorBoard."""
     criterion(config.select_by)
     bound(config.metrics)
+    primary_name(config.primary)
     if not config.val_share:
         refuse_without_validation(config, "a val_share of 0 leaves none")
     if config.tensorboard:

@@ -7,7 +7,7 @@ import tempfile
 import time
 import weakref
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ import numpy as np
 
 from embedscope import devices, distributed
 from embedscope.errors import InterruptedRunError, UsageError
-from embedscope.finetuning.comparing import corrected
+from embedscope.finetuning.comparing import summarised
 from embedscope.finetuning.config import TrainingConfig
 from embedscope.finetuning.material import prepare
+from embedscope.finetuning.measuring import primary_name
 from embedscope.finetuning.preparation import check, grids, head_notes, refuse_without_validation, warn_of_overlap
-from embedscope.finetuning.splitting import fingerprint, part, with_classes_of
+from embedscope.finetuning.splitting import draws_test_rows, fingerprint, part, with_classes_of
 from embedscope.finetuning.sweeping import run_objective
 from embedscope.finetuning.trials import Trials
 from embedscope.ops.blocks import allowance, limits
@@ -31,14 +32,19 @@ from embedscope.store.runs import RunWriter, check_run, directory_names
 from embedscope.store.sources import open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedscope.finetuning.splitting import Parts
     from embedscope.store.features import FeatureSet
-    from embedscope.store.results import ObjectiveResult
 
 # Settings that change nothing in the results, and the device, which is recorded as the one that was chosen.
 _IMMATERIAL = ("memory", "tensorboard", "device")
+
+# What an unfinished run may be resumed with more or less of.
+_EXTENDED = ("objectives", "trials", "splits")
+
+# Seeds of splits are this far apart, so that the trials of one share none with those of another.
+_SPLIT_SEEDS = 10_000
 
 
 def finetune(
@@ -64,17 +70,18 @@ def finetune(
 
     Held out are the rows of the split "test" if the features have one, else a share of every class. The epoch whose weights
     are kept is the best on validation rows: those of the split "val", else a share of every class of the rest. Training takes
-    all others. Every objective sees the same split and, trial by trial, the same start and batches, so that differences are
-    paired. If no term of an objective reaches the classifier, the classifier is trained as a linear probe on the detached
-    embedding, by cross-entropy.
+    all others. Every objective sees the same splits and, trial by trial, the same start and batches, so that differences are
+    paired. With several splits, test and validation rows are drawn anew for each, and all trials are trained on each, with
+    seeds of their own. If no term of an objective reaches the classifier, the classifier is trained as a linear probe on the
+    detached embedding, by cross-entropy.
 
     An objective with lists, `ce + [0.1, 1]*silhouette`, is a sweep: all objectives of the grid are trained, the best on the
     validation rows (mean over trials) stands for it, and it alone is measured on the held-out rows.
 
     Each training is kept in `RUN.partial` as it ends, and one under way every ten seconds; an interrupted run resumes with
-    `resume` and gives identical results; with other objectives or more trials too. An objective that stops being finite ends
-    the run, but in a sweep it is left out. Under torchrun, each process computes its share of every batch, and the gradient is
-    that of the whole batch.
+    `resume` and gives identical results; with other objectives, more trials or more splits too. An objective that stops being
+    finite ends the run, but in a sweep it is left out. Under torchrun, each process computes its share of every batch, and the
+    gradient is that of the whole batch.
 
     Args:
         features: (N, D) as an array, a tensor or a data frame, with `labels`; or, without, a FeatureSet, a path, or a pair
@@ -165,7 +172,13 @@ def _run(
         check_finite(test)
     elif label_map is not None:
         raise UsageError("a label map is for the classes of another test file; name that file too")
-    parts = part(features, test_share=config.test_share, val_share=config.val_share, seed=config.seed, other=test)
+    if config.splits > 1:
+        _refuse_given_split(features, test)
+    configs = [replace(config, seed=config.seed + _SPLIT_SEEDS * split) for split in range(config.splits)]
+    splits = [
+        part(features, test_share=each.test_share, val_share=each.val_share, seed=each.seed, other=test) for each in configs
+    ]
+    parts = splits[0]
     if parts.validation is None:
         refuse_without_validation(config, parts.validated_on)
     points = grids(config, parts)
@@ -173,44 +186,95 @@ def _run(
         warn_of_overlap(parts, say)
     options = {key: value for key, value in asdict(config).items() if key not in _IMMATERIAL}
     options |= {"label_map": label_map, "device": str(where), "processes": distributed.world_size()}
-    data = _described(features, parts, unlabelled)
-    alike = {key: value for key, value in {**options, **asdict(data)}.items() if key not in ("objectives", "trials")}
+    data = replace(_described(features, parts, unlabelled), drawn=test is None and draws_test_rows(features))
+    alike = {key: value for key, value in {**options, **asdict(data)}.items() if key not in _EXTENDED}
     alike["rows"] = distributed.broadcast(lambda: fingerprint(parts))
     writer = RunWriter(run, alike, overwrite=overwrite, resume=resume)
-    results: list[ObjectiveResult] = []
     with ExitStack() as stack:
         stack.enter_context(limits(memory=budget))
         distributed.on_main(lambda: stack.enter_context(writer))
-        work = Trials(
-            parts,
-            prepare(parts, config, where, budget, run.resolve().parent, say),
-            config,
-            writer,
-            notes=head_notes(config, features, parts),
-            provenance=Provenance(
-                model=features.provenance.model,
-                data=features.provenance.data,
-                run=RunOrigin(command=command),
-            ),
-            memory=budget,
-            track=track if distributed.rank() == 0 else untracked,
-            temporary=temporary,
-        )
+        works = [
+            Trials(
+                rows,
+                prepare(rows, each, where, budget // len(splits), run.resolve().parent, silent if split else say),
+                each,
+                writer,
+                notes=head_notes(each, features, rows),
+                provenance=Provenance(
+                    model=features.provenance.model,
+                    data=features.provenance.data,
+                    run=RunOrigin(command=command),
+                ),
+                memory=budget,
+                track=track if distributed.rank() == 0 else untracked,
+                split=split,
+                temporary=temporary,
+            )
+            for split, (rows, each) in enumerate(zip(splits, configs, strict=True))
+        ]
         folders = iter(directory_names([point for grid in points for point in grid]))
         try:
-            before = work.before()
-            for objective, grid in zip(config.objectives, points, strict=True):
-                named = {point: next(folders) for point in grid}
-                results.append(run_objective(work, objective, named, results[0].trials if results else None))
+            befores = [work.before() for work in works]
+            results = [
+                run_objective(works, objective, {point: next(folders) for point in grid})
+                for objective, grid in zip(config.objectives, points, strict=True)
+            ]
+            first, *others = (each.trials for each in results)
+            # Further splits have other test rows: what rows do to a difference is part of what splits do to it.
+            over_rows = [works[0].over_rows(trials, first) if len(works) == 1 else {} for trials in others]
         except KeyboardInterrupt as error:
             if temporary or not writer.has_work:
                 raise
             again = resuming(command) if command else "the same call and resume=True"
             raise InterruptedRunError(f"interrupted; what was trained is kept, resume with: {again}") from error
         options["command"] = command
-        result = Finetuning(run, options, data, corrected(results), time.perf_counter() - started, before)
+        result = Finetuning(
+            run,
+            options,
+            _over_splits(data, config),
+            tuple(results),
+            time.perf_counter() - started,
+            _mean(befores),
+            primary_name(config.primary),
+            config.splits,
+            tuple(befores) if len(befores) > 1 else (),
+        )
+        result = summarised(result, over_rows)
         distributed.on_main(lambda: writer.finish(result))
     return result
+
+
+def _refuse_given_split(features: FeatureSet, test: FeatureSet | None) -> None:
+    """Raise UsageError for test rows that are given, which are one split and no more."""
+    if test is not None:
+        raise UsageError(f"several splits draw their test rows, and those of {test.source} are given: leave out one of the two")
+    if not draws_test_rows(features):
+        raise UsageError(
+            f"several splits draw their test rows, and {features.source} has a split 'test', which alone is held out; leave "
+            "out `splits=`, or give features without that split"
+        )
+
+
+def _over_splits(data: RunData, config: TrainingConfig) -> RunData:
+    """Word where the rows of several splits are from."""
+    if config.splits == 1:
+        return data
+    drawn = f"drawn anew for each of {config.splits} splits"
+    validated_on = f"{config.val_share:.0%} of every class of the rest, {drawn}"
+    return replace(
+        data,
+        held_out=f"{config.test_share:.0%} of every class, {drawn}",
+        validated_on=validated_on if "drawn" in data.validated_on else data.validated_on,
+    )
+
+
+def _mean(befores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Average what was measured before training over splits; None if it is undefined in any."""
+    found: dict[str, float | None] = {}
+    for name in befores[0]:
+        values = [value for each in befores if (value := each[name]) is not None]
+        found[name] = float(np.mean(values)) if len(values) == len(befores) else None
+    return found
 
 
 def _described(features: FeatureSet, parts: Parts, unlabelled: int) -> RunData:

@@ -92,6 +92,11 @@ def part(
     return Parts(train, validation, test, held_out, validated_on)
 
 
+def draws_test_rows(features: FeatureSet) -> bool:
+    """Whether test rows are drawn by chance: the features have no split "test"."""
+    return not _in_split(features, _TEST).any()
+
+
 def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[str, str] | None = None) -> FeatureSet:
     """Give the rows of `other` the classes of `features`, by name or by a mapping of names; unlabelled rows are left out.
 

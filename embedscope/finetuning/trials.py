@@ -12,15 +12,16 @@ import torch
 
 from embedscope import distributed
 from embedscope.finetuning.banks import Chosen
-from embedscope.finetuning.measuring import knn_accuracy, macro_f1, measured, searched
+from embedscope.finetuning.measuring import knn_accuracy, macro_f1, measured, primary_name, searched
 from embedscope.finetuning.training import DivergedError, Training
 from embedscope.finetuning.validation import apply
 from embedscope.models.head import build_head
+from embedscope.ops.paired import bootstrap_of_rows
 from embedscope.store import typed
 from embedscope.store.results import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedscope.finetuning.config import TrainingConfig
     from embedscope.finetuning.material import Material
@@ -59,15 +60,16 @@ class Trials:
     """The trainings of a run, each kept in the run directory as it ends.
 
     Args:
-        parts: the rows.
+        parts: the rows of one split.
         material: the same, as training takes them.
-        config: how to train.
+        config: how to train, with the seed of the split.
         writer: of the run; the first process alone writes.
         notes: what a head's file says beside its tensors, but for objective, seed and epoch.
         provenance: what the stores say, but for the head.
         memory: bytes that rows may take.
         track: shows progress over epochs.
         temporary: whether the run directory is removed if the run fails, so that messages promise nothing that was kept.
+        split: number of the split, from 0.
     """
 
     def __init__(
@@ -82,29 +84,38 @@ class Trials:
         memory: int,
         track: Track,
         temporary: bool = False,
+        split: int = 0,
     ) -> None:
         self.temporary = temporary
         self.parts, self.material, self.config = parts, material, config
         self._writer, self._notes, self._provenance = writer, notes, provenance
-        self._memory, self._track = memory, track
+        self._memory, self._track, self._split = memory, track, split
+        self._primary = primary_name(config.primary)
         self._device = material.labels.device
         self._classes = np.unique(parts.train.labels)
         codes = material.labels.cpu().numpy()
         self._searched = searched(codes, config.seed)
         self._known_codes = codes[self._searched]
 
+    def directories(self, folder: str) -> list[str]:
+        """Name the folders of the trials of an objective, whose own is given."""
+        split = f"/split-{self._split}" if self._split else ""
+        return [f"{folder}{split}/trial-{number}" for number in range(self.config.trials)]
+
     def before(self) -> dict[str, float | None]:
-        """Measure the held-out rows as they came in, and write them."""
+        """Measure the held-out rows as they came in, and write them if they are those of the first split."""
 
         def found() -> dict[str, float | None]:
             test = self.parts.test
             return {
-                **measured(test, self.config.metrics, self._device, self._memory),
+                **measured(test, self.config.metrics, self._primary, self._device, self._memory),
                 "knn_accuracy": knn_accuracy(self._known[:], self._known_codes, test.features, self._test),
                 "macro_f1": None,
                 "accuracy": None,
             }
 
+        if self._split:
+            return self._noted(f"before/split-{self._split}", "measured", "", found)
         values = self._noted("before", "measured", "", found)
         distributed.on_main(lambda: self._writer.write_before(self.parts.test, self._provenance))
         return values
@@ -128,7 +139,7 @@ class Trials:
             "measured",
             objective,
             lambda: self._after(objective, directory, self.config.seed + number),
-            lambda: self._writer.has_after(directory),
+            lambda: self._writer.has_measured(directory),
         )
         return Trial(
             seed=self.config.seed + number,
@@ -138,6 +149,18 @@ class Trials:
             seconds=outcome.seconds,
             directory=directory,
             validation=outcome.validation,
+            split=self._split,
+        )
+
+    def over_rows(self, trials: Sequence[Trial], first: Sequence[Trial]) -> dict[str, tuple[float, float]]:
+        """Compute 95% intervals over test rows of the differences in accuracy and macro-F1 to trials of another objective."""
+
+        def predicted(of: Sequence[Trial]) -> np.ndarray[Any, Any]:
+            names = self.parts.test.class_names
+            return np.searchsorted(self._classes, [self._writer.read_predictions(trial.directory, names) for trial in of])
+
+        return distributed.broadcast(
+            lambda: bootstrap_of_rows(self._test, predicted(trials), predicted(first), seed=self.config.seed)
         )
 
     @property
@@ -194,13 +217,15 @@ class Trials:
         embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
         known, *_ = apply(head, self._known, torch.from_numpy(self._known_codes))
         found = {
-            **measured(replace(test, features=embedding), self.config.metrics, self._device, self._memory),
+            **measured(replace(test, features=embedding), self.config.metrics, self._primary, self._device, self._memory),
             "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
             "macro_f1": macro_f1(self._test, predicted.numpy()),
             "accuracy": float((predicted.numpy() == self._test).mean()),
         }
         made = replace(self._provenance, finetune=replace(self._notes, objective=objective, seed=seed).origin())
         distributed.on_main(lambda: self._writer.write_after(directory, test, embedding, made))
+        codes = self._classes[predicted.numpy()].tolist()
+        distributed.on_main(lambda: self._writer.write_predictions(directory, test, codes))
         return found
 
     def _noted(

@@ -1,4 +1,4 @@
-"""Samples, intervals and paired comparisons."""
+"""Samples and intervals; what compares trainings is in `paired`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embedscope.errors import UndefinedError, UsageError
 from embedscope.ops.class_moments import class_sums, present_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 # Two-sided 95 % of the normal distribution.
 Z95 = 1.959963984540054
@@ -138,62 +138,3 @@ def random_groups(labels: Tensor, count: int, seed: int, *, stratified: bool) ->
     groups = torch.empty(len(labels), dtype=torch.int64, device=labels.device)
     groups[shuffled] = torch.arange(len(labels), device=labels.device) % min(count, len(labels))
     return groups
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Mean difference of paired values, its 95 % t interval, two-sided p-values of paired t and Wilcoxon's signed-rank test.
-
-    Interval and the p-value of t are None where one pair, or no spread at all, leaves nothing to estimate them from; that of
-    Wilcoxon where all differences are 0. With n pairs Wilcoxon's cannot be below 2 / 2^n: 0.0625 for 5.
-    """
-
-    difference: float
-    ci95: tuple[float, float] | None
-    p_value: float | None
-    wilcoxon_p: float | None = None
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Compute the mean and the standard deviation (divisor n - 1); the latter is None for a single value."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Compute the 95 % t interval of the mean of (n,) values; None for a single one."""
-    if len(values) < 2:
-        return None
-    from scipy import stats
-
-    reach = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return float(np.mean(values)) - reach, float(np.mean(values)) + reach
-
-
-def paired_difference(values: Sequence[float], reference: Sequence[float]) -> PairedDifference:
-    """Compare values with reference values of the same trials, (n,) and (n,): mean of values - reference."""
-    gaps = np.subtract(values, reference)
-    mean = float(gaps.mean())
-    if len(gaps) < 2 or not gaps.any():
-        return PairedDifference(mean, None, None)
-    from scipy import stats
-
-    wilcoxon = float(stats.wilcoxon(gaps, method="auto").pvalue)
-    # Equal differences leave no spread to test against, also where their last digits are those of rounding.
-    if np.ptp(gaps) <= 1e-12 * np.abs([values, reference]).max():
-        return PairedDifference(mean, None, None, wilcoxon)
-    test = stats.ttest_1samp(gaps, 0.0)
-    low, high = test.confidence_interval(0.95)
-    return PairedDifference(mean, (float(low), float(high)), float(test.pvalue), wilcoxon)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number, (n,) -> (n,) in [0, 1]: the chance of any false alarm stays below the level.
-
-    Holm 1979, https://www.jstor.org/stable/4615733: the k-th smallest is multiplied by n - k + 1, and kept above those before.
-    """
-    order = np.argsort(p_values)
-    factors = len(p_values) - np.arange(len(p_values))
-    raised = np.maximum.accumulate(np.minimum(np.asarray(p_values, dtype=float)[order] * factors, 1.0))
-    corrected = np.empty(len(p_values))
-    corrected[order] = raised
-    return [float(value) for value in corrected]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope import metrics, plugins
-from embedscope.ops.statistics import mean_interval
+from embedscope.ops.paired import mean_interval, split_means
 from embedscope.plotting import kind
 from embedscope.plotting.figure import series
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Below this, a corrected p-value is a difference.
-_LEVEL = 0.05
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -32,8 +29,8 @@ class Outcome:
     Attributes:
         values: (T,) float64, a trial each, of those in which it is defined.
         mean: of them.
-        ci95: t interval of the mean; None for a single trial.
-        differs: whether the paired difference to the first objective has a corrected p-value below 0.05.
+        ci95: t interval of the mean, over several splits the corrected resampled one; None for a single trial, or split.
+        differs: whether the simultaneous interval of the difference to the first objective excludes 0; of the primary metric.
     """
 
     values: Array
@@ -69,6 +66,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
     counts = {len(objective.trials) for each in comparisons for objective in each.of.result.objectives}
     trials = max(counts)
     several = len(comparisons) > 1
+    primary = ", ".join(dict.fromkeys(each.of.result.primary for each in comparisons))
     against = "the first of its run" if several else objectives[0]
     panels = sheet.arrange(
         [f"{f'{each.of.name}: ' if several else ''}{metric}{direction(metric)}" for each, metric in wanted],
@@ -76,11 +74,11 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
         height=sheet.lines(1.5 * len(objectives) + 4),
         legend=legend,
         notes=[
-            f"Small dots: {trials if len(counts) == 1 else 'the'} trials; large dot and bar: mean and its 95 % interval."
+            f"Small dots: {trials if len(counts) == 1 else 'the'} trials; large dot and bar: mean and its 95% interval."
             if trials > 1
             else "One trial: no interval can be given, and no difference told from chance.",
             *(
-                [f"* differs from {against} by a paired t test, corrected for all comparisons (Holm), p < {_LEVEL:g}."]
+                [f"* {primary} differs from that of {against}: the simultaneous 95% interval of the difference excludes 0."]
                 if trials > 1 and len(objectives) > 1
                 else []
             ),
@@ -130,11 +128,18 @@ def comparison(inputs: Sequence[Run]) -> list[Comparison]:
                 values = [value for trial in each.trials if (value := trial.after.get(metric)) is not None]
                 if values:
                     after[metric][each.expression] = Outcome(
-                        np.array(values), float(np.mean(values)), mean_interval(values), _differs(each.summary.get(metric))
+                        np.array(values), float(np.mean(values)), _interval(values, run), _differs(each.summary.get(metric))
                     )
         found.append(Comparison(run, run.result.before, {metric: outcomes for metric, outcomes in after.items() if outcomes}))
     return found
 
 
 def _differs(summary: Summary | None) -> bool:
-    return summary is not None and summary.p_corrected is not None and summary.p_corrected < _LEVEL
+    return summary is not None and bool(summary.called)
+
+
+def _interval(values: Sequence[float], run: Run) -> tuple[float, float] | None:
+    splits = run.result.splits
+    if len(values) % splits:  # undefined in some of the trials
+        return None
+    return mean_interval(split_means(values, splits), run.result.ratio)

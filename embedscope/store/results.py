@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SCHEMA = "embedscope.finetune/1"
 MANIFEST = "run.json"
 
+# The metric that the verdict is about, unless another is asked for.
+PRIMARY = "macro_f1"
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -34,6 +37,7 @@ class Trial:
         seconds: spent on training.
         directory: where head, features and log lie, relative to the run directory.
         validation: the criterion on the validation rows in the best epoch, or None without validation rows.
+        split: number of the split that it was trained and measured on, from 0.
     """
 
     seed: int
@@ -43,6 +47,7 @@ class Trial:
     seconds: float
     directory: str
     validation: float | None = None
+    split: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,26 @@ class Candidate:
 class Summary:
     """A metric after training, over the trials of an objective, and against the first objective.
 
+    The verdict is about the primary metric. The others are described, each with an interval of its own.
+
     Attributes:
         mean: over trials; None if the metric is undefined.
         std: divisor n - 1; None for a single trial.
         difference: mean of the paired differences to the first objective; None for the first one itself.
-        ci95: its 95% t interval, or None if the trials leave nothing to estimate it from.
-        p_value: two-sided, of the paired t test, uncorrected; None likewise.
-        p_corrected: the same by Holm's method, for the number of comparisons in the run.
-        wilcoxon_p: two-sided, of Wilcoxon's signed-rank test, uncorrected; None if all differences are 0.
-        wilcoxon_corrected: the same by Holm's method.
+        ci95: its 95% t interval by itself, or None if the trials leave nothing to estimate it from; over several splits that of
+            the corrected resampled t test.
+        p_value: two-sided, of the same test, uncorrected; None likewise.
+        p_corrected: of the primary metric, corrected for the number of objectives compared with the first: below 0.05 exactly
+            if `simultaneous` excludes 0.
+        wilcoxon_p: two-sided, of Wilcoxon's signed-rank test, uncorrected; None if all differences are 0, and over splits.
+        wilcoxon_corrected: of the primary metric, by Holm's method over objectives.
+        simultaneous: of the primary metric, the 95% intervals that hold for all objectives at once; None for fewer than five
+            trials (or splits, if there are several).
+        called: of the primary metric, whether `simultaneous` excludes 0; None if no verdict is given.
+        std_difference: standard deviation of the paired differences, divisor n - 1; over several splits, of their means.
+        needed: of the primary metric with too few trials (or splits), how many would show a difference of this size with a
+            power of 0.8; None if there is no estimate, or 10,000 are too few.
+        rows_ci95: 95% interval of the difference over test rows, by the bootstrap; of accuracy and macro_f1 on one split.
     """
 
     mean: float | None
@@ -87,6 +103,11 @@ class Summary:
     p_corrected: float | None = None
     wilcoxon_p: float | None = None
     wilcoxon_corrected: float | None = None
+    simultaneous: tuple[float, float] | None = None
+    called: bool | None = None
+    std_difference: float | None = None
+    needed: int | None = None
+    rows_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +148,7 @@ class RunData:
         dimensions: D.
         classes: K.
         measured_on: what the metrics were computed on, in words.
+        drawn: whether the test rows were drawn by chance, so that other splits are possible.
     """
 
     train: int
@@ -141,6 +163,7 @@ class RunData:
     dimensions: int | None = None
     classes: int | None = None
     measured_on: str = ""
+    drawn: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,7 +176,10 @@ class Finetuning:
         data: the rows.
         objectives: one or more, in the order they were given.
         seconds: the whole run took.
-        before: metric -> value on the held-out rows as they came in; None if it is undefined.
+        before: metric -> value on the held-out rows as they came in, the mean over splits; None if it is undefined.
+        primary: the metric that the verdict is about.
+        splits: number of splits drawn.
+        before_by_split: `before` of each split; empty for a single one.
     """
 
     path: Path
@@ -162,6 +188,14 @@ class Finetuning:
     objectives: tuple[ObjectiveResult, ...]
     seconds: float
     before: Mapping[str, float | None] = field(hash=False)
+    primary: str = PRIMARY
+    splits: int = 1
+    before_by_split: tuple[Mapping[str, float | None], ...] = field(default=(), hash=False)
+
+    @property
+    def ratio(self) -> float:
+        """Number of test rows by number of other rows if several splits were drawn, else 0; see `ops.paired`."""
+        return self.data.test / (self.data.train + self.data.validation) if self.splits > 1 else 0.0
 
     @property
     def comparison(self) -> ComparisonTable:
@@ -227,14 +261,18 @@ class _Document:
     objectives: tuple[ObjectiveResult, ...]
     seconds: float
     before: Mapping[str, float | None] | None = None
+    primary: str = PRIMARY
+    splits: int = 1
+    before_by_split: tuple[Mapping[str, float | None], ...] = ()
 
 
 def as_json(result: Finetuning) -> dict[str, Any]:
-    """Lay a run out in JSON values, as run.json has it; `before` stands in every trial too."""
+    """Lay a run out in JSON values, as run.json has it; every trial has `before` of its split too."""
     document = asdict(result)
     del document["path"]
+    befores = document["before_by_split"] or [document["before"]]
     for objective in document["objectives"]:
-        objective["trials"] = [{**trial, "before": document["before"]} for trial in objective["trials"]]
+        objective["trials"] = [{**trial, "before": befores[trial["split"]]} for trial in objective["trials"]]
     found: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, "embedscope": __version__, **document}, allow_nan=False))
     return found
 
@@ -267,6 +305,13 @@ def read_run(source: str) -> Finetuning:
         document: _Document = typed.read(_Document, parsed, "run")
         if not document.objectives or not all(each.trials for each in document.objectives):
             raise InputError("an objective without trials, or no objective")
+        if document.splits < 1 or any(len(each.trials) % document.splits for each in document.objectives):
+            raise InputError(f"the trials of an objective cannot be divided among {document.splits} splits")
+        if document.splits > 1 and not document.data.train + document.data.validation:
+            raise InputError("several splits without rows to train on")
+        befores = len(document.before_by_split)
+        if any(not 0 <= trial.split < max(befores, 1) for each in document.objectives for trial in each.trials):
+            raise InputError(f"a trial of another split than the {max(befores, 1)} that were measured before")
         for each in document.objectives:
             for directory in [
                 *(trial.directory for trial in each.trials),
@@ -280,7 +325,17 @@ def read_run(source: str) -> Finetuning:
     except (OSError, ValueError, RecursionError, InputError) as error:
         reason = f"{type(error).__name__} {error}" if isinstance(error, RecursionError | ValueError) else str(error)
         raise InputError(f"{path / MANIFEST} is damaged: {reason}; run finetune again with `overwrite=True`") from error
-    return Finetuning(path, document.options, document.data, document.objectives, document.seconds, before)
+    return Finetuning(
+        path,
+        document.options,
+        document.data,
+        document.objectives,
+        document.seconds,
+        before,
+        document.primary,
+        document.splits,
+        document.before_by_split,
+    )
 
 
 def _parsed(path: Path) -> Any:

@@ -5,9 +5,11 @@
     <objective>/trial-<n>/after.h5        the same rows in the embedding of the trained head
     <objective>/trial-<n>/head.safetensors
     <objective>/trial-<n>/log.csv         one line per epoch
+    <objective>/trial-<n>/predictions.csv the held-out rows with their class and the predicted one
+    <objective>/split-<r>/trial-<n>/...   the same of further splits, from 1
 
-Of a sweep, the objectives that were not chosen have head and log alone. Written to `RUN.partial` and renamed when complete;
-`progress/` in it holds what resuming needs, and is removed at the end.
+Of a sweep, the objectives that were not chosen have head and log alone. before.h5 is of the first split. Written to
+`RUN.partial` and renamed when complete; `progress/` in it holds what resuming needs, and is removed at the end.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from embedscope.store.results import Finetuning, Trial
 
 _BEFORE = "before.h5"
+_PREDICTIONS = "predictions.csv"
 _PROGRESS = "progress"
 _BEGUN = "begun.json"
 
@@ -169,10 +172,29 @@ class RunWriter:
         """Write the embedding (N, E) of the held-out rows."""
         self._write_store(f"{directory}/after.h5", held_out, embedding, "embedding", provenance)
 
-    def has_after(self, directory: str) -> bool:
-        """Whether the embedding of a trial is there, and every row of it as it was written."""
+    def write_predictions(self, directory: str, held_out: FeatureSet, predicted: Sequence[int]) -> None:
+        """Write the class that was predicted of each held-out row, (N,) class codes, beside its own, by name."""
+        names = held_out.class_names
+        with finished(self.partial / directory / _PREDICTIONS) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "label", "predicted"])
+            rows = zip(held_out.ids, held_out.labels, predicted, strict=True)
+            writer.writerows([row, names[label], names[code]] for row, label, code in rows)
+
+    def read_predictions(self, directory: str, class_names: Sequence[str]) -> list[int]:
+        """Read the predicted classes of a trial, (N,) class codes."""
+        codes = {name: code for code, name in enumerate(class_names)}
+        path = self.partial / directory / _PREDICTIONS
         try:
-            return verify(self.partial / directory / "after.h5") > 0
+            with path.open(newline="", encoding="utf-8") as file:
+                return [codes[line["predicted"]] for line in csv.DictReader(file)]
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise InputError(f"{path} is damaged; start again with `overwrite=True`") from error
+
+    def has_measured(self, directory: str) -> bool:
+        """Whether predictions and embedding of a trial are there, and every row of the latter as it was written."""
+        try:
+            return (self.partial / directory / _PREDICTIONS).exists() and verify(self.partial / directory / "after.h5") > 0
         except InputError:
             return False
 
@@ -210,14 +232,21 @@ class RunWriter:
         """Write the manifest, last, and give the directory its name."""
         self._refresh()
         write_run(self.partial, result)
-        kept = {_BEFORE, MANIFEST, _PROGRESS} | {
-            directory.partition("/")[0]
+        directories = {
+            directory
             for objective in result.objectives
             for directory in [
                 *(trial.directory for trial in objective.trials),
                 *(each for candidate in objective.candidates for each in candidate.directories),
             ]
         }
+        for path in [*self.partial.glob("*/trial-*"), *self.partial.glob("*/split-*/trial-*")]:
+            if path.relative_to(self.partial).as_posix() not in directories:  # of a resumed run with fewer trials or splits
+                shutil.rmtree(path)
+        for path in self.partial.glob("*/split-*"):
+            if not any(path.iterdir()):
+                path.rmdir()
+        kept = {_BEFORE, MANIFEST, _PROGRESS} | {directory.partition("/")[0] for directory in directories}
         for path in self.partial.iterdir():
             if path.name in kept:
                 continue

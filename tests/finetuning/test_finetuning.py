@@ -8,13 +8,12 @@ from safetensors.torch import load_file
 
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.evaluation import score
-from embedscope.finetuning import conclusions, finetune
+from embedscope.finetuning import finetune
 from embedscope.finetuning.splitting import part
 from embedscope.finetuning.validation import apply
 from embedscope.models.head import build_head
 from embedscope.store import read_features
 from embedscope.store.in_memory import feature_set
-from embedscope.store.results import Finetuning, ObjectiveResult, RunData, Summary, Trial
 from embedscope.store.runs import directory_names, open_run
 
 
@@ -59,9 +58,10 @@ def test_run_directory_is_as_the_contract_says(run, tmp_path):
                 "seconds",
                 "directory",
                 "validation",
+                "split",
             }
             folder = tmp_path / "run" / trial["directory"]
-            assert {path.name for path in folder.iterdir()} == {"head.safetensors", "after.h5", "log.csv"}
+            assert {path.name for path in folder.iterdir()} == {"head.safetensors", "after.h5", "log.csv", "predictions.csv"}
         summary = objective["summary"]["silhouette"]
         values = [trial["after"]["silhouette"] for trial in objective["trials"]]
         assert summary["mean"] == pytest.approx(np.mean(values))
@@ -236,34 +236,6 @@ def test_accuracies_are_those_of_scikit_learn(run, features, tmp_path):
     assert run.before["knn_accuracy"] == pytest.approx(before.score(test.features[:], test.labels))
 
 
-def made_up(summaries, trials=5):
-    trial = Trial(0, 1, 1, {}, 0.0, "d")
-    objectives = tuple(ObjectiveResult(name, (trial,) * trials, summary) for name, summary in summaries.items())
-    return Finetuning(None, {}, RunData(train=2, test=2), objectives, 0.0, {})
-
-
-def test_conclusions_are_plain_sentences():
-    moved = Summary(0.5, 0.01, 0.2, (0.1, 0.3), 0.001, p_corrected=0.004)
-    same = Summary(0.9, 0.01, 0.001, (-0.01, 0.02), 0.02, p_corrected=0.08)
-    first = {name: Summary(0.1, 0.01) for name in ("silhouette", "accuracy")}
-    result = made_up({"ce": first, "ce + silhouette": {"silhouette": moved, "accuracy": same}})
-    assert conclusions(result) == [
-        "ce + silhouette against ce: silhouette +0.2000 [+0.1000, +0.3000]; no difference that 5 trials can show in accuracy"
-    ]
-    assert "one trial shows no spread" in conclusions(made_up({"ce": first, "b": {"accuracy": same}}, trials=1))[0]
-
-
-def test_p_values_are_corrected_for_all_comparisons(features, tmp_path):
-    result = finetune(
-        features, tmp_path / "run", objectives=["ce", "ce + gini", "ce + silhouette"], trials=3, epochs=3, batch_size=16
-    )
-    tested = [each for done in result.objectives[1:] for each in done.summary.values() if each.p_value is not None]
-    assert len(tested) > 7
-    smallest = min(tested, key=lambda each: each.p_value)
-    assert smallest.p_corrected == pytest.approx(min(1, smallest.p_value * len(tested)))
-    assert all(each.p_corrected >= each.p_value for each in tested)
-
-
 def test_tensorboard_shows_what_the_log_has(features, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -310,14 +282,3 @@ def test_rows_that_are_trained_on_are_no_test(features, make_store, blobs, tmp_p
     said = []
     finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, test=other, say=said.append)
     assert any("of the 60 rows of" in text and "are trained on too" in text for text in said)
-
-
-def test_a_difference_without_spread_is_no_missing_difference():
-    first = {name: Summary(0.1, 0.01) for name in ("explained_variance", "accuracy")}
-    fixed = Summary(6.0, 0.0, 3.0, None, None, wilcoxon_p=0.06)
-    same = Summary(0.1, 0.0, 0.0, None, None)
-    (sentence,) = conclusions(made_up({"ce": first, "b": {"explained_variance": fixed, "accuracy": same}}))
-    assert sentence == (
-        "b against ce: the same in all 5 trials, which leaves no spread to test against: explained_variance +3.0000; "
-        "no difference that 5 trials can show in accuracy"
-    )

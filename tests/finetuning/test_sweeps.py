@@ -40,7 +40,7 @@ def test_only_the_chosen_one_meets_the_held_out_rows(features, tmp_path):
     for candidate in swept.candidates:
         names = {path.name for path in (tmp_path / "run" / candidate.directories[0]).iterdir()}
         chosen = candidate.expression == swept.expression
-        assert names == {"head.safetensors", "log.csv"} | ({"after.h5"} if chosen else set())
+        assert names == {"head.safetensors", "log.csv"} | ({"after.h5", "predictions.csv"} if chosen else set())
 
 
 def test_a_criterion_where_lower_is_better(features, tmp_path):

@@ -6,35 +6,11 @@ from scipy import stats
 from embedscope.errors import UsageError
 from embedscope.ops.statistics import (
     half_sample_bias,
-    holm,
-    mean_and_std,
     mean_with_error,
-    paired_difference,
     random_groups,
     stratified_mean,
     stratified_sample,
 )
-
-
-def test_paired_difference_equals_scipy():
-    values, reference = [0.5, 0.7, 0.6, 0.9], [0.4, 0.65, 0.61, 0.7]
-    found = paired_difference(values, reference)
-    expected = stats.ttest_rel(values, reference)
-    assert found.difference == pytest.approx(0.085)
-    assert found.p_value == pytest.approx(expected.pvalue, abs=1e-14)
-    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-14)
-
-
-@pytest.mark.parametrize(("values", "reference"), [([0.5], [0.4]), ([0.5, 0.6], [0.5, 0.6])])
-def test_nothing_to_estimate_from(values, reference):
-    found = paired_difference(values, reference)
-    assert found.ci95 is None
-    assert found.p_value is None
-
-
-def test_mean_and_std():
-    assert mean_and_std([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
-    assert mean_and_std([1.0]) == (1.0, None)
 
 
 def labels_of(*counts):
@@ -132,29 +108,3 @@ def test_bias_of_a_maximum_is_seen_in_halves():
 def test_bias_of_a_mean_is_none():
     values = torch.rand(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert half_sample_bias(float(values.mean()), lambda kept: float(values[kept].mean()), torch.zeros(40)) == pytest.approx(0)
-
-
-def test_wilcoxon_is_beside_the_t_test():
-    values, reference = [0.5, 0.6, 0.72, 0.61, 0.7], [0.4, 0.55, 0.6, 0.63, 0.5]
-    found = paired_difference(values, reference)
-    assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(values, reference).pvalue, abs=1e-12)
-    assert found.p_value == pytest.approx(stats.ttest_rel(values, reference).pvalue, abs=1e-12)
-    assert paired_difference([1.0, 2.0], [1.0, 2.0]).wilcoxon_p is None
-
-
-def test_all_that_five_trials_can_show_by_ranks():
-    assert paired_difference([1.0, 2.1, 3.2, 4.3, 5.5], [0.0] * 5).wilcoxon_p == pytest.approx(2 / 2**5)
-
-
-@pytest.mark.parametrize("p_values", [[0.01], [0.03, 0.01, 0.02], [0.5, 0.9, 0.9], [0.04, 0.04, 0.001, 0.2]])
-def test_holm_by_its_definition(p_values):
-    expected = []
-    for p in p_values:
-        smaller = sorted(q for q in p_values if q <= p)
-        steps = [min(1.0, q * (len(p_values) - sorted(p_values).index(q))) for q in smaller]
-        expected.append(max(steps))
-    assert holm(p_values) == pytest.approx(expected)
-
-
-def test_holm_of_nothing():
-    assert holm([]) == []

@@ -162,3 +162,24 @@ def test_any_json_anywhere_is_read_or_refused_in_a_sentence(tmp_path_factory, da
     except InputError as error:
         problem = str(error)
     assert len(problem.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"splits": 3}, "the trials of an objective cannot be divided among 3 splits"),
+        ({"before_by_split": []}, "a trial of another split than the 1 that were measured before"),
+    ],
+)
+def test_splits_that_do_not_fit_the_trials(folder, change, message):
+    def split(document):
+        document["splits"] = 2
+        document["before_by_split"] = [document["before"]] * 2
+        for objective in document["objectives"]:
+            objective["trials"][1]["split"] = 1
+
+    rewrite(folder, split)
+    assert read_run(str(folder)).splits == 2
+    rewrite(folder, lambda document: document.update(change))
+    with pytest.raises(InputError, match=message):
+        read_run(str(folder))

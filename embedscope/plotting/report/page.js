@@ -434,7 +434,8 @@ function makeRuns() {
     const body = metrics.map((name) =>
       make("tr", {}, make("th", { scope: "row" }, name, better(name)), make("td", { class: "number" }, decimal(first.trials[0]?.before[name] ?? null, digits(name))),
         ...run.objectives.map((each) => {
-          const { mean = null, std = null, difference = null, ci95 = null, p_corrected: p = null } = each.summary[name] ?? {};
+          const { mean = null, std = null, difference = null, ci95: own = null, simultaneous = null, p_corrected: p = null } = each.summary[name] ?? {};
+          const ci95 = simultaneous ?? own;
           const spread = std === null || mean === null ? "" : ` ± ${decimal(std, digits(name))}`;
           const sign = difference > 0 ? "+" : "";
           const against = difference === null ? null : `${sign}${decimal(difference, digits(name))}${ci95 ? ` [${decimal(ci95[0], digits(name))}, ${decimal(ci95[1], digits(name))}]` : ""}${p === null || p === undefined ? "" : `, p ${p < 0.001 ? "< 0.001" : decimal(p)}`}`;
@@ -442,7 +443,7 @@ function makeRuns() {
         })),
     );
     parent.append(scrolling("Objectives", make("table", {}, head, make("tbody", {}, ...body))));
-    parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, "Mean ± standard deviation over trials. Beneath: the paired difference to the first objective with its 95 % interval, and p by Holm's method."));
+    parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, "Mean ± standard deviation over trials. Beneath: the paired difference to the first objective with its 95% interval; p, and intervals that hold for all objectives at once, only of the primary metric."));
     const grid = make("div", { class: "grid" });
     parent.append(grid);
     for (const name of metrics) {
