@@ -222,7 +222,7 @@ def test_public_names():
         (build, ["expression", "num_classes", "dim"], {}),
         (embedscope.score, ["sources"], {"metrics": tuple(METRICS), "layers": (), "split": None, "sample": None, "ci": False}),
         (embedscope.extract, ["encoder", "dataset", "output"], {"layers": (), "pooling": "auto", "batch_size": 256}),
-        (embedscope.finetune, ["features", "run"], {"test": None, "label_map": None, "overwrite": False, "resume": False}),
+        (embedscope.finetune, ["features"], {"test": None, "label_map": None, "overwrite": False, "resume": False}),
         (embedscope.plot, ["sources", "output"], {"kinds": (), "layers": (), "width": "page", "form": "png", "seed": 0}),
         (embedscope.open_model, ["spec", "checkpoint"], {"weights": None, "unsafe_pickle": False, "seed": 0}),
         (embedscope.open_dataset, ["location"], {}),

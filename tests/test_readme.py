@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,16 @@ def test_snippets_run():
     labels = torch.arange(40) % 10
     late, early = (torch.randn(40, 64, generator=generator) + scale * torch.eye(64)[labels] for scale in (5, 1))
     logits = torch.randn(40, 10, generator=generator)
-    namespace = {"features": late, "labels": labels, "logits": logits, "late": late, "early": early}
+    model = torch.nn.Sequential(OrderedDict(body=torch.nn.Linear(64, 16), fc=torch.nn.Linear(16, 10)))
+    namespace = {
+        "features": late,
+        "labels": labels,
+        "logits": logits,
+        "late": late,
+        "early": early,
+        "model": model,
+        "loader": [(late[:20], labels[:20]), (late[20:], labels[20:])],
+    }
     for text in SNIPPETS:
         exec(compile(text, "README.md", "exec"), namespace)
 

@@ -26,7 +26,7 @@ OPTIONS = {
     "rankme": [{}],
     "participation_ratio": [{}],
     "stable_rank": [{}],
-    "power_law_alpha": [{}],
+    "power_law_alpha": [{"first": 1, "last": 100}, {"first": 2, "last": 3}],
 }
 CASES = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{}])]
 # What an oracle gives where that is not the value: values per sample, of which the value is the mean, or an array by name.

@@ -125,7 +125,8 @@ def stable_rank(features):
     return np.linalg.norm(centred, "fro") ** 2 / np.linalg.norm(centred, 2) ** 2
 
 
-def power_law_alpha(features):
+def power_law_alpha(features, first=4, last=100):
     values = [v**2 for v in _singular_values(features, True)]
-    ranks = np.arange(1, len(values) + 1)[3:100]
-    return -np.polyfit(np.log(ranks), np.log(values)[3:100], 1, w=np.sqrt(1 / ranks))[0]
+    values = [value for value in values if value > 1e-20][first - 1 : last]
+    ranks = np.arange(first, first + len(values))
+    return -np.polyfit(np.log(ranks), np.log(values), 1, w=np.sqrt(1 / ranks))[0]
