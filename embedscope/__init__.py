@@ -1,4 +1,4 @@
-"""embedscope: how good is an embedding, which checkpoint is better, what is wrong with it, would another loss mend it?
+"""embedscope: how good is an embedding, which checkpoint is better, what is wrong with it, would another loss improve it?
 
 The names below are imported on first use: `import embedscope` imports no torch.
 """

@@ -36,7 +36,7 @@ _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 app = typer.Typer(
     name="embedscope",
-    help="How good is an embedding, which checkpoint is better, what is wrong with it, and would another loss mend it?",
+    help="How good is an embedding, which checkpoint is better, what is wrong with it, and would another loss improve it?",
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
