@@ -127,7 +127,7 @@ def estimated(measurement: Measurement, per_sample: Tensor, labels: Tensor, anch
 
     The interval covers which samples were drawn as anchors. The value is None, with a note, where a class has no anchor.
     """
-    missing = len(set(labels.tolist())) - len(set(labels[anchors].tolist()))
+    missing = len(present_classes(labels)) - len(present_classes(labels[anchors]))
     if missing:
         note = f"no estimate: {missing} classes have no row among the {len(anchors):,} that were drawn"
         return replace(measurement, value=None, note=note)

@@ -16,7 +16,7 @@ from embedscope.ops.class_moments import class_sums, present_classes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Two-sided 95 % of the normal distribution.
+# Two-sided 95% of the normal distribution.
 Z95 = 1.959963984540054
 
 
@@ -44,7 +44,7 @@ def stratified_sample(labels: Tensor, size: int, seed: int) -> Tensor:
 
 
 def stratified_mean(values: Tensor, whose: Tensor, labels: Tensor) -> tuple[float, tuple[float, float] | None]:
-    """Estimate the mean over all samples from a stratified sample, with its 95 % interval by the normal approximation.
+    """Estimate the mean over all samples from a stratified sample, with its 95% interval by the normal approximation.
 
     `values` (M,) belong to samples of the classes `whose` (M,), drawn without replacement from `labels` (N,). Unbiased. A class
     with one drawn sample has no spread of its own; it is given that of the other classes, pooled; the interval is None where

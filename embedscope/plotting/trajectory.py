@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Value:
-    """A metric of one checkpoint, with its 95 % interval where the metric has a value per sample."""
+    """A metric of one checkpoint, with its 95% interval, if it has one."""
 
     value: float
     ci95: tuple[float, float] | None
