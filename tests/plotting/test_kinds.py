@@ -302,3 +302,12 @@ def test_thinned_inputs_show_the_same_rows_though_one_lacks_a_row(make_store):
     given = prepare([str(whole), str(less)], layers=(), split=None, max_points=60, seed=0)
     first, second = ({*each.ids} for each in given.embeddings)
     assert second == first - {"row299"}
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_comparison_says_of_a_difference_only_what_was_called(differs, monkeypatch, make_store, blobs, tmp_path):
+    finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epochs=1, trials=2)
+    monkeypatch.setattr("embedscope.plotting.comparison._differs", lambda summary: differs)
+    plot([str(tmp_path / "run")], tmp_path / "a.svg", kinds=["comparison"])
+    text = (tmp_path / "a.svg").read_text()
+    assert ("differs from that of" in text, "is called" in text) == (differs, not differs)
