@@ -34,6 +34,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 _HEADING = 20
 _CELL = 40
 _LABEL = 4
+
+# Findings of each embedding that are printed where there are more than two.
+_FINDINGS = 2
 BEST = " *"
 
 
@@ -158,6 +161,30 @@ def print_differences(differences: Sequence[Difference]) -> None:
         rows = [(key, [cells.get((key, name), "–") for name in names]) for key in keys]
         heading = f"minus {shown[0].first}, {'same' if paired else 'different'} samples"
         print_columns(heading, names, [rows])
+
+
+def print_findings(scores: Sequence[Scores]) -> None:
+    """Print what stands out in each embedding, folded to the width of the terminal; of more than two, the first findings."""
+    most = _FINDINGS if len(scores) > 2 else None
+    for entry in scores:
+        looked = f" (looked at {', '.join(entry.examined)})" if entry.examined else ""
+        show("")
+        _fold(f"{entry.name}: {'what stands out' if entry.findings else f'nothing stands out{looked}'}", "", "  ")
+        for finding in entry.findings[:most]:
+            _fold(f"{finding.text}.", "- ", "  ")
+            _fold(f"{finding.next}.", "  ", "  ")
+        if most is not None and len(entry.findings) > most:
+            show(f"  {len(entry.findings) - most} more with --json, or scored alone")
+
+
+def _fold(text: str, first: str, other: str) -> None:
+    """Print a text on stdout, folded to the width of a terminal; in a pipe, as one line."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
+    for line in textwrap.wrap(with_flags(printable(text)), width, initial_indent=first, subsequent_indent=other):
+        show(line)
 
 
 def _signed(difference: Difference) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from embedscope.cli.console import Talk, print_csv, print_differences, print_json, print_scores
+from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
 
@@ -138,4 +138,6 @@ def score(
     else:
         print_scores(scores, per_class=per_class)
         print_differences(scores.differences)
+        if not quiet:
+            print_findings(scores)
     check_thresholds(scores, thresholds)

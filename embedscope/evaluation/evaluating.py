@@ -12,6 +12,7 @@ import torch
 
 from embedscope import devices, distributed, plugins
 from embedscope.errors import UndefinedError
+from embedscope.evaluation.findings import with_findings
 from embedscope.evaluation.intervals import check_ci, estimated, with_interval
 from embedscope.evaluation.scores import Measurement, Samples, Scores
 from embedscope.metrics import STANDARD, MetricDeclaration, Result, bind, declaration
@@ -162,7 +163,7 @@ def evaluate(
             key = each.name if each.name not in found else str(plugins.Spec(each.name, (), each.options))
             found[key] = _measured(each, read, labels, features.class_names, drawn, ci=question, seed=seed)
     counts = np.bincount(features.labels)
-    return Scores(
+    scores = Scores(
         name=features.name,
         source=features.source,
         layer=features.layer,
@@ -176,6 +177,7 @@ def evaluate(
         labels=np.array(features.class_names, dtype=object)[features.labels],
         table=_samples(features, {key: result for key, (_, result) in found.items() if result is not None}, drawn),
     )
+    return with_findings(scores)
 
 
 def _measured(

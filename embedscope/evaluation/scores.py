@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
     from embedscope.evaluation.comparing import Difference
+    from embedscope.evaluation.finding import Finding
     from embedscope.metrics import Better
 
 
@@ -98,7 +99,8 @@ class Scores:
     """All metrics on one embedding.
 
     The fields are those of `score --json`, and beside them `table`, what is known of single samples, and the `ids` (N,) and
-    `labels` (N,), names of classes, of all rows that were measured.
+    `labels` (N,), names of classes, of all rows that were measured. `findings` are what stands out, the weightiest first, and
+    `examined` names what was looked at for them.
     """
 
     name: str
@@ -113,6 +115,8 @@ class Scores:
     table: Samples | None = None
     ids: np.ndarray[Any, Any] | None = None
     labels: np.ndarray[Any, Any] | None = None
+    findings: Sequence[Finding] = ()
+    examined: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
@@ -126,6 +130,8 @@ class Scores:
             "device": self.device,
             "metrics": {key: found.as_json() for key, found in self.metrics.items()},
             "warnings": list(self.warnings),
+            "findings": [each.as_json() for each in self.findings],
+            "examined": list(self.examined),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from embedscope.errors import UsageError
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
+from embedscope.evaluation.findings import with_comparison
 from embedscope.evaluation.scores import ScoreTable
 from embedscope.metrics import STANDARD
 from embedscope.progress import Track, silent, untracked
@@ -75,4 +76,5 @@ def score(
         evaluate(features, chosen, sample=sample, ci=ci, memory=memory, device=device, seed=seed, say=say, track=track)
         for features in found
     ]
-    return ScoreTable(scores, differences(scores, fixed=ci == "fixed") if ci else ())
+    between = differences(scores, fixed=ci == "fixed") if ci else []
+    return ScoreTable(with_comparison(scores, between), between)
