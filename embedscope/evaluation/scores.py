@@ -229,11 +229,12 @@ class ScoreTable(Sequence[Scores]):
         return _pandas().DataFrame.from_dict(rows, orient="index")
 
     def __repr__(self) -> str:
-        parts = [aligned(self._lines())]
-        for entry in self._scores:
-            if entry.findings:
-                parts.append("\n".join([f"{entry.name}: what stands out", *(f"- {each.text}" for each in entry.findings)]))
-        return "\n\n".join(parts)
+        found = [
+            "\n".join([f"{entry.name}: what stands out", *(f"- {each.text}" for each in entry.findings)])
+            for entry in self._scores
+            if entry.findings
+        ]
+        return "\n\n".join([aligned(self._lines()), *found])
 
     def _repr_html_(self) -> str:
         found = [(entry.name, [each.text for each in entry.findings]) for entry in self._scores if entry.findings]
