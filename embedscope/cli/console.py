@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ T = TypeVar("T")
 # A pipe has no width: tables are laid out as wide as they need.
 _PIPE_WIDTH = 10_000
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_UNTIL_BAR = 0.5
 
 # Characters that a heading takes before it is folded, a cell at the most, and a label at least where there is little room.
 _HEADING = 20
@@ -80,19 +82,29 @@ class Talk:
 
 def _bar(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None) -> Iterator[T]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    times = [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left")]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times]
     if size is not None:
         columns.insert(3, TextColumn("{task.fields[speed]}"))
     started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(printable(description), total=total, speed="")
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task(printable(description), total=total, speed="")
+    # Work that is done at once shows no bar; a timer starts it also where the first item takes long. The elapsed time moves.
+    timer = threading.Timer(_SECONDS_UNTIL_BAR, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
         done = 0
         for item in items:
             yield item
             done += 1 if size is None else size(item)
             progress.update(task, completed=done, speed=_speed(done, started))
+    finally:
+        timer.cancel()
+        timer.join()
+        progress.stop()
 
 
 def _lines(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None) -> Iterator[T]:

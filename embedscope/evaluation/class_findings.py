@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedscope.evaluation.finding import Finding
 from embedscope.ops.statistics import wilson_interval
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from embedscope.evaluation.scores import Scores
+
+    Array = np.ndarray[Any, Any]
 
 # How many pairs of classes have a finding of their own.
 _PAIRS = 3
@@ -26,22 +30,27 @@ _FEW = 5
 
 
 @dataclass(frozen=True)
-class _Sides:
+class Sides:
     """Which samples lie nearer to another class than to their own: of each class, how many, and nearer to which."""
 
     total: Counter[str]
     wrong: Counter[str]
     towards: Counter[tuple[str, str]]
 
+    @classmethod
+    def of(cls, labels: Array, nearest: Array, silhouettes: Array) -> Sides:
+        """Count samples by the names of their classes (n,), those of the nearest other classes (n,), and silhouettes (n,)."""
+        crossed = silhouettes < 0
+        mine, others = labels[crossed].tolist(), nearest[crossed].tolist()
+        return cls(Counter(labels.tolist()), Counter(mine), Counter(zip(mine, others, strict=True)))
 
-def _sides(scores: Scores) -> _Sides | None:
+
+def _sides(scores: Scores) -> Sides | None:
     measured = next((key for key, each in scores.metrics.items() if each.name == "silhouette"), None)
     table = scores.table
     if table is None or table.nearest is None or measured is None or measured not in table.values:
         return None
-    crossed = table.values[measured] < 0
-    labels, nearest = table.labels[crossed].tolist(), table.nearest[crossed].tolist()
-    return _Sides(Counter(table.labels.tolist()), Counter(labels), Counter(zip(labels, nearest, strict=True)))
+    return Sides.of(table.labels, table.nearest, table.values[measured])
 
 
 def _share(hits: int, total: int) -> str:
@@ -53,8 +62,10 @@ def _share(hits: int, total: int) -> str:
 def not_separated(scores: Scores) -> list[Finding] | None:
     """Whether so many samples lie nearer to another class that no single pair of classes is worth naming."""
     sides = _sides(scores)
-    if sides is None:
-        return None
+    return None if sides is None else _not_separated(sides)
+
+
+def _not_separated(sides: Sides) -> list[Finding]:
     wrong, total = sides.wrong.total(), sides.total.total()
     interval = wilson_interval(wrong, total)
     if interval[0] <= _NOT_SEPARATED:
@@ -75,9 +86,12 @@ def not_separated(scores: Scores) -> list[Finding] | None:
 def confused(scores: Scores) -> list[Finding] | None:
     """Pairs of classes that run into each other, and classes that run into many."""
     sides = _sides(scores)
-    if sides is None:
-        return None
-    if not_separated(scores):
+    return None if sides is None else confusions(sides)
+
+
+def confusions(sides: Sides) -> list[Finding]:
+    """Name the pairs of classes that run into each other, the strongest first, and the class that runs into many."""
+    if _not_separated(sides):
         return []
     low = {pair: wilson_interval(hits, sides.total[pair[0]])[0] for pair, hits in sides.towards.items()}
     carried = sorted((pair for pair in low if low[pair] > _CONFUSED), key=lambda pair: -low[pair])
@@ -92,7 +106,7 @@ def confused(scores: Scores) -> list[Finding] | None:
     return found + [each for each in _scattered(sides) if each.evidence["class"] not in named]
 
 
-def _pair(sides: _Sides, pair: tuple[str, str], low: float, more: int) -> Finding:
+def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding:
     one, other = pair
     hits, back = sides.towards[pair], sides.towards[pair[::-1]]
     total, others = sides.total[one], sides.total[other]
@@ -124,7 +138,7 @@ def _pair(sides: _Sides, pair: tuple[str, str], low: float, more: int) -> Findin
     )
 
 
-def _scattered(sides: _Sides) -> list[Finding]:
+def _scattered(sides: Sides) -> list[Finding]:
     """Classes of which a good part lies nearer to others, to no single one of them in particular."""
     found = []
     for name, wrong in sides.wrong.items():

@@ -140,7 +140,7 @@ def evaluate(
     else:
         drawn = None if sample is None or sample >= len(labels) else statistics.stratified_sample(labels, sample, seed)
     with ExitStack() as stack:
-        stack.enter_context(limits(memory=budget, track=track))
+        stack.enter_context(limits(memory=budget, track=track, say=say))
         rows = _at_hand(features.features, where, budget)
         by_channel = any(each.declared.reads == "magnitudes" for each in chosen) and features.magnitudes is not None
         magnitudes = _at_hand(features.magnitudes, where, budget) if by_channel and features.magnitudes is not None else None

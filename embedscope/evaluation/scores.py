@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
 from embedscope.plugins import imported
-from embedscope.text import aligned, html_table
+from embedscope.text import aligned, html_list, html_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,10 +229,16 @@ class ScoreTable(Sequence[Scores]):
         return _pandas().DataFrame.from_dict(rows, orient="index")
 
     def __repr__(self) -> str:
-        return aligned(self._lines())
+        found = [
+            "\n".join([f"{entry.name}: what stands out", *(f"- {each.text}" for each in entry.findings)])
+            for entry in self._scores
+            if entry.findings
+        ]
+        return "\n\n".join([aligned(self._lines()), *found])
 
     def _repr_html_(self) -> str:
-        return html_table(self._lines())
+        found = [(entry.name, [each.text for each in entry.findings]) for entry in self._scores if entry.findings]
+        return html_table(self._lines()) + "".join(html_list(f"{name}: what stands out", texts) for name, texts in found)
 
     def _lines(self) -> list[list[str]]:
         """Texts of a table: a heading, then one row per metric; one column per embedding."""

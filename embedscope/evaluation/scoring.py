@@ -61,11 +61,11 @@ def score(
         UsageError: an unknown metric, option, layer or split; a sample or a memory limit too small to work with.
 
     Example:
-        >>> features = [[0.0, 1.0], [0.1, 1.0], [4.0, 0.0], [4.2, 0.0]]
-        >>> score({"late": features, "scaled": [[10 * x, y] for x, y in features]}, ["a", "a", "b", "b"], metrics="silhouette")
+        >>> features = [[0.1 * place, 1.0] for place in range(5)] + [[4 + 0.1 * place, 0.0] for place in range(5)]
+        >>> score({"late": features, "scaled": [[10 * x, y] for x, y in features]}, 5 * ["a"] + 5 * ["b"], metrics="silhouette")
         metric                  late  scaled
-        samples x dimensions   4 x 2   4 x 2
-        silhouette ↑          0.9640  0.9630
+        samples x dimensions  10 x 2  10 x 2
+        silhouette ↑          0.9514  0.9499
     """
     chosen = [metrics] if isinstance(metrics, str) else list(metrics)
     if memory is not None and memory < _LEAST_MEMORY:
