@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from embedscope.cli import main
@@ -39,7 +40,7 @@ def draw(folder: Path) -> None:
     objectives = [part for each in OBJECTIVES for part in ("--objective", each)]
     run("finetune", stores[0], "-o", folder / "run", "--head", "mlp(64, 32)", "--trials", 5, *objectives, "-q")
     PICTURES.mkdir(exist_ok=True)
-    of_one = [*stores[1:], "--split", "test", "--width", "column"]
+    of_one = [*stores[1:], "--split", "test"]
     jobs = [
         *((kind, [*stores, "--split", "test"]) for kind in _OF_BOTH),
         *((kind, of_one) for kind in _OF_ONE),
@@ -47,10 +48,9 @@ def draw(folder: Path) -> None:
     ]
     for kind, given in jobs:
         run("plot", *given, "--kind", kind, "-o", PICTURES / f"{kind}.png", "--overwrite", "-q")
-    run("plot", *stores, folder / "run", "--split", "test", "--kind", "tsne", "-o", folder / "report.html", "-q")
+        shrink(PICTURES / f"{kind}.png")
+    run("plot", *stores, "--split", "test", "--kind", "tsne", "-o", folder / "report.html", "-q")
     photograph(folder / "report.html")
-    for picture in sorted(PICTURES.glob("*.png")):
-        shrink(picture)
 
 
 def shrink(picture: Path) -> None:
@@ -61,7 +61,8 @@ def shrink(picture: Path) -> None:
         image = opened.convert("RGB")
     if image.width > _WIDTH:
         image = image.resize((_WIDTH, round(image.height * _WIDTH / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(255, dither=Image.Dither.NONE).save(picture, optimize=True)
+    # Maximum coverage keeps the colours of small classes, which the median cut merges.
+    image.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 def photograph(page: Path) -> None:
@@ -72,7 +73,7 @@ def photograph(page: Path) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,800", "--enable-unsafe-swiftshader"):
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--enable-unsafe-swiftshader"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
@@ -80,10 +81,15 @@ def photograph(page: Path) -> None:
             "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         )
         driver.get(page.as_uri())
-        WebDriverWait(driver, 60).until(lambda found: found.execute_script("return document.readyState") == "complete")
+        drawn = "return document.documentElement.dataset.drawn === 'all'"
         for name in ("light", "dark"):
+            if name == "dark":
+                driver.find_element(By.ID, "theme").click()
+                driver.execute_script("document.activeElement.blur()")
+            WebDriverWait(driver, 300).until(lambda found: found.execute_script(drawn))
+            driver.execute_script("document.getElementById('map').scrollIntoView()")
+            time.sleep(2)  # for the frame after
             driver.save_screenshot(str(PICTURES / f"page-{name}.png"))
-            driver.find_element(By.XPATH, "//button[contains(., 'Dark')]").click() if name == "light" else None
     finally:
         driver.quit()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from embedscope.evaluation.comparing import Difference
 from embedscope.evaluation.finding import Finding
@@ -14,7 +13,11 @@ from embedscope.store import provenance, results
 from .markdown import annotation, attributes, code, docstring, escaped, table
 
 # Fields that stay in Python.
-_NOT_IN_JSON = {"Scores": {"table", "ids", "labels"}, "Measurement": {"name", "pseudo_values"}, "Finding": {"weight"}}
+_NOT_IN_JSON = {
+    "Scores": {"table", "ids", "labels"},
+    "Measurement": {"name", "pseudo_values", "arrays", "by_class"},
+    "Finding": {"weight"},
+}
 # Key -> the record that its value is made of, where a record is described.
 _SCORE = (
     (Scores, "results[]", "One embedding."),
@@ -84,7 +87,7 @@ def store() -> str:
         "How the features were made, as JSON. A `null` says that it is not known.\n",
     ]
     for name, record in vars(provenance).items():
-        if dataclasses.is_dataclass(record) and isinstance(record, type) and record.__module__ == provenance.__name__:
+        if not name.startswith("_") and dataclasses.is_dataclass(record) and record.__module__ == provenance.__name__:
             known = attributes(record)
             rows = [
                 [code(each.name), code(_json_type(annotation(each.type))), escaped(known.get(each.name, ""), in_table=True)]
