@@ -70,7 +70,7 @@ def _first(text: str | None) -> str:
 
 
 def _shown_name(argument: Any) -> str:
-    return (argument.metavar or argument.name).upper()
+    return str(argument.metavar or argument.name).upper()
 
 
 def _usage(argument: Any) -> str:
@@ -89,7 +89,7 @@ def _kind(option: Any) -> str:
     kind = next((each for each in get_args(kind) if each is not type(None)), kind)
     if inspect.isclass(kind) and issubclass(kind, Enum):
         return "|".join(str(each.value) for each in kind)
-    return {"str": "TEXT", "Path": "PATH"}.get(kind.__name__, kind.__name__.upper())
+    return {"str": "TEXT", "Path": "PATH"}.get(kind.__name__, str(kind.__name__).upper())
 
 
 def _default(option: Any) -> str:

@@ -59,7 +59,7 @@ def json_keys() -> str:
     return "\n\n".join(parts)
 
 
-def _record(record: Any, key: str, meaning: str) -> str:
+def _record(record: type, key: str, meaning: str) -> str:
     known, left_out = attributes(record), _NOT_IN_JSON.get(record.__name__, set())
     rows = [
         [code(each.name), code(_json_type(annotation(each.type))), escaped(known.get(each.name, ""), in_table=True)]
@@ -88,6 +88,7 @@ def store() -> str:
     ]
     for name, record in vars(provenance).items():
         if not name.startswith("_") and dataclasses.is_dataclass(record) and record.__module__ == provenance.__name__:
+            assert isinstance(record, type)
             known = attributes(record)
             rows = [
                 [code(each.name), code(_json_type(annotation(each.type))), escaped(known.get(each.name, ""), in_table=True)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Example|Examples|Yields|Reference|References):(?: (.+))?")
 _ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.+)", re.DOTALL)
@@ -144,7 +146,7 @@ def signature(function: Any, name: str, *, skip: Sequence[str] = ()) -> str:
             parts.append("*")
             star = True
         star = star or each.kind is each.VAR_POSITIONAL
-        prefix = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        prefix = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
         kind = "" if each.annotation is each.empty else f": {annotation(each.annotation)}"
         default = "" if each.default is each.empty else f"{' = ' if kind else '='}{_shown(each.default)}"
         parts.append(f"{prefix}{each.name}{kind}{default}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedscope import plugins
 from embedscope.metrics import STANDARD, MetricDeclaration
@@ -12,6 +11,9 @@ from embedscope.metrics import declaration as metric_declaration
 from embedscope.plotting import declaration as kind_declaration
 
 from .markdown import code, docstring, escaped, first_line, linked, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", None: "neither direction is better"}
 _ARROWS = {"higher": "↑", "lower": "↓", None: ""}
@@ -82,8 +84,9 @@ def losses() -> str:
         [[f"[`{name}`](#{name})", escaped(first_line(factory.__doc__), in_table=True)] for name, factory in factories.items()],
     )
     text = (
-        "An objective is a sum of losses: `ce + 0.5*silhouette(tau_s=0.05)@10` has a weight before `*`, options in brackets and "
-        "the epoch at which a term switches on after `@`. A list of numbers, as in `[0.1, 0.5]*silhouette`, makes a sweep.\n\n"
+        "An objective is a sum of losses: `ce + 0.5*silhouette(tau_s=0.05)@10` has a weight before `*`, options in brackets "
+        "and the epoch at which a term switches on after `@`. A list of numbers, as in `[0.1, 0.5]*silhouette`, makes a "
+        "sweep.\n\n"
         "`embedscope.losses.expression.build` turns an objective into an `nn.Module` for a training loop of your own; see "
         "[Python](python.md#build).\n\n"
     )

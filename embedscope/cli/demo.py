@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,7 +36,7 @@ def demo(
     steps = _steps(folder)
     again = ["--overwrite"] if overwrite else []
     for number, (title, command) in enumerate(steps, start=1):
-        _run(f"Step {number} of {len(steps) + 1}. {title}", [*command, *again])
+        _run(f"Step {number} of {len(steps) + 1}. {title}", [*command, *(again if command[0] != "score" else [])])
     shown = _draw(f"Step {len(steps) + 1} of {len(steps) + 1}. Draw both embeddings", folder, again)
     tell("")
     tell(f"Done. Open {shown}; the features and the run are in {folder}.")
@@ -78,8 +78,6 @@ def _draw(title: str, folder: Path, again: Sequence[str]) -> Path:
 
 def _run(title: str, command: Sequence[str]) -> None:
     """Print a command and run it, in this process, as if it had been typed."""
-    from embedscope.cli import app
-
     sys.stdout.flush()  # what is said on stderr comes after what was printed before
     if title:
         tell("")
@@ -87,8 +85,15 @@ def _run(title: str, command: Sequence[str]) -> None:
     tell(f"$ {shlex.join(['embedscope', *command])}")
     typed, sys.argv = sys.argv, ["embedscope", *command]  # what stores and pages record
     try:
-        code = app(args=list(command), prog_name="embedscope", standalone_mode=False)
+        code = call(list(command))
     finally:
         sys.argv = typed
     if code:
         raise typer.Exit(code)
+
+
+def call(command: list[str]) -> Any:
+    """Run a command; return its exit code, or None."""
+    from embedscope.cli import app
+
+    return app(args=command, prog_name="embedscope", standalone_mode=False)
