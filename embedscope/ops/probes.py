@@ -29,7 +29,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _WORK = 12e8
 
 # The same from which products are in float32, and fits stop at a wider tolerance.
-_LARGE = 1e8
+_LARGE = 1e7
 
 # Steps that L-BFGS remembers.
 _MEMORY = 15
@@ -168,7 +168,7 @@ def _chosen_strength(rows: Tensor, index: Tensor, num_classes: int, seed: int) -
     problem = _Problem(rows[train], index[train], num_classes)
     best, chosen, weights = torch.inf, 1.0, None
     for C in STRENGTHS:
-        weights = problem.solve(C, weights)
+        weights = problem.solve(C, weights, rough=True)
         probabilities = problem.probe(weights, C).probabilities(rows[held_out])
         own = probabilities.gather(1, index[held_out, None]).clamp(min=1e-12)  # of a class without training rows: 0 for any C
         loss = float(-own.log().mean())
@@ -199,8 +199,8 @@ class _Problem:
         self.large = rows.numel() * len(self.known) >= _LARGE
         self.rows = rows.float() if self.large else rows
 
-    def solve(self, C: float, start: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Find weights (d, k) float64 and bias (k,), from those of a neighbouring C if given.
+    def solve(self, C: float, start: tuple[Tensor, Tensor] | None = None, *, rough: bool = False) -> tuple[Tensor, Tensor]:
+        """Find weights (d, k) float64 and bias (k,), from those of a neighbouring C if given; `rough` to compare strengths.
 
         L-BFGS in the coordinates in which Böhning's bound of the Hessian, X'X / 2 + penalty, is the identity
         (doi:10.1007/BF00048682): correlated channels then take no more steps than independent ones.
@@ -226,7 +226,8 @@ class _Problem:
         if start is None:
             start = self.gram.new_zeros(width, classes), self.gram.new_zeros(classes)
         first = torch.cat([root.T @ start[0], start[1][None]])
-        found = minimized(loss, first, slope=1e-5 if self.large else 1e-8, gain=1e-6 if self.large else 1e-15)
+        slope, gain = (1e-4, 1e-4) if rough else (1e-5, 1e-6) if self.large else (1e-8, 1e-15)
+        found = minimized(loss, first, slope=slope, gain=gain)
         return torch.linalg.solve_triangular(root.T, found[:-1], upper=True), found[-1]
 
     def probe(self, solution: tuple[Tensor, Tensor], C: float) -> LinearProbe:

@@ -51,7 +51,8 @@ def test_invariant_exactly_where_declared(name, change, sample):
         assert abs(after - before) > 1e-6
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A metric with a seed draws rows by position.
+@pytest.mark.parametrize("name", [name for name in NAMES if "seed" not in plugins.keywords(load(name))])
 def test_order_and_names_of_labels_do_not_matter(name, sample):
     features, labels = sample
     function = load(name)

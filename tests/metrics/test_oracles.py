@@ -26,6 +26,18 @@ OPTIONS = {
     "rankme": [{}],
     "participation_ratio": [{}],
     "stable_rank": [{}],
+    "calinski_harabasz": [{}],
+    "davies_bouldin": [{}],
+    "cdnv": [{}],
+    "nc1": [{}, {"form": "trace"}],
+    "nc2": [{}],
+    "lda_rank": [{}, {"delta": 1e-6, "divisors": "none"}],
+    "alignment": [{}],
+    "uniformity": [{}, {"t": 0.5}],
+    "anisotropy": [{}, {"centred": True}],
+    "collapse_std": [{}],
+    "two_nn": [{}, {"discard": 0.3}],
+    "linear_probe": [{}, {"C": 0.1}, {"C": 1.0, "folds": 3, "seed": 4}],
     "power_law_alpha": [{"first": 1, "last": 100}, {"first": 2, "last": 3}],
 }
 CASES = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{}])]
@@ -33,6 +45,7 @@ CASES = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{}]
 PARTS = {
     "silhouette": lambda found: found.per_sample,
     "soft_silhouette": lambda found: found.per_sample,
+    "linear_probe": lambda found: found.per_sample,
     "gini": lambda found: found.arrays["per_channel"],
     "explained_variance": lambda found: found.arrays["curve"],
 }
