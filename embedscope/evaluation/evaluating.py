@@ -14,7 +14,7 @@ from embedscope import devices, distributed, plugins
 from embedscope.errors import UndefinedError
 from embedscope.evaluation.intervals import check_ci, estimated, with_interval
 from embedscope.evaluation.scores import Measurement, Samples, Scores
-from embedscope.metrics import STANDARD, MetricDeclaration, Result, bind, declaration
+from embedscope.metrics import STANDARD, MetricDeclaration, Result, bind, declaration, expanded
 from embedscope.ops import statistics
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.class_moments import class_sums, present_classes
@@ -65,13 +65,12 @@ class Metric:
 
 
 def bound(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list[Metric]:
-    """Find metrics by their specs, each once; UsageError for an unknown metric or option.
+    """Find metrics by their specs or the names of sets, each once; UsageError for an unknown metric or option.
 
     All are looked up before any is run: a typo in the last one should not cost the time of the first.
     """
     found: list[Metric] = []
-    for text in [metrics] if isinstance(metrics, str | plugins.Spec) else metrics:
-        spec = plugins.parse(text) if isinstance(text, str) else text
+    for spec in expanded(metrics):
         function, options = bind(spec)
         each = Metric(plugins.canonical(spec.name), function, options)
         if each not in found:
@@ -105,7 +104,7 @@ def evaluate(
 
     Args:
         features: a FeatureSet, or features (N, D) and labels (N,); rows whose label is -1 are left out.
-        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)".
+        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)", or the name of a set such as "collapse".
         sample: metrics with a value per sample measure this many samples, drawn class by class, against all rows, and give the
             stratified (unbiased) mean with its 95% interval; the other metrics stay exact.
         anchors: (M,) ascending positions among the labelled rows: measure these samples instead of drawing them.

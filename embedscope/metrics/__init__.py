@@ -6,12 +6,12 @@ A metric is one function `foo(features (N, D), labels (N,), *, options) -> Resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,24 @@ INVARIANCES = ("translation", "rotation", "scale", "row_scale", "channel_scale")
 
 # What is measured unless something else is asked for.
 STANDARD = ("silhouette", "soft_silhouette", "gini", "class_kl", "explained_variance")
+
+# Sets of metrics that can be asked for by one name, wherever a metric can; `all` is every metric there is.
+SETS: Mapping[str, tuple[str, ...]] = {
+    "standard": STANDARD,
+    "retrieval": ("knn_accuracy", "neighbor_purity", "map_at_r", "r_precision", "recall_at_k", "mrr", "hubness"),
+    "collapse": (
+        "effective_rank",
+        "rankme",
+        "participation_ratio",
+        "stable_rank",
+        "explained_variance",
+        "anisotropy",
+        "collapse_std",
+        "uniformity",
+    ),
+    "neural_collapse": ("nc1", "nc2", "nc3", "nc4", "cdnv"),
+}
+ALL = "all"
 
 # Keywords that the program passes to a metric and that are not options of a spec.
 _PASSED = frozenset({"anchors"})
@@ -147,9 +165,37 @@ def direction(key: str) -> Better | None:
     return declaration(plugins.load("metrics", plugins.parse(key).name)).better
 
 
+def members(name: str) -> list[str] | None:
+    """List the metrics of a set, None if the name is not that of a set."""
+    name, known = plugins.canonical(name), plugins.names("metrics")
+    if name == ALL:
+        return known
+    return [each for each in SETS[name] if each in known] if name in SETS else None
+
+
+def expanded(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list[plugins.Spec]:
+    """Read specs of metrics, and replace the names of sets by what they hold; UsageError for a set with options."""
+    found: list[plugins.Spec] = []
+    for text in [metrics] if isinstance(metrics, str | plugins.Spec) else metrics:
+        spec = plugins.parse(text) if isinstance(text, str) else text
+        if plugins.canonical(spec.name) not in (ALL, *SETS):
+            found.append(spec)
+        elif spec.args or spec.options:
+            raise UsageError(
+                f"the set of metrics {spec.name} takes no options; name the metric that they are for, as in gini(dead='ignore')"
+            )
+        else:
+            found += [plugins.Spec(name) for name in members(spec.name) or ()]
+    return found
+
+
 def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Find a metric and its options, defaults included; UsageError for an unknown metric or option."""
-    function = plugins.load("metrics", spec.name)
+    try:
+        function = plugins.load("metrics", spec.name)
+    except UsageError:
+        known = [*plugins.names("metrics"), *plugins.aliases("metrics"), *SETS, ALL]
+        raise UsageError(unknown("metric", plugins.canonical(spec.name), known)) from None
     for name, value in spec.options.items():
         if not isinstance(value, str | int | float | bool | None):
             raise UsageError(

@@ -56,4 +56,4 @@ def alignment(features: Rows, labels: Tensor) -> Result:
     notes = [f"{zeros:,} zero {'row is' if zeros == 1 else 'rows are'} left out"] if zeros else []
     notes += [f"{alone:,} {'class' if alone == 1 else 'classes'} with one row left out"] if alone else []
     known = zip(gatherer.classes.labels[paired].tolist(), by_class[paired].tolist(), strict=True)
-    return Result(value, by_class={"to_own_class": dict(known)}, note="; ".join(notes) or None)
+    return Result(float(value), by_class={"to_own_class": dict(known)}, note="; ".join(notes) or None)

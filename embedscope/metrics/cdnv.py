@@ -56,5 +56,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
     alone = int((moments.counts == 1).sum())
     note = f"{alone} {'class has' if alone == 1 else 'classes have'} one row, and no variance" if alone else None
     return Result(
-        to_others.mean(), by_class={"to_others": dict(zip(labels_of.tolist(), to_others.tolist(), strict=True))}, note=note
+        float(to_others.mean()),
+        by_class={"to_others": dict(zip(labels_of.tolist(), to_others.tolist(), strict=True))},
+        note=note,
     )

@@ -41,4 +41,4 @@ def collapse_std(features: Rows, labels: Tensor) -> Result:
     Reference: Chen and He 2021, arXiv:2011.10566, figure 2.
     """
     found = gathered(directions, features, labels)
-    return Result(found.deviations().mean(), arrays={"uniform": features.shape[1] ** -0.5}, note=found.note)
+    return Result(float(found.deviations().mean()), arrays={"uniform": features.shape[1] ** -0.5}, note=found.note)

@@ -60,4 +60,4 @@ def davies_bouldin(features: Rows, labels: Tensor) -> Result:
     if not bool(gaps.all()):
         raise UndefinedError("two classes have the same mean: no distance to divide by")
     worst = ((spread[:, None] + spread) / gaps).amax(dim=1)
-    return Result(worst.mean(), by_class={"similarity": dict(zip(classes.labels.tolist(), worst.tolist(), strict=True))})
+    return Result(float(worst.mean()), by_class={"similarity": dict(zip(classes.labels.tolist(), worst.tolist(), strict=True))})

@@ -53,4 +53,4 @@ def nc1(features: Rows, labels: Tensor, *, form: str = "pinv") -> Result:
         value = within.trace() / means.square().sum(dim=1).mean()
     else:
         value = ((axes.T @ within * axes.T).sum(dim=1) / variances).sum() / len(means)
-    return Result(value.clamp(min=0), arrays={"rank": len(variances)})
+    return Result(max(float(value), 0.0), arrays={"rank": len(variances)})

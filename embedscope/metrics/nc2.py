@@ -33,7 +33,8 @@ def nc2(features: Rows, labels: Tensor) -> Result:
         labels: (N,) integers; gaps allowed.
 
     Returns:
-        A value in [0, sqrt 2], lower is more collapsed; 0 for means of equal norm at equal angles, and always with two classes. `arrays`: "norm_variation", the standard deviation of the norms (divisor K) over their mean; "angle_error", the
+        A value in [0, sqrt 2], lower is more collapsed; 0 for means of equal norm at equal angles, and always with two classes.
+        `arrays`: "norm_variation", the standard deviation of the norms (divisor K) over their mean; "angle_error", the
         mean over pairs of |cos + 1 / (K - 1)|, or None if a mean lies at the centre.
 
     Raises:
@@ -53,7 +54,7 @@ def nc2(features: Rows, labels: Tensor) -> Result:
         pairs = ~torch.eye(count, dtype=torch.bool, device=gram.device)
         angles = float((cosines[pairs] + 1 / (count - 1)).abs().mean())
     return Result(
-        torch.linalg.matrix_norm(gram / torch.linalg.matrix_norm(gram) - simplex),
+        float(torch.linalg.matrix_norm(gram / torch.linalg.matrix_norm(gram) - simplex)),
         arrays={"norm_variation": float(norms.std(correction=0) / norms.mean()), "angle_error": angles},
         note="always 0 with two classes" if count == 2 else None,
     )

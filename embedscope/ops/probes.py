@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
 
 # Strengths that are tried, weakest model first, until the loss on validation rows rises.
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 # Rows times dimensions times classes from which a fit is of fewer rows: on two cores, five folds of this take about a minute.
 _WORK = 12e8
 
 # The same from which products are in float32, and fits stop at a wider tolerance.
 _LARGE = 1e7
+
+# Where a fit stops: the largest slope that may be left, and the least share by which a step has to lower the loss. Strengths are
+# compared by rough fits.
+_ENDS = {"exact": (1e-6, 1e-10), "large": (1e-5, 1e-6), "rough": (1e-4, 1e-4)}
 
 # Steps that L-BFGS remembers.
 _MEMORY = 15
@@ -110,7 +114,7 @@ def cross_fitted_probabilities(
     """
     classes = present_classes(labels)
     found = torch.zeros(len(labels), len(classes), dtype=torch.float64, device=labels.device)
-    for positions, probabilities, _ in out_of_sample(features, classes, folds=folds, seed=seed, C=C):
+    for _, positions, probabilities, _ in out_of_sample(features, classes, folds=folds, seed=seed, C=C):
         found[positions] = probabilities
     distributed.all_reduce([found])
     return found
@@ -118,8 +122,8 @@ def cross_fitted_probabilities(
 
 def out_of_sample(
     features: Rows, classes: Classes, *, folds: int, seed: int, C: float | None
-) -> Iterator[tuple[Tensor, Tensor, LinearProbe]]:
-    """Fit a probe without each fold in turn, and predict the fold: positions (B,), probabilities (B, K), the probe.
+) -> Iterator[tuple[int, Tensor, Tensor, LinearProbe]]:
+    """Fit a probe without each fold in turn, and predict the fold: its number, positions (B,), probabilities (B, K), the probe.
 
     A fold comes in blocks of rows. Each process takes its share of the folds.
 
@@ -141,7 +145,7 @@ def out_of_sample(
         held_out = (fold == each).nonzero().squeeze(1)
         for block in blocks.row_slices(len(held_out), 8 * (3 * width + 2 * len(classes))):
             positions = held_out[block]
-            yield positions, probe.probabilities(gathered(features, positions).to(device)), probe
+            yield each, positions, probe.probabilities(gathered(features, positions).to(device)), probe
 
 
 def most_rows(width: int, num_classes: int) -> int:
@@ -226,7 +230,7 @@ class _Problem:
         if start is None:
             start = self.gram.new_zeros(width, classes), self.gram.new_zeros(classes)
         first = torch.cat([root.T @ start[0], start[1][None]])
-        slope, gain = (1e-4, 1e-4) if rough else (1e-5, 1e-6) if self.large else (1e-8, 1e-15)
+        slope, gain = _ENDS["rough" if rough else "large" if self.large else "exact"]
         found = minimized(loss, first, slope=slope, gain=gain)
         return torch.linalg.solve_triangular(root.T, found[:-1], upper=True), found[-1]
 
