@@ -19,6 +19,7 @@ from embedscope.ops import statistics
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.class_moments import class_sums, present_classes
 from embedscope.ops.gathering import sharing
+from embedscope.ops.rows import SelectedColumns
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import select_labelled
 from embedscope.store.in_memory import feature_set
@@ -155,11 +156,12 @@ def evaluate(
                 source=features.source,
             )
         )
+        logits = _logits(features, labels, where, budget) if any(each.declared.takes_logits for each in chosen) else None
         found: dict[str, tuple[Measurement, Result | None]] = {}
         for each, read in zip(chosen, reads, strict=True):
             # A metric asked for twice is told apart by the options that were used.
             key = each.name if each.name not in found else str(plugins.Spec(each.name, (), each.options))
-            found[key] = _measured(each, read, labels, features.class_names, drawn, ci=question, seed=seed)
+            found[key] = _measured(each, read, labels, features.class_names, drawn, logits=logits, ci=question, seed=seed)
     counts = np.bincount(features.labels)
     return Scores(
         name=features.name,
@@ -184,14 +186,16 @@ def _measured(
     class_names: Sequence[str],
     anchors: Tensor | None,
     *,
+    logits: Rows | None,
     ci: str | None,
     seed: int,
 ) -> tuple[Measurement, Result | None]:
     """Run one metric; the Result is None where it is undefined."""
     declared = metric.declared
     blank = Measurement(metric.name, None, declared.better, declared.bounds, metric.options)
+    passed = {"anchors": anchors} if declared.takes_anchors else {}
     try:
-        result = metric(rows, labels, **({"anchors": anchors} if declared.takes_anchors else {}))
+        result = metric(rows, labels, **passed, **({"logits": logits} if declared.takes_logits else {}))
     except UndefinedError as error:
         return replace(blank, note=str(error)), None
     whose = labels if anchors is None else labels[anchors]
@@ -255,6 +259,13 @@ def _at_hand(rows: Rows, device: torch.device, budget: int) -> Rows:
     itemsize = rows.dtype.itemsize + max(rows.dtype.itemsize, 4)
     fits = rows.shape[0] * (rows.shape[1] + 2) * itemsize <= budget * 3 // 4
     return rows[:].to(device) if fits or isinstance(rows, torch.Tensor) else rows
+
+
+def _logits(features: FeatureSet, labels: Tensor, device: torch.device, budget: int) -> Rows | None:
+    """Take the logits of the classes that occur; those of another number of classes as they are, for a metric to refuse."""
+    if features.logits is None or features.logits.shape[1] != len(features.class_names):
+        return features.logits
+    return SelectedColumns(_at_hand(features.logits, device, budget), present_classes(labels).labels)
 
 
 def _plan(features: FeatureSet, rows: Rows, anchors: Tensor | None, budget: int) -> str:

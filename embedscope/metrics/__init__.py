@@ -45,7 +45,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
 ALL = "all"
 
 # Keywords that the program passes to a metric and that are not options of a spec.
-_PASSED = frozenset({"anchors"})
+_PASSED = frozenset({"anchors", "logits"})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,6 +103,8 @@ class MetricDeclaration:
             several metrics need is gathered once, all of it in one pass.
         takes_anchors: whether the metric has a value per sample and can measure M of the N samples, against all of them:
             its function then takes `anchors`, (M,) ascending positions or None.
+        takes_logits: whether the metric reads what the network's classifier gave for the rows: its function then takes
+            `logits`, (N, K) rows, a column for each class that occurs, labels ascending; None if there are none.
         pseudo_values: (features, labels, result, *, fixed, options) -> (N,) float64, whose mean estimates the value of the
             population and whose standard error is that of the value: of a jackknife. `fixed` where the numbers of samples per
             class are given. None to have groups of rows left out.
@@ -117,6 +119,7 @@ class MetricDeclaration:
     reads: Literal["features", "magnitudes"]
     needs: Callable[..., Gatherer | None] | None
     takes_anchors: bool
+    takes_logits: bool
     pseudo_values: Callable[..., Tensor] | None = None
     interval: bool = True
     aliases: tuple[str, ...] = ()
@@ -142,9 +145,19 @@ def metric(
         raise ValueError(f"unknown invariances {unknown}; known are {INVARIANCES}")
 
     def declare(function: F) -> F:
-        takes_anchors = "anchors" in plugins.keywords(function)
+        keywords = plugins.keywords(function)
         declared = MetricDeclaration(
-            better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval, aliases
+            better,
+            bounds,
+            invariant,
+            reference,
+            reads,
+            needs,
+            "anchors" in keywords,
+            "logits" in keywords,
+            pseudo_values,
+            interval,
+            aliases,
         )
         function.declaration = declared  # type: ignore[attr-defined]
         return function

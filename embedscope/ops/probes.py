@@ -31,8 +31,8 @@ _WORK = 12e8
 # The same from which products are in float32, and fits stop at a wider tolerance.
 _LARGE = 1e7
 
-# Where a fit stops: the largest slope that may be left, and the least share by which a step has to lower the loss. Strengths are
-# compared by rough fits.
+# Where a fit stops: the largest slope that may be left, and the least share by which a step has to lower the loss. Fits that
+# compare strengths are rough.
 _ENDS = {"exact": (1e-6, 1e-10), "large": (1e-5, 1e-6), "rough": (1e-4, 1e-4)}
 
 # Steps that L-BFGS remembers.

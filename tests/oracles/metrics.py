@@ -286,3 +286,18 @@ def linear_probe(features, labels, folds=5, C=None, seed=0):
         model = fitted(strength, rows, classes)
         right[fold == each] = model.predict(features[fold == each]) == labels[fold == each]
     return right
+
+
+def nc3(features, labels, logits):
+    _, means = _scatter(features, labels)
+    weight = (np.linalg.pinv(features - features.mean(axis=0), rcond=1e-10) @ (logits - logits.mean(axis=0))).T
+    return np.linalg.norm(weight / np.linalg.norm(weight) - means / np.linalg.norm(means))
+
+
+def nc4(features, labels, logits):
+    means = [x.mean(axis=0) for x in _by_label(features, labels.numpy()).values()]
+    agreed = 0
+    for row, scores in zip(features, logits, strict=True):
+        distances = [_distance(row, mean, "euclidean") for mean in means]
+        agreed += distances.index(min(distances)) == list(scores).index(max(scores))
+    return agreed / len(features)
