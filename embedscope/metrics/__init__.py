@@ -181,8 +181,8 @@ def direction(key: str) -> Better | None:
 def members(name: str) -> list[str] | None:
     """List the metrics of a set, None if the name is not that of a set."""
     name, known = plugins.canonical(name), plugins.names("metrics")
-    if name == ALL:
-        return known
+    if name == ALL:  # the standard ones first: "nearest" of a sample is that of the first metric that knows
+        return list(dict.fromkeys([*STANDARD, *known]))
     return [each for each in SETS[name] if each in known] if name in SETS else None
 
 
