@@ -31,7 +31,12 @@ def score(
     ],
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="A metric, as in gini(dead='ignore'); any number of times.", show_default=False),
+        typer.Option(
+            "--metric",
+            "-m",
+            help="A metric, as in gini(dead='ignore'), or a set of them, as in collapse; any number of times.",
+            show_default=False,
+        ),
     ] = None,
     layer: Layers = None,
     split: Split = None,

@@ -109,7 +109,7 @@ def _without_groups(
 def _why_none(measurement: Measurement, metric: Metric, rows: Rows, labels: Tensor, seed: int) -> str:
     """Say that no interval is honest, and how much the value depends on the number of samples."""
     why = "no interval: the value depends on the number of samples"
-    if isinstance(rows, torch.Tensor) and len(labels) >= 4:
+    if isinstance(rows, torch.Tensor) and len(labels) >= 4 and not metric.declared.takes_logits:
         half = statistics.random_groups(labels, 2, seed, stratified=True) == 0
         try:
             return f"{why}; half of them give {metric(rows[half], labels[half]).value:.4g}, all {measurement.value:.4g}"

@@ -42,7 +42,7 @@ def score(
         sources: features (N, D) with `labels`, a path, a FeatureSet, AnnData, a mapping from names to these, or a list of paths
             and FeatureSets, see `store.sources.open_sources`.
         labels: (N,) of any kind, for the arrays among the sources; a column's name for AnnData.
-        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)".
+        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)", or the name of a set such as "collapse".
         layers: which layers of the stores (keys of obsm in AnnData); all by default.
         split: measure the rows of one split only.
         sample: measure this many samples against all rows, see `evaluation.evaluate`.

@@ -61,7 +61,7 @@ def measured(
     Returns key in `Scores.metrics`, or the primary metric as it is written, -> value, None where a metric is undefined.
     """
     wanted = [*metrics, *([] if primary in ACCURACIES else [primary])]
-    found = evaluate(replace(features, magnitudes=None), wanted, device=device, memory=memory)
+    found = evaluate(replace(features, magnitudes=None, logits=None), wanted, device=device, memory=memory)
     names = list(found.metrics)
     if primary not in ACCURACIES:
         (asked,) = bound(primary)
