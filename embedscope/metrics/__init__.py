@@ -83,6 +83,8 @@ class MetricDeclaration:
         needs: makes what the metric reads of one pass over the rows, a Gatherer (or None for nothing), from (classes, width,
             device) and those options of the metric that it takes. The metric gets it with `ops.gathering.gathered`; what
             several metrics need is gathered once, all of it in one pass.
+        neighbors: tells from all options of the metric which neighbours it reads, (k, distance); the metric gets them with
+            `ops.shared_neighbors.shared_neighbors`. Those of all metrics of a run are found once.
         takes_anchors: whether the metric has a value per sample and can measure M of the N samples, against all of them:
             its function then takes `anchors`, (M,) ascending positions or None.
         pseudo_values: (features, labels, result, *, fixed, options) -> (N,) float64, whose mean estimates the value of the
@@ -102,6 +104,7 @@ class MetricDeclaration:
     pseudo_values: Callable[..., Tensor] | None = None
     interval: bool = True
     aliases: tuple[str, ...] = ()
+    neighbors: Callable[..., tuple[int, str]] | None = None
 
 
 def metric(
@@ -115,6 +118,7 @@ def metric(
     pseudo_values: Callable[..., Tensor] | None = None,
     interval: bool = True,
     aliases: tuple[str, ...] = (),
+    neighbors: Callable[..., tuple[int, str]] | None = None,
 ) -> Callable[[F], F]:
     """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric; see `MetricDeclaration`.
 
@@ -126,7 +130,7 @@ def metric(
     def declare(function: F) -> F:
         takes_anchors = "anchors" in plugins.keywords(function)
         declared = MetricDeclaration(
-            better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval, aliases
+            better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval, aliases, neighbors
         )
         function.declaration = declared  # type: ignore[attr-defined]
         return function
