@@ -72,7 +72,7 @@ def knn_accuracy(
         winner = voters.gather(1, votes.gather(1, voters).argmax(dim=1, keepdim=True))  # the first of those with most
         correct[block] = (winner.squeeze(1) == own[block]).double()
     alone = int((classes.counts == 1).sum())
-    note = f"{alone} samples are alone in their class and count as wrong" if alone else None
+    note = f"samples alone in their class count as wrong: {alone}" if alone else None
     return Result(float(correct.mean()), correct, note=note)
 
 

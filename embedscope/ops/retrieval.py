@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from embedscope.ops.class_moments import Classes
     from embedscope.ops.rows import Rows
 
-# Classes from which the rows of a class are measured from one of their own, so that those near each other keep their digits.
+# The size from which the rows of a class are measured from one of their own, so that those near each other keep their digits.
 _OWN_ORIGIN = 64
 
 _GRID = 2.0**-40
@@ -73,7 +73,7 @@ def _reduced(
     reduce: Callable[[Tensor, Tensor, Tensor], Tensor],
     width: int,
 ) -> Tensor:
-    """Reduce the keys of each row: `reduce(keys (B, N), whether of the same class (B, N), other rows of it (B,)) -> (B, width)`.
+    """Reduce the keys of each row by `reduce(keys (B, N), whether of its class (B, N), other rows of it (B,)) -> (B, width)`.
 
     Returns:
         (M, width) float64; NaN for a row that is alone in its class.
