@@ -74,6 +74,8 @@ def with_interval(
         groups = labels if ci == "fixed" else None
     if values is None or not bool(torch.isfinite(values).all()):
         return _noted(measurement, "no interval: the metric is undefined without some of the samples")
+    if not metric.declared.extrapolates:
+        values = values + (result.value - values.mean())
     found = statistics.mean_with_error(values, groups)
     if len(labels) < _FEW * len(present_classes(labels)):
         measurement = _noted(measurement, f"with fewer than {_FEW} samples per class, the interval may be too narrow")

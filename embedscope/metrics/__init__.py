@@ -90,6 +90,9 @@ class MetricDeclaration:
         pseudo_values: (features, labels, result, *, fixed, options) -> (N,) float64, whose mean estimates the value of the
             population and whose standard error is that of the value: of a jackknife. `fixed` where the numbers of samples per
             class are given. None to have groups of rows left out.
+        extrapolates: whether the value differs from that of the population by a bias that falls as 1 / N, which groups that are
+            left out then tell. Where it does not (more rows are nearer rows, slowly), the interval is around the value, and is
+            that of other samples of the same size.
         interval: False where no interval is honest, whatever it is made of.
         aliases: further names that users may type; values are then reported under the name that was typed.
     """
@@ -105,6 +108,7 @@ class MetricDeclaration:
     interval: bool = True
     aliases: tuple[str, ...] = ()
     neighbors: Callable[..., tuple[int, str]] | None = None
+    extrapolates: bool = True
 
 
 def metric(
@@ -119,6 +123,7 @@ def metric(
     interval: bool = True,
     aliases: tuple[str, ...] = (),
     neighbors: Callable[..., tuple[int, str]] | None = None,
+    extrapolates: bool = True,
 ) -> Callable[[F], F]:
     """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric; see `MetricDeclaration`.
 
@@ -130,7 +135,18 @@ def metric(
     def declare(function: F) -> F:
         takes_anchors = "anchors" in plugins.keywords(function)
         declared = MetricDeclaration(
-            better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval, aliases, neighbors
+            better,
+            bounds,
+            invariant,
+            reference,
+            reads,
+            needs,
+            takes_anchors,
+            pseudo_values,
+            interval,
+            aliases,
+            neighbors,
+            extrapolates,
         )
         function.declaration = declared  # type: ignore[attr-defined]
         return function

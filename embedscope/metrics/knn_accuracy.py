@@ -26,6 +26,7 @@ VOTES = ("dino", "uniform", "distance")
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:2104.14294",
     neighbors=by_options,
+    extrapolates=False,
 )
 def knn_accuracy(
     features: Rows,

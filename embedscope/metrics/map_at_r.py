@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:2003.08505",
     neighbors=ranked_by,
+    extrapolates=False,
 )
 def map_at_r(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Tensor | None = None) -> Result:
     """Mean average precision at R: how far up the own class is among the R nearest rows, R being its other rows.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:2003.08505",
     neighbors=ranked_by,
+    extrapolates=False,
 )
 def mrr(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Tensor | None = None) -> Result:
     """Mean reciprocal rank: 1 / rank of the first row of the own class among all rows by distance.

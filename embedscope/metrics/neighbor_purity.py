@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:1805.01978",
     neighbors=by_options,
+    extrapolates=False,
 )
 def neighbor_purity(
     features: Rows, labels: Tensor, *, k: int = 10, distance: str = "cosine", anchors: Tensor | None = None

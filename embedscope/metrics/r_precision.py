@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:2003.08505",
     neighbors=ranked_by,
+    extrapolates=False,
 )
 def r_precision(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Tensor | None = None) -> Result:
     """R-precision: the share of the own class among the R nearest rows, R being how many other rows the class has.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     invariant=("rotation", "scale", "row_scale"),
     reference="arXiv:2003.08505",
     neighbors=by_options,
+    extrapolates=False,
 )
 def recall_at_k(
     features: Rows, labels: Tensor, *, k: int = 1, distance: str = "cosine", anchors: Tensor | None = None

@@ -24,7 +24,7 @@ _TILE = 2048
 _ON_GPU = 8192
 
 # Numbers of a tile that are looked at together: only a group whose smallest is below the largest one kept is looked into.
-_GROUP = 32
+_GROUP = 16
 
 # The share of groups from which the whole tile is sorted instead.
 _DENSE = 8
@@ -73,15 +73,14 @@ class _Kept:
         self.values = torch.full((rows, count), torch.inf, dtype=like.dtype, device=like.device)
         self.indices = torch.zeros(rows, count, dtype=torch.int64, device=like.device)
         self.largest = torch.full((rows,), torch.inf, dtype=like.dtype, device=like.device)
+        self._waiting: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def take(self, rows: slice, tile: Tensor, start: int, *, turned: bool = False) -> None:
         """Take in a tile (R, C) of some rows, whose columns begin at a position; `turned`, its columns are the rows."""
         other = tile.shape[0 if turned else 1]
         groups = other // _GROUP
         whole = groups * _GROUP
-        if groups == 0 or bool(torch.isinf(self.largest[rows]).any()):
-            return self._take_all(rows, tile.T if turned else tile, start)
-        if not self._sift(rows, tile[:whole] if turned else tile[:, :whole], start, groups, turned=turned):
+        if groups == 0 or not self._sift(rows, tile[:whole] if turned else tile[:, :whole], start, groups, turned=turned):
             return self._take_all(rows, tile.T if turned else tile, start)
         if whole < other:
             self._take_all(rows, tile[whole:].T if turned else tile[:, whole:], start + whole)
@@ -89,20 +88,36 @@ class _Kept:
 
     def _sift(self, rows: slice, tile: Tensor, start: int, groups: int, *, turned: bool) -> bool:
         """Take in what is below the largest kept; False, and nothing is taken, if that is so much that sorting is cheaper."""
-        bound = self.largest[rows]
+        bound, kept = self.largest[rows], self.values.shape[1]
         parted = tile.view(_GROUP, groups, len(bound)) if turned else tile.view(len(bound), _GROUP, groups)
         smallest = parted.amin(dim=0).T if turned else parted.amin(dim=1)  # (R, groups)
+        first = bool(torch.isinf(bound).any())
+        if first:
+            if groups < 2 * kept:
+                return False
+            # The c smallest minima of groups are c numbers: what is above all of them is not among the c smallest.
+            most = smallest.topk(kept, dim=1, largest=False, sorted=False).values.amax(dim=1)
+            bound = torch.minimum(bound, torch.nextafter(most, torch.full_like(most, torch.inf)))
         row, group = (smallest < bound[:, None]).nonzero(as_tuple=True)
-        if len(row) > smallest.numel() // _DENSE:
+        if len(row) > smallest.numel() // (2 if first else _DENSE):
             return False
         if len(row):
             values = parted[:, group, row].T if turned else parted[row, :, group]  # (hits, _GROUP)
             hit, member = (values < bound[row, None]).nonzero(as_tuple=True)
-            self._merge(rows, row[hit], start + member * groups + group[hit], values[hit, member])
+            self._wait(rows, (row[hit], start + member * groups + group[hit], values[hit, member]), now=first)
         return True
 
+    def _wait(self, rows: slice, found: tuple[Tensor, Tensor, Tensor], *, now: bool) -> None:
+        """Put off merging until it is worth it: what is kept only becomes smaller, so nothing is missed meanwhile."""
+        waiting = self._waiting.setdefault((rows.start, rows.stop), [])
+        waiting.append(found)
+        if now or sum(len(each) for each, _, _ in waiting) > (rows.stop - rows.start) * self.values.shape[1] // 2:
+            self._merge(rows)
+
     def fold(self) -> None:
-        """Merge with what the other processes kept."""
+        """Merge what waits, and what the other processes kept."""
+        for start, stop in list(self._waiting):
+            self._merge(slice(start, stop))
 
         def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             values, order = torch.cat([one[0], other[0]], dim=1).topk(one[0].shape[1], dim=1, largest=False, sorted=False)
@@ -114,7 +129,10 @@ class _Kept:
         values, columns = tile.topk(min(self.values.shape[1], tile.shape[1]), dim=1, largest=False, sorted=False)
         self._keep(rows, values, columns + start)
 
-    def _merge(self, rows: slice, row: Tensor, position: Tensor, value: Tensor) -> None:
+    def _merge(self, rows: slice) -> None:
+        row, position, value = (torch.cat(each) for each in zip(*self._waiting.pop((rows.start, rows.stop)), strict=True))
+        order = row.argsort(stable=True)
+        row, position, value = row[order], position[order], value[order]
         counts = torch.bincount(row, minlength=rows.stop - rows.start)
         slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         values = value.new_full((len(counts), int(counts.max())), torch.inf)

@@ -91,10 +91,10 @@ def _reduced(
     found = torch.full((len(mine), width), torch.nan, dtype=torch.float64, device=labels.device)
     groups = list(_groups(classes.index[mine], classes.counts))
     for here, own in blocks.tracked(groups, "ranks", len(groups)):
-        origin = _origin(space, features, classes, own)
+        origin, typical = _origin(space, features, classes, own)
         for block in blocks.row_slices(len(here), len(labels) * 40, blocks.memory() // 8):
             positions = mine[here[block]]
-            keys = _keys(space, features, positions, origin, classes, own)
+            keys = _keys(space, features, positions, origin, typical)
             same = classes.index[positions, None] == classes.index
             found[here[block]] = reduce(keys, same, classes.counts[classes.index[positions]] - 1)
     return distributed.all_gather(found)
@@ -112,23 +112,27 @@ def _groups(index: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, int | None]
             yield here, label
 
 
-def _origin(space: Space, features: Rows, classes: Classes, own: int | None) -> Tensor:
-    """Return where to measure a class from: (D,) float64, a row of it near its median, so that equal rows are exactly there."""
+def _origin(space: Space, features: Rows, classes: Classes, own: int | None) -> tuple[Tensor, float]:
+    """Return where to measure a class from, a row of it near its median, (D,) float64, and a typical |x|² from there.
+
+    Rows that are equal to that row then are exactly at 0. Small classes have the origin and the unit of the space.
+    """
     if own is None:
-        return space.centre
+        return space.centre, 1.0
     members = (classes.index == own).nonzero().squeeze(1)
     rows = space.exact(gathered(features, members[:: max(1, len(members) // 256)]))
-    return rows[(rows - rows.median(dim=0).values).square().sum(dim=1).argmin()]
+    origin = rows[(rows - rows.median(dim=0).values).square().sum(dim=1).argmin()]
+    return origin, float((rows - origin).square().sum(dim=1).median())
 
 
-def _keys(space: Space, features: Rows, positions: Tensor, origin: Tensor, classes: Classes, own: int | None) -> Tensor:
+def _keys(space: Space, features: Rows, positions: Tensor, origin: Tensor, typical: float) -> Tensor:
     """Order all rows by (distance, position) from some: (B,) -> (B, N) int64, whose lowest bits are positions."""
     count = features.shape[0]
     x = space.exact(_in_any_order(features, positions))
     blank = zero_rows(x) if space.unit else None
     x = x - origin
     norms = x.square().sum(dim=1)  # (B,)
-    grid = torch.exp2(torch.ceil(torch.log2((norms + norms.median()).clamp(min=2.0**-900)))) * _GRID
+    grid = torch.exp2(torch.ceil(torch.log2((norms + typical).clamp(min=2.0**-900)))) * _GRID
     keys = torch.empty(len(x), count, dtype=torch.int64, device=x.device)
     mask = _position_mask(count)
     for span in blocks.row_slices(count, features.shape[1] * 24):
