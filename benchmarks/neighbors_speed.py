@@ -1,6 +1,8 @@
 """How fast are exact nearest neighbours, against scikit-learn's brute force and faiss?
 
-    python benchmarks/neighbors_speed.py [--rows 50000] [--runs 3]
+    python benchmarks/neighbors_speed.py [--rows 50000] [--runs 3] [--cpu]
+
+With --cpu, everything has one thread and seconds are those of the process, for a machine that others use as well.
 
 faiss is timed where it can be imported (faiss-cpu is not a dependency). It finds each row itself first, so it is asked for one
 neighbour more, and it returns float32 distances that are not exact between near rows.
@@ -8,11 +10,13 @@ neighbour more, and it returns float32 distances that are not exact between near
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from embedscope.ops.neighbors import nearest_neighbors
 
@@ -53,10 +57,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, N = {options.rows:,}, D = {options.width}, k = {K}, float32"
-    )
+    if options.cpu:
+        torch.set_num_threads(1)
+        threadpool_limits(1)
+    shape = f"N = {options.rows:,}, D = {options.width}, k = {K}, float32"
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {shape}")
     for kind in ("normal", "classes"):
         x = features(kind, options.rows, options.width)
         print(f"{kind} rows, Euclidean")
@@ -67,6 +74,7 @@ def main() -> None:
                 **peers(x.numpy()),
             },
             runs=options.runs,
+            clock=time.process_time if options.cpu else time.perf_counter,
         )
         ours = medians["embedscope"]
         for name, value in medians.items():
