@@ -23,7 +23,8 @@ group.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_siz
 data = np.load(path)
 features, labels = torch.from_numpy(data["X"]), torch.from_numpy(data["y"])
 specs = ["silhouette", "silhouette(distance='cosine')", "silhouette(distance='sqeuclidean')",
-         "soft_silhouette(softmin='weighted')", "gini", "class_kl", "explained_variance", "rankme", "effective_rank"]
+         "soft_silhouette(softmin='weighted')", "gini", "class_kl", "explained_variance", "rankme", "effective_rank",
+         "knn_accuracy", "recall_at_k(distance='euclidean')", "map_at_r", "mrr", "hubness"]
 found = evaluate((features, labels), specs, device="cpu")
 values = [entry.value for entry in found.metrics.values()]
 samples = [values.tolist() for values in found.table.values.values()]
