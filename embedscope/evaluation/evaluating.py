@@ -21,6 +21,7 @@ from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.class_moments import class_sums, present_classes
 from embedscope.ops.gathering import sharing
 from embedscope.ops.rows import SelectedColumns
+from embedscope.ops.shared_neighbors import sharing as sharing_neighbors
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import select_labelled
 from embedscope.store.in_memory import feature_set
@@ -158,6 +159,16 @@ def evaluate(
             )
         )
         logits = _logits(features, labels, where, budget) if any(each.declared.takes_logits for each in chosen) else None
+        near = [
+            (each.declared, read, each.options) for each, read in zip(chosen, reads, strict=True) if each.declared.neighbors
+        ]
+        stack.enter_context(
+            sharing_neighbors(
+                [(read, *declared.neighbors(**options)) for declared, read, options in near if declared.neighbors],
+                drawn,
+                whole=not all(declared.takes_anchors for declared, _, _ in near),
+            )
+        )
         found: dict[str, tuple[Measurement, Result | None]] = {}
         for each, read in zip(chosen, reads, strict=True):
             # A metric asked for twice is told apart by the options that were used.
@@ -219,8 +230,10 @@ def _measured(
 
 
 def _by_class(per_sample: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    classes = present_classes(labels)
-    means = class_sums(per_sample, classes.index, len(classes)) / classes.counts
+    """Average over the samples of each class; those that are NaN, which the metric leaves out, are left out."""
+    kept = ~per_sample.isnan()
+    classes = present_classes(labels[kept])
+    means = class_sums(per_sample[kept], classes.index, len(classes)) / classes.counts
     return {class_names[label]: mean for label, mean in zip(classes.labels.tolist(), means.tolist(), strict=True)}
 
 

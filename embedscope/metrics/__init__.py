@@ -101,6 +101,8 @@ class MetricDeclaration:
         needs: makes what the metric reads of one pass over the rows, a Gatherer (or None for nothing), from (classes, width,
             device) and those options of the metric that it takes. The metric gets it with `ops.gathering.gathered`; what
             several metrics need is gathered once, all of it in one pass.
+        neighbors: tells from all options of the metric which neighbours it reads, (k, distance); the metric gets them with
+            `ops.shared_neighbors.shared_neighbors`. Those of all metrics of a run are found once.
         takes_anchors: whether the metric has a value per sample and can measure M of the N samples, against all of them:
             its function then takes `anchors`, (M,) ascending positions or None.
         takes_logits: whether the metric reads what the network's classifier gave for the rows: its function then takes
@@ -108,6 +110,9 @@ class MetricDeclaration:
         pseudo_values: (features, labels, result, *, fixed, options) -> (N,) float64, whose mean estimates the value of the
             population and whose standard error is that of the value: of a jackknife. `fixed` where the numbers of samples per
             class are given. None to have groups of rows left out.
+        extrapolates: whether the value differs from that of the population by a bias that falls as 1 / N, which groups that are
+            left out then tell. Where it does not (more rows are nearer rows, slowly), the interval is around the value, and is
+            that of other samples of the same size.
         interval: False where no interval is honest, whatever it is made of.
         aliases: further names that users may type; values are then reported under the name that was typed.
     """
@@ -123,6 +128,8 @@ class MetricDeclaration:
     pseudo_values: Callable[..., Tensor] | None = None
     interval: bool = True
     aliases: tuple[str, ...] = ()
+    neighbors: Callable[..., tuple[int, str]] | None = None
+    extrapolates: bool = True
 
 
 def metric(
@@ -136,6 +143,8 @@ def metric(
     pseudo_values: Callable[..., Tensor] | None = None,
     interval: bool = True,
     aliases: tuple[str, ...] = (),
+    neighbors: Callable[..., tuple[int, str]] | None = None,
+    extrapolates: bool = True,
 ) -> Callable[[F], F]:
     """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric; see `MetricDeclaration`.
 
@@ -158,6 +167,8 @@ def metric(
             pseudo_values,
             interval,
             aliases,
+            neighbors,
+            extrapolates,
         )
         function.declaration = declared  # type: ignore[attr-defined]
         return function

@@ -41,6 +41,16 @@ OPTIONS = {
     "linear_probe": [{}, {"C": 0.1}, {"C": 1.0, "folds": 3, "seed": 4}],
     "nc3": [{}],
     "nc4": [{}],
+    "knn_accuracy": [
+        {},
+        {"k": 3, "vote": "uniform"},
+        {"k": 5, "vote": "distance", "distance": "euclidean"},
+        {"k": 100, "temperature": 0.5, "distance": "euclidean"},
+    ],
+    "neighbor_purity": [{}, {"k": 3, "distance": "euclidean"}],
+    "recall_at_k": [{}, {"k": 2, "distance": "euclidean"}],
+    **{name: [{}, {"distance": "euclidean"}] for name in ("mrr", "map_at_r", "r_precision")},
+    "hubness": [{}, {"k": 3, "distance": "euclidean"}],
     "power_law_alpha": [{"first": 1, "last": 100}, {"first": 2, "last": 3}],
 }
 CASES = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{}])]
@@ -51,6 +61,11 @@ PARTS = {
     "linear_probe": lambda found: found.per_sample,
     "gini": lambda found: found.arrays["per_channel"],
     "explained_variance": lambda found: found.arrays["curve"],
+    "knn_accuracy": lambda found: found.per_sample,
+    "neighbor_purity": lambda found: found.per_sample,
+    **dict.fromkeys(
+        ("recall_at_k", "mrr", "map_at_r", "r_precision"), lambda found: found.per_sample[~found.per_sample.isnan()]
+    ),
 }
 
 

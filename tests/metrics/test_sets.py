@@ -22,9 +22,8 @@ def test_sets_hold_metrics_that_there_are():
     assert members("all")[: len(STANDARD)] == list(STANDARD)
     assert sorted(members("all")) == known
     assert members("standard") == list(STANDARD)
-    for name in SETS.keys() - {"retrieval"}:
+    for name in SETS:
         assert members(name) == list(SETS[name])
-    assert set(members("retrieval")) == set(SETS["retrieval"]) & set(known)
     assert members("gini") is None
 
 

@@ -301,3 +301,67 @@ def nc4(features, labels, logits):
         distances = [_distance(row, mean, "euclidean") for mean in means]
         agreed += distances.index(min(distances)) == list(scores).index(max(scores))
     return agreed / len(features)
+
+
+def _ranked(features, labels, distance):
+    """For each sample: (its label, [(distance, label) of the others by distance, then position])."""
+    rows, labels = features.tolist(), labels.tolist()
+    for i, x in enumerate(rows):
+        others = sorted((_distance(x, y, distance), j) for j, y in enumerate(rows) if j != i)
+        yield labels[i], [(d, labels[j]) for d, j in others]
+
+
+def knn_accuracy(features, labels, k=20, vote="dino", temperature=0.07, distance="cosine"):
+    weights = {
+        "dino": lambda d: math.exp((1 - d) / temperature),
+        "uniform": lambda d: 1,
+        "distance": lambda d: 1 / d,
+    }
+    correct = []
+    for own, others in _ranked(features, labels, distance):
+        votes = {}
+        for d, label in others[:k]:
+            votes[label] = votes.get(label, 0) + weights[vote](d)
+        correct.append(float(max(votes, key=votes.get) == own))  # the first of those with most: that of the nearest
+    return np.array(correct)
+
+
+def neighbor_purity(features, labels, k=10, distance="cosine"):
+    return np.array([sum(label == own for _, label in others[:k]) / k for own, others in _ranked(features, labels, distance)])
+
+
+def _hits(features, labels, distance):
+    """For each sample with another of its class: for each other sample by distance, whether it has the class."""
+    hits = [[label == own for _, label in others] for own, others in _ranked(features, labels, distance)]
+    return [each for each in hits if any(each)]
+
+
+def recall_at_k(features, labels, k=1, distance="cosine"):
+    return np.array([float(any(each[:k])) for each in _hits(features, labels, distance)])
+
+
+def mrr(features, labels, distance="cosine"):
+    return np.array([1 / (each.index(True) + 1) for each in _hits(features, labels, distance)])
+
+
+def r_precision(features, labels, distance="cosine"):
+    return np.array([sum(each[: sum(each)]) / sum(each) for each in _hits(features, labels, distance)])
+
+
+def map_at_r(features, labels, distance="cosine"):
+    values = []
+    for each in _hits(features, labels, distance):
+        size = sum(each)
+        values.append(sum(sum(each[: i + 1]) / (i + 1) for i in range(size) if each[i]) / size)
+    return np.array(values)
+
+
+def hubness(features, k=10, distance="cosine"):
+    rows = features.tolist()
+    counts = [0] * len(rows)
+    for i, x in enumerate(rows):
+        for _, j in sorted((_distance(x, y, distance), j) for j, y in enumerate(rows) if j != i)[:k]:
+            counts[j] += 1
+    mean = sum(counts) / len(counts)
+    moments = [sum((count - mean) ** power for count in counts) / len(counts) for power in (2, 3)]
+    return moments[1] / moments[0] ** 1.5
