@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     better="lower",
     bounds=(None, None),
     invariant=("rotation", "scale", "row_scale"),
-    reference="doi:10.1145/1390156.1390244",
+    reference="doi:10.1145/1553374.1553485",
     neighbors=by_options,
     # A third moment that depends on N: what leaving out groups extrapolates to can miss the value itself by far.
     interval=False,
