@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from embedscope.cli.comparisons import print_comparisons
 from embedscope.cli.console import Talk, print_csv, print_differences, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
@@ -42,6 +43,14 @@ def score(
             "--ci",
             help="Add 95% intervals, and those of the differences to the first embedding. `--ci fixed` takes the numbers of "
             "samples per class as given instead of drawn with the samples.",
+        ),
+    ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Say what changed from the first embedding to each other one, on the rows that both have: metrics, structure, "
+            "classes, samples. Adds 95% intervals.",
         ),
     ] = False,
     sample: Annotated[
@@ -83,6 +92,7 @@ def score(
     """
     from embedscope import distributed, evaluation
     from embedscope.devices import parse_bytes
+    from embedscope.evaluation.comparison import sides_column
     from embedscope.evaluation.scores import sample_columns
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
     from embedscope.metrics import STANDARD
@@ -114,6 +124,7 @@ def score(
             split=split,
             sample=sample,
             ci=question,
+            compare=compare,
             memory=None if memory is None else parse_bytes(memory),
             device=device,
             seed=seed,
@@ -130,7 +141,10 @@ def score(
             if measurement.note and measurement.value is not None:
                 talk.say(f"note: {entry.name}: {name}: {measurement.note}")
     if samples is not None:
-        talk.say(f"wrote {write_table(samples, sample_columns(scores)):,} rows to {samples}")
+        columns = sample_columns(scores)
+        if compare:
+            columns["change"] = sides_column(scores, scores.comparisons)
+        talk.say(f"wrote {write_table(samples, columns):,} rows to {samples}")
     if json or form is Format.json:
         print_json(scores.as_json())
     elif form is Format.csv:
@@ -138,4 +152,5 @@ def score(
     else:
         print_scores(scores, per_class=per_class)
         print_differences(scores.differences)
+        print_comparisons(scores.comparisons)
     check_thresholds(scores, thresholds)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from embedscope import distributed
 from embedscope.errors import UsageError
+from embedscope.evaluation import comparison
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
 from embedscope.evaluation.scores import ScoreTable
 from embedscope.metrics import STANDARD
+from embedscope.ops.blocks import allowance, limits
 from embedscope.progress import Track, silent, untracked
-from embedscope.store import select_split
+from embedscope.store import select_labelled, select_split
 from embedscope.store.sources import open_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from embedscope.evaluation.comparison import Comparison
+    from embedscope.evaluation.scores import Scores
+    from embedscope.store.features import FeatureSet
 
 # The least memory that is worth a limit: a run takes several times as much for torch itself.
 _LEAST_MEMORY = 2**24
@@ -29,6 +38,7 @@ def score(
     split: str | None = None,
     sample: int | None = None,
     ci: str | bool = False,
+    compare: bool = False,
     memory: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -46,6 +56,7 @@ def score(
         split: measure the rows of one split only.
         sample: measure this many samples against all rows, see `evaluation.evaluate`.
         ci: add 95% intervals, True (or "drawn") or "fixed", see `evaluation.evaluate`.
+        compare: say what changed from the first embedding to each other one, see `evaluation.comparison`; adds intervals.
         memory: bytes that a run may take; half of what is free by default.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the sample and of resampling.
@@ -71,8 +82,35 @@ def score(
         raise UsageError(f"a memory limit of {memory / 2**20:.1f} MB is too small to work with; give at least 16 MB")
     bound(chosen)  # a typo should not cost the time of opening the sources
     found = [select_split(features, split) for features in open_sources(sources, labels, layers=layers)]
-    scores = [
-        evaluate(features, chosen, sample=sample, ci=ci, memory=memory, device=device, seed=seed, say=say, track=track)
-        for features in found
-    ]
-    return ScoreTable(scores, differences(scores, fixed=ci == "fixed") if ci else ())
+    if compare and len(found) < 2:
+        raise UsageError(f"`compare=True` needs two embeddings or more, got {len(found)}")
+    if compare and sample is not None:
+        raise UsageError("`compare=True` is of all rows; leave out `sample=`")
+
+    def measured(features: FeatureSet) -> Scores:
+        return evaluate(
+            features, chosen, sample=sample, ci=ci or compare, memory=memory, device=device, seed=seed, say=say, track=track
+        )
+
+    scores = [measured(features) for features in found]
+    if compare:
+        comparisons = _comparisons(found, scores, measured, memory, seed, track)
+        return ScoreTable(scores, [each for pair in comparisons for each in pair.differences], comparisons)
+    return ScoreTable(scores, differences(scores) if ci else ())
+
+
+def _comparisons(
+    found: Sequence[FeatureSet],
+    scores: Sequence[Scores],
+    measured: Callable[[FeatureSet], Scores],
+    memory: int | None,
+    seed: int,
+    track: Track,
+) -> list[Comparison]:
+    budget = distributed.all_reduce_object(allowance(torch.device("cpu"), memory), min)
+    labelled = [select_labelled(features)[0] for features in found]
+    with limits(memory=budget, track=track):
+        return [
+            comparison.compare(labelled[0], other, (scores[0], its), measured, seed)
+            for other, its in zip(labelled[1:], scores[1:], strict=True)
+        ]
