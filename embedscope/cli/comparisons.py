@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedscope.cli.console import arrow, number, print_columns, show
+from embedscope.cli.console import BEST, arrow, measured, number, print_columns, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embedscope.evaluation.comparison import ClassChange, Comparison, SideChanges
+    from embedscope.evaluation.ranking import LayerRanking
+    from embedscope.evaluation.scores import Scores
 
 # Classes that a table lists; all of them are in the JSON.
 _CLASSES = 12
@@ -78,3 +80,19 @@ def _change(change: ClassChange) -> str:
     if change.ci95 is not None:
         text += f" [{change.ci95[0]:+.4f}, {change.ci95[1]:+.4f}]"
     return f"{text} *" if change.significant else text
+
+
+def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
+    """Print one row per layer, the best first, and which one to take."""
+    entries = {(entry.name, entry.layer): entry for entry in scores}
+    ordered = [entries[each.name, each.layer] for each in ranking.layers]
+    one_source = len({entry.source for entry in scores}) == len({entry.layer for entry in scores}) - len(scores) + 1
+    keys = [ranking.metric, *(key for key in scores[0].metrics if key != ranking.metric)]
+    rows = []
+    for place, entry in enumerate(ordered):
+        cells = [measured(entry.metrics[key]) if key in entry.metrics else "–" for key in keys]
+        cells[0] += BEST if place == ranking.take else ""
+        rows.append((entry.layer if one_source else entry.name, [f"{entry.dimensions:,}", *cells]))
+    headings = [f"{key}{arrow(scores[0].metrics[key].better)}" for key in keys]
+    print_columns("layer", ["dimensions", *headings], [rows])
+    show(f"{ranking.reason} *")

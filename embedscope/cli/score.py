@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from embedscope.cli.comparisons import print_comparisons
+from embedscope.cli.comparisons import print_comparisons, print_layers
 from embedscope.cli.console import Talk, print_csv, print_differences, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
@@ -53,6 +53,15 @@ def score(
             "classes, samples. Adds 95% intervals.",
         ),
     ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Rank the layers by the first metric, with 95% intervals, and name the smallest that is not significantly worse "
+            "than the best. Silhouettes are ratios of distances, which compare between widths; ranks and explained_variance grow "
+            "with the width.",
+        ),
+    ] = False,
     sample: Annotated[
         int | None,
         typer.Option(
@@ -93,19 +102,22 @@ def score(
     from embedscope import distributed, evaluation
     from embedscope.devices import parse_bytes
     from embedscope.evaluation.comparison import sides_column
+    from embedscope.evaluation.ranking import check_ranked
     from embedscope.evaluation.scores import sample_columns
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
     from embedscope.metrics import STANDARD
     from embedscope.store.files import check_output
     from embedscope.store.tables import check_table, write_table
 
-    question: str | bool = ci
+    question: str | bool = ci or layers
     if ci and "fixed" in features and not Path("fixed").exists():  # an option of typer's has a value always or never
         features, question = [source for source in features if source != "fixed"], "fixed"
         if not features:
             raise UsageError("--ci fixed needs features to measure, as in embedscope score features.h5 --ci fixed")
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
+    if layers:
+        check_ranked(chosen)
     if json and form is Format.csv:
         raise UsageError("--json and --format csv exclude each other")
     if samples is not None:
@@ -133,6 +145,7 @@ def score(
         )
         if distributed.rank() > 0:
             return
+    ranking = scores.ranked() if layers else None
     for entry in scores:
         for warning in entry.warnings:
             talk.warn(f"{entry.name}: {warning}")
@@ -146,11 +159,14 @@ def score(
             columns["change"] = sides_column(scores, scores.comparisons)
         talk.say(f"wrote {write_table(samples, columns):,} rows to {samples}")
     if json or form is Format.json:
-        print_json(scores.as_json())
+        print_json(scores.as_json() | ({} if ranking is None else {"layers": ranking.as_json()}))
     elif form is Format.csv:
         print_csv(scores)
     else:
-        print_scores(scores, per_class=per_class)
-        print_differences(scores.differences)
+        if ranking is None:
+            print_scores(scores, per_class=per_class)
+            print_differences(scores.differences)
+        else:
+            print_layers(scores, ranking)
         print_comparisons(scores.comparisons)
     check_thresholds(scores, thresholds)
