@@ -95,4 +95,4 @@ def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
         rows.append((entry.layer if one_source else entry.name, [f"{entry.dimensions:,}", *cells]))
     headings = [f"{key}{arrow(scores[0].metrics[key].better)}" for key in keys]
     print_columns("layer", ["dimensions", *headings], [rows])
-    show(f"{ranking.reason} *")
+    show(f"* {ranking.reason}")

@@ -57,9 +57,9 @@ def score(
         bool,
         typer.Option(
             "--layers",
-            help="Rank the layers by the first metric, with 95% intervals, and name the smallest that is not significantly worse "
-            "than the best. Silhouettes are ratios of distances, which compare between widths; ranks and explained_variance grow "
-            "with the width.",
+            help="Rank the layers by the first metric, and name the smallest that is not significantly worse than the best. "
+            "Adds 95% intervals. Silhouettes are ratios of distances, so they compare between widths; explained_variance and "
+            "ranks grow with the width.",
         ),
     ] = False,
     sample: Annotated[
