@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from embedscope.evaluation.comparison import ClassChange, Comparison, SideChanges
     from embedscope.evaluation.ranking import LayerRanking
     from embedscope.evaluation.scores import Scores
+    from embedscope.evaluation.shift import ClassShift, Shift
 
-# Classes that a table lists; all of them are in the JSON.
+# Classes that a table lists, and rows that are named; all of them are in the JSON.
 _CLASSES = 12
+_ROWS = 3
 
 
 def print_comparisons(comparisons: Sequence[Comparison]) -> None:
@@ -96,3 +98,40 @@ def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
     headings = [f"{key}{arrow(scores[0].metrics[key].better)}" for key in keys]
     print_columns("layer", ["dimensions", *headings], [rows])
     show(f"* {ranking.reason}")
+
+
+def print_shifts(shifts: Sequence[Shift]) -> None:
+    """Print how far other rows are from those of each embedding."""
+    for each in shifts:
+        show("")
+        show(f"shift from {each.name} to {each.against}: {'detected' if each.detected else 'none detected'}")
+        low, high = each.auc_ci95
+        drawn = "" if each.drawn == each.rows else f"; {each.drawn[0]:,} and {each.drawn[1]:,} drawn for AUC and MMD"
+        show(f"  rows       {each.rows[0]:,} and {each.rows[1]:,}{drawn}")
+        if each.shared:
+            show(f"  note       {each.shared:,} ids are on both sides; copies of a row push the AUC below 0.5")
+        show(f"  AUC        {each.auc:.3f} [{low:.3f}, {high:.3f}]  (telling the two apart; 0.5 is chance)")
+        show(f"  MMD²       {each.mmd:.2e}  (p = {_p(each.mmd_p_value)}, {each.permutations} permutations, pooled rows)")
+        show(f"  far rows   {each.beyond:.1%} beyond 99% of the rows of {each.name} (1.0% expected)")
+        for row in each.furthest[:_ROWS]:
+            show(f"             {row.ratio:.1f}x as far as is usual: {row.id}")
+        if each.proportions_p_value is not None:
+            show(f"  classes    shares differ with p = {_p(each.proportions_p_value)} (chi-squared)")
+            _print_class_shifts(each)
+
+
+def _print_class_shifts(shift: Shift) -> None:
+    order = sorted(shift.classes, key=lambda each: (-(each.distance or 0.0), each.name))
+    shown = order[:_CLASSES]
+    rows = [(each.name, [f"{each.shares[0]:.1%}", f"{each.shares[1]:.1%}", *_moved(each)]) for each in shown]
+    print_columns("class", [f"in {shift.name}", f"in {shift.against}", "moved by", "by chance", "p"], [rows])
+    if len(shown) < len(order):
+        show(f"  the {len(shown)} that moved most, of {len(order):,}; JSON has all")
+    show("  moved by: distance between means over the spread; by chance: 95% stay below;")
+    show("  p is corrected for the number of classes")
+
+
+def _moved(found: ClassShift) -> tuple[str, str, str]:
+    if found.distance is None or found.by_chance is None or found.p_value is None:
+        return "–", "–", "–"
+    return f"{found.distance:.3f}", f"{found.by_chance:.3f}", _p(found.p_value) + (BEST if found.p_value <= 0.05 else "")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from embedscope.cli.comparisons import print_comparisons, print_layers
+from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
 from embedscope.cli.console import Talk, print_csv, print_differences, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
@@ -62,6 +62,14 @@ def score(
             "ranks grow with the width.",
         ),
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure the shift to other rows of the same layer, with or without labels, such as production.h5: classifier "
+            "AUC, MMD, classes, rows furthest out.",
+            show_default=False,
+        ),
+    ] = None,
     sample: Annotated[
         int | None,
         typer.Option(
@@ -137,6 +145,7 @@ def score(
             sample=sample,
             ci=question,
             compare=compare,
+            against=against,
             memory=None if memory is None else parse_bytes(memory),
             device=device,
             seed=seed,
@@ -169,4 +178,5 @@ def score(
         else:
             print_layers(scores, ranking)
         print_comparisons(scores.comparisons)
+        print_shifts(scores.shifts)
     check_thresholds(scores, thresholds)

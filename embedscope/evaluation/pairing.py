@@ -61,7 +61,7 @@ def paired(ids: Array, labels: Array, other_ids: Array, other_labels: Array) -> 
     reason = None
     if not len(first):
         reason = "no id is in both"
-    elif len(ids) != len(other_ids) and _are_numbers(ids) and _are_numbers(other_ids):
+    elif len(ids) != len(other_ids) and are_row_numbers(ids) and are_row_numbers(other_ids):
         reason = f"ids are row numbers, of {len(ids):,} and {len(other_ids):,} rows"
     elif differing := int((labels[first] != other_labels[second]).sum()):
         have = "id has" if differing == 1 else "ids have"
@@ -107,5 +107,6 @@ def _ordered(rows: Rows, order: torch.Tensor, stack: ExitStack) -> Rows:
     return stack.enter_context(sorted_on_disk(rows, order))
 
 
-def _are_numbers(ids: Array) -> bool:
+def are_row_numbers(ids: Array) -> bool:
+    """Whether ids only count the rows, so that the same id elsewhere need not be the same sample."""
     return all(str(each) == str(row) for row, each in enumerate(ids))

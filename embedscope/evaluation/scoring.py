@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from embedscope import distributed
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, unknown
 from embedscope.evaluation import comparison
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
 from embedscope.evaluation.scores import ScoreTable
+from embedscope.evaluation.shift import measure_shift
 from embedscope.metrics import STANDARD
 from embedscope.ops.blocks import allowance, limits
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import select_labelled, select_split
+from embedscope.store.features import FeatureSet
 from embedscope.store.sources import open_sources
 
 if TYPE_CHECKING:
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 
     from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.scores import Scores
-    from embedscope.store.features import FeatureSet
 
 # The least memory that is worth a limit: a run takes several times as much for torch itself.
 _LEAST_MEMORY = 2**24
@@ -39,6 +43,7 @@ def score(
     sample: int | None = None,
     ci: str | bool = False,
     compare: bool = False,
+    against: Any = None,
     memory: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -57,6 +62,8 @@ def score(
         sample: measure this many samples against all rows, see `evaluation.evaluate`.
         ci: add 95% intervals, True (or "drawn") or "fixed", see `evaluation.evaluate`.
         compare: say what changed from the first embedding to each other one, see `evaluation.comparison`; adds intervals.
+        against: other rows, such as those of production, of the same layers: how far they are from these is measured too, see
+            `evaluation.shift`. A source as the others; an array needs no labels.
         memory: bytes that a run may take; half of what is free by default.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the sample and of resampling.
@@ -82,6 +89,7 @@ def score(
         raise UsageError(f"a memory limit of {memory / 2**20:.1f} MB is too small to work with; give at least 16 MB")
     bound(chosen)  # a typo should not cost the time of opening the sources
     found = [select_split(features, split) for features in open_sources(sources, labels, layers=layers)]
+    others = [] if against is None else _counterparts(found, against, layers)
     if compare and len(found) < 2:
         raise UsageError(f"`compare=True` needs two embeddings or more, got {len(found)}")
     if compare and sample is not None:
@@ -93,24 +101,32 @@ def score(
         )
 
     scores = [measured(features) for features in found]
-    if compare:
-        comparisons = _comparisons(found, scores, measured, memory, seed, track)
-        return ScoreTable(scores, [each for pair in comparisons for each in pair.differences], comparisons)
-    return ScoreTable(scores, differences(scores) if ci else ())
+    with limits(memory=distributed.all_reduce_object(allowance(torch.device("cpu"), memory), min), track=track):
+        comparisons = _comparisons(found, scores, measured, seed) if compare else []
+        shifts = [measure_shift(one, other, seed=seed) for one, other in zip(found, others, strict=False)]
+    gaps = [each for pair in comparisons for each in pair.differences] if compare else differences(scores) if ci else []
+    return ScoreTable(scores, gaps, comparisons, shifts)
 
 
 def _comparisons(
-    found: Sequence[FeatureSet],
-    scores: Sequence[Scores],
-    measured: Callable[[FeatureSet], Scores],
-    memory: int | None,
-    seed: int,
-    track: Track,
+    found: Sequence[FeatureSet], scores: Sequence[Scores], measured: Callable[[FeatureSet], Scores], seed: int
 ) -> list[Comparison]:
-    budget = distributed.all_reduce_object(allowance(torch.device("cpu"), memory), min)
     labelled = [select_labelled(features)[0] for features in found]
-    with limits(memory=budget, track=track):
-        return [
-            comparison.compare(labelled[0], other, (scores[0], its), measured, seed)
-            for other, its in zip(labelled[1:], scores[1:], strict=True)
-        ]
+    return [
+        comparison.compare(labelled[0], other, (scores[0], its), measured, seed)
+        for other, its in zip(labelled[1:], scores[1:], strict=True)
+    ]
+
+
+def _counterparts(found: Sequence[FeatureSet], against: Any, layers: str | Sequence[str]) -> list[FeatureSet]:
+    """Open the rows to measure a shift to, one set per embedding: of the same layer, or the only one."""
+    if isinstance(against, str | Path | FeatureSet | Mapping | tuple | list) or hasattr(against, "obsm"):
+        others = open_sources(against, layers=layers)
+    else:
+        others = open_sources(against, np.full(len(against), -1), layers=layers)
+    if len(others) == 1 and len(found) == 1:
+        return others
+    by_layer = {each.layer: each for each in others}
+    if missing := [each.layer for each in found if each.layer not in by_layer]:
+        raise UsageError(unknown(f"layer in {others[0].source}", missing[0], by_layer))
+    return [by_layer[each.layer] for each in found]

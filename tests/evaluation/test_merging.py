@@ -85,7 +85,7 @@ def test_markdown_is_a_table_whatever_the_names(blobs, tmp_path, capsys):
     assert lines[1] == "| --- | --- | ---: | ---: | ---: |"
     low, high = table[0].metrics["silhouette"].ci95
     assert lines[2] == f"| a\\|b | X | 90 | 8 | {table[0].metrics['silhouette'].value:.4f} [{low:.4f}, {high:.4f}] |"
-    assert lines[3].startswith("| \\*c\\*_d_e |")
+    assert lines[3].startswith("| \\*c\\*\\_d_e |")
     assert len(lines) == 4
 
 
