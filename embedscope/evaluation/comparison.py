@@ -172,6 +172,24 @@ def compare(
     )
 
 
+def compare_classes(
+    first: FeatureSet, second: FeatureSet, distance: str = "euclidean"
+) -> tuple[tuple[ClassChange, ...], Pairing]:
+    """Return how the mean silhouette of each class differs, and the rows that were compared; both labelled throughout.
+
+    UndefinedError for fewer than two classes.
+    """
+    pairing = paired(first.ids, _names(first), second.ids, _names(second))
+    if pairing.reason is not None:
+        found = _class_changes((first, second), distance, same=False)
+    else:
+        with common_rows(first, second, pairing) as pair:
+            found = _class_changes(pair, distance, same=True)
+    if not found.classes:
+        raise UndefinedError(found.notes[0] if found.notes else "no class is in both embeddings")
+    return found.classes, pairing
+
+
 def sides_column(scores: Sequence[Scores], comparisons: Sequence[Comparison]) -> Array:
     """Say of all samples of all embeddings, as `sample_columns` lists them, which "gained" or "lost": (n,) str."""
     found = []
@@ -302,7 +320,8 @@ class _Reach:
 def _unbiased(influences: Tensor, classes: Any) -> Tensor:
     """Make up for the means of classes, about which influences (N,) vary, being estimated from the same rows."""
     counts = classes.counts[classes.index].double()
-    return influences * (counts / (counts - 1).clamp(min=1)).sqrt()
+    larger: Tensor = influences * (counts / (counts - 1).clamp(min=1)).sqrt()
+    return larger
 
 
 def _sides(features: FeatureSet, found: Sequence[Result]) -> SideChanges:

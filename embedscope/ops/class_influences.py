@@ -50,7 +50,7 @@ def class_influences(
         weight = by_own / (count * (count - 1))
         result[members] += _weighted(here, here, weight, distance, same=True) - (weight * own).sum() + weight * own
     nearest = torch.searchsorted(classes.labels, found.nearest[members])
-    for label in nearest.unique().tolist():
+    for label in nearest.bincount(minlength=len(classes)).nonzero().squeeze(1).tolist():
         near = nearest == label
         theirs = (classes.index == label).nonzero().squeeze(1)
         weight = by_other[near] / (count * len(theirs))

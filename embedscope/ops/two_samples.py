@@ -102,4 +102,5 @@ def _ranks(values: Tensor) -> Tensor:
     """Mean ranks from 1, ties sharing theirs: (N,) -> (N,) float64."""
     _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()
-    return (ends - (counts - 1).double() / 2)[inverse]
+    ranks: Tensor = (ends - (counts - 1).double() / 2)[inverse]
+    return ranks
