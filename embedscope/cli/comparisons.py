@@ -112,7 +112,7 @@ def print_shifts(shifts: Sequence[Shift]) -> None:
             show(f"  note       {each.shared:,} ids are on both sides; copies of a row push the AUC below 0.5")
         show(f"  AUC        {each.auc:.3f} [{low:.3f}, {high:.3f}]  (telling the two apart; 0.5 is chance)")
         show(f"  MMD²       {each.mmd:.2e}  (p = {_p(each.mmd_p_value)}, {each.permutations} permutations, pooled rows)")
-        show(f"  far rows   {each.beyond:.1%} beyond 99% of the rows of {each.name} (1.0% expected)")
+        show(f"  far rows   {each.beyond:.1%} further out than 99% of {each.name} ({each.beyond_expected:.1%} expected)")
         for row in each.furthest[:_ROWS]:
             show(f"             {row.ratio:.1f}x as far as is usual: {row.id}")
         if each.proportions_p_value is not None:

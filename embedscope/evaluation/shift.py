@@ -88,8 +88,8 @@ class Shift:
         permutations: how many divisions.
         detected: whether the p-value is at most 0.025 or the interval of the AUC lies above 0.5: without a shift, that happens
             in at most 5% of cases.
-        beyond: share of other rows further from their k-th nearest row here than 99% of the rows here are from theirs; 0.01 is
-            expected.
+        beyond: share of other rows further from their k-th nearest row here than 99% of the rows here are from theirs.
+        beyond_expected: that share without a shift, 1% or, with few rows, a little more.
         neighbors: k.
         neighbor_rows: rows of both among which that is measured.
         furthest: the rows furthest out, the furthest first.
@@ -110,6 +110,7 @@ class Shift:
     permutations: int
     detected: bool
     beyond: float
+    beyond_expected: float
     neighbors: int
     neighbor_rows: tuple[int, int]
     furthest: tuple[FarRow, ...]
@@ -150,7 +151,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
     sides = [_drawn(each, ROWS, seed + place)[0] for place, each in enumerate((here, other))]
     auc, interval = _domain_auc(sides[0], sides[1], seed)
     mmd = mmd_test(rbf_kernel(torch.cat(sides)), len(sides[0]), permutations=PERMUTATIONS, seed=seed)
-    beyond, furthest, among = _far_rows(here, other, seed)
+    (beyond, expected), furthest, among = _far_rows(here, other, seed)
     labelled = all((each.labels >= 0).any() for each in (here, other))
     return Shift(
         name=here.name,
@@ -166,6 +167,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
         permutations=PERMUTATIONS,
         detected=mmd.p_value <= _LEVEL or interval[0] > 0.5,
         beyond=beyond,
+        beyond_expected=expected,
         neighbors=NEIGHBORS,
         neighbor_rows=among,
         furthest=furthest,
@@ -210,17 +212,21 @@ def _domain_auc(here: Tensor, other: Tensor, seed: int) -> tuple[float, tuple[fl
     return mean, (max(mean - reach, 0.0), min(mean + reach, 1.0))
 
 
-def _far_rows(here: FeatureSet, other: FeatureSet, seed: int) -> tuple[float, tuple[FarRow, ...], tuple[int, int]]:
-    """Find the rows furthest from those here, and the share beyond 99% of the rows here, each without itself."""
+def _far_rows(
+    here: FeatureSet, other: FeatureSet, seed: int
+) -> tuple[tuple[float, float], tuple[FarRow, ...], tuple[int, int]]:
+    """Find the share beyond 99% of the rows here, each without itself, with what is expected; and the rows furthest out."""
     known, _ = _drawn(here, NEIGHBOR_ROWS, seed)
     asked, positions = _drawn(other, NEIGHBOR_ROWS, seed + 1)
     usual = nearest_neighbors(known, NEIGHBORS).distances[:, -1]
     found = nearest_neighbors(known, NEIGHBORS, queries=asked).distances[:, -1]
-    beyond = float((found > usual.quantile(0.99)).double().mean())
+    rank = math.ceil(0.99 * len(usual))
+    beyond = float((found > usual.sort().values[rank - 1]).double().mean())
+    expected = (len(usual) + 1 - rank) / (len(usual) + 1)  # a further row has any rank among them with the same probability
     middle = float(usual.median()) or 1.0
     order = found.argsort(descending=True, stable=True)[:_FURTHEST].tolist()
     furthest = tuple(FarRow(str(other.ids[positions[row]]), float(found[row]) / middle) for row in order)
-    return beyond, furthest, (len(known), len(asked))
+    return (beyond, expected), furthest, (len(known), len(asked))
 
 
 def _class_shifts(here: FeatureSet, other: FeatureSet, seed: int) -> tuple[ClassShift, ...]:
