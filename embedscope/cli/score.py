@@ -65,8 +65,8 @@ def score(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Measure the shift to other rows of the same layer, with or without labels, such as production.h5: classifier "
-            "AUC, MMD, classes, rows furthest out.",
+            help="Measure the shift to other rows of the same layer, such as production.h5: classifier AUC, MMD, classes, rows "
+            "furthest out. Labels are optional: production.csv(label=None) has none.",
             show_default=False,
         ),
     ] = None,

@@ -89,7 +89,7 @@ def score(
         raise UsageError(f"a memory limit of {memory / 2**20:.1f} MB is too small to work with; give at least 16 MB")
     bound(chosen)  # a typo should not cost the time of opening the sources
     found = [select_split(features, split) for features in open_sources(sources, labels, layers=layers)]
-    others = [] if against is None else _counterparts(found, against, layers)
+    others = [] if against is None else _counterparts(found, against)
     if compare and len(found) < 2:
         raise UsageError(f"`compare=True` needs two embeddings or more, got {len(found)}")
     if compare and sample is not None:
@@ -118,12 +118,13 @@ def _comparisons(
     ]
 
 
-def _counterparts(found: Sequence[FeatureSet], against: Any, layers: str | Sequence[str]) -> list[FeatureSet]:
+def _counterparts(found: Sequence[FeatureSet], against: Any) -> list[FeatureSet]:
     """Open the rows to measure a shift to, one set per embedding: of the same layer, or the only one."""
-    if isinstance(against, str | Path | FeatureSet | Mapping | tuple | list) or hasattr(against, "obsm"):
-        others = open_sources(against, layers=layers)
+    nested = isinstance(against, list) and not all(isinstance(each, str | Path | FeatureSet) for each in against)
+    if not nested and (isinstance(against, str | Path | FeatureSet | Mapping | tuple | list) or hasattr(against, "obsm")):
+        others = open_sources(against)
     else:
-        others = open_sources(against, np.full(len(against), -1), layers=layers)
+        others = open_sources(against, np.full(len(against), -1))
     if len(others) == 1 and len(found) == 1:
         return others
     by_layer = {each.layer: each for each in others}

@@ -148,6 +148,21 @@ def test_arrays_need_no_labels_and_layers_are_matched(make_store, blobs, tmp_pat
         score([store, store], metrics="silhouette", against=str(other))
 
 
+def test_files_without_labels(tmp_path):
+    rows = drawn(40, 0).features[:].numpy()
+    np.save(tmp_path / "a.npy", rows)
+    np.savez(tmp_path / "b.npz", X=rows)
+    header = "id,d0,d1,d2,d3,d4\n"
+    lines = [f"r{number},{','.join(map(str, row))}" for number, row in enumerate(rows.tolist())]
+    (tmp_path / "c.csv").write_text(header + "\n".join(lines))
+    labels = np.arange(60) % 3
+    for name in ("a.npy", "b.npz", "c.csv"):
+        (found,) = score(drawn(60, 1).features[:], labels, metrics="gini", against=f"{tmp_path / name}(label=None)").shifts
+        assert (found.rows, found.classes) == ((60, 40), ())
+    with pytest.raises(InputError, match="has 40 rows and none of them has a label"):
+        score(f"{tmp_path / 'b.npz'}(label=None)", metrics="gini")
+
+
 def test_command(make_store, blobs, capsys):
     rows, labels = blobs
     store, same = make_store(rows, labels), make_store(rows[::-1] + 4, -np.ones(90, dtype=int), name="p.h5", class_names=["0"])
