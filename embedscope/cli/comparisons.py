@@ -9,7 +9,8 @@ from embedscope.cli.console import BEST, arrow, measured, number, print_columns,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embedscope.evaluation.comparison import ClassChange, Comparison, SideChanges
+    from embedscope.evaluation.changes import ClassChange, SideChanges
+    from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.ranking import LayerRanking
     from embedscope.evaluation.scores import Scores
     from embedscope.evaluation.shift import ClassShift, Shift
@@ -66,7 +67,7 @@ def _p(value: float) -> str:
 def _print_classes(found: Comparison) -> None:
     gained = [each for each in found.classes if each.significant and each.difference > 0]
     lost = [each for each in found.classes if each.significant and each.difference < 0]
-    show(f"  classes    {len(gained):,} gained silhouette and {len(lost):,} lost, of {len(found.classes):,}")
+    show(f"  classes    {len(gained):,} of {len(found.classes):,} gained silhouette, {len(lost):,} lost")
     order = sorted(found.classes, key=lambda each: each.difference)
     shown = order if len(order) <= _CLASSES else order[: _CLASSES // 2] + order[-_CLASSES // 2 :]
     cells = [(each.name, [f"{each.samples:,}", number(each.first), number(each.second), _change(each)]) for each in shown]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,81 +9,24 @@ import numpy as np
 import torch
 
 from embedscope.errors import UndefinedError
+from embedscope.evaluation.changes import ClassChange, SideChanges, class_changes, class_names_of_rows
 from embedscope.evaluation.comparing import Difference, pair_differences
 from embedscope.evaluation.pairing import Pairing, common_rows, paired
-from embedscope.metrics.silhouette import silhouette
-from embedscope.ops.blocks import memory
 from embedscope.ops.cka import linear_cka, mutual_neighbors
-from embedscope.ops.class_influences import class_influences
-from embedscope.ops.class_moments import present_classes
 from embedscope.ops.rows import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
     from embedscope.evaluation.scores import Scores
-    from embedscope.metrics import Result
     from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 
 NEIGHBORS = 10
 
-# Of the intervals of all classes together: 95%.
-_LEVEL = 0.05
-
 # Rows among which nearest neighbours are compared; their number is that of pairs.
 NEIGHBOR_ROWS = 10_000
-
-
-@dataclass(frozen=True)
-class ClassChange:
-    """How the mean silhouette of a class differs between two embeddings.
-
-    Attributes:
-        name: of the class.
-        samples: of it, in the second embedding.
-        first: its mean silhouette in the first embedding.
-        second: the same in the second.
-        difference: second - first.
-        ci95: interval of the difference; those of all classes hold together with 95% (Bonferroni). None for a class of one
-            sample, and where the features do not fit in memory.
-    """
-
-    name: str
-    samples: int
-    first: float
-    second: float
-    difference: float
-    ci95: tuple[float, float] | None
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
-
-
-@dataclass(frozen=True)
-class SideChanges:
-    """Which samples changed sides: nearer to their own class than to any other (silhouette above 0), or not.
-
-    Samples that are alone in their class have no side and are left out.
-
-    Attributes:
-        right: samples nearer to their own class in both embeddings.
-        wrong: in neither.
-        gained: ids of those in the second only.
-        lost: ids of those in the first only.
-        p_value: exact two-sided McNemar test of as many gained as lost.
-    """
-
-    right: int
-    wrong: int
-    gained: tuple[str, ...]
-    lost: tuple[str, ...]
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -147,10 +89,10 @@ def compare(
     """
     before, after = scores
     distance = next((one.options["distance"] for one in before.metrics.values() if one.name == "silhouette"), "euclidean")
-    pairing = paired(first.ids, _names(first), second.ids, _names(second))
+    pairing = paired(first.ids, class_names_of_rows(first), second.ids, class_names_of_rows(second))
     blank = Comparison(first.name, second.name, len(pairing.first), pairing.alone, pairing.reason, (), distance=distance)
     if pairing.reason is not None:
-        found = _class_changes((first, second), distance, same=False)
+        found = class_changes((first, second), distance, same=False)
         return replace(
             blank, differences=tuple(pair_differences(before, after)), classes=found.classes, notes=tuple(found.notes)
         )
@@ -158,7 +100,7 @@ def compare(
     with common_rows(first, second, pairing) as (one, other):
         if not in_order:
             before, after = before if not pairing.alone[0] else measure(one), measure(other)
-        found = _class_changes((one, other), distance, same=True)
+        found = class_changes((one, other), distance, same=True)
         cka, mutual, drawn, notes = _structure(one, other, seed)
     return replace(
         blank,
@@ -170,24 +112,6 @@ def compare(
         sides=found.sides,
         notes=tuple(dict.fromkeys([*notes, *found.notes])),
     )
-
-
-def compare_classes(
-    first: FeatureSet, second: FeatureSet, distance: str = "euclidean"
-) -> tuple[tuple[ClassChange, ...], Pairing]:
-    """Return how the mean silhouette of each class differs, and the rows that were compared; both labelled throughout.
-
-    UndefinedError for fewer than two classes.
-    """
-    pairing = paired(first.ids, _names(first), second.ids, _names(second))
-    if pairing.reason is not None:
-        found = _class_changes((first, second), distance, same=False)
-    else:
-        with common_rows(first, second, pairing) as pair:
-            found = _class_changes(pair, distance, same=True)
-    if not found.classes:
-        raise UndefinedError(found.notes[0] if found.notes else "no class is in both embeddings")
-    return found.classes, pairing
 
 
 def sides_column(scores: Sequence[Scores], comparisons: Sequence[Comparison]) -> Array:
@@ -227,116 +151,3 @@ def _structure(first: FeatureSet, second: FeatureSet, seed: int) -> tuple[float 
         rows, others = gathered(rows, positions), gathered(others, positions)
     mutual = defined(lambda: mutual_neighbors(rows, others, NEIGHBORS))
     return cka, mutual, min(count, NEIGHBOR_ROWS), notes
-
-
-@dataclass(frozen=True)
-class _Changes:
-    classes: tuple[ClassChange, ...]
-    sides: SideChanges | None
-    notes: list[str]
-
-
-def _class_changes(pair: tuple[FeatureSet, FeatureSet], distance: str, *, same: bool) -> _Changes:
-    """Compare silhouettes by class, and with the `same` rows in the same order, by sample."""
-    labels = [torch.from_numpy(each.labels) for each in pair]
-    try:
-        found = [silhouette(each.features, its, distance=distance) for each, its in zip(pair, labels, strict=True)]
-    except UndefinedError as error:
-        return _Changes((), None, [f"silhouette: {error}"])
-    rows = [_in_memory(each) for each in pair]
-    lacking = any(each is None for each in rows)
-    notes = ["the features do not fit in memory: changes of classes have no intervals"] if lacking else []
-    means = [_means(each, one.per_sample) for each, one in zip(pair, found, strict=True)]
-    shared = [name for name in means[0] if name in means[1]]
-    reach = _Reach(pair, rows, labels, found, distance, len(shared), same=same)
-    changes = []
-    for name in shared:
-        (_, before), (samples, after) = means[0][name], means[1][name]
-        gap = after - before
-        half = reach.of(name)
-        changes.append(ClassChange(name, samples, before, after, gap, None if half is None else (gap - half, gap + half)))
-    return _Changes(tuple(changes), _sides(pair[0], found) if same else None, notes)
-
-
-def _in_memory(features: FeatureSet) -> Tensor | None:
-    count, width = features.features.shape
-    if isinstance(features.features, torch.Tensor) or 16 * count * width <= memory() // 2:
-        return features.features[:]
-    return None
-
-
-def _names(features: FeatureSet) -> Array:
-    names: Array = np.array(features.class_names, dtype=object)[features.labels]
-    return names
-
-
-def _means(features: FeatureSet, samples: Tensor | None) -> dict[str, tuple[int, float]]:
-    """Class name -> how many samples, and their mean."""
-    assert samples is not None
-    values = samples.cpu().numpy()
-    found = {}
-    for label in np.unique(features.labels):
-        of_class = values[features.labels == label]
-        found[features.class_names[label]] = len(of_class), float(of_class.mean())
-    return found
-
-
-class _Reach:
-    """Half widths of the intervals of changes of classes."""
-
-    def __init__(
-        self,
-        pair: tuple[FeatureSet, FeatureSet],
-        rows: Sequence[Tensor | None],
-        labels: Sequence[Tensor],
-        found: Sequence[Result],
-        distance: str,
-        count: int,
-        *,
-        same: bool,
-    ) -> None:
-        self._pair, self._rows, self._found, self._distance, self._same = pair, rows, found, distance, same
-        self._classes = [present_classes(each) for each in labels]
-        self._level = 1 - _LEVEL / 2 / max(count, 1)
-
-    def of(self, name: str) -> float | None:
-        """Half the width for a class, None where there can be no interval."""
-        from scipy import stats
-
-        moved, counts = [], []
-        for features, rows, classes, found in zip(self._pair, self._rows, self._classes, self._found, strict=True):
-            place = classes.labels.tolist().index(features.class_names.index(name))
-            counts.append(int(classes.counts[place]))
-            if rows is None or counts[-1] < 2:
-                return None
-            moved.append(_unbiased(class_influences(rows, classes, found.state, place, distance=self._distance), classes))
-        if self._same:
-            variance = float((moved[1] - moved[0]).square().sum())
-        else:
-            variance = sum(float(each.square().sum()) for each in moved)
-        return float(stats.t.ppf(self._level, min(counts) - 1)) * math.sqrt(variance)
-
-
-def _unbiased(influences: Tensor, classes: Any) -> Tensor:
-    """Make up for the means of classes, about which influences (N,) vary, being estimated from the same rows."""
-    counts = classes.counts[classes.index].double()
-    larger: Tensor = influences * (counts / (counts - 1).clamp(min=1)).sqrt()
-    return larger
-
-
-def _sides(features: FeatureSet, found: Sequence[Result]) -> SideChanges:
-    from scipy import stats
-
-    right, alone = [], found[0].state.alone.cpu().numpy()
-    for each in found:
-        assert each.per_sample is not None
-        right.append(each.per_sample.cpu().numpy() > 0)
-    gained, lost = (~right[0] & right[1] & ~alone), (right[0] & ~right[1] & ~alone)
-    changed = int(gained.sum() + lost.sum())
-    return SideChanges(
-        right=int((right[0] & right[1]).sum()),
-        wrong=int((~right[0] & ~right[1] & ~alone).sum()),
-        gained=tuple(map(str, features.ids[gained])),
-        lost=tuple(map(str, features.ids[lost])),
-        p_value=float(stats.binomtest(int(gained.sum()), changed).pvalue) if changed else 1.0,
-    )

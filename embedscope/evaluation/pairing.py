@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Common rows per class, on average, from which they are compared: as many as intervals take.
+# Common rows per class, on average, from which they are compared: as many as intervals take. Fewer will do if they are at least
+# half of the rows, so that the overlap is no accident.
 _FEW = 10
 
 
@@ -50,8 +51,8 @@ class Pairing:
 def paired(ids: Array, labels: Array, other_ids: Array, other_labels: Array) -> Pairing:
     """Match rows by id: ids (N,) and labels (N,), names of classes, of one embedding and (M,) of another.
 
-    The rows are compared only if all common ids have the same label in both. Ids that are row numbers say nothing about rows of
-    embeddings of different length.
+    The rows are compared only if all common ids have the same label in both, and if they are of two classes or more and not a
+    handful. Ids that are row numbers say nothing about rows of embeddings of different length.
     """
     place = {each: row for row, each in enumerate(other_ids)}
     order = np.array([place.get(each, -1) for each in ids], dtype=np.int64)
@@ -68,7 +69,7 @@ def paired(ids: Array, labels: Array, other_ids: Array, other_labels: Array) -> 
         reason = f"{differing:,} of {len(first):,} common {have} another label"
     elif alone != (0, 0):
         classes = len(np.unique(labels[first].astype(str)))
-        if classes < 2 or len(first) < _FEW * classes:
+        if classes < 2 or (len(first) < _FEW * classes and 2 * len(first) < min(len(ids), len(other_ids))):
             reason = f"only {len(first):,} ids of {classes} {'class' if classes == 1 else 'classes'} are in both"
     return Pairing(first, second, alone) if reason is None else Pairing(nothing, nothing, alone, reason)
 

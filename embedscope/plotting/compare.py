@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedscope.evaluation.comparison import compare_classes
+from embedscope.evaluation.changes import compare_classes
 from embedscope.plotting import kind
 from embedscope.plotting.figure import GREY, INK, extremes, fitted, series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embedscope.evaluation.comparison import ClassChange
+    from embedscope.evaluation.changes import ClassChange
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Embedding
 

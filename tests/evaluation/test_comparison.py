@@ -10,8 +10,10 @@ from sklearn.metrics import silhouette_samples
 
 from embedscope.errors import UsageError
 from embedscope.evaluation import score
-from embedscope.evaluation.comparing import best, difference_interval
-from embedscope.evaluation.comparison import compare_classes
+from embedscope.evaluation.changes import compare_classes
+from embedscope.evaluation.comparing import best, difference_interval, differences
+from embedscope.evaluation.pairing import paired
+from embedscope.evaluation.scores import Measurement, Scores
 from embedscope.ops.cka import linear_cka, mutual_neighbors
 from embedscope.store.in_memory import feature_set
 
@@ -109,6 +111,18 @@ def test_other_rows_are_not_paired(change, reason):
         assert apart.ci95[1] - apart.ci95[0] > together.ci95[1] - together.ci95[0]
 
 
+@pytest.mark.parametrize(("common", "sound"), [(30, True), (29, False)])
+def test_few_common_rows_will_do_if_they_are_half(common, sound):
+    """Eight rows per class are fewer than ten, but half of the rows are no accident."""
+    _, _, labels = drawn(60, 0)
+    ids = np.array([f"row {row}" for row in range(60)], dtype=object)
+    others = np.array([*ids[:common], *(f"new {row}" for row in range(60 - common))], dtype=object)
+    found = paired(ids, labels.astype(str), others, labels.astype(str))
+    assert (found.reason is None) is sound
+    assert len(found.first) == (common if sound else 0)
+    assert found.alone == (60 - common, 60 - common)
+
+
 def test_row_numbers_of_different_lengths_are_not_ids():
     first, second, labels = drawn(120, 0)
     found = compared((first, labels), (second[:100], labels[:100]))
@@ -147,23 +161,22 @@ def test_metrics_that_leave_out_groups_are_paired_too(monkeypatch):
     assert found.ci95 == pytest.approx((0.1, 0.1), abs=1e-9)
 
 
-@pytest.mark.parametrize("ci", ["drawn", "fixed"])
-def test_the_mark_answers_the_question_that_was_asked(ci):
-    """Classes of unequal silhouettes: how many rows each has is most of what varies, unless that is fixed."""
-    generator = np.random.default_rng(0)
-    labels = np.arange(100) % 2
-    rows = generator.normal(size=(100, 2)) * np.where(labels, 0.05, 1.5)[:, None] + 4 * labels[:, None]
-    better = rows.copy()
-    better[labels == 1] += 1.2 * np.array([1.0, 1.0])
-    table = score({"one": rows, "two": better}, labels, metrics="silhouette", ci=ci, device="cpu")
-    (difference,) = table.differences
-    low, high = difference_interval(table[0], table[1], "silhouette")
-    assert difference.ci95 == (low, high)
-    assert (best(table, "silhouette") is None) == (low <= 0 <= high)
-    gaps = torch.from_numpy(table[1].metrics["silhouette"].pseudo_values - table[0].metrics["silhouette"].pseudo_values)
-    spread = float(gaps.var()) if ci == "drawn" else sum(float(gaps[labels == c].var()) for c in (0, 1)) / 2
-    free = 99 if ci == "drawn" else 98
-    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, free) * (spread / 100) ** 0.5, rel=1e-9)
+@pytest.mark.parametrize(("ci", "marked"), [("drawn", None), ("fixed", 1)])
+def test_the_mark_answers_the_question_that_was_asked(ci, marked):
+    """One class gains and the other loses nearly as much: how many rows each has is most of what varies, unless it is fixed."""
+    labels = np.array(["a", "b"], dtype=object)[np.arange(100) % 2]
+    gain = np.where(labels == "a", 0.1, -0.08) + 0.001 * np.random.default_rng(0).normal(size=100)
+    ids = np.array([f"row {row}" for row in range(100)], dtype=object)
+    entries = []
+    for name, values in (("one", np.zeros(100)), ("two", gain)):
+        found = Measurement("gain", values.mean(), "higher", (None, None), {}, ci95=(0, 1), pseudo_values=values, ci=ci)
+        entries.append(Scores(name, name, "x", 100, 2, 2, "cpu", {"gain": found}, ids=ids, labels=labels))
+    low, high = difference_interval(*entries, "gain")
+    spread = gain.var(ddof=1) if ci == "drawn" else np.mean([gain[labels == c].var(ddof=1) for c in "ab"])
+    expected = stats.t.ppf(0.975, 99 if ci == "drawn" else 98) * (spread / 100) ** 0.5
+    assert (low, high) == pytest.approx((gain.mean() - expected, gain.mean() + expected), rel=1e-9)
+    assert best(entries, "gain") == marked
+    assert differences(entries)[0].significant is (marked is not None)
 
 
 def test_json_is_plain():
