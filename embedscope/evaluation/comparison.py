@@ -29,7 +29,7 @@ NEIGHBORS = 10
 NEIGHBOR_ROWS = 10_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """How an embedding compares with the first one.
 
@@ -73,6 +73,19 @@ class Comparison:
         found["differences"] = [each.as_json() for each in self.differences]
         found["classes"] = [{**asdict(each), "significant": each.significant} for each in self.classes]
         return found
+
+    def __repr__(self) -> str:
+        parts = [f"{self.rows:,} rows" if self.reason is None else f"unpaired: {self.reason}"]
+        if self.cka is not None:
+            parts.append(f"CKA {self.cka:.4f}")
+        if self.mutual_knn is not None:
+            parts.append(f"mutual kNN {self.mutual_knn:.4f}")
+        if self.classes:
+            gained, lost = (sum(each.significant and sign * each.difference > 0 for each in self.classes) for sign in (1, -1))
+            parts.append(f"{gained} of {len(self.classes)} classes gained, {lost} lost")
+        if self.sides is not None:
+            parts.append(f"{len(self.sides.gained):,} samples gained, {len(self.sides.lost):,} lost")
+        return f"{self.second} against {self.first}: {'; '.join(parts)}"
 
 
 def compare(

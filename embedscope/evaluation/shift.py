@@ -70,7 +70,7 @@ class FarRow:
     ratio: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shift:
     """How far other rows are from those of an embedding.
 
@@ -120,6 +120,13 @@ class Shift:
     def as_json(self) -> dict[str, Any]:
         """Lay the shift out for `score --json`."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        low, high = self.auc_ci95
+        return (
+            f"shift from {self.name} to {self.against} {'detected' if self.detected else 'not detected'}: AUC {self.auc:.3f} "
+            f"[{low:.3f}, {high:.3f}]; MMD² p = {self.mmd_p_value:.3g}; {self.beyond:.1%} far rows"
+        )
 
 
 def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shift:

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import silhouette_samples
 
+from embedscope.cli import main
 from embedscope.errors import UsageError
 from embedscope.evaluation import score
 from embedscope.evaluation.changes import compare_classes
@@ -201,3 +202,27 @@ def test_one_class_leaves_structure():
     assert (found.classes, found.sides, found.differences) == ((), None, ())
     assert found.cka is not None
     assert "at least 2 classes" in found.notes[0]
+
+
+def test_records_print_in_a_line():
+    first, second, labels = drawn(120, 0)
+    table = score({"one": first, "two": second}, labels, metrics="silhouette", compare=True, against=second)
+    (found,) = table.comparisons
+    shift = table.shifts[0]
+    assert repr(found).startswith(f"two against one: 120 rows; CKA {found.cka:.4f}; mutual kNN {found.mutual_knn:.4f}; ")
+    assert repr(shift).startswith("shift from one to features ")
+    assert max(len(repr(each)) for each in (found, shift)) <= 140
+    assert hash(found) == hash(found)
+
+
+def test_command(make_store, capsys):
+    first, second, labels = drawn(120, 0)
+    stores = [str(make_store(rows, labels, name=f"{name}.h5")) for name, rows in (("early", first), ("late", second))]
+    assert main(["score", *stores, "--compare", "-q", "-m", "silhouette"]) == 0
+    out = capsys.readouterr().out
+    _, _, said = out.partition("late against early")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "120 rows, matched by id" in said
+    assert said.count("*") == 1 + sum(line.rstrip().endswith("*") for line in said.splitlines())
+    assert main(["score", stores[0], "--compare"]) == 2
+    assert "--compare needs two embeddings or more, got 1" in capsys.readouterr().err
