@@ -66,7 +66,7 @@ def score(
         str | None,
         typer.Option(
             help="Measure the shift to other rows of the same layer, such as production.h5: classifier AUC, MMD, classes, rows "
-            "furthest out. Labels are optional: production.csv(label=None) has none.",
+            "furthest out. Labels are optional: p.csv(label=None) has none.",
             show_default=False,
         ),
     ] = None,

@@ -49,8 +49,8 @@ def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
     titles = []
     for each in found:
         gained, lost = (sum(one.significant and sign * one.difference > 0 for one in each.changes) for sign in (1, -1))
-        rows = f"{each.rows:,} rows" if each.rows else "different rows"
-        titles.append(f"{each.of.name}, {rows}\n{gained:,} gained, {lost:,} lost of {len(each.changes):,}")
+        titles.append(f"{each.of.name}\n{gained:,} gained\n{lost:,} lost")
+    counts = {f"{each.rows:,} rows" if each.rows else "different rows" for each in found}
     most = max(min(len(each.changes), MOST_CLASSES + 1) for each in found)
     notes = ["From dot to arrowhead; coloured where the 95% interval of the difference excludes 0, for all classes at once."]
     if most > MOST_CLASSES:
@@ -59,7 +59,7 @@ def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
     legend = [Line2D([], [], color=colour, linewidth=1.6, label=name) for name, colour in colours.items() if name in there]
     panels = sheet.arrange(
         titles,
-        heading=f"Silhouette by class, from {first}",
+        heading=f"Silhouette by class, from {first}{f', {counts.pop()}' if len(counts) == 1 else ''}",
         height=sheet.lines(1.25 * most + 5),
         names=_NAMES,
         legend=legend,

@@ -45,8 +45,8 @@ def draw_layers(sheet: Sheet, layers: Sequence[LayerValues]) -> None:
 
     names = list(dict.fromkeys(name for each in layers for name in each.metrics))
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
-    sources = list(dict.fromkeys(each.of.features.source for each in layers))
-    stores = [[each for each in layers if each.of.features.source == source] for source in sources]
+    sources = list(dict.fromkeys(map(_source, layers)))
+    stores = [[each for each in layers if _source(each) == source] for source in sources]
     alike = len({tuple(each.of.features.layer for each in store) for store in stores}) == 1
     columns = stores[0] if alike else list(layers)
     starts = [0] * len(stores) if alike else [sum(map(len, stores[:place])) for place in range(len(stores))]
@@ -57,14 +57,13 @@ def draw_layers(sheet: Sheet, layers: Sequence[LayerValues]) -> None:
         notes.append("Ring: the smallest layer that is not significantly worse than the best (95% interval of the difference).")
     colours = series(len(stores))
     legend = [
-        Line2D([], [], marker="o", markersize=4, color=colour, label=_source(store))
-        for colour, store in zip(colours, stores, strict=True)
+        Line2D([], [], marker="o", markersize=4, color=colour, label=source)
+        for colour, source in zip(colours, sources, strict=True)
     ]
     counts = {len(each.of.features.labels) for each in layers}
     panels = sheet.arrange(
         [f"{name}{arrows[direction(name)]}" for name in names],
-        heading=f"Layers of {', '.join(_source(store) for store in stores)}"
-        + (f", {counts.pop():,} samples" if len(counts) == 1 else ""),
+        heading=f"Layers of {', '.join(sources)}" + (f", {counts.pop():,} samples" if len(counts) == 1 else ""),
         aspect=1.0,
         legend=legend if len(stores) > 1 else (),
         notes=notes,
@@ -81,9 +80,9 @@ def draw_layers(sheet: Sheet, layers: Sequence[LayerValues]) -> None:
         axes.grid(True, axis="y")
 
 
-def _source(store: Sequence[LayerValues]) -> str:
-    """What to call the layers of one source: their name without the layer's."""
-    features = store[0].of.features
+def _source(layer: LayerValues) -> str:
+    """What to call all layers of a source: the name of one without the layer's."""
+    features = layer.of.features
     return features.name.removesuffix(f":{features.layer}")
 
 

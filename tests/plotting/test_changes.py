@@ -80,11 +80,13 @@ def test_pictures_say_what_they_show(pair, make_store, tmp_path):
     stores = [str(make_store(rows, labels, name=f"{name}.h5")) for name, rows in (("early", first), ("late", second))]
     [path] = plot(stores, tmp_path / "a.svg", kinds=["compare"])
     text = path.read_text()
-    assert "Silhouette by class, from early" in text
-    assert "late, 90 rows" in text
+    assert "Silhouette by class, from early, 90 rows" in text
+    assert "1 gained" in text
     [path] = plot(stores, tmp_path / "b.svg", kinds=["layers"], metrics="silhouette")
     assert "Layers of early, late, 90 samples" in path.read_text()
     assert "embedding (8)" in path.read_text()
+    [path] = plot([stores[0], f"again={stores[0]}"], tmp_path / "c.svg", kinds=["layers"], metrics="silhouette")
+    assert "Layers of early, again, 90 samples" in path.read_text()
 
 
 def test_kinds_that_do_not_suit(pair, make_store, embed, tmp_path):
