@@ -13,9 +13,11 @@ from embedscope.errors import UsageError
 from embedscope.evaluation import score
 from embedscope.evaluation.changes import compare_classes
 from embedscope.evaluation.comparing import best, difference_interval, differences
-from embedscope.evaluation.pairing import paired
+from embedscope.evaluation.pairing import common_rows, paired
 from embedscope.evaluation.scores import Measurement, Scores
+from embedscope.ops.blocks import limits
 from embedscope.ops.cka import linear_cka, mutual_neighbors
+from embedscope.store import read_features
 from embedscope.store.in_memory import feature_set
 
 
@@ -110,6 +112,21 @@ def test_other_rows_are_not_paired(change, reason):
     paired = compared(stored(first, labels), stored(second, labels))
     for apart, together in zip(found.classes[:4], paired.classes, strict=True):
         assert apart.ci95[1] - apart.ci95[0] > together.ci95[1] - together.ci95[0]
+
+
+def test_rows_on_disk_are_brought_into_order(make_store):
+    first, _, labels = drawn(200, 0)
+    order = np.random.default_rng(1).permutation(200)[:150]
+    ids = np.array([f"row{row}" for row in range(200)])
+    one = read_features(str(make_store(first, labels, name="one.h5", ids=ids.tolist())))
+    other = read_features(str(make_store(first[order], labels[order], name="other.h5", ids=ids[order].tolist())))
+    pairing = paired(one.ids, labels, other.ids, labels[order])
+    for memory in (2**30, 2**9):  # in memory, and in a temporary file
+        with limits(memory=memory), common_rows(one, other, pairing) as (left, right):
+            assert left.ids.tolist() == right.ids.tolist() == ids[np.sort(order)].tolist()
+            assert torch.equal(left.features[:], right.features[:])
+            assert torch.equal(left.features[20:30], right.features[20:30])
+            assert left.labels.tolist() == right.labels.tolist()
 
 
 @pytest.mark.parametrize(("common", "sound"), [(30, True), (29, False)])
