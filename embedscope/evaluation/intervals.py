@@ -79,8 +79,14 @@ def with_interval(
     found = statistics.mean_with_error(values, groups)
     if len(labels) < _FEW * len(present_classes(labels)):
         measurement = _noted(measurement, f"with fewer than {_FEW} samples per class, the interval may be too narrow")
-    per_sample = values.cpu().numpy() if metric.declared.pseudo_values is not None else None
-    return replace(measurement, ci95=clipped(found.interval, measurement.bounds), pseudo_values=per_sample)
+    kept, by_row = values.cpu().numpy(), metric.declared.pseudo_values is not None
+    return replace(
+        measurement,
+        ci95=clipped(found.interval, measurement.bounds),
+        ci=ci,
+        pseudo_values=kept if by_row else None,
+        group_values=None if by_row else kept,
+    )
 
 
 def clipped(interval: tuple[float, float] | None, bounds: tuple[float | None, float | None]) -> tuple[float, float] | None:
