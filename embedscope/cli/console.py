@@ -149,7 +149,7 @@ def print_scores(scores: Sequence[Scores], *, per_class: bool) -> None:
     for key in scores[0].metrics:
         found = [entry.metrics[key] for entry in scores]
         chosen = best(scores, key)
-        cells = [_cell(each) + (BEST if place == chosen else "") for place, each in enumerate(found)]
+        cells = [measured(each) + (BEST if place == chosen else "") for place, each in enumerate(found)]
         metrics.append((f"{key}{arrow(found[0].better)}", cells))
     names = [entry.name for entry in scores]
     print_columns("metric", names, [facts, metrics])
@@ -324,7 +324,8 @@ def arrow(better: str | None) -> str:
     return {"higher": " ↑", "lower": " ↓", None: ""}[better]
 
 
-def _cell(measurement: Measurement) -> str:
+def measured(measurement: Measurement) -> str:
+    """Write a value with its interval, if any."""
     text = number(measurement.value)
     if measurement.ci95 is None:
         return text

@@ -36,7 +36,10 @@ def plot(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            "--metric", "-m", help="A metric of a page's scores, or of the trajectory; any number of times.", show_default=False
+            "--metric",
+            "-m",
+            help="A metric or a set of a page's scores, or of the trajectory; any number of times.",
+            show_default=False,
         ),
     ] = None,
     layer: Layers = None,

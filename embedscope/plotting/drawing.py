@@ -69,7 +69,7 @@ def plot(
         kind: one kind, as `kinds`.
         kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.
         layers: which layers of the stores; all if none is named.
-        metrics: what the table of a page and the kind trajectory measure, as in `score`.
+        metrics: what the table of a page and the kind trajectory measure, as in `score`: specs or names of sets.
         split: draw the rows of one split only.
         width: "column" and "page" of a paper, or "slide".
         form: "png", "svg" or "pdf": of the pictures in a folder.
