@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from embedscope.finetuning import TrainingConfig as TrainingConfig
     from embedscope.finetuning import finetune as finetune
     from embedscope.models import open_model as open_model
+    from embedscope.monitoring import Monitor as Monitor
     from embedscope.plotting import plot as plot
     from embedscope.store import open_features as open_features
 
 _HOMES = {
     "EmbedscopeError": "errors",
+    "Monitor": "monitoring",
     "TrainingConfig": "finetuning",
     "extract": "extraction",
     "finetune": "finetuning",
