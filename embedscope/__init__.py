@@ -41,6 +41,8 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "monitoring":  # a package that users name, for its callbacks
+        return importlib.import_module("embedscope.monitoring")
     if name not in _HOMES:
         raise AttributeError(f"module 'embedscope' has no attribute '{name}'")
     return getattr(importlib.import_module(f"embedscope.{_HOMES[name]}"), name)

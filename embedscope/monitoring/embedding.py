@@ -80,6 +80,7 @@ def _collected(encoder: Encoder, probe: Probe, layer: str, parts: Sequence[tuple
         labels=probe.labels,
         class_names=probe.class_names,
         ids=probe.ids,
+        split=probe.split,
         magnitudes=torch.cat(magnitudes) if magnitudes else None,
     )
 

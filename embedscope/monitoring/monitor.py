@@ -44,6 +44,7 @@ class Monitor:
         should_stop: whether a condition of `stop_on` was met.
         findings: what was found in the curves so far.
         points: what was measured so far, and before in the run file.
+        logs: whether there is a logger.
 
     Args:
         probe: (location, rows): a data source of `extract`, of which a stratified sample is drawn; a location or a Dataset, for
@@ -110,6 +111,7 @@ class Monitor:
         self._batch_size, self._workers, self._device, self._seed, self._say = batch_size, workers, device, seed, say
         self._on_finding = on_finding
         self._path = None if path is None else Path(path)
+        self.logs = log is not None
         self._log = opened(log) if distributed.rank() == 0 else None
         self._probe: Probe | None = None
         self._trends = Trends()
@@ -210,3 +212,10 @@ class Monitor:
     def __repr__(self) -> str:
         steps = len({point.step for point in self.points})
         return f"Monitor of {', '.join(self._names)}: {steps:,} steps measured, {len(self.findings):,} findings"
+
+
+def monitor_of(*args: Any, **options: Any) -> Monitor:
+    """Return the Monitor that is given, or make one of what is given."""
+    if len(args) == 1 and isinstance(args[0], Monitor) and not options:
+        return args[0]
+    return Monitor(*args, **options)

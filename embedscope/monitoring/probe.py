@@ -60,7 +60,10 @@ class Probe:
         class_names: (K,).
         ids: (N,) str.
         spans: the rows of each batch.
+        split: (N,) str, or None.
     """
+
+    split: Array | None = None
 
     def __init__(self, labels: Array, class_names: tuple[str, ...], ids: Array, spans: Sequence[range]) -> None:
         self.labels, self.class_names, self.ids, self.spans = labels, class_names, ids, spans
@@ -93,10 +96,11 @@ class HeldProbe(Probe):
 class ReadProbe(Probe):
     """Rows of a data set, prepared for the model as `extract` does it, and kept where a part of the free memory takes them."""
 
-    def __init__(self, dataset: Dataset, prepare: Preparation, size: int, workers: int | None) -> None:
+    def __init__(self, dataset: Dataset, prepare: Preparation, size: int = 256, workers: int | None = None) -> None:
         count = len(dataset.inputs)
         spans = [range(row, min(row + size, count)) for row in range(0, count, size)]
         super().__init__(dataset.labels, dataset.class_names, np.array(dataset.ids, dtype=object), spans)
+        self.split = None if dataset.split is None else np.array(dataset.split, dtype=object)
         self._source = Batches(dataset, prepare)
         self._workers = choose_workers(dataset, workers)
         self._kept: dict[int, Any] = {}
@@ -187,16 +191,20 @@ def _drawn(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
         raise InputError(f"{dataset.location} has no labelled row")
     if rows is not None:
         labelled = labelled[stratified_sample(torch.from_numpy(dataset.labels[labelled]), rows, seed).numpy()]
-    if len(labelled) == len(dataset.inputs):
+    return rows_of(dataset, labelled)
+
+
+def rows_of(dataset: Dataset, positions: Array) -> Dataset:
+    """Take the rows of a data set at ascending positions (n,)."""
+    if len(positions) == len(dataset.inputs):
         return dataset
-    positions: list[int] = labelled.tolist()
-    inputs = dataset.inputs
+    inputs, chosen = dataset.inputs, positions.tolist()
     return replace(
         dataset,
-        inputs=ChosenBatched(inputs, positions) if isinstance(inputs, BatchedInputs) else Chosen(inputs, positions),
-        labels=dataset.labels[labelled],
-        ids=[dataset.ids[position] for position in positions],
-        split=None if dataset.split is None else [dataset.split[position] for position in positions],
+        inputs=ChosenBatched(inputs, chosen) if isinstance(inputs, BatchedInputs) else Chosen(inputs, chosen),
+        labels=dataset.labels[positions],
+        ids=[dataset.ids[position] for position in chosen],
+        split=None if dataset.split is None else [dataset.split[position] for position in chosen],
     )
 
 
