@@ -231,7 +231,9 @@ def _known(output: Path, settings: str, *, overwrite: bool) -> dict[str, dict[st
     found: dict[str, dict[str, Point]] = {}
     for point in distributed.broadcast(read):
         if point.settings != settings:
-            what = "a run of Monitor" if point.settings is None else "a run with another model, data, layers, metrics or options"
+            what = (
+                "a run of Monitor" if point.settings is None else "a run with another model, data, layers, metrics or options"
+            )
             raise OutputError(f"{output} was written by {what}; choose another name, or pass `overwrite=True`")
         found.setdefault(point.sha256 or "", {})[point.layer] = point
     return found

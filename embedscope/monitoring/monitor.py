@@ -134,7 +134,7 @@ class Monitor:
         `loss`, a number or a tensor with one, stands beside the values in the run file, and tells findings whether it fell.
         """
         started = time.perf_counter()
-        told = None if loss is None else float(loss)
+        told = None if loss is None else float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
         measured = self._measured(unwrapped(model))
         seconds = time.perf_counter() - started
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Metrics that count the dimensions which are in use.
 RANKS = ("effective_rank", "rankme", "participation_ratio", "stable_rank")
 
+# Metrics that say whether classes come apart.
+SILHOUETTES = ("silhouette", "soft_silhouette")
+
 # Values from which a rule is asked.
 _LEAST = 6
 _LEAST_TO_STALL = 8
@@ -81,6 +84,11 @@ class _Curve:
         differences = np.diff(self.values[self.start :])
         return float(1.4826 * np.median(np.abs(differences - np.median(differences))) / 2**0.5)
 
+    def rose(self) -> bool:
+        """Whether it is, or was, above its first values by more than noise."""
+        smooth = self.smooth()
+        return float(smooth.max() - smooth[0]) > max(3 * self.noise(), 0.02)
+
     def loss_change(self, since: int) -> float | None:
         """The relative change of the loss from the three values around a place to the last three; None if it is not known."""
         losses = np.asarray(self.losses)
@@ -114,7 +122,7 @@ class Trends:
         return found
 
     def _asked(self, curve: _Curve, layer: str, metric: str, classes: int) -> list[tuple[str, str]]:
-        better = "higher" if metric in RANKS else _direction(metric)
+        better = "higher" if metric in RANKS else direction(metric)
         if better is None or len(curve.values) - curve.start < _LEAST:
             return []
         sign = 1.0 if better == "higher" else -1.0
@@ -130,7 +138,7 @@ class Trends:
             rule = "collapse" if metric in RANKS else "fall"
             return [(rule, f"{_words(metric)} {verb} from {_short(was)} to {_short(now)} since step "
                            f"{curve.steps[since]:,}{_while(curve.loss_change(since))}")]  # fmt: skip
-        return self._stall(curve, metric, smooth, noise)
+        return self._stall(curve, layer, metric)
 
     @staticmethod
     def _limit(metric: str, until_best: Array, was: float, now: float) -> float:
@@ -147,23 +155,17 @@ class Trends:
         rose = float(np.median(curve.values[-3:])) - curve.values[since]
         return rose > max(3 * curve.noise(), 0.02) and rank >= 0.5 * (classes - 1)
 
-    @staticmethod
-    def _stall(curve: _Curve, metric: str, smooth: Array, noise: float) -> list[tuple[str, str]]:
-        """A silhouette that is low and does not rise, though the loss falls."""
-        if metric not in ("silhouette", "soft_silhouette") or curve.stalled or len(smooth) < _LEAST_TO_STALL or curve.start:
+    def _stall(self, curve: _Curve, layer: str, metric: str) -> list[tuple[str, str]]:
+        """A silhouette that is low and does not rise, though the loss falls; not of a layer beside which another one rises."""
+        if metric not in SILHOUETTES or curve.stalled or curve.start or len(curve.values) < _LEAST_TO_STALL:
             return []
         change = curve.loss_change(1)
-        rose = float(smooth.max() - smooth[0])
-        if change is None or change > -_FELL_MUCH or smooth[-1] >= _LOW or rose > max(3 * noise, 0.02):
+        now = float(curve.smooth()[-1])
+        risen = [each.rose() for (_, name), each in self._curves.items() if name == metric and len(each.values) >= _LEAST]
+        if change is None or change > -_FELL_MUCH or now >= _LOW or any(risen):
             return []
         curve.stalled = True
-        return [("stall", f"{_words(metric)} has not risen since step {curve.steps[0]:,} (now {_short(float(smooth[-1]))})"
-                          f"{_while(change)}")]  # fmt: skip
-
-
-def _direction(metric: str) -> str | None:
-    """Which direction is better, by the key of a metric."""
-    return direction(metric)
+        return [("stall", f"{_words(metric)} has not risen since step {curve.steps[0]:,} (now {_short(now)}){_while(change)}")]
 
 
 def _while(change: float | None) -> str:
