@@ -29,11 +29,13 @@ _LEAST = 6
 _LEAST_TO_STALL = 8
 
 # A change is more than noise from this many standard deviations of a single value.
-_NOISE = 7.0
+_NOISE = 5.0
 
-# Of a rank, the share of its best value below which it collapsed; of other metrics, the share of their range that is lost.
+# Of a rank, the share of its best value that is lost when it collapsed; of other metrics, the shares of the range until the
+# best value, and of that value.
 _COLLAPSED = 0.5
 _LOST = 0.3
+_LOST_OF_VALUE = 0.1
 
 # A loss fell if it lost this share of its size; a silhouette that stalls is below this value.
 _FELL = 0.1
@@ -80,9 +82,18 @@ class _Curve:
         return found
 
     def noise(self) -> float:
-        """The standard deviation of a single value around a curve that moves slowly."""
-        differences = np.diff(self.values[self.start :])
-        return float(1.4826 * np.median(np.abs(differences - np.median(differences))) / 2**0.5)
+        """The standard deviation of a single value around a curve that moves slowly.
+
+        Estimated from second differences over 1, 2 and 4 measurements, the largest: values that are close in time may err
+        alike.
+        """
+        values = np.asarray(self.values[self.start :])
+        found = []
+        for lag in (1, 2, 4):
+            bends = values[: -2 * lag] - 2 * values[lag:-lag] + values[2 * lag :]
+            if len(bends) >= 4 * lag:  # most have to be free of a fall that is beginning
+                found.append(1.4826 * np.median(np.abs(bends)) / 6**0.5)
+        return float(max(found))
 
     def rose(self) -> bool:
         """Whether it is, or was, above its first values by more than noise."""
@@ -128,9 +139,9 @@ class Trends:
         sign = 1.0 if better == "higher" else -1.0
         smooth, noise = sign * curve.smooth(), curve.noise()
         best = int(smooth[:-1].argmax())
-        since, lost = curve.start + best + 1, float(smooth[best] - smooth[-1])
+        since = curve.start + best + 1
         was, now = sign * float(smooth[best]), sign * float(smooth[-1])
-        if lost > _NOISE * noise and lost > self._limit(metric, smooth[: best + 1], was, now):
+        if self._is_lost(metric, smooth, best, noise):
             if metric in RANKS and self._is_structure(layer, since, now, classes):
                 return []
             curve.start = len(curve.values) - 1
@@ -141,11 +152,11 @@ class Trends:
         return self._stall(curve, layer, metric)
 
     @staticmethod
-    def _limit(metric: str, until_best: Array, was: float, now: float) -> float:
-        """How much has to be lost at least."""
-        if metric in RANKS:
-            return _COLLAPSED * was
-        return _LOST * max(float(np.ptp(until_best)), 0.1 * abs(was))
+    def _is_lost(metric: str, smooth: Array, best: int, noise: float) -> bool:
+        """Whether the last two medians, of four values, are below the best one by more than noise, and by a share."""
+        was, until = abs(float(smooth[best])), float(np.ptp(smooth[: best + 1]))
+        share = _COLLAPSED * was if metric in RANKS else max(_LOST * until, _LOST_OF_VALUE * was)
+        return bool((smooth[best] - smooth[-2:] > max(_NOISE * noise, share)).all())
 
     def _is_structure(self, layer: str, since: int, rank: float, classes: int) -> bool:
         """Whether a rank fell because classes came apart: they need no more dimensions than there are classes less one."""
@@ -160,9 +171,9 @@ class Trends:
         if metric not in SILHOUETTES or curve.stalled or curve.start or len(curve.values) < _LEAST_TO_STALL:
             return []
         change = curve.loss_change(1)
-        now = float(curve.smooth()[-1])
+        best, now = float(curve.smooth().max()), float(curve.smooth()[-1])
         risen = [each.rose() for (_, name), each in self._curves.items() if name == metric and len(each.values) >= _LEAST]
-        if change is None or change > -_FELL_MUCH or now >= _LOW or any(risen):
+        if change is None or change > -_FELL_MUCH or best >= _LOW or any(risen):
             return []
         curve.stalled = True
         return [("stall", f"{_words(metric)} has not risen since step {curve.steps[0]:,} (now {_short(now)}){_while(change)}")]
