@@ -105,7 +105,7 @@ def test_a_layer_beside_which_another_one_rises_may_stay_low(rng):
 
 @pytest.mark.parametrize(
     ("loss", "ending"),
-    [(np.full(40, np.nan), ""), (np.linspace(1, 2, 40), " while the loss rose"), (np.ones(40), " while the loss stayed")],
+    [(np.full(40, np.nan), ""), (np.linspace(1, 4, 40), " while the loss rose"), (np.ones(40), " while the loss stayed")],
     ids=["none", "rose", "stayed"],
 )
 def test_what_the_loss_did(rng, loss, ending):
