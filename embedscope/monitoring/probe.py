@@ -149,7 +149,7 @@ def open_probe(
     if isinstance(given, Dataset):
         return ReadProbe(_drawn(given, rows, seed), prepared(prepare), size, workers)
     if prepare is not None:
-        raise UsageError(f"`prepare=` is for a data source; {type(given).__name__} gives inputs that are prepared already")
+        raise UsageError(f"`prepare` is for a data source; {type(given).__name__} gives inputs that are prepared already")
     if isinstance(given, data.Dataset) and hasattr(given, "__len__"):
         given = _batched(given, _labels_of(given), rows, size, seed)
     elif isinstance(given, tuple) and len(given) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in given):
@@ -172,7 +172,7 @@ def prepared(prepare: Any) -> Preparation:
     if hasattr(found, "text"):
         return found
     if not callable(prepare):
-        raise UsageError(f"`prepare=` takes a transform or the `prepare` of an encoder, got {type(prepare).__name__}")
+        raise UsageError(f"`prepare` takes a transform or the `prepare` of an encoder, got {type(prepare).__name__}")
     return EachItem(prepare)
 
 

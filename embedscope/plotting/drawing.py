@@ -63,14 +63,16 @@ def plot(
 
     Args:
         sources: what `score` takes: features with `labels`, a path, a FeatureSet, a mapping from names to these, or a list; and
-            run directories (before, and after each objective), what `finetune` returned, and what `score` returned.
+            run directories (before, and after each objective), what `finetune` returned, and what `score` returned. Or files of
+            measurements, the .jsonl of a Monitor or of scored checkpoints, which are drawn over their steps.
         output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind; .html for a
             page to explore, which has all kinds that suit, the scores, the samples and the provenance.
         labels: (N,) of any kind, for the arrays among the sources.
         kind: one kind, as `kinds`.
         kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.
         layers: which layers of the stores; all if none is named.
-        metrics: what the table of a page and the kind trajectory measure, as in `score`.
+        metrics: what the table of a page and the kind trajectory measure, as in `score`; of files of measurements, what is
+            drawn, by default all.
         split: draw the rows of one split only.
         width: "column" and "page" of a paper, or "slide".
         form: "png", "svg" or "pdf": of the pictures in a folder.
