@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,7 +33,6 @@ def embed(
     pooling: str = "auto",
     device: str = "auto",
     amp: bool = False,
-    allow_partial: bool = False,
     live: bool = False,
     seed: int = 0,
     say: Callable[[str], None],
@@ -45,7 +45,7 @@ def embed(
         raise UsageError("the model is sharded by FSDP, and its weights are not gathered here; score its checkpoints instead")
     _check_same(probe)
     with Runner(encoder, device=device, amp=amp, live=live, say=say) as runner:
-        runner.plan(probe.sample(), layers, pooling=pooling, logits=False, allow_partial=allow_partial)
+        runner.plan(probe.sample(), layers, pooling=pooling, logits=False, allow_partial=False)
         found = _found(runner, probe, seed)
     return [
         _collected(encoder, probe, layer.name, [found[number][layer.name] for number in sorted(found)])
@@ -87,12 +87,13 @@ def _collected(encoder: Encoder, probe: Probe, layer: str, parts: Sequence[tuple
 
 def _check_same(probe: Probe) -> None:
     """Raise InputError if the processes of a group hold different rows, as a loader that shares them gives."""
-    first: Any = (len(probe.labels), probe.labels.tolist(), [str(each) for each in probe.ids])
-    if (
-        distributed.world_size() > 1
-        and not distributed.all_reduce_object([first], lambda one, other: [*one, *other]).count(first)
-        == distributed.world_size()
-    ):
+    if distributed.world_size() == 1:
+        return
+    own = hashlib.sha256(
+        probe.labels.tobytes() + "\0".join(map(str, probe.ids)).encode("utf-8", "backslashreplace")
+    ).hexdigest()
+    found = distributed.all_reduce_object({own}, lambda one, other: one | other)
+    if len(found) > 1:
         raise InputError(
             "the probe's rows differ between the processes of this run; give all of them the same, as a location with a number "
             "of rows does"

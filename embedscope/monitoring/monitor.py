@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ class Monitor:
         log: a logger with log(values, step), or "tensorboard", "wandb", "trackio" or "mlflow".
         stop_on: conditions such as "silhouette<0" that set `should_stop`.
         on_finding: is called with each Finding, in process 0.
-        prepare: for a data source: the `prepare` of an encoder, or a transform of one item; by default images become [0, 1].
+        prepare: for a data source: an encoder of `open_model`, whose preparation and embedding are those of the model too, or a
+            transform of one item; by default images become [0, 1].
         pooling: of layers that name none, as in `extract`.
         batch_size: rows in a forward pass.
         device: to compute on, by default the model's own.
@@ -170,7 +172,8 @@ class Monitor:
                     workers=self._workers,
                 )
             device = str(where) if self._device == "auto" else self._device
-            encoder = Encoder(module, prepared(self._prepare), type(module).__name__)
+            made = self._prepare if isinstance(self._prepare, Encoder) else Encoder(module, prepared(self._prepare), "")
+            encoder = replace(made, module=module, weights=None, spec=type(module).__name__)
             found = embed(
                 encoder,
                 self._probe,

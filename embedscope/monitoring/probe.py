@@ -172,7 +172,7 @@ def prepared(prepare: Any) -> Preparation:
     if hasattr(found, "text"):
         return found
     if not callable(prepare):
-        raise UsageError(f"`prepare` takes a transform or the `prepare` of an encoder, got {type(prepare).__name__}")
+        raise UsageError(f"`prepare` takes an encoder or a transform of one item, got {type(prepare).__name__}")
     return EachItem(prepare)
 
 

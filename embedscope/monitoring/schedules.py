@@ -68,6 +68,8 @@ class Share:
 
     def measured(self, step: int, seconds: float) -> None:
         """Note that a step was measured, and set when the next one may be."""
+        if self._started is None:  # by a call of `measure`, before any step was told
+            self._started = step, self.clock() - seconds
         self._cost += seconds
         self._count += 1
         # The first one also reads the probe, and is no measure of those that follow.

@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from embedscope import Monitor, extract, score
+from embedscope import Monitor, extract, open_model, score
 from embedscope.cli import main
 from embedscope.errors import InputError, MissingExtraError, UsageError
 from embedscope.models.preparation import Pixels
@@ -174,6 +175,18 @@ def test_a_transform_prepares_each_item(net):
     assert values == pytest.approx(Monitor((str(DIGITS), 50))(net, 0), abs=1e-6)
 
 
+def test_an_encoder_prepares_and_says_what_the_embedding_is(net):
+    encoder = replace(open_model("torch.nn:Flatten()"), prepare=Pixels(channels=1), embedding="conv")
+    values = Monitor((str(DIGITS), 50), prepare=encoder)(net, 0)
+    assert values == Monitor((str(DIGITS), 50), prepare=Pixels(channels=1), layers="conv")(net, 0)
+
+
+def test_a_measurement_that_nobody_scheduled(net, images):
+    monitor = Monitor(images, every="1%")
+    assert monitor.measure(net, 3)
+    assert monitor(net, 4) is None
+
+
 def test_due_at_multiples_and_after_them(net, images):
     monitor = Monitor(images, every=10)
     assert [step for step in (0, 1, 9, 10, 11, 25, 26, 30, 31) if monitor(net, step)] == [0, 10, 25, 30]
@@ -285,7 +298,7 @@ def test_loggers_that_are_not_there(monkeypatch):
         ({"stop_on": "gini<0"}, "no measured metric 'gini'"),
         ({"stop_on": "silhouette"}, "cannot read the condition 'silhouette'"),
         ({"log": 3}, "`log` takes a logger"),
-        ({"prepare": 3}, "`prepare` takes a transform"),
+        ({"prepare": 3}, "`prepare` takes an encoder or a transform"),
     ],
     ids=str,
 )
