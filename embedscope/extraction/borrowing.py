@@ -39,7 +39,7 @@ def borrowed(module: nn.Module) -> Iterator[torch.device]:
         raise InputError(f"the module is on several devices ({', '.join(sorted(map(str, devices)))}); bring it to one")
     (device,) = devices
     modes = [(each, each.training) for each in module.modules()]
-    buffers = [(each, each.clone()) for each in module.buffers() if not is_lazy(each) and not each.is_meta]
+    buffers = {name: (each, each._version, each.clone()) for name, each in module.named_buffers() if _is_plain(each)}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what a transform draws from
     accelerator: Any = torch.mps if torch.backends.mps.is_available() else None
     drawn = accelerator and accelerator.get_rng_state()
@@ -57,9 +57,17 @@ def borrowed(module: nn.Module) -> Iterator[torch.device]:
         if drawn is not None:
             accelerator.set_rng_state(drawn)
         module.to(device)
-        with torch.no_grad():
-            for buffer, was in buffers:
-                if not torch.equal(buffer, was):
-                    buffer.copy_(was)
+        for name, buffer in module.named_buffers():
+            if name not in buffers:
+                continue
+            was, version, values = buffers[name]
+            if (buffer is not was or buffer._version != version) and buffer.shape == values.shape:
+                with torch.no_grad():
+                    buffer.copy_(values)
         for each, training in modes:
             each.training = training
+
+
+def _is_plain(buffer: torch.Tensor) -> bool:
+    """Whether a buffer holds values that can be kept and put back."""
+    return not (is_lazy(buffer) or buffer.is_meta or buffer.is_inference()) and buffer.layout is torch.strided
