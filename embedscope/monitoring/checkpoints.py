@@ -63,9 +63,10 @@ def in_order(paths: Sequence[str]) -> list[Stage]:
     them. InputError for a path that is not there, or given twice.
 
     >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> for step in (10, 9): Path(folder.name, f"ckpt-{step}.pt").touch()
-    >>> [stage.step for stage in in_order([f"{folder.name}/ckpt-10.pt", f"{folder.name}/ckpt-9.pt"])]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for step in (10, 9):
+    ...         Path(folder, f"ckpt-{step}.pt").touch()
+    ...     [stage.step for stage in in_order([f"{folder}/ckpt-10.pt", f"{folder}/ckpt-9.pt"])]
     [9, 10]
     """
     named = [(name, file) for given in paths for name, path in [_named(given)] for file in _files(path)]
