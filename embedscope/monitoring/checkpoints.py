@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
+_INDEX = (".safetensors.index.json", ".bin.index.json")
+
 # What trainers write beside the weights.
 _ASIDE = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
 
@@ -76,7 +78,12 @@ def in_order(paths: Sequence[str]) -> list[Stage]:
     steps = [_step(path) for _, path in named]
     distinct = None not in steps and len(set(steps)) == len(steps)
     stems = [name or Path(path).name.partition(".")[0] for name, path in named]
-    names = [stem if stems.count(stem) == 1 else path for stem, (_, path) in zip(stems, named, strict=True)]
+    folders = [Path(path).parent.name for _, path in named]  # checkpoint-500/model.safetensors
+    tells = len(set(folders)) == len(folders)
+    names = [
+        stem if stems.count(stem) == 1 else folder if tells and folder else path
+        for stem, folder, (_, path) in zip(stems, folders, named, strict=True)
+    ]
     return [
         Stage(path, int(step or 0) if distinct else place, name)
         for place, ((_, path), step, name) in enumerate(zip(named, steps, names, strict=True))
@@ -104,7 +111,13 @@ def _files(path: str) -> list[str]:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.stem not in _ASIDE and file.is_file())
+    """List the files of weights in a folder; an index stands for its shards."""
+    found = [
+        file
+        for file in folder.iterdir()
+        if (file.suffix in _SUFFIXES or file.name.endswith(_INDEX)) and not file.stem.startswith(_ASIDE) and file.is_file()
+    ]
+    return sorted(file for file in found if not re.search(r"-\d+-of-\d+$", file.stem))
 
 
 def _natural(path: str) -> list[tuple[int, int, str]]:

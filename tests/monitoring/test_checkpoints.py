@@ -151,8 +151,17 @@ def test_without_numbers_positions_are_steps(tmp_path):
 
 
 def test_folders_of_trainers(tmp_path):
-    touch(tmp_path, "checkpoint-500/model.safetensors", "checkpoint-500/optimizer.pt", "checkpoint-1000/model.safetensors")
-    assert [step for step, _ in steps([str(tmp_path)])] == [500, 1000]
+    touch(tmp_path, "checkpoint-500/model.safetensors", "checkpoint-500/optimizer.pt", "checkpoint-500/rng_state_0.pth")
+    touch(tmp_path, "checkpoint-1000/model.safetensors")
+    assert steps([str(tmp_path)]) == [(500, "checkpoint-500"), (1000, "checkpoint-1000")]
+
+
+def test_shards_are_one_checkpoint(tmp_path):
+    shards = [f"ckpt-5/model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    touch(tmp_path, *shards, "ckpt-5/model.safetensors.index.json", "ckpt-6/model.safetensors")
+    assert [stage.path for stage in in_order([str(tmp_path)])] == [
+        str(tmp_path / "ckpt-5" / "model.safetensors.index.json"), str(tmp_path / "ckpt-6" / "model.safetensors"),
+    ]  # fmt: skip
 
 
 def test_what_is_no_checkpoint(tmp_path):
