@@ -15,7 +15,8 @@ def plot(
     features: Annotated[
         list[str],
         typer.Argument(
-            help="Feature stores, features made elsewhere as in score, or run directories of finetune; name=path names one."
+            help="Feature stores, features made elsewhere as in score, run directories of finetune, or files of measurements "
+            "(.jsonl of a Monitor or of score); name=path names one."
         ),
     ],
     output: Annotated[

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from embedscope.cli import checkpoints
 from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
 from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
@@ -27,7 +28,8 @@ def score(
         list[str],
         typer.Argument(
             help="Feature stores, or features made elsewhere: .npz (X, y), X.npy,y.npy, .csv, .parquet, .jsonl, .pt, "
-            ".safetensors or .h5ad, with columns named as in v.csv(label='species', features='d*'); name=path names one."
+            ".safetensors or .h5ad, with columns named as in v.csv(label='species', features='d*'); name=path names one. "
+            "With --model, checkpoints."
         ),
     ],
     metric: Annotated[
@@ -98,6 +100,15 @@ def score(
         str | None,
         typer.Option(help="What the run may take, as in 4GB; half of what is free.", envvar="EMBEDSCOPE_MEMORY"),
     ] = None,
+    model: checkpoints.Model = None,
+    data: checkpoints.Data = None,
+    output: checkpoints.Output = None,
+    limit: checkpoints.Limit = None,
+    size: checkpoints.Size = None,
+    mean: checkpoints.Mean = None,
+    std: checkpoints.Std = None,
+    channels: checkpoints.Channels = None,
+    weights: checkpoints.Weights = None,
     device: Device = "auto",
     seed: Seed = 0,
     form: Annotated[Format, typer.Option("--format", help="How to print.", envvar="EMBEDSCOPE_FORMAT")] = Format.table,
@@ -127,6 +138,12 @@ def score(
         features, question = [source for source in features if source != "fixed"], "fixed"
         if not features:
             raise UsageError("--ci fixed needs features to measure, as in embedscope score features.h5 --ci fixed")
+    preparation = {"size": size, "mean": mean, "std": std, "channels": channels, "weights": weights}
+    checkpoints.check(model, data, output=output, limit=limit, **preparation)
+    if model is not None and (compare or against is not None):
+        raise UsageError(
+            "--compare and --against need features; extract those of the checkpoints first, as in embedscope extract --help"
+        )
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if layers:
@@ -142,21 +159,24 @@ def score(
         check_output(samples, overwrite=overwrite)
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
-        scores = evaluation.score(
-            features,
-            metrics=chosen,
-            layers=layer or (),
-            split=split,
-            sample=sample,
-            ci=question,
-            compare=compare,
-            against=against,
-            memory=None if memory is None else parse_bytes(memory),
-            device=device,
-            seed=seed,
-            say=talk.say,
-            track=talk.track,
-        )
+        options: dict[str, Any] = {
+            "metrics": chosen,
+            "layers": layer or (),
+            "split": split,
+            "sample": sample,
+            "ci": question,
+            "memory": None if memory is None else parse_bytes(memory),
+            "device": device,
+            "seed": seed,
+            "say": talk.say,
+            "track": talk.track,
+        }
+        if model is not None and data is not None:
+            full = per_class or samples is not None or json or form is Format.json
+            options |= {"limit": limit, "full": full, "overwrite": overwrite}
+            scores = checkpoints.measured(features, model, data, output, preparation, **options)
+        else:
+            scores = evaluation.score(features, compare=compare, against=against, **options)
         if distributed.rank() > 0:
             return
     ranking = scores.ranked() if layers else None
