@@ -17,7 +17,7 @@ CHECKPOINTS = ("early", "late")
 OBJECTIVES = ("ce", "ce + silhouette", "0.5*ce + 0.5*latent_boost")
 
 # What is drawn of the two checkpoints, of one of them, and of a run.
-_OF_BOTH = ("tsne", "umap", "pca", "trajectory")
+_OF_BOTH = ("tsne", "umap", "pca", "trajectory", "compare")
 _OF_ONE = ("silhouette", "classes", "gini", "spectrum")
 _OF_RUNS = ("training", "comparison")
 
@@ -37,6 +37,8 @@ def draw(folder: Path) -> None:
     for name, store in zip(CHECKPOINTS, stores, strict=True):
         model, checkpoint = f"{SAMPLE}/network.py:DigitNet", SAMPLE / f"{name}.safetensors"
         run("extract", model, SAMPLE / "digits", "--checkpoint", checkpoint, "-o", store, "-q")
+    layers = ["--layer", "conv*", "--layer", "embedding", "--layer", "classifier.input", "-o", folder / "layers.h5"]
+    run("extract", model, SAMPLE / "digits", "--checkpoint", checkpoint, *layers, "-q")
     objectives = [part for each in OBJECTIVES for part in ("--objective", each)]
     run("finetune", stores[0], "-o", folder / "run", "--head", "mlp(64, 32)", "--trials", 5, *objectives, "-q")
     PICTURES.mkdir(exist_ok=True)
@@ -44,6 +46,7 @@ def draw(folder: Path) -> None:
     jobs = [
         *((kind, [*stores, "--split", "test"]) for kind in _OF_BOTH),
         *((kind, of_one) for kind in _OF_ONE),
+        ("layers", [folder / "layers.h5", "--split", "test"]),
         *((kind, [folder / "run"]) for kind in _OF_RUNS),
     ]
     for kind, given in jobs:

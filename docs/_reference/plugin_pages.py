@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from embedscope import plugins
-from embedscope.metrics import STANDARD, MetricDeclaration
+from embedscope.metrics import ALL, SETS, STANDARD, MetricDeclaration
 from embedscope.metrics import declaration as metric_declaration
 from embedscope.plotting import declaration as kind_declaration
 
@@ -24,7 +24,7 @@ _TAKES = {
     "runs": "run directories of `finetune`",
 }
 # Keywords that the program fills in.
-_FILLED = ("anchors", "metrics")
+_FILLED = ("anchors", "logits", "metrics")
 _SOURCES = {
     "models": ("Model sources", "MODEL", "`SOURCE:NAME`"),
     "data": ("Data sources", "DATA", "`SOURCE:LOCATION`"),
@@ -53,7 +53,9 @@ def metrics() -> str:
         "In Python, a metric is a function of `(features, labels)` that returns a "
         "[`Result`](python.md#result), as in `from embedscope.metrics.silhouette import silhouette`.\n\n"
     )
-    return text + overview + "\n" + "\n".join(_metric(name, function) for name, function in functions.items())
+    sets = table(["Set", "Metrics"], [[code(name), ", ".join(f"[`{each}`](#{each})" for each in SETS[name])] for name in SETS])
+    chosen = f"\n## Sets {{ #sets }}\n\n`-m` takes the name of a set as well; `-m {ALL}` computes every metric.\n\n{sets}\n"
+    return text + overview + chosen + "\n".join(_metric(name, function) for name, function in functions.items())
 
 
 def _metric(name: str, function: Callable[..., Any]) -> str:
@@ -64,12 +66,17 @@ def _metric(name: str, function: Callable[..., Any]) -> str:
         ["Unchanged by", ", ".join(each.replace("_", " ") for each in declared.invariant) or "–"],
         ["Values per sample (`--samples`)", "yes" if declared.takes_anchors else "no"],
         ["Interval (`--ci`)", _interval(declared)],
-        ["Computed from", "features" if declared.reads == "features" else "mean of \\|activation\\| per channel"],
+        ["Computed from", _inputs(declared)],
         ["Source", linked(declared.reference)],
     ]
     if declared.aliases:
         facts.insert(0, ["Also named", _listed(declared.aliases)])
     return _section(name, function, table(["", ""], facts), skip=_FILLED)
+
+
+def _inputs(declared: MetricDeclaration) -> str:
+    read = "features" if declared.reads == "features" else "mean of \\|activation\\| per channel"
+    return f"{read}, and the logits that `extract --logits` keeps" if declared.takes_logits else read
 
 
 def _interval(declared: MetricDeclaration) -> str:
