@@ -202,6 +202,6 @@ def score(
             print_layers(scores, ranking)
         print_comparisons(scores.comparisons)
         print_shifts(scores.shifts)
-        if not quiet and ranking is None:
+        if not quiet and ranking is None and model is None:  # of a row of checkpoints, the course counts
             print_findings(scores)
     check_thresholds(scores, thresholds)
