@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from embedscope.cli.console import Talk, print_csv, print_differences, print_json, print_scores
+from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
 
@@ -56,6 +57,15 @@ def score(
             "--samples", "--per-sample", help="Write the values of each sample to this .csv or .parquet.", show_default=False
         ),
     ] = None,
+    issues: Annotated[
+        Path | None,
+        typer.Option(
+            "--issues",
+            help="Write the rows that need attention to this .csv or .parquet: probable label errors, near duplicates, leakage "
+            "between splits, outliers.",
+            show_default=False,
+        ),
+    ] = None,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,6 +97,7 @@ def score(
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
     from embedscope.metrics import STANDARD
     from embedscope.store.files import check_output
+    from embedscope.store.sources import open_sources
     from embedscope.store.tables import check_table, write_table
 
     question: str | bool = ci
@@ -105,16 +116,25 @@ def score(
                 f"--samples needs a metric with a value per sample, such as silhouette; measured are {', '.join(chosen)}"
             )
         check_output(samples, overwrite=overwrite)
+    if issues is not None:
+        check_table(issues)
+        check_output(issues, overwrite=overwrite)
+        evaluation.per_sample_metrics(chosen)  # a typo should not cost the time of finding issues
+    limit = None if memory is None else parse_bytes(memory)
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
+        sources: Any = features
+        if issues is not None:
+            sources = open_sources(features, layers=layer or ())
+            found = write_issues(issues, sources, talk, split=split, memory=limit, device=device, seed=seed)
         scores = evaluation.score(
-            features,
+            sources,
             metrics=chosen,
             layers=layer or (),
             split=split,
             sample=sample,
             ci=question,
-            memory=None if memory is None else parse_bytes(memory),
+            memory=limit,
             device=device,
             seed=seed,
             say=talk.say,
@@ -122,6 +142,8 @@ def score(
         )
         if distributed.rank() > 0:
             return
+    if issues is not None:
+        scores = scores.with_issues(found)
     for entry in scores:
         for warning in entry.warnings:
             talk.warn(f"{entry.name}: {warning}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
     from embedscope.evaluation.comparing import Difference
+    from embedscope.evaluation.issues import Issues
     from embedscope.metrics import Better
 
 
@@ -98,7 +99,7 @@ class Scores:
     """All metrics on one embedding.
 
     The fields are those of `score --json`, and beside them `table`, what is known of single samples, and the `ids` (N,) and
-    `labels` (N,), names of classes, of all rows that were measured.
+    `labels` (N,), names of classes, of all rows that were measured; and the `issues`, if they were looked for.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Scores:
     table: Samples | None = None
     ids: np.ndarray[Any, Any] | None = None
     labels: np.ndarray[Any, Any] | None = None
+    issues: Issues | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
@@ -126,6 +128,7 @@ class Scores:
             "device": self.device,
             "metrics": {key: found.as_json() for key, found in self.metrics.items()},
             "warnings": list(self.warnings),
+            **({} if self.issues is None else {"issues": self.issues.as_json()}),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -195,6 +198,11 @@ class ScoreTable(Sequence[Scores]):
 
     def __len__(self) -> int:
         return len(self._scores)
+
+    def with_issues(self, issues: Sequence[Issues]) -> ScoreTable:
+        """Return the same scores with the issues of each embedding."""
+        entries = [replace(entry, issues=found) for entry, found in zip(self, issues, strict=True)]
+        return ScoreTable(entries, self.differences)
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as `score --json` prints them, schema embedscope.score/1."""

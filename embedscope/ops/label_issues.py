@@ -1,10 +1,10 @@
 """Which labels are probably wrong, from class probabilities that were predicted without the row itself.
 
-A label y is drawn from the true class i of a row with probability (1 - e) [i = y] + e C(i, y): e is the share of wrong labels and
-C(i, y), zero for i = y, says which classes are taken for one another. The true class has probabilities t = softmax(sum_s w_s log
-p_s) over sources s of evidence, such as a probe and the neighbours. The weights w_s >= 0 and e are those under which the given
-labels are most likely; C is counted from the result and both are repeated. So the estimate tells an ambiguous row (low t for every
-class) from a wrong label (high t for another class), and clean data get an e of about 0.
+A row of the true class i is labelled y with probability (1 - e) [i = y] + e C(i, y): e is the share of wrong labels, and C(i, y),
+zero for i = y, says which classes are taken for one another. The true class has probabilities t = softmax(sum_s w_s log p_s) over
+sources s of evidence, such as a probe and the neighbours. The weights w_s >= 0 and e are those under which the given labels are
+most likely; C is counted from the result and both are repeated. So the estimate tells an ambiguous row (low t for every class)
+from a wrong label (high t for another class), and clean data get an e of about 0.
 
 The noise model is that of confident learning (arXiv:1911.00068) with one rate, fitted by likelihood instead of counted at
 thresholds; pooling logarithms of calibrated predictions is standard (Genest and Zidek 1986, doi:10.1214/ss/1177013825).
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Elements of rows x classes that the weights and the rate are fitted on, and the fewest and the most rows: three or four numbers
-# are estimated, for which more rows change the third digit.
+# Rows times classes that the weights and the rate are fitted on, and the fewest and the most rows: only three or four numbers are
+# estimated.
 _FITTED_ELEMENTS, _FEWEST_ROWS, _MOST_ROWS = 2_000_000, 2_000, 20_000
 _ROUNDS = 4
 _STEPS = 60
@@ -119,8 +119,8 @@ def _logs(evidence: Sequence[Tensor], rows: Tensor | slice) -> Tensor:
 
 
 def _fitted(logs: Tensor, given: Tensor) -> _NoiseModel:
-    sources, count, classes = logs.shape
-    rows = torch.arange(count)
+    sources = len(logs)
+    rows = torch.arange(len(given))
     # Together the weights begin at 2: out-of-sample evidence about noisy labels says less than it could about the true classes.
     weights = torch.full((sources,), 2.0 / sources, dtype=torch.float64).expm1().log()
     parameters = torch.cat([weights, torch.tensor([-3.0], dtype=torch.float64)])
@@ -147,7 +147,7 @@ def _most_likely(parameters: Tensor, logs: Tensor, given: Tensor, rows: Tensor, 
         likelihood = (1 - rate) * plain[rows, given] + rate * (plain * by_given).sum(dim=1)
         value = -likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().mean()
         value.backward()  # type: ignore[no-untyped-call]
-        return float(value)
+        return float(value.detach())
 
     optimizer.step(loss)
     return free.detach()

@@ -6,8 +6,8 @@ distance to the nearest row, cleanlab's default. Two corrections keep ordinary d
 - In m dimensions the share of rows whose nearest is that near by chance is about ln 2 · 0.13^m, 1.2% for m = 2. The factor is
   lowered until one row among all is expected. m is estimated from the ratio of the first two distances (TwoNN,
   doi:10.1038/s41598-017-11873-y), by its median.
-- The same holds against the median of the row's own neighbours, so that a class that is denser than the others is not a crowd of
-  copies. Groups of near copies larger than half of the k neighbours are therefore not found unless they are exact.
+- The copy has to be as near by the median of the row's own neighbours, too, so that the rows of a class that is denser than the
+  others are no copies. Groups of near copies larger than half of the k neighbours are therefore not found unless they are exact.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NEIGHBORS = 10
 _FEWEST_ROWS = 20
-# How many standard deviations of the logarithm, estimated from the upper half, and how many times the distances of the row's own
+# How many standard deviations of the logarithm, estimated from the upper half, and how many times the distances of the row's
 # neighbours. On Gaussian data at most 0.6% of the rows pass both in 2 dimensions and none in 8 or more (benchmarks/issues.py).
 _DEVIATIONS = 4.0
 _AROUND = 1.25
