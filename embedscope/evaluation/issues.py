@@ -37,7 +37,7 @@ class Issue:
         label: name of its class; "" if it has none.
         score: in [0, 1], 1 is worst. For a label, the probability that it is wrong; for copies, 1 minus their distance; for
             outliers, 1 minus the inverse distance to the nearest rows, both in units of the median of the data.
-        suggested: the class that fits better: for a label, the most probable other class; for copies with different labels, that
+        suggested: the class that fits better: for a label, the most probable other class; for copies whose labels differ, that
             of most; "" if none does.
         evidence: ids of the nearest rows that speak for it, separated by semicolons, then in brackets why.
         split: of the row; "" if the data have none.

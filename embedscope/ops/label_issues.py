@@ -1,10 +1,13 @@
 """Which labels are probably wrong, from class probabilities that were predicted without the row itself.
 
-A row of the true class i is labelled y with probability (1 - e) [i = y] + e C(i, y): e is the share of wrong labels, and C(i, y),
-zero for i = y, says which classes are taken for one another. The true class has probabilities t = softmax(sum_s w_s log p_s) over
-sources s of evidence, such as a probe and the neighbours. The weights w_s >= 0 and e are those under which the given labels are
-most likely; C is counted from the result and both are repeated. So the estimate tells an ambiguous row (low t for every class)
-from a wrong label (high t for another class), and clean data get an e of about 0.
+A row of the true class i is labelled y with probability (1 - e) [i = y] + e C(i, y): e is the share of wrong labels, and C,
+with a zero diagonal, says which classes are taken for one another. The true class has probabilities
+t = softmax(sum_s w_s log p_s) over sources s of evidence, such as a probe and the neighbours. The weights w_s >= 0 and e are
+those under which the given labels are most likely; C is counted from the result, and both steps are repeated. So the estimate
+tells an ambiguous row (low t for every class) from a wrong label (high t for another class).
+
+Where classes overlap, a high e with certain classes and a low e with uncertain ones explain the labels about as well. The lowest
+e that they do not reject is then taken, which is 0 for clean data.
 
 The noise model is that of confident learning (arXiv:1911.00068) with one rate, fitted by likelihood instead of counted at
 thresholds; pooling logarithms of calibrated predictions is standard (Genest and Zidek 1986, doi:10.1214/ss/1177013825).
@@ -12,12 +15,14 @@ thresholds; pooling logarithms of calibrated predictions is standard (Genest and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import softplus
 
+from embedscope.errors import UndefinedError
 from embedscope.ops import blocks
 from embedscope.ops.class_moments import class_sums
 
@@ -26,12 +31,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Rows times classes that the weights and the rate are fitted on, and the fewest and the most rows: only three or four numbers are
-# estimated.
+# Rows times classes that the weights and the rate are fitted on, and the fewest and the most rows: enough for four numbers.
 _FITTED_ELEMENTS, _FEWEST_ROWS, _MOST_ROWS = 2_000_000, 2_000, 20_000
 _ROUNDS = 4
 _STEPS = 60
 _FLOOR = 1e-6  # least probability: one source alone cannot rule a class out
+
+# Log-odds at which no label is wrong, and by how much the log-likelihood falls where a rate is rejected (95%, one-sided: 1.35).
+_NO_ERRORS = -14.0
+_REJECTED = 2.0
+_INFORMED = 5.0  # by how much evidence has to explain the labels better than their frequencies do
+_HALVINGS = 8
 
 # What of the confusions is used to tell wrong labels, as a power of C: 1 is best where labels are wrong for one class only, and
 # up to 0.013 of AUROC worse where difficult rows are mislabelled more often; 0 the other way round (benchmarks/issues.py).
@@ -92,7 +102,10 @@ def check_labels(evidence: Sequence[Tensor], given: Tensor, *, seed: int = 0) ->
         seed: of the rows that the model is fitted on, where there are too many.
 
     Returns:
-        A LabelCheck. Rows are exchangeable: their order changes nothing but which rows are drawn.
+        A LabelCheck.
+
+    Raises:
+        UndefinedError: the evidence says no more of the labels than how frequent they are.
     """
     classes = evidence[0].shape[1]
     most = min(_MOST_ROWS, max(_FEWEST_ROWS, _FITTED_ELEMENTS // classes))
@@ -120,37 +133,71 @@ def _logs(evidence: Sequence[Tensor], rows: Tensor | slice) -> Tensor:
 
 def _fitted(logs: Tensor, given: Tensor) -> _NoiseModel:
     sources = len(logs)
-    rows = torch.arange(len(given))
     # Together the weights begin at 2: out-of-sample evidence about noisy labels says less than it could about the true classes.
     weights = torch.full((sources,), 2.0 / sources, dtype=torch.float64).expm1().log()
-    parameters = torch.cat([weights, torch.tensor([-3.0], dtype=torch.float64)])
-    posterior = torch.softmax(2 * logs.mean(dim=0), dim=1)
-    confusion = _confusions(posterior, given)
-    model = _NoiseModel(softplus(weights), 0.05, confusion)
+    odds = torch.tensor([-3.0], dtype=torch.float64)
+    confusion = _confusions(torch.softmax(2 * logs.mean(dim=0), dim=1), given)
     for _ in range(_ROUNDS):
-        parameters = _most_likely(parameters, logs, given, rows, confusion)
-        model = _NoiseModel(softplus(parameters[:-1]), float(torch.sigmoid(parameters[-1])), confusion)
+        found, likelihood = _most_likely(torch.cat([weights, odds]), _Labelled(logs, given, confusion))
+        weights, odds = found[:-1], found[-1:]
+        model = _NoiseModel(softplus(weights), float(torch.sigmoid(odds)), confusion)
         confusion = _confusions(model.posterior(logs, given)[0], given)
-    return _NoiseModel(model.weights, model.rate, confusion)
+    weights, odds = _lowest_rate(weights, odds, likelihood, _Labelled(logs, given, model.confusion))
+    return _NoiseModel(softplus(weights), float(torch.sigmoid(odds)), confusion)
 
 
-def _most_likely(parameters: Tensor, logs: Tensor, given: Tensor, rows: Tensor, confusion: Tensor) -> Tensor:
-    """Find the weights and the rate under which the given labels are most likely, with the confusions as they are."""
-    free = parameters.clone().requires_grad_(True)
+@dataclass(frozen=True)
+class _Labelled:
+    """Evidence (S, B, K), labels (B,) and which classes are labelled as others (K, K)."""
+
+    logs: Tensor
+    given: Tensor
+    confusion: Tensor
+
+    def log_likelihood(self, weights: Tensor, odds: Tensor) -> Tensor:
+        """Sum the log-likelihood of the labels; the weights before softplus, the log-odds of a wrong label."""
+        plain = torch.softmax((softplus(weights)[:, None, None] * self.logs).sum(dim=0), dim=1)
+        rate = torch.sigmoid(odds)
+        right = plain[torch.arange(len(self.given)), self.given]
+        likelihood = (1 - rate) * right + rate * (plain * self.confusion.T[self.given]).sum(dim=1)
+        return likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().sum()
+
+
+def _most_likely(start: Tensor, labelled: _Labelled, odds: Tensor | None = None) -> tuple[Tensor, float]:
+    """Maximise the likelihood over weights and odds, the last parameter, or over weights at given odds: parameters, maximum."""
+    free = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS([free], max_iter=_STEPS, line_search_fn="strong_wolfe")
-    by_given = confusion.T.contiguous()[given]  # (B, K): how often each class is labelled as this row is
+    best = -math.inf
 
     def loss() -> float:
+        nonlocal best
         optimizer.zero_grad()
-        plain = torch.softmax((softplus(free[:-1])[:, None, None] * logs).sum(dim=0), dim=1)
-        rate = torch.sigmoid(free[-1])
-        likelihood = (1 - rate) * plain[rows, given] + rate * (plain * by_given).sum(dim=1)
-        value = -likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().mean()
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
+        found = labelled.log_likelihood(free[:-1], free[-1:]) if odds is None else labelled.log_likelihood(free, odds)
+        (-found / len(labelled.given)).backward()  # type: ignore[no-untyped-call]
+        best = max(best, float(found.detach()))
+        return -float(found.detach()) / len(labelled.given)
 
-    optimizer.step(loss)
-    return free.detach()
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return free.detach(), best
+
+
+def _lowest_rate(weights: Tensor, odds: Tensor, likelihood: float, labelled: _Labelled) -> tuple[Tensor, Tensor]:
+    """Lower the odds as far as the labels do not reject it, with the best weights for them: weights, odds."""
+    low, high = torch.full_like(odds, _NO_ERRORS), odds
+    others, reached = _most_likely(weights, labelled, low)
+    counts = torch.bincount(labelled.given).double()
+    if reached <= float(torch.xlogy(counts, counts / counts.sum()).sum()) + _INFORMED:
+        raise UndefinedError("the features do not tell the classes apart")
+    if reached >= likelihood - _REJECTED:
+        return others, low
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        others, reached = _most_likely(weights, labelled, middle)
+        if reached >= likelihood - _REJECTED:
+            weights, high = others, middle
+        else:
+            low = middle
+    return weights, high
 
 
 def _confusions(posterior: Tensor, given: Tensor) -> Tensor:

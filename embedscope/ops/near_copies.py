@@ -6,8 +6,8 @@ distance to the nearest row, cleanlab's default. Two corrections keep ordinary d
 - In m dimensions the share of rows whose nearest is that near by chance is about ln 2 · 0.13^m, 1.2% for m = 2. The factor is
   lowered until one row among all is expected. m is estimated from the ratio of the first two distances (TwoNN,
   doi:10.1038/s41598-017-11873-y), by its median.
-- The copy has to be as near by the median of the row's own neighbours, too, so that the rows of a class that is denser than the
-  others are no copies. Groups of near copies larger than half of the k neighbours are therefore not found unless they are exact.
+- The copy has to be as near by the median of the row's own neighbours, too, so that the rows of a class denser than the others
+  are no copies. Groups of near copies larger than half of the k neighbours are therefore not found unless they are exact.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _factor(neighbors: Neighbors) -> float:
     if spread == 0:
         return SHARE
     dimension = math.log(2) / spread
-    return min(SHARE, (1 / (count * math.log(2))) ** (1 / dimension))
+    return min(SHARE, math.pow(count * math.log(2), -1 / dimension))
 
 
 def _components(rows: Tensor, others: Tensor, count: int) -> Tensor:
