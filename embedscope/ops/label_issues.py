@@ -6,8 +6,8 @@ t = softmax(sum_s w_s log p_s) over sources s of evidence, such as a probe and t
 those under which the given labels are most likely; C is counted from the result, and both steps are repeated. So the estimate
 tells an ambiguous row (low t for every class) from a wrong label (high t for another class).
 
-Where classes overlap, a high e with certain classes and a low e with uncertain ones explain the labels about as well. The lowest
-e that they do not reject is then taken, which is 0 for clean data.
+Where classes overlap, a high e with certain classes and a low e with uncertain ones explain the labels about as well. Then the
+lowest e that the labels do not reject is taken, which is 0 for clean data.
 
 The noise model is that of confident learning (arXiv:1911.00068) with one rate, fitted by likelihood instead of counted at
 thresholds; pooling logarithms of calibrated predictions is standard (Genest and Zidek 1986, doi:10.1214/ss/1177013825).
@@ -132,17 +132,16 @@ def _logs(evidence: Sequence[Tensor], rows: Tensor | slice) -> Tensor:
 
 
 def _fitted(logs: Tensor, given: Tensor) -> _NoiseModel:
-    sources = len(logs)
     # Together the weights begin at 2: out-of-sample evidence about noisy labels says less than it could about the true classes.
-    weights = torch.full((sources,), 2.0 / sources, dtype=torch.float64).expm1().log()
-    odds = torch.tensor([-3.0], dtype=torch.float64)
+    begin = torch.full((len(logs),), 2.0 / len(logs), dtype=torch.float64).expm1().log()
+    weights, odds = begin, torch.tensor([-3.0], dtype=torch.float64)
     confusion = _confusions(torch.softmax(2 * logs.mean(dim=0), dim=1), given)
     for _ in range(_ROUNDS):
         found, likelihood = _most_likely(torch.cat([weights, odds]), _Labelled(logs, given, confusion))
         weights, odds = found[:-1], found[-1:]
         model = _NoiseModel(softplus(weights), float(torch.sigmoid(odds)), confusion)
         confusion = _confusions(model.posterior(logs, given)[0], given)
-    weights, odds = _lowest_rate(weights, odds, likelihood, _Labelled(logs, given, model.confusion))
+    weights, odds = _lowest_rate(begin, weights, odds, likelihood, _Labelled(logs, given, model.confusion))
     return _NoiseModel(softplus(weights), float(torch.sigmoid(odds)), confusion)
 
 
@@ -155,12 +154,13 @@ class _Labelled:
     confusion: Tensor
 
     def log_likelihood(self, weights: Tensor, odds: Tensor) -> Tensor:
-        """Sum the log-likelihood of the labels; the weights before softplus, the log-odds of a wrong label."""
+        """Sum the log-likelihood of the labels and of weights; these before softplus, and the log-odds of a wrong label."""
         plain = torch.softmax((softplus(weights)[:, None, None] * self.logs).sum(dim=0), dim=1)
         rate = torch.sigmoid(odds)
         right = plain[torch.arange(len(self.given)), self.given]
         likelihood = (1 - rate) * right + rate * (plain * self.confusion.T[self.given]).sum(dim=1)
-        return likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().sum()
+        # One unit per weight keeps them finite where the evidence is perfect.
+        return likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().sum() - softplus(weights).sum()
 
 
 def _most_likely(start: Tensor, labelled: _Labelled, odds: Tensor | None = None) -> tuple[Tensor, float]:
@@ -181,10 +181,10 @@ def _most_likely(start: Tensor, labelled: _Labelled, odds: Tensor | None = None)
     return free.detach(), best
 
 
-def _lowest_rate(weights: Tensor, odds: Tensor, likelihood: float, labelled: _Labelled) -> tuple[Tensor, Tensor]:
+def _lowest_rate(begin: Tensor, weights: Tensor, odds: Tensor, likelihood: float, labelled: _Labelled) -> tuple[Tensor, Tensor]:
     """Lower the odds as far as the labels do not reject it, with the best weights for them: weights, odds."""
     low, high = torch.full_like(odds, _NO_ERRORS), odds
-    others, reached = _most_likely(weights, labelled, low)
+    others, reached = _most_likely(begin, labelled, low)
     counts = torch.bincount(labelled.given).double()
     if reached <= float(torch.xlogy(counts, counts / counts.sum()).sum()) + _INFORMED:
         raise UndefinedError("the features do not tell the classes apart")
@@ -192,7 +192,7 @@ def _lowest_rate(weights: Tensor, odds: Tensor, likelihood: float, labelled: _La
         return others, low
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        others, reached = _most_likely(weights, labelled, middle)
+        others, reached = _most_likely(begin, labelled, middle)
         if reached >= likelihood - _REJECTED:
             weights, high = others, middle
         else:
