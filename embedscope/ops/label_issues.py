@@ -15,7 +15,6 @@ thresholds; pooling logarithms of calibrated predictions is standard (Genest and
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from torch.nn.functional import softplus
 from embedscope.errors import UndefinedError
 from embedscope.ops import blocks
 from embedscope.ops.class_moments import class_sums
+from embedscope.ops.probes import minimized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,20 +165,16 @@ class _Labelled:
 
 def _most_likely(start: Tensor, labelled: _Labelled, odds: Tensor | None = None) -> tuple[Tensor, float]:
     """Maximise the likelihood over weights and odds, the last parameter, or over weights at given odds: parameters, maximum."""
-    free = start.clone().requires_grad_(True)
-    optimizer = torch.optim.LBFGS([free], max_iter=_STEPS, line_search_fn="strong_wolfe")
-    best = -math.inf
+    count = len(labelled.given)
 
-    def loss() -> float:
-        nonlocal best
-        optimizer.zero_grad()
+    def loss(point: Tensor) -> tuple[float, Tensor]:
+        free = point.clone().requires_grad_(True)
         found = labelled.log_likelihood(free[:-1], free[-1:]) if odds is None else labelled.log_likelihood(free, odds)
-        (-found / len(labelled.given)).backward()  # type: ignore[no-untyped-call]
-        best = max(best, float(found.detach()))
-        return -float(found.detach()) / len(labelled.given)
+        (slope,) = torch.autograd.grad(-found / count, free)
+        return -float(found.detach()) / count, slope
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return free.detach(), best
+    found = minimized(loss, start, slope=1e-6, gain=1e-8, steps=_STEPS)
+    return found, -count * loss(found)[0]
 
 
 def _lowest_rate(begin: Tensor, weights: Tensor, odds: Tensor, likelihood: float, labelled: _Labelled) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,9 @@ distance to the nearest row, cleanlab's default. Two corrections keep ordinary d
 - In m dimensions the share of rows whose nearest is that near by chance is about ln 2 · 0.13^m, 1.2% for m = 2. The factor is
   lowered until one row among all is expected. m is estimated from the ratio of the first two distances (TwoNN,
   doi:10.1038/s41598-017-11873-y), by its median.
-- The copy has to be as near by the median of the row's own neighbours, too, so that the rows of a class denser than the others
-  are no copies. Groups of near copies larger than half of the k neighbours are therefore not found unless they are exact.
+- The copy has to be as near by what is usual for the row's own k neighbours (0.7 quantile), too, so that the rows of a class
+  denser than the others are no copies. Groups of more than 0.7 k near copies are therefore not found unless they are exact, and
+  neither are near copies in data of which most rows have one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from embedscope.ops.neighbors import Neighbors
 
 SHARE = 0.13
+_AROUND = 0.7  # quantile of the neighbours of a row: most of them may be copies, too
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def near_copies(neighbors: Neighbors) -> Copies:
     first = neighbors.distances[:, 0]
     usual = float(first.median())
     threshold = _factor(neighbors) * usual
-    around = first[neighbors.indices].median(dim=1).values  # (N,) what is usual for the neighbours of a row
+    around = first[neighbors.indices].quantile(_AROUND, dim=1, interpolation="lower")  # (N,) what is usual near a row
     scale = torch.minimum(around, torch.tensor(usual, dtype=around.dtype))
     near = neighbors.distances < (threshold / usual if usual else 0.0) * scale[:, None]
     near |= neighbors.distances == 0
