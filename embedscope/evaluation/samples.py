@@ -85,9 +85,12 @@ def find_issues(
         >>> generator = np.random.default_rng(0)
         >>> labels = np.repeat(["cat", "dog"], 50)
         >>> features = generator.normal(size=(100, 4)) + 9 * (labels == "dog")[:, None]
-        >>> labels[3], features[60] = "dog", features[80]
-        >>> find_issues(features, labels).to_dataframe()[["id", "kind", "label", "suggested"]].values.tolist()
-        [['3', 'label', 'dog', 'cat'], ['60', 'duplicate', 'dog', ''], ['80', 'duplicate', 'dog', '']]
+        >>> labels[:8], features[60] = "dog", features[80]
+        >>> found = find_issues(features, labels)
+        >>> found.counts
+        {'label': 8, 'leakage': None, 'duplicate': 2, 'outlier': 0}
+        >>> found.rows[0].label, found.rows[0].suggested
+        ('dog', 'cat')
     """
     found = select_split(_opened(features, labels, ids, splits, layer), split)
     where = devices.choose(device, float64=True)
