@@ -85,12 +85,12 @@ def find_issues(
         >>> generator = np.random.default_rng(0)
         >>> labels = np.repeat(["cat", "dog"], 50)
         >>> features = generator.normal(size=(100, 4)) + 9 * (labels == "dog")[:, None]
-        >>> labels[:8], features[60] = "dog", features[80]
+        >>> labels[:5], labels[-5:], features[60] = "dog", "cat", features[80]
         >>> found = find_issues(features, labels)
         >>> found.counts
-        {'label': 8, 'leakage': None, 'duplicate': 2, 'outlier': 0}
-        >>> found.rows[0].label, found.rows[0].suggested
-        ('dog', 'cat')
+        {'label': 10, 'leakage': None, 'duplicate': 2, 'outlier': 0}
+        >>> [(row.label, row.suggested) for row in found.rows if row.id == "3"]
+        [('dog', 'cat')]
     """
     found = select_split(_opened(features, labels, ids, splits, layer), split)
     where = devices.choose(device, float64=True)

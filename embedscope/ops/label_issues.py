@@ -7,7 +7,8 @@ those under which the given labels are most likely; C is counted from the result
 tells an ambiguous row (low t for every class) from a wrong label (high t for another class).
 
 Where classes overlap, a high e with certain classes and a low e with uncertain ones explain the labels about as well. Then the
-lowest e that the labels do not reject is taken, which is 0 for clean data.
+lowest e is taken that the labels do not reject and that leaves the evidence strong. In classes that hardly separate, with many
+wrong labels, the probabilities may still be too high.
 
 The noise model is that of confident learning (arXiv:1911.00068) with one rate, fitted by likelihood instead of counted at
 thresholds; pooling logarithms of calibrated predictions is standard (Genest and Zidek 1986, doi:10.1214/ss/1177013825).
@@ -40,6 +41,7 @@ _FLOOR = 1e-6  # least probability: one source alone cannot rule a class out
 # Log-odds at which no label is wrong, and by how much the log-likelihood falls where a rate is rejected (95%, one-sided: 1.35).
 _NO_ERRORS = -14.0
 _REJECTED = 2.0
+_SHARP = 2.0  # sum of weights from which evidence counts as strong
 _INFORMED = 5.0  # by how much evidence has to explain the labels better than their frequencies do
 _HALVINGS = 8
 
@@ -159,8 +161,11 @@ class _Labelled:
         rate = torch.sigmoid(odds)
         right = plain[torch.arange(len(self.given)), self.given]
         likelihood = (1 - rate) * right + rate * (plain * self.confusion.T[self.given]).sum(dim=1)
-        # One unit per weight keeps them finite where the evidence is perfect.
-        return likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().sum() - softplus(weights).sum()
+        # One unit per weight keeps them finite where the evidence is perfect. Where all rows are equally certain, weak evidence
+        # explains wrong labels as well as a rate does: the second penalty decides for the rate.
+        total = softplus(weights).sum()
+        prior = -total - (_SHARP - total).clamp(min=0).square()
+        return likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().sum() + prior
 
 
 def _most_likely(start: Tensor, labelled: _Labelled, odds: Tensor | None = None) -> tuple[Tensor, float]:
@@ -184,16 +189,21 @@ def _lowest_rate(begin: Tensor, weights: Tensor, odds: Tensor, likelihood: float
     counts = torch.bincount(labelled.given).double()
     if reached <= float(torch.xlogy(counts, counts / counts.sum()).sum()) + _INFORMED:
         raise UndefinedError("the features do not tell the classes apart")
-    if reached >= likelihood - _REJECTED:
+    if _kept(others, reached, likelihood):
         return others, low
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         others, reached = _most_likely(begin, labelled, middle)
-        if reached >= likelihood - _REJECTED:
+        if _kept(others, reached, likelihood):
             weights, high = others, middle
         else:
             low = middle
     return weights, high
+
+
+def _kept(weights: Tensor, reached: float, likelihood: float) -> bool:
+    """Say whether the labels do not reject a rate, and it does not take weak evidence to explain them."""
+    return reached >= likelihood - _REJECTED and float(softplus(weights).sum()) >= _SHARP
 
 
 def _confusions(posterior: Tensor, given: Tensor) -> Tensor:

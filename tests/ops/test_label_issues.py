@@ -46,7 +46,7 @@ def test_posterior_is_that_of_bayes(rate):
 def test_correct_labels_of_ambiguous_rows_are_not_flagged(sharpness):
     t, _, given = drawn(0.0, sharpness=sharpness)
     found = check_labels([torch.from_numpy(t)], torch.from_numpy(given))
-    assert found.rate < 1e-3
+    assert found.rate < 0.01
     assert not (found.wrong > 0.5).any()
 
 
@@ -58,7 +58,7 @@ def test_confusion_of_two_classes_is_found():
     flagged = found.wrong.numpy() > 0.5
     assert flipped[flagged].mean() == pytest.approx(float(found.wrong[flagged].mean()), abs=0.08)
     assert flagged[flipped].mean() > 0.5
-    assert (found.suggested[flagged] == 2).double().mean() > 0.9
+    assert (found.suggested[flagged & flipped] == 2).double().mean() > 0.9
 
 
 def test_useless_evidence_beside_good_one_has_no_weight():
