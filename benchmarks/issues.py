@@ -1,7 +1,7 @@
 """Does `find_issues` find wrong labels, how sure is it, and how often does it raise a false alarm?
 
-Digits as pixels, and optionally 5,000 images of Fashion-MNIST as 64 principal components: clean, with 10% of the labels flipped by
-chance or to the most similar class, and with 17% flipped as a weak classifier confuses them (difficult rows more often).
+Digits as pixels, and optionally 5,000 images of Fashion-MNIST as 64 principal components: clean, with 10% of the labels flipped
+by chance or to the most similar class, and with 17% flipped as a weak classifier confuses them (difficult rows more often).
 
     python benchmarks/issues.py [FOLDER_WITH_IDX_FILES]
 """
