@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
+from embedscope.evaluation.further_findings import with_issues
 from embedscope.plugins import imported
 from embedscope.text import aligned, html_list, html_table
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from embedscope.evaluation.comparing import Difference
     from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.finding import Finding
+    from embedscope.evaluation.issues import Issues
     from embedscope.evaluation.ranking import LayerRanking
     from embedscope.evaluation.shift import Shift
     from embedscope.metrics import Better
@@ -108,7 +110,7 @@ class Scores:
 
     The fields are those of `score --json`, and beside them `table`, what is known of single samples, and the `ids` (N,) and
     `labels` (N,), names of classes, of all rows that were measured. `findings` are what stands out, the weightiest first, and
-    `examined` names what was looked at for them.
+    `examined` names what was looked at for them; `issues` are rows that need attention, if they were looked for.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Scores:
     labels: np.ndarray[Any, Any] | None = None
     findings: Sequence[Finding] = ()
     examined: Sequence[str] = ()
+    issues: Issues | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
@@ -140,6 +143,7 @@ class Scores:
             "warnings": list(self.warnings),
             "findings": [each.as_json() for each in self.findings],
             "examined": list(self.examined),
+            **({} if self.issues is None else {"issues": self.issues.as_json()}),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -224,6 +228,11 @@ class ScoreTable(Sequence[Scores]):
 
     def __len__(self) -> int:
         return len(self._scores)
+
+    def with_issues(self, issues: Sequence[Issues]) -> ScoreTable:
+        """Return the same scores with the issues of each embedding."""
+        entries = [with_issues(entry, found) for entry, found in zip(self, issues, strict=True)]
+        return ScoreTable(entries, self.differences, self.comparisons, self.shifts)
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as `score --json` prints them, schema embedscope.score/1."""

@@ -19,7 +19,7 @@ from embedscope.errors import InputError, OutputError, UsageError, unknown
 from embedscope.evaluation import Measurement, Scores, ScoreTable, evaluate
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound
-from embedscope.evaluation.findings import with_comparison
+from embedscope.evaluation.further_findings import with_comparison
 from embedscope.extraction.loading import limited
 from embedscope.metrics import STANDARD
 from embedscope.models import open_model
