@@ -13,6 +13,7 @@ from embedscope._version import __version__
 if TYPE_CHECKING:
     from embedscope.data import open_dataset as open_dataset
     from embedscope.errors import EmbedscopeError as EmbedscopeError
+    from embedscope.evaluation import find_issues as find_issues
     from embedscope.evaluation import score as score
     from embedscope.extraction import extract as extract
     from embedscope.extraction import list_layers as list_layers
@@ -28,6 +29,7 @@ _HOMES = {
     "Monitor": "monitoring",
     "TrainingConfig": "finetuning",
     "extract": "extraction",
+    "find_issues": "evaluation",
     "finetune": "finetuning",
     "list_layers": "extraction",
     "open_dataset": "data",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import embedscope
-from embedscope import TrainingConfig, extract, finetune, list_layers, open_features, score
+from embedscope import TrainingConfig, extract, find_issues, finetune, list_layers, open_features, score
 from embedscope.data.dataset import Dataset
 from embedscope.metrics.silhouette import silhouette
 from embedscope.models.encoder import Encoder
@@ -48,6 +48,7 @@ def held(tmp_path_factory):
         "table": scores,
         "measurement": scores[0].metrics["silhouette"],
         "samples": scores[0].table,
+        "issues": find_issues(rows, labels),
         "difference": scores.differences[0],
         "result": silhouette(torch.as_tensor(rows), torch.as_tensor(labels)),
         "run": run,
@@ -61,7 +62,7 @@ def held(tmp_path_factory):
 
 NAMES = [
     *("features", "in memory", "extraction", "store", "provenance", "dataset", "encoder", "layer", "scores", "table"),
-    *("measurement", "samples", "difference", "result", "run", "objective", "trial", "comparison", "row", "config"),
+    *("measurement", "samples", "issues", "difference", "result", "run", "objective", "trial", "comparison", "row", "config"),
 ]
 
 
@@ -76,7 +77,8 @@ def test_records_compare_and_hash(held, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["features", "in memory", "dataset", "encoder", "scores", "table", "measurement", "samples", "result", "run"]
+    "name",
+    ["features", "in memory", "dataset", "encoder", "scores", "table", "measurement", "samples", "issues", "result", "run"],
 )
 def test_records_print_in_a_few_lines(held, name):
     text = repr(held[name])

@@ -11,6 +11,7 @@ import typer
 from embedscope.cli import checkpoints
 from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
 from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
+from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
 
@@ -89,6 +90,15 @@ def score(
             "--samples", "--per-sample", help="Write the values of each sample to this .csv or .parquet.", show_default=False
         ),
     ] = None,
+    issues: Annotated[
+        Path | None,
+        typer.Option(
+            "--issues",
+            help="Write the rows that need attention to this .csv or .parquet: probable label errors, near duplicates, leakage "
+            "between splits, outliers.",
+            show_default=False,
+        ),
+    ] = None,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
@@ -131,6 +141,7 @@ def score(
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
     from embedscope.metrics import STANDARD
     from embedscope.store.files import check_output
+    from embedscope.store.sources import open_sources
     from embedscope.store.tables import check_table, write_table
 
     question: str | bool = ci or layers
@@ -140,10 +151,8 @@ def score(
             raise UsageError("--ci fixed needs features to measure, as in embedscope score features.h5 --ci fixed")
     preparation = {"size": size, "mean": mean, "std": std, "channels": channels, "weights": weights}
     checkpoints.check(model, data, output=output, limit=limit, **preparation)
-    if model is not None and (compare or against is not None):
-        raise UsageError(
-            "--compare and --against need features; extract those of the checkpoints first, as in embedscope extract --help"
-        )
+    if model is not None and (compare or against is not None or issues is not None):
+        raise UsageError("--compare, --against and --issues need features: extract those of the checkpoints first")
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if layers:
@@ -157,6 +166,11 @@ def score(
                 f"--samples needs a metric with a value per sample, such as silhouette; measured are {', '.join(chosen)}"
             )
         check_output(samples, overwrite=overwrite)
+    if issues is not None:
+        check_table(issues)
+        check_output(issues, overwrite=overwrite)
+        evaluation.per_sample_metrics(chosen)  # a typo should not cost the time of finding issues
+    memory_limit = None if memory is None else parse_bytes(memory)
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         options: dict[str, Any] = {
@@ -165,7 +179,7 @@ def score(
             "split": split,
             "sample": sample,
             "ci": question,
-            "memory": None if memory is None else parse_bytes(memory),
+            "memory": memory_limit,
             "device": device,
             "seed": seed,
             "say": talk.say,
@@ -176,9 +190,15 @@ def score(
             options |= {"limit": limit, "full": full, "overwrite": overwrite}
             scores = checkpoints.measured(features, model, data, output, preparation, **options)
         else:
-            scores = evaluation.score(features, compare=compare, against=against, **options)
+            sources: Any = features
+            if issues is not None:
+                sources = open_sources(features, layers=layer or ())
+                found = write_issues(issues, sources, talk, split=split, memory=memory_limit, device=device, seed=seed)
+            scores = evaluation.score(sources, compare=compare, against=against, **options)
         if distributed.rank() > 0:
             return
+    if issues is not None:
+        scores = scores.with_issues(found)
     ranking = scores.ranked() if layers else None
     for entry in scores:
         for warning in entry.warnings:
@@ -204,6 +224,6 @@ def score(
             print_layers(scores, ranking)
         print_comparisons(scores.comparisons)
         print_shifts(scores.shifts)
-        if not quiet and ranking is None:
+        if not quiet and ranking is None and model is None:  # of a row of checkpoints, the course counts
             print_findings(scores)
     check_thresholds(scores, thresholds)

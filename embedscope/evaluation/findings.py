@@ -15,11 +15,9 @@ from embedscope.evaluation.finding import Finding, ordered
 from embedscope.ops.statistics import Z95
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from embedscope.evaluation.comparing import Difference
     from embedscope.evaluation.scores import Measurement, Scores
-
 
 # Share of the variance in one direction, and share of the dimensions below which the number that is used is worth a sentence.
 _DOMINANT = 0.6
@@ -40,45 +38,6 @@ def with_findings(scores: Scores) -> Scores:
         scores,
         findings=ordered([finding for each in found.values() for finding in each or ()]),
         examined=tuple(what for what, each in found.items() if each is not None),
-    )
-
-
-def with_comparison(scores: Sequence[Scores], differences: Sequence[Difference]) -> list[Scores]:
-    """Add to each embedding whether it is better than the first.
-
-    Only the metric that says most, the silhouette or else the first with a direction, gives a sentence, and only where the
-    interval of the difference excludes 0.
-    """
-    found = list(scores[:1])
-    for second in scores[1:]:
-        mine = [each for each in differences if each.second == second.name and _better(second, each) is not None]
-        each = next((each for each in mine if each.metric == "silhouette"), next(iter(mine), None))
-        if each is not None and each.significant:
-            one = _difference(each, _better(second, each) == "higher", scores[0], second)
-            second = replace(second, findings=ordered([one, *second.findings]))
-        found.append(second)
-    return found
-
-
-def _better(scores: Scores, difference: Difference) -> str | None:
-    measured = scores.metrics.get(difference.metric)
-    return None if measured is None else measured.better
-
-
-def _difference(each: Difference, higher: bool, first: Scores, second: Scores) -> Finding:
-    wins = (each.value > 0) == higher
-    good, bad = (second, first) if wins else (first, second)
-    same = first.source == second.source and first.layer != second.layer
-    subject, other = (f"Layer {good.layer}", f"layer {bad.layer}") if same else (good.name, bad.name)
-    low, high = each.ci95
-    return Finding(
-        "better_layer" if same else "better",
-        "medium",
-        f"{subject} is better than {other} in {each.metric}: {each.value:+.3f} [{low:+.3f}, {high:+.3f}]"
-        + ("" if each.paired else ", on different samples"),
-        {"metric": each.metric, "better": good.name, "worse": bad.name, "difference": each.value, "ci95": list(each.ci95)},
-        f"Use {good.layer if same else good.name}, if this metric is what you need",
-        1.0,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
+from embedscope.evaluation.further_findings import with_issues
 from embedscope.plugins import imported
 from embedscope.text import aligned, html_list, html_table
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from embedscope.evaluation.comparing import Difference
     from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.finding import Finding
+    from embedscope.evaluation.issues import Issues
     from embedscope.evaluation.ranking import LayerRanking
     from embedscope.evaluation.shift import Shift
     from embedscope.metrics import Better
@@ -123,6 +125,7 @@ class Scores:
         labels: (N,) names of their classes.
         findings: what stands out, the weightiest first.
         examined: what was looked at for the findings.
+        issues: rows that need attention, if they were looked for.
     """
 
     name: str
@@ -139,6 +142,7 @@ class Scores:
     labels: np.ndarray[Any, Any] | None = None
     findings: Sequence[Finding] = ()
     examined: Sequence[str] = ()
+    issues: Issues | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
@@ -154,6 +158,7 @@ class Scores:
             "warnings": list(self.warnings),
             "findings": [each.as_json() for each in self.findings],
             "examined": list(self.examined),
+            **({} if self.issues is None else {"issues": self.issues.as_json()}),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -238,6 +243,11 @@ class ScoreTable(Sequence[Scores]):
 
     def __len__(self) -> int:
         return len(self._scores)
+
+    def with_issues(self, issues: Sequence[Issues]) -> ScoreTable:
+        """Return the same scores with the issues of each embedding."""
+        entries = [with_issues(entry, found) for entry, found in zip(self, issues, strict=True)]
+        return ScoreTable(entries, self.differences, self.comparisons, self.shifts)
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as `score --json` prints them, schema embedscope.score/1."""

@@ -14,7 +14,7 @@ from embedscope.errors import UsageError, unknown
 from embedscope.evaluation import comparison
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
-from embedscope.evaluation.findings import with_comparison
+from embedscope.evaluation.further_findings import with_comparison
 from embedscope.evaluation.scores import ScoreTable
 from embedscope.evaluation.shift import measure_shift
 from embedscope.metrics import STANDARD
@@ -106,7 +106,7 @@ def score(
         comparisons = _comparisons(found, scores, measured, seed) if compare else []
         shifts = [measure_shift(one, other, seed=seed) for one, other in zip(found, others, strict=False)]
     gaps = [each for pair in comparisons for each in pair.differences] if compare else differences(scores) if ci else []
-    return ScoreTable(with_comparison(scores, gaps), gaps, comparisons, shifts)
+    return ScoreTable(with_comparison(scores, gaps, comparisons, shifts), gaps, comparisons, shifts)
 
 
 def _comparisons(

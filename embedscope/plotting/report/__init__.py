@@ -13,7 +13,7 @@ from embedscope._version import __version__
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.comparing import best, differences
 from embedscope.evaluation.evaluating import bound
-from embedscope.evaluation.findings import with_comparison
+from embedscope.evaluation.further_findings import with_comparison
 from embedscope.metrics import STANDARD
 from embedscope.plotting.report import document
 from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view, silhouettes

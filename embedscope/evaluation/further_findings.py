@@ -1,0 +1,180 @@
+"""What stands out between embeddings, and among rows: findings that take more than the scores of one embedding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from embedscope.evaluation.finding import Finding, ordered
+from embedscope.ops.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedscope.evaluation.comparing import Difference
+    from embedscope.evaluation.comparison import Comparison
+    from embedscope.evaluation.issues import Issues
+    from embedscope.evaluation.scores import Scores
+    from embedscope.evaluation.shift import Shift
+
+# Share of labels that look wrong from which that is more than a few rows to correct.
+_MANY = 0.05
+
+
+def with_comparison(
+    scores: Sequence[Scores],
+    differences: Sequence[Difference],
+    comparisons: Sequence[Comparison] = (),
+    shifts: Sequence[Shift] = (),
+) -> list[Scores]:
+    """Add to each embedding whether it is better than the first, what became worse, and how it differs from other rows."""
+    found = []
+    for place, entry in enumerate(scores):
+        added = _better(scores[0], entry, differences) if place else []
+        added += [each for comparison in comparisons if comparison.second == entry.name for each in _worse(comparison)]
+        added += [each for shift in shifts[place : place + 1] for each in _shifted(shift)]
+        found.append(_with(entry, added, ["shift"] if shifts else []))
+    return found
+
+
+def with_issues(scores: Scores, issues: Issues) -> Scores:
+    """Add the rows that need attention, and what stands out among them."""
+    looked = {"label": "labels", "duplicate": "duplicates", "leakage": "leakage between splits", "outlier": "outliers"}
+    examined = [what for kind, what in looked.items() if issues.counts.get(kind) is not None]
+    return replace(_with(scores, [*_labels(issues), *_copies(issues), *_outliers(issues)], examined), issues=issues)
+
+
+def _with(scores: Scores, findings: Sequence[Finding], examined: Sequence[str]) -> Scores:
+    return replace(scores, findings=ordered([*findings, *scores.findings]), examined=(*scores.examined, *examined))
+
+
+def _better(first: Scores, second: Scores, differences: Sequence[Difference]) -> list[Finding]:
+    """Only the metric that says most, the silhouette or else the first with a direction, and only where the interval excludes 0."""
+    better = {key: each.better for key, each in second.metrics.items()}
+    mine = [each for each in differences if each.second == second.name and better.get(each.metric) is not None]
+    each = next((each for each in mine if each.metric == "silhouette"), next(iter(mine), None))
+    if each is None or not each.significant:
+        return []
+    wins = (each.value > 0) == (better[each.metric] == "higher")
+    good, bad = (second, first) if wins else (first, second)
+    gap, low, high = (each.value, *each.ci95) if wins else (-each.value, -each.ci95[1], -each.ci95[0])
+    same = first.source == second.source and first.layer != second.layer
+    subject, other = (f"Layer {good.layer}", f"layer {bad.layer}") if same else (good.name, bad.name)
+    return [
+        Finding(
+            "better_layer" if same else "better",
+            "medium",
+            f"{subject} is better than {other} in {each.metric}: {gap:+.3f} [{low:+.3f}, {high:+.3f}]"
+            + ("" if each.paired else ", on different samples"),
+            {"metric": each.metric, "better": good.name, "worse": bad.name, "difference": gap, "ci95": [low, high]},
+            f"Use {good.layer if same else good.name}, if this metric is what you need",
+            1.0,
+        )
+    ]
+
+
+def _worse(comparison: Comparison) -> list[Finding]:
+    lost = sorted(
+        (each for each in comparison.classes if each.significant and each.difference < 0), key=lambda each: each.difference
+    )
+    if not lost:
+        return []
+    most, names = lost[0], ", ".join(each.name for each in lost[:3])
+    assert most.ci95 is not None  # or it would not be significant
+    low, high = most.ci95
+    subject = f"Class {names} is" if len(lost) == 1 else f"{len(lost):,} classes are"
+    which = "" if len(lost) == 1 else f" ({names}{', ...' if len(lost) > 3 else ''}), {most.name} the most"
+    return [
+        Finding(
+            "worse_classes",
+            "medium",
+            f"{subject} worse in {comparison.second} than in {comparison.first}{which}: silhouette {most.difference:+.3f} "
+            f"[{low:+.3f}, {high:+.3f}]",
+            {"classes": [each.name for each in lost], "class": most.name, "difference": most.difference, "ci95": [low, high]},
+            f"Look at the samples of {most.name} that changed sides",
+            0.9,
+        )
+    ]
+
+
+def _shifted(shift: Shift) -> list[Finding]:
+    if not shift.detected:
+        return []
+    low, high = shift.auc_ci95
+    return [
+        Finding(
+            "shift",
+            "high" if low > 0.75 else "medium",
+            f"{shift.against} differs from {shift.name}: a classifier tells their rows apart with an AUC of {shift.auc:.2f} "
+            f"[{low:.2f}, {high:.2f}] (MMD p = {shift.mmd_p_value:.2g})",
+            {"auc": shift.auc, "ci95": [low, high], "mmd_p_value": shift.mmd_p_value, "beyond": shift.beyond},
+            "Look at the rows furthest out, and at the classes that moved",
+            max(0.0, 2 * shift.auc - 1),
+        )
+    ]
+
+
+def _labels(issues: Issues) -> list[Finding]:
+    count = issues.counts.get("label")
+    if not count or issues.expected_precision is None:
+        return []
+    verb = "row looks" if count == 1 else "rows look"
+    return [
+        Finding(
+            "label_errors",
+            "medium" if count > _MANY * issues.samples else "low",
+            f"{count:,} of {issues.samples:,} {verb} mislabelled; {100 * issues.expected_precision:.0f}% of these are expected to be",
+            {"rows": count, "samples": issues.samples, "expected_precision": issues.expected_precision},
+            "Check the labels of the rows listed, the most certain first",
+            min(1.0, 0.5 + count / issues.samples),
+        )
+    ]
+
+
+def _copies(issues: Issues) -> list[Finding]:
+    found = []
+    leaked, copies = issues.counts.get("leakage"), issues.counts.get("duplicate")
+    if leaked:
+        found.append(
+            Finding(
+                "leakage",
+                "high",
+                f"{leaked:,} rows have a copy in another split: held-out values are too good",
+                {"rows": leaked, "groups": issues.groups.get("leakage", 0)},
+                "Remove these rows from one of the splits, and measure again",
+                1.0,
+            )
+        )
+    if copies:
+        differ = f", {issues.disagreeing:,} of them with different labels" if issues.disagreeing else ""
+        found.append(
+            Finding(
+                "duplicates",
+                "medium" if issues.disagreeing or wilson_interval(copies, issues.samples)[0] > _MANY else "low",
+                f"{copies:,} rows are copies of one another, in {issues.groups.get('duplicate', 0):,} groups{differ}",
+                {
+                    "rows": copies,
+                    "groups": issues.groups.get("duplicate", 0),
+                    "groups_with_different_labels": issues.disagreeing,
+                },
+                "Keep one row of each group, with the label that is right",
+                copies / issues.samples,
+            )
+        )
+    return found
+
+
+def _outliers(issues: Issues) -> list[Finding]:
+    count = issues.counts.get("outlier")
+    if not count:
+        return []
+    return [
+        Finding(
+            "outliers",
+            "low",
+            f"{count:,} {'row lies' if count == 1 else 'rows lie'} far from all others",
+            {"rows": count, "samples": issues.samples},
+            "Look whether they are broken inputs, or of a class that is missing",
+            count / issues.samples,
+        )
+    ]
