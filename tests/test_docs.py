@@ -55,7 +55,8 @@ def test_every_public_name_is_in_the_reference():
 def test_every_key_of_json_is_in_the_reference():
     rows, labels = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
     rows[:, 3] = 0  # a dead channel, so that there is a finding
-    found = embedscope.score({"a": rows, "b": -rows}, labels, metrics=["silhouette", "gini"], ci=True).as_json()
+    sources, other = {"a": rows, "b": rows * [1, 2, 1, 1]}, (rows + 1, labels)
+    found = embedscope.score(sources, labels, metrics=["silhouette", "gini"], compare=True, against=other).as_json()
     text = PAGES["reference/json.md"]
     (first, _), documented = found["results"], set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
     # What `arrays` and `by_class` of a metric hold stands on the page of metrics.
@@ -63,6 +64,9 @@ def test_every_key_of_json_is_in_the_reference():
     assert all(f'"{key}"' in PAGES["reference/metrics.md"].replace("\\", "") for key in of_metric)
     measured = set(first["metrics"]["gini"]) - of_metric
     assert {*found, *first, *measured, *first["findings"][0], *found["differences"][0]} <= documented
+    compared, shifted = found["comparisons"][0], found["shifts"][0]
+    assert {*compared, *compared["classes"][0], *compared["sides"], *shifted, *shifted["classes"][0]} <= documented
+    assert {*embedscope.find_issues(rows, labels).as_json()} <= documented
 
 
 def test_no_field_is_without_a_meaning():
