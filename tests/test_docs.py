@@ -110,6 +110,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     # Nothing is fetched from elsewhere: links lead out, scripts, styles, fonts and images do not.
     for page in pages_built:
         text = page.read_text(encoding="utf-8")
+        assert ">description:" not in text, f"{page} shows its front matter"
         assert not re.findall(
             r'<(?:script|img|iframe)[^>]*src="https?:|<link[^>]*rel="(?:stylesheet|preload|preconnect)"[^>]*href="https?:', text
         )

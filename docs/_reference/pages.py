@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from . import command_page, format_pages, plugin_pages, python_page
 
 # File -> title, one sentence for search engines and llms.txt, and the function that fills it.
@@ -20,6 +22,6 @@ PAGES = {
 def generate() -> dict[str, str]:
     """Return every page of the reference: address -> Markdown."""
     return {
-        f"reference/{name}": f"---\ndescription: {summary}\n---\n\n# {title}\n\n{fill()}"
+        f"reference/{name}": f"---\ndescription: {json.dumps(summary)}\n---\n\n# {title}\n\n{fill()}"
         for name, (title, summary, fill) in PAGES.items()
     }
