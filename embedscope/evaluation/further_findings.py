@@ -118,12 +118,12 @@ def _labels(issues: Issues) -> list[Finding]:
     count = issues.counts.get("label")
     if not count or issues.expected_precision is None:
         return []
-    verb = "row looks" if count == 1 else "rows look"
+    verb = "looks" if count == 1 else "look"
     return [
         Finding(
             "label_errors",
             "medium" if count > _MANY * issues.samples else "low",
-            f"{count:,} of {issues.samples:,} {verb} mislabelled; {100 * issues.expected_precision:.0f}% of these probably are",
+            f"{count:,} of {issues.samples:,} rows {verb} mislabelled (expected precision {issues.expected_precision:.2f})",
             {"rows": count, "samples": issues.samples, "expected_precision": issues.expected_precision},
             "Check the labels of the rows listed, the most certain first",
             min(1.0, 0.5 + count / issues.samples),
