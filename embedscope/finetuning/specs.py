@@ -57,3 +57,13 @@ def check_weights(spec: str) -> dict[str, Any]:
     if options["clusters"] is not None:
         check_whole("clusters of dataset_equity", options["clusters"], low=1)
     return options
+
+
+def check_train(train: str) -> None:
+    """Raise UsageError for what is neither `all`, `head` nor `last:N`."""
+    kind, _, count = train.partition(":")
+    if train not in ("all", "head") and not (kind == "last" and count.isdecimal() and int(count)):
+        raise UsageError(
+            f"cannot read what to train, '{train}'; write all, head for the classifier alone, or last:N for the classifier and "
+            "the N last blocks before it"
+        )

@@ -78,7 +78,8 @@ def open_model(
     def made(number: int) -> Encoder:
         with torch.random.fork_rng([]):  # models are made on the CPU
             torch.manual_seed(number)
-            return replace(plugin(location, *parsed.args, **options), spec=spec)
+            found: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
+            return found
 
     encoder = made(seed)
     changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
