@@ -39,7 +39,7 @@ OPTIONS = {
     "inspect": "--json",
     "env": "--json",
 }
-ARGUMENTS = {"extract": ["model", "data"], "score": ["features"], "finetune": ["features"], "plot": ["features"]}
+ARGUMENTS = {"extract": ["model", "data"], "score": ["features"], "finetune": ["features", "data"], "plot": ["features"]}
 # Two are gone on purpose: EMBEDSCOPE_OVERWRITE, which replaced files, and EMBEDSCOPE_BATCH_SIZE, which meant two things.
 VARIABLES = "AMP DETERMINISTIC DEVICE DTYPE FORMAT JSON MEMORY ON_ERROR POOL QUIET SEED SPLIT VERBOSE WORKERS"
 

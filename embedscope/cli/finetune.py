@@ -27,7 +27,7 @@ _TRAINING, _ROWS, _NETWORK = "Training", "Rows", "Network (with DATA)"
 _PANELS = {
     **dict.fromkeys(("epochs", "batch_size", "sampler", "weights", "optimizer", "learning_rate", "weight_decay"), _TRAINING),
     **dict.fromkeys(("schedule", "patience", "select_by", "clip"), _TRAINING),
-    **dict.fromkeys(("train", "backbone_learning_rate"), _NETWORK),
+    **dict.fromkeys(("train", "backbone_learning_rate", "augment"), _NETWORK),
     **dict.fromkeys(("metrics", "test_share", "val_share", "memory"), _ROWS),
 }
 # Settings whose option may be repeated.
@@ -125,6 +125,18 @@ def finetune(
         str | None,
         typer.Option(help="Bring images to 224, or 224x160 (height x width).", show_default=False, rich_help_panel=_NETWORK),
     ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean of the channels, as in 0.485,0.456,0.406.", show_default=False, rich_help_panel=_NETWORK),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Deviation of the channels, as in 0.229,0.224,0.225.", show_default=False, rich_help_panel=_NETWORK),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="3 makes all images RGB, 1 all grey.", show_default=False, rich_help_panel=_NETWORK),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -149,12 +161,14 @@ def finetune(
         repeated = {name: given for name in _LISTS if (given := settings.pop(name))}
         settings |= {"memory": None if memory is None else parse_bytes(memory), **repeated}
         config = TrainingConfig(**settings)
+        opening = {"checkpoint": checkpoint, "weights": weights_of, "unsafe_pickle": unsafe_pickle}
+        opening |= {"size": size, "mean": mean, "std": std, "channels": channels}
         if data is None:
-            _refuse_without_data(checkpoint=checkpoint, weights=weights_of, unsafe_pickle=unsafe_pickle, size=size)
+            _refuse_without_data(opening)
             subject: tuple[Any, Any] = (read_features(features, layer=layer), None)
             held_out: Any = None if test is None else read_features(test, layer=layer)
         else:
-            subject = _opened(features, data, checkpoint, weights_of, size, config.seed, talk, unsafe_pickle=unsafe_pickle)
+            subject = _opened(features, data, opening, config.seed, talk)
             held_out = None if test is None else open_dataset(test)
         result = finetuning.finetune(
             *subject,
@@ -187,37 +201,26 @@ def finetune(
     talk.say(f"{result.seconds:.1f} s; next: embedscope plot {quote(str(output))} -o {quote(f'{output}.png')}")
 
 
-def _opened(
-    model: str,
-    data: str,
-    checkpoint: str | None,
-    weights: str | None,
-    size: str | None,
-    seed: int,
-    talk: Talk,
-    *,
-    unsafe_pickle: bool,
-) -> tuple[Encoder, Dataset]:
+def _opened(model: str, data: str, opening: dict[str, Any], seed: int, talk: Talk) -> tuple[Encoder, Dataset]:
     """Open the network to train and its data, and say what was opened."""
     from embedscope.data import open_dataset
     from embedscope.models import open_model
-    from embedscope.models.preparation import parse_size
+    from embedscope.models.preparation import parse_numbers, parse_size
 
+    size, mean, std = (opening[name] for name in ("size", "mean", "std"))
+    opening |= {
+        "size": None if size is None else parse_size(size),
+        "mean": None if mean is None else parse_numbers("mean", mean),
+        "std": None if std is None else parse_numbers("std", std),
+    }
     with stdout_to_stderr():
-        encoder = open_model(
-            model,
-            checkpoint,
-            weights=weights,
-            unsafe_pickle=unsafe_pickle,
-            size=None if size is None else parse_size(size),
-            seed=seed,
-        )
+        encoder = open_model(model, **opening, seed=seed)
         dataset = open_dataset(data)
     say_what_was_opened(talk, encoder, dataset, training=True)
     return encoder, dataset
 
 
-def _refuse_without_data(**given: Any) -> None:
+def _refuse_without_data(given: dict[str, Any]) -> None:
     """Raise UsageError for options of a network without data to train it on."""
     for name in (name for name, value in given.items() if value):
         raise UsageError(f"--{name.replace('_', '-')} is for a network: give MODEL and DATA to train one")

@@ -6,7 +6,14 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError, check_flag, check_number, check_whole, unknown
-from embedscope.finetuning.specs import check_optimizer, check_sampler, check_schedule, check_train, check_weights
+from embedscope.finetuning.specs import (
+    check_augment,
+    check_optimizer,
+    check_sampler,
+    check_schedule,
+    check_train,
+    check_weights,
+)
 from embedscope.metrics import STANDARD
 
 if TYPE_CHECKING:
@@ -61,6 +68,9 @@ class TrainingConfig:
         "Learning rate of a network before its classifier. By default a tenth of the learning rate if weights were loaded, "
         "else the same.",
     )
+    augment: str | None = _setting(
+        None, "Random changes of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
+    )
     weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
     clip: float | None = _setting(None, "Scale gradients down to at most this norm.")
     schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
@@ -99,6 +109,9 @@ class TrainingConfig:
                 check_number(name, getattr(self, name), above=0, high=1e30)
         _check_text("train", self.train)
         check_train(self.train)
+        if self.augment is not None:
+            _check_text("augment", self.augment)
+            check_augment(self.augment)
         if not 0 < check_number("test_share", self.test_share) < 1:
             raise UsageError(f"test_share, the share of rows to hold out, has to be between 0 and 1, got {self.test_share}")
         if not 0 <= check_number("val_share", self.val_share) < 1:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embedscope import distributed
 from embedscope.errors import InputError
+from embedscope.finetuning.augmenting import Augmentation
 from embedscope.finetuning.optimization import Schedule, build_optimizer
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.finetuning.validation import criterion, validate
@@ -62,6 +63,7 @@ class Training:
         self._optimizer = build_optimizer(config.optimizer, groups, config.learning_rate, config.weight_decay)
         self._schedule = Schedule(config.schedule, self._optimizer, config.epochs)
         self._sampler = build_sampler(config.sampler, material.labels.cpu().numpy(), config.batch_size, seed)
+        self._augment = None if config.augment is None else Augmentation(config.augment, len(material.labels), seed)
         self._probes = not self._reaches_logits()
         self._criterion, self._sign = criterion(config.select_by)
         self._complete = max(start for _, start in self.criterion.schedule)  # the epoch from which on all terms count
@@ -186,7 +188,10 @@ class Training:
         whole = torch.from_numpy(batch)
         device = self.material.labels.device
         own = whole[distributed.share(len(batch))]
-        embedding, logits = self.head(self.material.rows(own))
+        rows = self.material.rows(own)
+        if self._augment is not None:
+            rows = self._augment(rows, own, self.criterion.epoch)
+        embedding, logits = self.head(rows)
         probed = self.head.probe(embedding) if self._probes else None
         embedding, logits = distributed.all_gather_rows(embedding, len(batch)), distributed.all_gather_rows(logits, len(batch))
         whole = whole.to(device)
