@@ -161,7 +161,7 @@ def finetune(
         repeated = {name: given for name in _LISTS if (given := settings.pop(name))}
         settings |= {"memory": None if memory is None else parse_bytes(memory), **repeated}
         config = TrainingConfig(**settings)
-        opening = {"checkpoint": checkpoint, "weights": weights_of, "unsafe_pickle": unsafe_pickle}
+        opening: dict[str, Any] = {"checkpoint": checkpoint, "weights": weights_of, "unsafe_pickle": unsafe_pickle}
         opening |= {"size": size, "mean": mean, "std": std, "channels": channels}
         if data is None:
             _refuse_without_data(opening)

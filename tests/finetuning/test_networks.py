@@ -185,7 +185,8 @@ def test_the_given_module_is_left_as_it_was(tmp_path, small):
     finetune(encoder, dataset, tmp_path / "run", **SETTINGS)
     for name, tensor in encoder.module.state_dict().items():
         assert torch.equal(tensor, before[name])
-    assert not encoder.module.conv._forward_hooks and not encoder.module.training
+    assert not encoder.module.conv._forward_hooks
+    assert not encoder.module.training
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,8 @@ def test_a_classifier_is_made_where_the_network_has_none(tmp_path, data, code):
         "embedscope_classifier.bias": (3,),
     }
     again = open_model(encoder.spec, str(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors"))
-    assert again.weights.missing == () and len(again.weights.left_over) == 2
+    assert again.weights.missing == ()
+    assert len(again.weights.left_over) == 2
 
 
 def test_an_inner_layer_gets_the_gradient_of_the_objective_and_the_classifier_stays_the_networks_own():
@@ -261,7 +263,7 @@ def test_an_inner_layer_gets_the_gradient_of_the_objective_and_the_classifier_st
     assert moved == {"0.weight", "0.bias", "4.weight", "4.bias"}
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -285,11 +287,11 @@ def test_a_killed_run_resumes_to_the_same_values(tmp_path, small, monkeypatch, o
         save(self, directory, state)
         saved += 1
         if saved in (2, 11):  # within the first training of each objective
-            raise Killed
+            raise KilledError
 
     monkeypatch.setattr(RunWriter, "save_state", save_and_die)
     for resume in (False, True):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             finetune(*small, tmp_path / "cut", resume=resume, **settings)
     done = finetune(*small, tmp_path / "cut", resume=True, **settings)
     assert done.before == whole.before
@@ -302,12 +304,13 @@ def test_a_killed_run_resumes_to_the_same_values(tmp_path, small, monkeypatch, o
 
 
 def test_a_run_resumes_only_with_the_same_network(tmp_path, small, monkeypatch):
-    def die(self, directory, objective):
-        raise Killed
-
     encoder, dataset = small
-    monkeypatch.setattr("embedscope.finetuning.trials.Trials._after", lambda *_: (_ for _ in ()).throw(Killed))
-    with pytest.raises(Killed):
+
+    def die(*_):
+        raise KilledError
+
+    monkeypatch.setattr("embedscope.finetuning.trials.Trials._after", die)
+    with pytest.raises(KilledError):
         finetune(encoder, dataset, tmp_path / "run", **SETTINGS)
     other = open_model(encoder.spec, seed=1)
     with pytest.raises(Exception, match="started with a different rows"):
