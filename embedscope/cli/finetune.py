@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
+from embedscope import plugins
 from embedscope.cli.console import BEST, Talk, arrow, command_line, number, print_columns, print_json
 from embedscope.cli.extract import say_what_was_opened, stdout_to_stderr
 from embedscope.cli.options import Device, Json, Output, Overwrite, Quiet, Seed, Verbose, listing
@@ -76,7 +77,7 @@ def finetune(
     output: Output,
     data: Annotated[
         str | None,
-        typer.Argument(help="Data to train the network MODEL itself on, as in extract.", show_default=False),
+        typer.Argument(metavar="DATA", help="Data to train the network MODEL on, as in extract.", show_default=False),
     ] = None,
     *,
     layer: Annotated[
@@ -164,7 +165,7 @@ def finetune(
         opening: dict[str, Any] = {"checkpoint": checkpoint, "weights": weights_of, "unsafe_pickle": unsafe_pickle}
         opening |= {"size": size, "mean": mean, "std": std, "channels": channels}
         if data is None:
-            _refuse_without_data(opening)
+            _refuse_without_data(features, opening)
             subject: tuple[Any, Any] = (read_features(features, layer=layer), None)
             held_out: Any = None if test is None else read_features(test, layer=layer)
         else:
@@ -220,8 +221,10 @@ def _opened(model: str, data: str, opening: dict[str, Any], seed: int, talk: Tal
     return encoder, dataset
 
 
-def _refuse_without_data(given: dict[str, Any]) -> None:
-    """Raise UsageError for options of a network without data to train it on."""
+def _refuse_without_data(features: str, given: dict[str, Any]) -> None:
+    """Raise UsageError for a model, or options of one, without data to train it on."""
+    if not Path(features).exists() and (features.partition(":")[0] in plugins.names("models") or ".py:" in features):
+        raise UsageError(f"{features} is a model; give the data to train it on too: MODEL DATA")
     for name in (name for name, value in given.items() if value):
         raise UsageError(f"--{name.replace('_', '-')} is for a network: give MODEL and DATA to train one")
 

@@ -46,7 +46,7 @@ class TrainingConfig:
     )
     head: str = _setting("linear", "linear, or mlp with widths, as in 'mlp(128, 64)'.")
     train: str = _setting(
-        "all", "Of a network: all, head (the classifier alone), or last:N, the classifier and the N last blocks before it."
+        "all", "Part of a network to train: all, head (its classifier), or last:N (the N last blocks before it, and it)."
     )
     trials: int = _setting(1, "Number of trainings per objective, each with its own seed.", low=1)
     splits: int = _setting(
@@ -69,10 +69,10 @@ class TrainingConfig:
         "else the same.",
     )
     augment: str | None = _setting(
-        None, "Random changes of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
+        None, "Augmentation of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
     )
     weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
-    clip: float | None = _setting(None, "Scale gradients down to at most this norm.")
+    clip: float | None = _setting(None, "Largest norm of the gradient; larger ones are scaled down to it.")
     schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
     patience: int | None = _setting(None, "Stop after this many epochs without a better validation.", low=1)
     select_by: str = _setting(

@@ -24,6 +24,7 @@ from embedscope.models.network import Network, blocks_of, plan
 from embedscope.models.preparation import Pixels
 from embedscope.store import read_features
 from embedscope.store.runs import RunWriter
+from tests.finetuning.test_processes import start
 
 CODE = """
 import torch
@@ -35,7 +36,7 @@ class Net(nn.Module):
         self.conv = nn.Conv2d(1, 4, 3)
         self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
         self.embed = nn.Linear(4 * 36, 6)
-        self.drop = nn.Dropout(0.1)
+        self.drop = nn.Dropout(0.1 if norm else 0.0)
         self.classify = nn.Linear(6, classes)
 
     def forward(self, images):
@@ -407,3 +408,36 @@ def test_without_data_its_options_are_refused(tmp_path, data, capsys):
 
 def test_settings_are_options():
     assert TrainingConfig(train="last:2", augment="crop(8, pad=1)+flip", clip=1).clip == 1
+
+
+def test_a_model_without_data_is_told_what_is_missing(tmp_path, code, capsys):
+    assert main(["finetune", code, "-o", str(tmp_path / "run")]) == 2
+    assert "is a model; give the data to train it on too: MODEL DATA" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("test_resnet", 11), ("test_vit", 9)])
+def test_networks_of_timm(tmp_path, name, blocks):
+    pytest.importorskip("timm")
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", X=generator.integers(0, 256, (24, 40, 40, 3), dtype=np.uint8), y=np.arange(24) % 3)
+    encoder = open_model(f"timm:{name}(pretrained=False)", size=(32, 32))
+    assert len(blocks_of(encoder.module)) == blocks
+    settings = {**SETTINGS, "epochs": 1, "batch_size": 8, "augment": "crop(32, pad=2) + flip"}
+    finetune(encoder, open_dataset(str(tmp_path / "data.npz")), tmp_path / "run", train="last:2", **settings)
+    again = open_model(
+        f"timm:{name}(pretrained=False, num_classes=3)", str(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors")
+    )
+    assert again.weights.missing == again.weights.left_over == ()
+
+
+def test_two_processes_train_the_network_that_one_trains(tmp_path, data, code):
+    options = [f"{code}(norm=False)", data, "--batch-size", "15", "--epochs", "2", "--device", "cpu", "-m", "silhouette"]
+    options += ["--objective", "ce + 0.5*silhouette", "--augment", "crop(8, pad=1)", "--clip", "0.5"]
+    for size in (1, 2):
+        codes, found = start(size, [*options, "-o", tmp_path / f"run{size}", "-q"])
+        assert codes == [0] * size, found
+    for one, two in zip(*(log_of(tmp_path / f"run{size}", "ce_0.5-silhouette/trial-0") for size in (1, 2)), strict=True):
+        assert two == pytest.approx(one, abs=2e-3)  # float32; a classifier that is nearly on the edge may turn
+    codes, found = start(2, [code, data, "-o", tmp_path / "normal", "-q"])
+    assert codes == [1, 1] or codes == [2, 2]
+    assert "has BatchNorm, whose statistics" in found[0][1]
