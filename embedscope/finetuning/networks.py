@@ -141,17 +141,23 @@ def open_subject(
     if not (dataset.labels >= 0).any():
         raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs and none of them has a label")
     where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer)
+    if config.train != "head":
+        refuse_shared_statistics(encoder)
+    inputs = prepare_inputs(dataset, encoder.prepare, device, memory, folder, track)
+    start = _start(encoder, where, 2, "all", config.seed).to(device).eval()
+    bank = InputBank(inputs, torch.arange(len(dataset.inputs)))
+    embedding, *_ = apply(start, bank, torch.zeros(len(dataset.inputs), dtype=torch.int64), track, "embedding before training")
+    return Subject(encoder, where, inputs, _features(encoder, dataset, where, embedding), _digest(encoder, dataset, where))
+
+
+def refuse_shared_statistics(encoder: Encoder) -> None:
+    """Raise UsageError for BatchNorm under torchrun."""
     normalized = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in encoder.module.modules())
     if distributed.world_size() > 1 and normalized:
         raise UsageError(
             f"{encoder.spec} has BatchNorm, whose statistics would be those of each process's share of a batch; train it in "
             "one process"
         )
-    inputs = prepare_inputs(dataset, encoder.prepare, device, memory, folder, track)
-    start = _start(encoder, where, 2, "all", config.seed).to(device).eval()
-    bank = InputBank(inputs, torch.arange(len(dataset.inputs)))
-    embedding, *_ = apply(start, bank, torch.zeros(len(dataset.inputs), dtype=torch.int64), track, "embedding before training")
-    return Subject(encoder, where, inputs, _features(encoder, dataset, where, embedding), _digest(encoder, dataset, where))
 
 
 def _start(encoder: Encoder, where: Plan, num_classes: int, train: str, seed: int) -> Network:

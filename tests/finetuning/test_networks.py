@@ -17,6 +17,7 @@ from embedscope.evaluation import evaluate
 from embedscope.extraction import extract
 from embedscope.finetuning import finetune
 from embedscope.finetuning.config import TrainingConfig
+from embedscope.finetuning.networks import refuse_shared_statistics
 from embedscope.finetuning.sampling import Shuffled
 from embedscope.models import open_model
 from embedscope.models.encoder import Encoder
@@ -431,13 +432,52 @@ def test_networks_of_timm(tmp_path, name, blocks):
 
 
 def test_two_processes_train_the_network_that_one_trains(tmp_path, data, code):
-    options = [f"{code}(norm=False)", data, "--batch-size", "15", "--epochs", "2", "--device", "cpu", "-m", "silhouette"]
+    options = [
+        "finetune",
+        f"{code}(norm=False)",
+        data,
+        "--batch-size",
+        "15",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+        "-m",
+        "silhouette",
+    ]
     options += ["--objective", "ce + 0.5*silhouette", "--augment", "crop(8, pad=1)", "--clip", "0.5"]
-    for size in (1, 2):
-        codes, found = start(size, [*options, "-o", tmp_path / f"run{size}", "-q"])
-        assert codes == [0] * size, found
+    assert main([*map(str, options), "-o", str(tmp_path / "run1"), "-q"]) == 0
+    codes, found = start(2, [*options[1:], "-o", tmp_path / "run2", "-q"])
+    assert codes == [0, 0], found
     for one, two in zip(*(log_of(tmp_path / f"run{size}", "ce_0.5-silhouette/trial-0") for size in (1, 2)), strict=True):
-        assert two == pytest.approx(one, abs=2e-3)  # float32; a classifier that is nearly on the edge may turn
-    codes, found = start(2, [code, data, "-o", tmp_path / "normal", "-q"])
-    assert codes == [1, 1] or codes == [2, 2]
-    assert "has BatchNorm, whose statistics" in found[0][1]
+        assert two == pytest.approx(one, abs=2e-3)  # float32; a row on the edge of two classes may turn
+
+
+def test_statistics_of_batches_are_not_those_of_a_processs_share(small, code, monkeypatch):
+    monkeypatch.setattr("embedscope.distributed.world_size", lambda: 2)
+    refuse_shared_statistics(open_model(f"{code}(norm=False)"))
+    with pytest.raises(UsageError, match="has BatchNorm, whose statistics would be those of each process's share"):
+        refuse_shared_statistics(small[0])
+
+
+def test_networks_of_text_read_their_inputs_anew(tmp_path):
+    """Padding goes to the longest text of a batch, so that inputs cannot be kept; features do not depend on it."""
+    transformers = pytest.importorskip("transformers")
+    from tests.models.test_hf import SMALL, WORDS, make_tokenizer, save
+
+    config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=12, **SMALL)
+    model = save(tmp_path / "bert", transformers.BertModel(config), make_tokenizer())
+    generator = np.random.default_rng(0)
+    kinds = (["good film", "the good film was good"], ["bad film", "the film was bad bad bad"])
+    lines = [f"{generator.choice(kinds[row % 2])},{'ab'[row % 2]}" for row in range(60)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    encoder, dataset = open_model(f"hf:{model}"), open_dataset(str(tmp_path / "texts.csv"))
+    result = finetune(encoder, dataset, tmp_path / "run", **{**SETTINGS, "epochs": 4, "learning_rate": 0.02})
+    assert result.objectives[0].trials[0].after["accuracy"] > 0.9
+    stored = read_features(str(tmp_path / "run" / "ce" / "trial-0" / "after.h5"))
+    again = open_model(f"hf:{model}", str(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors"))
+    assert again.weights.missing == ()
+    extract(again, dataset, tmp_path / "after.h5", device="cpu")
+    features = read_features(str(tmp_path / "after.h5"))
+    places = [list(features.ids).index(name) for name in stored.ids]
+    torch.testing.assert_close(stored.features[:], features.features[:][places], rtol=1e-4, atol=1e-5)
