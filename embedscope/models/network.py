@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,7 @@ def plan(encoder: Encoder, sample: Any, layer: str | None = None) -> Plan:
         UsageError: a layer that the model does not have, a pattern, or no layer named where there is no default.
         InputError: the model does not take the sample, or the layer did not run.
     """
-    with torch.no_grad():
-        encoder.module.eval()
+    with torch.no_grad(), _evaluating(encoder.module):
         sample = _fitted(encoder.module, sample)
         with Listing(encoder) as listing:
             _run(encoder, encoder.module, sample)  # also makes what is lazy
@@ -262,9 +262,21 @@ def _classifier(encoder: Encoder, default: str | None, listing: Listing) -> str 
 
 
 def _fitted(module: nn.Module, inputs: Any) -> Any:
-    """Bring floating inputs to the precision of the module's parameters."""
-    dtype = next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
-    return mapped(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, inputs)
+    """Bring inputs to the device of the module's parameters, and floating ones to their precision."""
+    held = next((each for each in module.parameters() if each.is_floating_point()), torch.empty(0))
+    return mapped(lambda tensor: tensor.to(held if tensor.is_floating_point() else held.device), inputs)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Set a module to evaluation mode for a while."""
+    before = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in before.items():
+            each.training = mode
 
 
 def _run(encoder: Encoder, module: nn.Module, inputs: Any) -> Any:

@@ -183,12 +183,15 @@ def test_random_weights_are_others_in_each_trial_and_loaded_ones_the_same(tmp_pa
 
 def test_the_given_module_is_left_as_it_was(tmp_path, small):
     encoder, dataset = small
+    encoder.module.train()
+    encoder.module.drop.eval()
     before = copy.deepcopy(encoder.module.state_dict())
     finetune(encoder, dataset, tmp_path / "run", **SETTINGS)
     for name, tensor in encoder.module.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert not encoder.module.conv._forward_hooks
-    assert not encoder.module.training
+    assert encoder.module.training
+    assert not encoder.module.drop.training
 
 
 @pytest.mark.parametrize(
