@@ -72,6 +72,7 @@ class TrainingConfig:
         None, "Augmentation of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
     )
     weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
+    amp: bool = _setting(False, "Train a network in bfloat16 where that is safe; it is measured in float32.")
     clip: float | None = _setting(None, "Largest norm of the gradient; larger ones are scaled down to it.")
     schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
     patience: int | None = _setting(None, "Stop after this many epochs without a better validation.", low=1)
@@ -123,6 +124,7 @@ class TrainingConfig:
             _check_text("weights", self.weights)
             check_weights(self.weights)
         check_flag("tensorboard", self.tensorboard)
+        check_flag("amp", self.amp)
 
     def with_settings(self, **settings: Any) -> TrainingConfig:
         """Replace settings by name; UsageError names the nearest for one that does not exist."""

@@ -17,6 +17,7 @@ from embedscope.finetuning.inputs import InputBank, Prepared, items, prepare_inp
 from embedscope.finetuning.validation import apply
 from embedscope.models.encoder import Encoder, Weights, weights_digest
 from embedscope.models.network import Network, Plan, check_trainable, plan
+from embedscope.models.precision import autocast_type
 from embedscope.models.preparation import Pixels
 from embedscope.store.features import FeatureSet
 from embedscope.store.provenance import DataOrigin, LayerOrigin, ModelOrigin, Provenance
@@ -141,6 +142,8 @@ def open_subject(
     if not (dataset.labels >= 0).any():
         raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs and none of them has a label")
     where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer)
+    if config.amp and autocast_type(device) is not torch.bfloat16:
+        raise InputError(f"{device} has no bfloat16, in which `amp=True` trains; leave it out")
     if config.train != "head":
         refuse_shared_statistics(encoder)
     inputs = prepare_inputs(dataset, encoder.prepare, device, memory, folder, track)

@@ -53,7 +53,7 @@ def refuse_without_validation(config: TrainingConfig, why: str) -> None:
 
 def refuse_for_heads(config: TrainingConfig) -> None:
     """Raise UsageError for settings of a network where a head is trained."""
-    for name in ("train", "backbone_learning_rate", "augment"):
+    for name in ("train", "backbone_learning_rate", "augment", "amp"):
         if getattr(config, name) != default(name):
             raise UsageError(f"`{name}=` is for a network, and features are given: give a model and a data set")
 

@@ -191,7 +191,8 @@ class Training:
         rows = self.material.rows(own)
         if self._augment is not None:
             rows = self._augment(rows, own, self.criterion.epoch)
-        embedding, logits = self.head(rows)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.amp):
+            embedding, logits = self.head(rows)
         probed = self.head.probe(embedding) if self._probes else None
         embedding, logits = distributed.all_gather_rows(embedding, len(batch)), distributed.all_gather_rows(logits, len(batch))
         whole = whole.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from embedscope.evaluation import evaluate
 from embedscope.finetuning.inputs import InputBank
 from embedscope.finetuning.measuring import macro_f1
 from embedscope.metrics import bind, declaration
+from embedscope.models.precision import numerics
 from embedscope.ops.blocks import memory, over_rows
 from embedscope.progress import untracked
 
@@ -84,10 +86,12 @@ def apply(
         blocks = iter(track(features.blocks(), what, count, size=lambda pair: pair[0].stop - pair[0].start))
     else:
         blocks = over_rows(features, torch.float32, device)
-    for block, rows in blocks:
-        found, logits = head(rows)
-        place = slice(block.start - own.start, block.stop - own.start)
-        embedding[place], predicted[place] = found, logits.argmax(dim=1)
-        losses[place] = nn.functional.cross_entropy(logits, labels[block].to(device), reduction="none")
+    # A network is measured in full float32, as extract does: a GPU's TF32 would change features by 1e-3.
+    with numerics(device, exact=True, deterministic=False) if isinstance(features, InputBank) else nullcontext():
+        for block, rows in blocks:
+            found, logits = head(rows)
+            place = slice(block.start - own.start, block.stop - own.start)
+            embedding[place], predicted[place] = found, logits.argmax(dim=1)
+            losses[place] = nn.functional.cross_entropy(logits, labels[block].to(device), reduction="none")
     whole = distributed.all_gather
     return whole(embedding), whole(predicted), whole(losses)

@@ -358,7 +358,7 @@ def test_a_step_that_is_not_finite_is_named_with_its_term(tmp_path, small):
 
 
 def test_numbers_for_networks_are_refused_for_heads_and_the_other_way_round(tmp_path, small, blobs):
-    for setting in ({"train": "head"}, {"augment": "flip"}, {"backbone_learning_rate": 0.1}):
+    for setting in ({"train": "head"}, {"augment": "flip"}, {"amp": True}, {"backbone_learning_rate": 0.1}):
         with pytest.raises(UsageError, match=f"`{next(iter(setting))}=` is for a network"):
             finetune(*blobs, tmp_path / "run", **setting)
     with pytest.raises(UsageError, match="a network has a classifier of its own; leave out `head=`"):
@@ -484,3 +484,16 @@ def test_networks_of_text_read_their_inputs_anew(tmp_path):
     features = read_features(str(tmp_path / "after.h5"))
     places = [list(features.ids).index(name) for name in stored.ids]
     torch.testing.assert_close(stored.features[:], features.features[:][places], rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_trains_and_does_not_measure(tmp_path, small):
+    encoder, dataset = small
+    losses = []
+    for amp in (False, True):
+        finetune(encoder, dataset, tmp_path / f"amp-{amp}", amp=amp, **{**SETTINGS, "epochs": 3, "learning_rate": 0.01})
+        losses.append([line["ce"] for line in log_of(tmp_path / f"amp-{amp}")])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # bfloat16 has 8 bits
+    before = [read_features(str(tmp_path / f"amp-{amp}" / "before.h5")).features[:] for amp in (False, True)]
+    assert torch.equal(*before)
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights_of(tmp_path / "amp-True").values())
