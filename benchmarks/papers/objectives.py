@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from embedscope.errors import InterruptedRunError
+
 OBJECTIVES = {
     "ce": "ce",
     "ce + silhouette": "ce + 0.5*silhouette",
@@ -49,6 +51,8 @@ def main() -> None:
     try:
         if not options.report:
             train(options, output)
+    except InterruptedRunError:
+        print("interrupted; the same command resumes", file=sys.stderr)
     finally:
         lines = results(output)
         if lines:

@@ -124,6 +124,8 @@ def open_head(path: Path | str) -> TrainedHead:
     if not path.exists():
         raise InputError(f"no such file: {path}")
     tensors, notes = read_head(path)
+    if notes.head.startswith("network("):
+        raise InputError(f"{path} is a network that finetune trained; give it as the `checkpoint=` of the same model")
     with explained(f"{path} is not a head that finetune wrote", "give a head.safetensors of a run directory"):
         if not notes.classes or notes.dim < 1:
             raise ValueError(f"{len(notes.classes)} classes, {notes.dim} dimensions")

@@ -21,6 +21,7 @@ from embedscope.finetuning.networks import refuse_shared_statistics
 from embedscope.finetuning.sampling import Shuffled
 from embedscope.models import open_model
 from embedscope.models.encoder import Encoder
+from embedscope.models.head import open_head
 from embedscope.models.network import Network, blocks_of, plan
 from embedscope.models.preparation import Pixels
 from embedscope.store import read_features
@@ -164,6 +165,12 @@ def test_the_saved_network_predicts_what_was_written(tmp_path, small):
     with (tmp_path / "run" / "ce" / "trial-0" / "predictions.csv").open() as file:
         written = [dataset.class_names.index(line["predicted"]) for line in csv.DictReader(file)]
     assert predicted.tolist() == written
+
+
+def test_a_network_is_not_a_head(tmp_path, small):
+    finetune(*small, tmp_path / "run", **{**SETTINGS, "epochs": 1})
+    with pytest.raises(InputError, match="is a network that finetune trained; give it as the `checkpoint=`"):
+        open_head(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors")
 
 
 def test_random_weights_are_others_in_each_trial_and_loaded_ones_the_same(tmp_path, small):
