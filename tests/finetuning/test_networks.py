@@ -476,13 +476,14 @@ def test_networks_of_text_read_their_inputs_anew(tmp_path):
     from tests.models.test_hf import SMALL, WORDS, make_tokenizer, save
 
     config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=12, **SMALL)
+    torch.manual_seed(0)
     model = save(tmp_path / "bert", transformers.BertModel(config), make_tokenizer())
     generator = np.random.default_rng(0)
     kinds = (["good film", "the good film was good"], ["bad film", "the film was bad bad bad"])
     lines = [f"{generator.choice(kinds[row % 2])},{'ab'[row % 2]}" for row in range(60)]
     (tmp_path / "texts.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     encoder, dataset = open_model(f"hf:{model}"), open_dataset(str(tmp_path / "texts.csv"))
-    result = finetune(encoder, dataset, tmp_path / "run", **{**SETTINGS, "epochs": 4, "learning_rate": 0.02})
+    result = finetune(encoder, dataset, tmp_path / "run", **{**SETTINGS, "epochs": 8, "learning_rate": 0.03})
     assert result.objectives[0].trials[0].after["accuracy"] > 0.9
     stored = read_features(str(tmp_path / "run" / "ce" / "trial-0" / "after.h5"))
     again = open_model(f"hf:{model}", str(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors"))
