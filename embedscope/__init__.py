@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from embedscope.finetuning import TrainingConfig as TrainingConfig
     from embedscope.finetuning import finetune as finetune
     from embedscope.models import open_model as open_model
+    from embedscope.monitoring import Monitor as Monitor
     from embedscope.plotting import plot as plot
     from embedscope.store import open_features as open_features
 
 _HOMES = {
     "EmbedscopeError": "errors",
+    "Monitor": "monitoring",
     "TrainingConfig": "finetuning",
     "extract": "extraction",
     "finetune": "finetuning",
@@ -39,6 +41,8 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "monitoring":  # a package that users name, for its callbacks
+        return importlib.import_module("embedscope.monitoring")
     if name not in _HOMES:
         raise AttributeError(f"module 'embedscope' has no attribute '{name}'")
     return getattr(importlib.import_module(f"embedscope.{_HOMES[name]}"), name)

@@ -61,6 +61,16 @@ def html_table(lines: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def html_list(heading: str, texts: Sequence[str]) -> str:
+    """Lay out texts under a heading in HTML.
+
+    >>> html_list("late", ["a < b"])
+    '<p><b>late</b></p><ul><li>a &lt; b</li></ul>'
+    """
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<p><b>{html.escape(heading)}</b></p><ul>{items}</ul>"
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:

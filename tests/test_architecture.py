@@ -27,6 +27,7 @@ LAYERS = (
     {"models", "data"},
     {"evaluation"},
     {"extraction", "finetuning", "plotting"},
+    {"monitoring"},
     {"cli"},
 )
 # The only rooms that may know a library.
@@ -131,7 +132,7 @@ def test_importing_embedscope_imports_nothing_heavy():
 
 @pytest.mark.parametrize("name", [name for name in embedscope.__all__ if name != "__version__"])
 def test_public_name_is_there_after_its_submodules(name):
-    for kind in ("evaluation", "extraction", "finetuning", "plotting"):
+    for kind in ("evaluation", "extraction", "finetuning", "monitoring", "plotting"):
         __import__(f"embedscope.{kind}")
     assert callable(getattr(embedscope, name))
 

@@ -29,17 +29,25 @@ OPTIONS = {
     "--device=auto --amp --dtype=float32 --workers=None --limit=None --on-error=stop --deterministic --seed=0 --resume "
     "--overwrite --json --quiet|-q --verbose|-v",
     "score": "--metric|-m=None --layer|-l=None --split=None --per-class --ci --sample=None --samples=None --fail-under=None "
-    "--memory=None --device=auto --seed=0 --format=table --json --overwrite --list --quiet|-q --verbose|-v",
+    "--memory=None --device=auto --seed=0 --format=table --json --overwrite --list --quiet|-q --verbose|-v --compare --layers "
+    "--against=None",
     "finetune": "--output|-o=None --objective=None --head=linear --layer|-l=None --trials=1 --epochs=50 --batch-size=128 "
     "--sampler=shuffled --sample-weights=None --optimizer=adamw --learning-rate=0.003 --weight-decay=0.0001 --schedule=cosine "
     "--patience=None --select-by=macro_f1 --test=None --label-map=None --test-share=0.25 --val-share=0.1 --memory=None "
     "--device=auto --seed=0 --tensorboard --resume --overwrite --json --list --quiet|-q --verbose|-v",
     "plot": "--output|-o=None --kind|-k=None --layer|-l=None --split=None --width=page --format=png --max-points=10000 "
     "--coordinates=None --layout=None --seed=0 --overwrite --json --list --quiet|-q --verbose|-v",
+    "merge": "--output|-o=None --format=None --dataset=None --overwrite --quiet|-q",
     "inspect": "--json",
     "env": "--json",
 }
-ARGUMENTS = {"extract": ["model", "data"], "score": ["features"], "finetune": ["features", "data"], "plot": ["features"]}
+ARGUMENTS = {
+    "extract": ["model", "data"],
+    "score": ["features"],
+    "finetune": ["features", "data"],
+    "plot": ["features"],
+    "merge": ["files"],
+}
 # Two are gone on purpose: EMBEDSCOPE_OVERWRITE, which replaced files, and EMBEDSCOPE_BATCH_SIZE, which meant two things.
 VARIABLES = "AMP DETERMINISTIC DEVICE DTYPE FORMAT JSON MEMORY ON_ERROR POOL QUIET SEED SPLIT VERBOSE WORKERS"
 
@@ -114,6 +122,30 @@ def test_json_of_score(store, capsys):
         assert (measured["better"], measured["options"], measured["ci95"], measured["note"]) == (better, options, None, None)
     assert list(result["metrics"]["silhouette"]["per_class"]) == ["0", "1", "2"]
     assert result["metrics"]["silhouette"]["bounds"] == [-1, 1]
+
+
+def test_json_of_what_score_compares(store, make_store, blobs, tmp_path, capsys):
+    other = make_store(blobs[0] * np.arange(8), blobs[1], name="other.h5")
+    options = ["--compare", "--against", other, "-m", "silhouette", "--json", "-q", "--samples", tmp_path / "s.csv"]
+    assert run("score", store, other, *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    (difference,), (comparison,), shift = found["differences"], found["comparisons"], found["shifts"][0]
+    assert {"metric", "first", "second", "value", "ci95", "paired", "note"} <= difference.keys()
+    assert {
+        "first", "second", "rows", "paired", "reason", "only_first", "only_second", "differences", "cka", "mutual_knn",
+        "neighbors", "classes", "sides", "notes",
+    } <= comparison.keys()  # fmt: skip
+    assert {"name", "samples", "first", "second", "difference", "ci95", "significant"} <= comparison["classes"][0].keys()
+    assert {"right", "wrong", "gained", "lost", "p_value"} <= comparison["sides"].keys()
+    assert {
+        "name", "against", "layer", "rows", "drawn", "auc", "auc_ci95", "mmd", "mmd_p_value", "detected", "beyond", "furthest",
+        "classes", "proportions_p_value",
+    } <= shift.keys()  # fmt: skip
+    assert (tmp_path / "s.csv").read_text().splitlines()[0] == "name,id,label,silhouette,nearest,split,change"
+    assert run("score", store, other, "--layers", "-m", "silhouette", "--json", "-q") == 0
+    ranking = json.loads(capsys.readouterr().out)["layers"]
+    assert {"metric", "better", "take", "reason", "order"} <= ranking.keys()
+    assert {"name", "source", "layer", "dimensions", "value", "ci95", "difference_ci95"} <= ranking["order"][0].keys()
 
 
 def test_csv_and_samples_of_score(store, tmp_path, capsys):

@@ -80,7 +80,7 @@ def test_records_compare_and_hash(held, name):
 )
 def test_records_print_in_a_few_lines(held, name):
     text = repr(held[name])
-    assert len(text.splitlines()) <= 12
+    assert len(text.splitlines()) <= 16  # a table with what stands out
     assert max(map(len, text.splitlines())) <= 140
     assert "array(" not in text
     assert "tensor(" not in text

@@ -21,6 +21,7 @@ from embedscope.cli.env import env
 from embedscope.cli.extract import extract
 from embedscope.cli.finetune import finetune
 from embedscope.cli.inspect import inspect
+from embedscope.cli.merge import merge
 from embedscope.cli.plot import plot
 from embedscope.cli.score import score
 from embedscope.errors import EmbedscopeError
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (extract, score, finetune, plot, inspect, env):
+for _command in (extract, score, finetune, plot, merge, inspect, env):
     app.command()(_command)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,11 +30,15 @@ T = TypeVar("T")
 # A pipe has no width: tables are laid out as wide as they need.
 _PIPE_WIDTH = 10_000
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_UNTIL_BAR = 0.5
 
 # Characters that a heading takes before it is folded, a cell at the most, and a label at least where there is little room.
 _HEADING = 20
 _CELL = 40
 _LABEL = 4
+
+# Findings of each embedding that are printed where there are more than two.
+_FINDINGS = 2
 BEST = " *"
 
 
@@ -77,19 +82,29 @@ class Talk:
 
 def _bar(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None) -> Iterator[T]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    times = [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left")]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *times]
     if size is not None:
         columns.insert(3, TextColumn("{task.fields[speed]}"))
     started = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(printable(description), total=total, speed="")
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task(printable(description), total=total, speed="")
+    # Work that is done at once shows no bar; a timer starts it also where the first item takes long. The elapsed time moves.
+    timer = threading.Timer(_SECONDS_UNTIL_BAR, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
         done = 0
         for item in items:
             yield item
             done += 1 if size is None else size(item)
             progress.update(task, completed=done, speed=_speed(done, started))
+    finally:
+        timer.cancel()
+        timer.join()
+        progress.stop()
 
 
 def _lines(items: Iterable[T], description: str, total: int, size: Callable[[T], int] | None) -> Iterator[T]:
@@ -134,7 +149,7 @@ def print_scores(scores: Sequence[Scores], *, per_class: bool) -> None:
     for key in scores[0].metrics:
         found = [entry.metrics[key] for entry in scores]
         chosen = best(scores, key)
-        cells = [_cell(each) + (BEST if place == chosen else "") for place, each in enumerate(found)]
+        cells = [measured(each) + (BEST if place == chosen else "") for place, each in enumerate(found)]
         metrics.append((f"{key}{arrow(found[0].better)}", cells))
     names = [entry.name for entry in scores]
     print_columns("metric", names, [facts, metrics])
@@ -158,6 +173,30 @@ def print_differences(differences: Sequence[Difference]) -> None:
         rows = [(key, [cells.get((key, name), "–") for name in names]) for key in keys]
         heading = f"minus {shown[0].first}, {'same' if paired else 'different'} samples"
         print_columns(heading, names, [rows])
+
+
+def print_findings(scores: Sequence[Scores]) -> None:
+    """Print what stands out in each embedding, folded to the width of the terminal; of more than two, the first findings."""
+    most = _FINDINGS if len(scores) > 2 else None
+    for entry in scores:
+        looked = f" (looked at {', '.join(entry.examined)})" if entry.examined else ""
+        show("")
+        _fold(f"{entry.name}: {'what stands out' if entry.findings else f'nothing stands out{looked}'}", "", "  ")
+        for finding in entry.findings[:most]:
+            _fold(f"{finding.text}.", "- ", "  ")
+            _fold(f"{finding.next}.", "  ", "  ")
+        if most is not None and len(entry.findings) > most:
+            show(f"  {len(entry.findings) - most} more with --json, or scored alone")
+
+
+def _fold(text: str, first: str, other: str) -> None:
+    """Print a text on stdout, folded to the width of a terminal; in a pipe, as one line."""
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
+    for line in textwrap.wrap(with_flags(printable(text)), width, initial_indent=first, subsequent_indent=other):
+        show(line)
 
 
 def _signed(difference: Difference) -> str:
@@ -285,7 +324,8 @@ def arrow(better: str | None) -> str:
     return {"higher": " ↑", "lower": " ↓", None: ""}[better]
 
 
-def _cell(measurement: Measurement) -> str:
+def measured(measurement: Measurement) -> str:
+    """Write a value with its interval, if any."""
     text = number(measurement.value)
     if measurement.ci95 is None:
         return text

@@ -24,6 +24,18 @@ Split = Annotated[str | None, typer.Option(help="Only the rows of this split, su
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
 
+def show_sets() -> None:
+    """Print the sets of metrics, with what they hold."""
+    from embedscope.metrics import ALL, SETS, members
+
+    show("")
+    show("Sets, which -m takes as well:")
+    for name in SETS:
+        default = " (the default)" if name == "standard" else ""
+        show(f"{name}{default}: {', '.join(members(name) or ())}")
+    show(f"{ALL}: every metric")
+
+
 def listing(kind: Kind) -> Any:
     """Make the option `--list`, which prints the plugins of a kind with the first line of their docstrings, and stops."""
 
@@ -37,6 +49,8 @@ def listing(kind: Kind) -> Any:
                 first_line = (plugins.load(kind, name).__doc__ or "").strip().partition("\n")[0]
                 others = ", ".join(alias for alias, meant in aliases.items() if meant == name)
                 show(f"{name:{width}}  {first_line}{f' Also: {others}.' if others else ''}")
+            if kind == "metrics":
+                show_sets()
             raise typer.Exit
 
     return typer.Option("--list", help=f"List the {kind} with a line each, and stop.", callback=show_list, is_eager=True)

@@ -15,7 +15,8 @@ def plot(
     features: Annotated[
         list[str],
         typer.Argument(
-            help="Feature stores, features made elsewhere as in score, or run directories of finetune; name=path names one."
+            help="Feature stores, features made elsewhere as in score, run directories of finetune, or files of measurements "
+            "(.jsonl of a Monitor or of score); name=path names one."
         ),
     ],
     output: Annotated[
@@ -31,7 +32,10 @@ def plot(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            "--metric", "-m", help="A metric of a page's scores, or of the trajectory; any number of times.", show_default=False
+            "--metric",
+            "-m",
+            help="A metric or a set of a page's scores, or of the trajectory; any number of times.",
+            show_default=False,
         ),
     ] = None,
     layer: Layers = None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from embedscope.cli.console import Talk, print_csv, print_differences, print_json, print_scores
+from embedscope.cli import checkpoints
+from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
+from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
 
@@ -26,12 +28,18 @@ def score(
         list[str],
         typer.Argument(
             help="Feature stores, or features made elsewhere: .npz (X, y), X.npy,y.npy, .csv, .parquet, .jsonl, .pt, "
-            ".safetensors or .h5ad, with columns named as in v.csv(label='species', features='d*'); name=path names one."
+            ".safetensors or .h5ad, with columns named as in v.csv(label='species', features='d*'); name=path names one. "
+            "With --model, checkpoints."
         ),
     ],
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="A metric, as in gini(dead='ignore'); any number of times.", show_default=False),
+        typer.Option(
+            "--metric",
+            "-m",
+            help="A metric, as in gini(dead='ignore'), or a set of them, as in collapse; any number of times.",
+            show_default=False,
+        ),
     ] = None,
     layer: Layers = None,
     split: Split = None,
@@ -44,6 +52,31 @@ def score(
             "samples per class as given instead of drawn with the samples.",
         ),
     ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Say what changed from the first embedding to each other one, on the rows that both have: metrics, structure, "
+            "classes, samples. Adds 95% intervals.",
+        ),
+    ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Rank the layers by the first metric, and name the smallest that is not significantly worse than the best. "
+            "Adds 95% intervals. Silhouettes are ratios of distances, so they compare between widths; explained_variance and "
+            "ranks grow with the width.",
+        ),
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure the shift to other rows of the same layer, such as production.h5: classifier AUC, MMD, classes, rows "
+            "furthest out. Labels are optional: p.csv(label=None) has none.",
+            show_default=False,
+        ),
+    ] = None,
     sample: Annotated[
         int | None,
         typer.Option(
@@ -67,6 +100,15 @@ def score(
         str | None,
         typer.Option(help="What the run may take, as in 4GB; half of what is free.", envvar="EMBEDSCOPE_MEMORY"),
     ] = None,
+    model: checkpoints.Model = None,
+    data: checkpoints.Data = None,
+    output: checkpoints.Output = None,
+    limit: checkpoints.Limit = None,
+    size: checkpoints.Size = None,
+    mean: checkpoints.Mean = None,
+    std: checkpoints.Std = None,
+    channels: checkpoints.Channels = None,
+    weights: checkpoints.Weights = None,
     device: Device = "auto",
     seed: Seed = 0,
     form: Annotated[Format, typer.Option("--format", help="How to print.", envvar="EMBEDSCOPE_FORMAT")] = Format.table,
@@ -83,19 +125,29 @@ def score(
     """
     from embedscope import distributed, evaluation
     from embedscope.devices import parse_bytes
+    from embedscope.evaluation.comparison import sides_column
+    from embedscope.evaluation.ranking import check_ranked
     from embedscope.evaluation.scores import sample_columns
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
     from embedscope.metrics import STANDARD
     from embedscope.store.files import check_output
     from embedscope.store.tables import check_table, write_table
 
-    question: str | bool = ci
+    question: str | bool = ci or layers
     if ci and "fixed" in features and not Path("fixed").exists():  # an option of typer's has a value always or never
         features, question = [source for source in features if source != "fixed"], "fixed"
         if not features:
             raise UsageError("--ci fixed needs features to measure, as in embedscope score features.h5 --ci fixed")
+    preparation = {"size": size, "mean": mean, "std": std, "channels": channels, "weights": weights}
+    checkpoints.check(model, data, output=output, limit=limit, **preparation)
+    if model is not None and (compare or against is not None):
+        raise UsageError(
+            "--compare and --against need features; extract those of the checkpoints first, as in embedscope extract --help"
+        )
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
+    if layers:
+        check_ranked(chosen)
     if json and form is Format.csv:
         raise UsageError("--json and --format csv exclude each other")
     if samples is not None:
@@ -107,21 +159,27 @@ def score(
         check_output(samples, overwrite=overwrite)
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
-        scores = evaluation.score(
-            features,
-            metrics=chosen,
-            layers=layer or (),
-            split=split,
-            sample=sample,
-            ci=question,
-            memory=None if memory is None else parse_bytes(memory),
-            device=device,
-            seed=seed,
-            say=talk.say,
-            track=talk.track,
-        )
+        options: dict[str, Any] = {
+            "metrics": chosen,
+            "layers": layer or (),
+            "split": split,
+            "sample": sample,
+            "ci": question,
+            "memory": None if memory is None else parse_bytes(memory),
+            "device": device,
+            "seed": seed,
+            "say": talk.say,
+            "track": talk.track,
+        }
+        if model is not None and data is not None:
+            full = per_class or samples is not None or json or form is Format.json
+            options |= {"limit": limit, "full": full, "overwrite": overwrite}
+            scores = checkpoints.measured(features, model, data, output, preparation, **options)
+        else:
+            scores = evaluation.score(features, compare=compare, against=against, **options)
         if distributed.rank() > 0:
             return
+    ranking = scores.ranked() if layers else None
     for entry in scores:
         for warning in entry.warnings:
             talk.warn(f"{entry.name}: {warning}")
@@ -130,12 +188,22 @@ def score(
             if measurement.note and measurement.value is not None:
                 talk.say(f"note: {entry.name}: {name}: {measurement.note}")
     if samples is not None:
-        talk.say(f"wrote {write_table(samples, sample_columns(scores)):,} rows to {samples}")
+        columns = sample_columns(scores)
+        if compare:
+            columns["change"] = sides_column(scores, scores.comparisons)
+        talk.say(f"wrote {write_table(samples, columns):,} rows to {samples}")
     if json or form is Format.json:
-        print_json(scores.as_json())
+        print_json(scores.as_json() | ({} if ranking is None else {"layers": ranking.as_json()}))
     elif form is Format.csv:
         print_csv(scores)
     else:
-        print_scores(scores, per_class=per_class)
-        print_differences(scores.differences)
+        if ranking is None:
+            print_scores(scores, per_class=per_class)
+            print_differences(scores.differences)
+        else:
+            print_layers(scores, ranking)
+        print_comparisons(scores.comparisons)
+        print_shifts(scores.shifts)
+        if not quiet and ranking is None:
+            print_findings(scores)
     check_thresholds(scores, thresholds)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from embedscope.evaluation.pairing import paired
 from embedscope.ops import statistics
 
 if TYPE_CHECKING:
@@ -51,30 +52,40 @@ class Difference:
         return {**asdict(self), "ci95": list(self.ci95)}
 
 
-def differences(scores: Sequence[Scores], *, fixed: bool = False) -> list[Difference]:
-    """Compare every embedding with the first one in all metrics that have intervals; with `fixed`, as those intervals are."""
+def differences(scores: Sequence[Scores]) -> list[Difference]:
+    """Compare every embedding with the first one in all metrics that have intervals, by the question those answer."""
+    return [each for second in scores[1:] for each in pair_differences(scores[0], second)]
+
+
+def pair_differences(first: Scores, second: Scores) -> list[Difference]:
+    """Compare two embeddings in all metrics that have intervals, paired where they hold the same labelled rows."""
     found = []
-    for second in scores[1:]:
-        first = scores[0]
-        order = _matching(first, second)
-        for key, before in first.metrics.items():
-            after = second.metrics.get(key)
-            if after is None or before.value is None or after.value is None:
-                continue
-            interval = _interval(before, after, order, first.labels if fixed else None, second.labels if fixed else None)
-            if interval is not None:
-                note = None
-                if first.samples != second.samples and before.pseudo_values is not None:
-                    note = f"measured on {first.samples:,} and {second.samples:,} samples; intervals are corrected for that"
-                gap = after.value - before.value
-                found.append(Difference(key, first.name, second.name, gap, interval, order is not None, note))
+    order = _matching(first, second)
+    for key, before in first.metrics.items():
+        after = second.metrics.get(key)
+        if after is None or before.value is None or after.value is None:
+            continue
+        interval = _interval(before, after, order, first.labels, second.labels)
+        if interval is not None:
+            note = None
+            if first.samples != second.samples and before.pseudo_values is not None:
+                note = f"measured on {first.samples:,} and {second.samples:,} samples; intervals are corrected for that"
+            gap = after.value - before.value
+            found.append(Difference(key, first.name, second.name, gap, interval, order is not None, note))
     return found
+
+
+def difference_interval(first: Scores, second: Scores, key: str) -> tuple[float, float] | None:
+    """Return the 95% interval of second - first in a metric, or None where either has no interval."""
+    before, after = first.metrics[key], second.metrics[key]
+    return _interval(before, after, _matching(first, second), first.labels, second.labels)
 
 
 def best(scores: Sequence[Scores], key: str) -> int | None:
     """Return the position of the embedding that is best in a metric, or None where none is.
 
-    Where the values have intervals, the best one has to differ from the next best by an interval that excludes 0.
+    Where the values have intervals, the best one has to differ from the next best by an interval that excludes 0; that of the
+    difference answers the same question as those of the values ("drawn" or "fixed").
     """
     found = {place: entry.metrics[key] for place, entry in enumerate(scores) if key in entry.metrics}
     values = {place: each.value for place, each in found.items() if each.value is not None}
@@ -82,31 +93,40 @@ def best(scores: Sequence[Scores], key: str) -> int | None:
     if better is None or len(set(values.values())) < 2:
         return None
     first, second, *_ = sorted(values, key=lambda place: values[place], reverse=better == "higher")
-    interval = _interval(found[first], found[second], _matching(scores[first], scores[second]), None, None)
+    interval = difference_interval(scores[first], scores[second], key)
     return None if interval is not None and interval[0] <= 0 <= interval[1] else first
 
 
 def _matching(first: Scores, second: Scores) -> Array | None:
     """Find where each row of the first embedding is in the second, (N,), or None unless both hold the same labelled rows."""
-    if first.ids is None or second.ids is None or len(first.ids) != len(second.ids):
+    if first.ids is None or second.ids is None or first.labels is None or second.labels is None:
         return None
-    place = {each: row for row, each in enumerate(second.ids)}
-    order = np.array([place.get(each, -1) for each in first.ids], dtype=np.int64)
-    if (order < 0).any() or first.labels is None or second.labels is None:
+    if len(first.ids) != len(second.ids):
         return None
-    return order if bool((second.labels[order] == first.labels).all()) else None
+    pairing = paired(first.ids, first.labels, second.ids, second.labels)
+    return pairing.second if pairing.whole else None
 
 
 def _interval(
     before: Measurement, after: Measurement, order: Array | None, labels: Array | None, others: Array | None
 ) -> tuple[float, float] | None:
-    if before.pseudo_values is None or after.pseudo_values is None:
+    first, second = before.pseudo_values, after.pseudo_values
+    if first is None or second is None:
+        first, second = before.group_values, after.group_values
+        labels = others = None
+        if order is not None:
+            if not bool((np.diff(order) > 0).all()):  # groups of rows are drawn by position
+                return None
+            order = None if first is None else np.arange(len(first))
+    if first is None or second is None:
         return None
+    if before.ci != "fixed":
+        labels = others = None
     if order is not None:
-        gaps = torch.from_numpy(after.pseudo_values[order] - before.pseudo_values)
+        gaps = torch.from_numpy(second[order] - first)
         return statistics.mean_with_error(gaps, _codes(labels)).interval
-    one = statistics.mean_with_error(torch.from_numpy(before.pseudo_values), _codes(labels))
-    other = statistics.mean_with_error(torch.from_numpy(after.pseudo_values), _codes(others))
+    one = statistics.mean_with_error(torch.from_numpy(first), _codes(labels))
+    other = statistics.mean_with_error(torch.from_numpy(second), _codes(others))
     if one.error is None or other.error is None:
         return None
     reach = statistics.Z95 * math.hypot(one.error, other.error)

@@ -12,13 +12,16 @@ import torch
 
 from embedscope import devices, distributed, plugins
 from embedscope.errors import UndefinedError
+from embedscope.evaluation.findings import with_findings
 from embedscope.evaluation.intervals import check_ci, estimated, with_interval
 from embedscope.evaluation.scores import Measurement, Samples, Scores
-from embedscope.metrics import STANDARD, MetricDeclaration, Result, bind, declaration
+from embedscope.metrics import STANDARD, MetricDeclaration, Result, bind, declaration, expanded
 from embedscope.ops import statistics
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.class_moments import class_sums, present_classes
 from embedscope.ops.gathering import sharing
+from embedscope.ops.rows import SelectedColumns
+from embedscope.ops.shared_neighbors import sharing as sharing_neighbors
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import select_labelled
 from embedscope.store.in_memory import feature_set
@@ -65,13 +68,12 @@ class Metric:
 
 
 def bound(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list[Metric]:
-    """Find metrics by their specs, each once; UsageError for an unknown metric or option.
+    """Find metrics by their specs or the names of sets, each once; UsageError for an unknown metric or option.
 
     All are looked up before any is run: a typo in the last one should not cost the time of the first.
     """
     found: list[Metric] = []
-    for text in [metrics] if isinstance(metrics, str | plugins.Spec) else metrics:
-        spec = plugins.parse(text) if isinstance(text, str) else text
+    for spec in expanded(metrics):
         function, options = bind(spec)
         each = Metric(plugins.canonical(spec.name), function, options)
         if each not in found:
@@ -105,7 +107,7 @@ def evaluate(
 
     Args:
         features: a FeatureSet, or features (N, D) and labels (N,); rows whose label is -1 are left out.
-        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)".
+        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)", or the name of a set such as "collapse".
         sample: metrics with a value per sample measure this many samples, drawn class by class, against all rows, and give the
             stratified (unbiased) mean with its 95% interval; the other metrics stay exact.
         anchors: (M,) ascending positions among the labelled rows: measure these samples instead of drawing them.
@@ -139,7 +141,7 @@ def evaluate(
     else:
         drawn = None if sample is None or sample >= len(labels) else statistics.stratified_sample(labels, sample, seed)
     with ExitStack() as stack:
-        stack.enter_context(limits(memory=budget, track=track))
+        stack.enter_context(limits(memory=budget, track=track, say=say))
         rows = _at_hand(features.features, where, budget)
         by_channel = any(each.declared.reads == "magnitudes" for each in chosen) and features.magnitudes is not None
         magnitudes = _at_hand(features.magnitudes, where, budget) if by_channel and features.magnitudes is not None else None
@@ -156,13 +158,24 @@ def evaluate(
                 source=features.source,
             )
         )
+        logits = _logits(features, labels, where, budget) if any(each.declared.takes_logits for each in chosen) else None
+        near = [
+            (each.declared, read, each.options) for each, read in zip(chosen, reads, strict=True) if each.declared.neighbors
+        ]
+        stack.enter_context(
+            sharing_neighbors(
+                [(read, *declared.neighbors(**options)) for declared, read, options in near if declared.neighbors],
+                drawn,
+                whole=not all(declared.takes_anchors for declared, _, _ in near),
+            )
+        )
         found: dict[str, tuple[Measurement, Result | None]] = {}
         for each, read in zip(chosen, reads, strict=True):
             # A metric asked for twice is told apart by the options that were used.
             key = each.name if each.name not in found else str(plugins.Spec(each.name, (), each.options))
-            found[key] = _measured(each, read, labels, features.class_names, drawn, ci=question, seed=seed)
+            found[key] = _measured(each, read, labels, features.class_names, drawn, logits=logits, ci=question, seed=seed)
     counts = np.bincount(features.labels)
-    return Scores(
+    scores = Scores(
         name=features.name,
         source=features.source,
         layer=features.layer,
@@ -176,6 +189,7 @@ def evaluate(
         labels=np.array(features.class_names, dtype=object)[features.labels],
         table=_samples(features, {key: result for key, (_, result) in found.items() if result is not None}, drawn),
     )
+    return with_findings(scores)
 
 
 def _measured(
@@ -185,14 +199,16 @@ def _measured(
     class_names: Sequence[str],
     anchors: Tensor | None,
     *,
+    logits: Rows | None,
     ci: str | None,
     seed: int,
 ) -> tuple[Measurement, Result | None]:
     """Run one metric; the Result is None where it is undefined."""
     declared = metric.declared
     blank = Measurement(metric.name, None, declared.better, declared.bounds, metric.options)
+    passed = {"anchors": anchors} if declared.takes_anchors else {}
     try:
-        result = metric(rows, labels, **({"anchors": anchors} if declared.takes_anchors else {}))
+        result = metric(rows, labels, **passed, **({"logits": logits} if declared.takes_logits else {}))
     except UndefinedError as error:
         return replace(blank, note=str(error)), None
     whose = labels if anchors is None else labels[anchors]
@@ -214,8 +230,10 @@ def _measured(
 
 
 def _by_class(per_sample: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    classes = present_classes(labels)
-    means = class_sums(per_sample, classes.index, len(classes)) / classes.counts
+    """Average over the samples of each class; those that are NaN, which the metric leaves out, are left out."""
+    kept = ~per_sample.isnan()
+    classes = present_classes(labels[kept])
+    means = class_sums(per_sample[kept], classes.index, len(classes)) / classes.counts
     return {class_names[label]: mean for label, mean in zip(classes.labels.tolist(), means.tolist(), strict=True)}
 
 
@@ -256,6 +274,13 @@ def _at_hand(rows: Rows, device: torch.device, budget: int) -> Rows:
     itemsize = rows.dtype.itemsize + max(rows.dtype.itemsize, 4)
     fits = rows.shape[0] * (rows.shape[1] + 2) * itemsize <= budget * 3 // 4
     return rows[:].to(device) if fits or isinstance(rows, torch.Tensor) else rows
+
+
+def _logits(features: FeatureSet, labels: Tensor, device: torch.device, budget: int) -> Rows | None:
+    """Take the logits of the classes that occur; those of another number of classes as they are, for a metric to refuse."""
+    if features.logits is None or features.logits.shape[1] != len(features.class_names):
+        return features.logits
+    return SelectedColumns(_at_hand(features.logits, device, budget), present_classes(labels).labels)
 
 
 def _plan(features: FeatureSet, rows: Rows, anchors: Tensor | None, budget: int) -> str:

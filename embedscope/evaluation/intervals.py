@@ -74,11 +74,19 @@ def with_interval(
         groups = labels if ci == "fixed" else None
     if values is None or not bool(torch.isfinite(values).all()):
         return _noted(measurement, "no interval: the metric is undefined without some of the samples")
+    if not metric.declared.extrapolates:
+        values = values + (result.value - values.mean())
     found = statistics.mean_with_error(values, groups)
     if len(labels) < _FEW * len(present_classes(labels)):
         measurement = _noted(measurement, f"with fewer than {_FEW} samples per class, the interval may be too narrow")
-    per_sample = values.cpu().numpy() if metric.declared.pseudo_values is not None else None
-    return replace(measurement, ci95=clipped(found.interval, measurement.bounds), pseudo_values=per_sample)
+    kept, by_row = values.cpu().numpy(), metric.declared.pseudo_values is not None
+    return replace(
+        measurement,
+        ci95=clipped(found.interval, measurement.bounds),
+        ci=ci,
+        pseudo_values=kept if by_row else None,
+        group_values=None if by_row else kept,
+    )
 
 
 def clipped(interval: tuple[float, float] | None, bounds: tuple[float | None, float | None]) -> tuple[float, float] | None:
@@ -109,7 +117,7 @@ def _without_groups(
 def _why_none(measurement: Measurement, metric: Metric, rows: Rows, labels: Tensor, seed: int) -> str:
     """Say that no interval is honest, and how much the value depends on the number of samples."""
     why = "no interval: the value depends on the number of samples"
-    if isinstance(rows, torch.Tensor) and len(labels) >= 4:
+    if isinstance(rows, torch.Tensor) and len(labels) >= 4 and not metric.declared.takes_logits:
         half = statistics.random_groups(labels, 2, seed, stratified=True) == 0
         try:
             return f"{why}; half of them give {metric(rows[half], labels[half]).value:.4g}, all {measurement.value:.4g}"
@@ -127,11 +135,14 @@ def estimated(measurement: Measurement, per_sample: Tensor, labels: Tensor, anch
 
     The interval covers which samples were drawn as anchors. The value is None, with a note, where a class has no anchor.
     """
-    missing = len(present_classes(labels)) - len(present_classes(labels[anchors]))
+    # NaN where a sample is alone in its class and the metric leaves it out.
+    whose, left_out = labels[anchors], per_sample.isnan()
+    measured = labels[~torch.isin(labels, whose[left_out])]
+    missing = len(present_classes(measured)) - len(present_classes(whose[~left_out]))
     if missing:
         note = f"no estimate: {missing} classes have no row among the {len(anchors):,} that were drawn"
         return replace(measurement, value=None, note=note)
-    mean, interval = statistics.stratified_mean(per_sample, labels[anchors], labels)
+    mean, interval = statistics.stratified_mean(per_sample[~left_out], whose[~left_out], measured)
     note = f"estimated from {len(anchors):,} of {len(labels):,} samples, drawn class by class, against all rows"
     previous = measurement.note
     return replace(

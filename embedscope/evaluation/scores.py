@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
 from embedscope.plugins import imported
-from embedscope.text import aligned, html_table
+from embedscope.text import aligned, html_list, html_table
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas
 
     from embedscope.evaluation.comparing import Difference
+    from embedscope.evaluation.comparison import Comparison
+    from embedscope.evaluation.finding import Finding
+    from embedscope.evaluation.ranking import LayerRanking
+    from embedscope.evaluation.shift import Shift
     from embedscope.metrics import Better
 
 
@@ -34,6 +38,9 @@ class Measurement:
         by_class: name -> class name -> value.
         note: what a reader has to know about this value.
         pseudo_values: (N,) float64, what the interval is made of, see `evaluation.intervals`; None without one. Not in JSON.
+        group_values: (G,) float64, the same of groups of rows that were left out in turn, in place of `pseudo_values`. Not in
+            JSON.
+        ci: the question that either answers, "drawn" or "fixed"; None without them. Not in JSON.
     """
 
     name: str
@@ -47,6 +54,8 @@ class Measurement:
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     note: str | None = None
     pseudo_values: np.ndarray[Any, Any] | None = None
+    group_values: np.ndarray[Any, Any] | None = None
+    ci: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Lay the measurement out as `score --json` has it: arrays and values by class stand beside the value."""
@@ -98,7 +107,8 @@ class Scores:
     """All metrics on one embedding.
 
     The fields are those of `score --json`, and beside them `table`, what is known of single samples, and the `ids` (N,) and
-    `labels` (N,), names of classes, of all rows that were measured.
+    `labels` (N,), names of classes, of all rows that were measured. `findings` are what stands out, the weightiest first, and
+    `examined` names what was looked at for them.
     """
 
     name: str
@@ -113,6 +123,8 @@ class Scores:
     table: Samples | None = None
     ids: np.ndarray[Any, Any] | None = None
     labels: np.ndarray[Any, Any] | None = None
+    findings: Sequence[Finding] = ()
+    examined: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
@@ -126,6 +138,8 @@ class Scores:
             "device": self.device,
             "metrics": {key: found.as_json() for key, found in self.metrics.items()},
             "warnings": list(self.warnings),
+            "findings": [each.as_json() for each in self.findings],
+            "examined": list(self.examined),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -179,12 +193,27 @@ def sample_columns(scores: Sequence[Scores]) -> dict[str, np.ndarray[Any, Any]]:
 class ScoreTable(Sequence[Scores]):
     """The scores of several embeddings, in the order in which they were given; a sequence that prints as a table.
 
-    `differences` compares each with the first, where intervals were asked for.
+    `differences` compares each with the first, where intervals were asked for; `comparisons` says what changed, where that was
+    asked for; `shifts` how far other rows are from these.
     """
 
-    def __init__(self, scores: Sequence[Scores], differences: Sequence[Difference] = ()) -> None:
+    def __init__(
+        self,
+        scores: Sequence[Scores],
+        differences: Sequence[Difference] = (),
+        comparisons: Sequence[Comparison] = (),
+        shifts: Sequence[Shift] = (),
+    ) -> None:
         self._scores = tuple(scores)
         self.differences = tuple(differences)
+        self.comparisons = tuple(comparisons)
+        self.shifts = tuple(shifts)
+
+    def ranked(self, by: str | None = None) -> LayerRanking:
+        """Order the embeddings, such as layers, by a metric, the first one by default; see `ranking.rank_layers`."""
+        from embedscope.evaluation.ranking import rank_layers
+
+        return rank_layers(self, by)
 
     @overload
     def __getitem__(self, index: int) -> Scores: ...
@@ -203,6 +232,8 @@ class ScoreTable(Sequence[Scores]):
             "embedscope": __version__,
             "results": [entry.as_json() for entry in self._scores],
             **({"differences": [each.as_json() for each in self.differences]} if self.differences else {}),
+            **({"comparisons": [each.as_json() for each in self.comparisons]} if self.comparisons else {}),
+            **({"shifts": [each.as_json() for each in self.shifts]} if self.shifts else {}),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -223,10 +254,16 @@ class ScoreTable(Sequence[Scores]):
         return _pandas().DataFrame.from_dict(rows, orient="index")
 
     def __repr__(self) -> str:
-        return aligned(self._lines())
+        found = [
+            "\n".join([f"{entry.name}: what stands out", *(f"- {each.text}" for each in entry.findings)])
+            for entry in self._scores
+            if entry.findings
+        ]
+        return "\n\n".join([aligned(self._lines()), *found])
 
     def _repr_html_(self) -> str:
-        return html_table(self._lines())
+        found = [(entry.name, [each.text for each in entry.findings]) for entry in self._scores if entry.findings]
+        return html_table(self._lines()) + "".join(html_list(f"{name}: what stands out", texts) for name, texts in found)
 
     def _lines(self) -> list[list[str]]:
         """Texts of a table: a heading, then one row per metric; one column per embedding."""

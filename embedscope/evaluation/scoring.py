@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import UsageError
+import numpy as np
+import torch
+
+from embedscope import distributed
+from embedscope.errors import UsageError, unknown
+from embedscope.evaluation import comparison
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
+from embedscope.evaluation.findings import with_comparison
 from embedscope.evaluation.scores import ScoreTable
+from embedscope.evaluation.shift import measure_shift
 from embedscope.metrics import STANDARD
+from embedscope.ops.blocks import allowance, limits
 from embedscope.progress import Track, silent, untracked
-from embedscope.store import select_split
+from embedscope.store import select_labelled, select_split
+from embedscope.store.features import FeatureSet
 from embedscope.store.sources import open_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from embedscope.evaluation.comparison import Comparison
+    from embedscope.evaluation.scores import Scores
 
 # The least memory that is worth a limit: a run takes several times as much for torch itself.
 _LEAST_MEMORY = 2**24
@@ -29,6 +43,8 @@ def score(
     split: str | None = None,
     sample: int | None = None,
     ci: str | bool = False,
+    compare: bool = False,
+    against: Any = None,
     memory: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -41,11 +57,14 @@ def score(
         sources: features (N, D) with `labels`, a path, a FeatureSet, AnnData, a mapping from names to these, or a list of paths
             and FeatureSets, see `store.sources.open_sources`.
         labels: (N,) of any kind, for the arrays among the sources; a column's name for AnnData.
-        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)".
+        metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)", or the name of a set such as "collapse".
         layers: which layers of the stores (keys of obsm in AnnData); all by default.
         split: measure the rows of one split only.
         sample: measure this many samples against all rows, see `evaluation.evaluate`.
         ci: add 95% intervals, True (or "drawn") or "fixed", see `evaluation.evaluate`.
+        compare: say what changed from the first embedding to each other one, see `evaluation.comparison`; adds intervals.
+        against: other rows, such as those of production, of the same layers: how far they are from these is measured too, see
+            `evaluation.shift`. A source as the others; an array needs no labels.
         memory: bytes that a run may take; half of what is free by default.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the sample and of resampling.
@@ -60,19 +79,56 @@ def score(
         UsageError: an unknown metric, option, layer or split; a sample or a memory limit too small to work with.
 
     Example:
-        >>> features = [[0.0, 1.0], [0.1, 1.0], [4.0, 0.0], [4.2, 0.0]]
-        >>> score({"late": features, "scaled": [[10 * x, y] for x, y in features]}, ["a", "a", "b", "b"], metrics="silhouette")
+        >>> features = [[0.1 * place, 1.0] for place in range(5)] + [[4 + 0.1 * place, 0.0] for place in range(5)]
+        >>> score({"late": features, "scaled": [[10 * x, y] for x, y in features]}, 5 * ["a"] + 5 * ["b"], metrics="silhouette")
         metric                  late  scaled
-        samples x dimensions   4 x 2   4 x 2
-        silhouette ↑          0.9640  0.9630
+        samples x dimensions  10 x 2  10 x 2
+        silhouette ↑          0.9514  0.9499
     """
     chosen = [metrics] if isinstance(metrics, str) else list(metrics)
     if memory is not None and memory < _LEAST_MEMORY:
         raise UsageError(f"a memory limit of {memory / 2**20:.1f} MB is too small to work with; give at least 16 MB")
     bound(chosen)  # a typo should not cost the time of opening the sources
     found = [select_split(features, split) for features in open_sources(sources, labels, layers=layers)]
-    scores = [
-        evaluate(features, chosen, sample=sample, ci=ci, memory=memory, device=device, seed=seed, say=say, track=track)
-        for features in found
+    others = [] if against is None else _counterparts(found, against)
+    if compare and len(found) < 2:
+        raise UsageError(f"`compare=True` needs two embeddings or more, got {len(found)}")
+    if compare and sample is not None:
+        raise UsageError("`compare=True` is of all rows; leave out `sample=`")
+
+    def measured(features: FeatureSet) -> Scores:
+        return evaluate(
+            features, chosen, sample=sample, ci=ci or compare, memory=memory, device=device, seed=seed, say=say, track=track
+        )
+
+    scores = [measured(features) for features in found]
+    with limits(memory=distributed.all_reduce_object(allowance(torch.device("cpu"), memory), min), track=track):
+        comparisons = _comparisons(found, scores, measured, seed) if compare else []
+        shifts = [measure_shift(one, other, seed=seed) for one, other in zip(found, others, strict=False)]
+    gaps = [each for pair in comparisons for each in pair.differences] if compare else differences(scores) if ci else []
+    return ScoreTable(with_comparison(scores, gaps), gaps, comparisons, shifts)
+
+
+def _comparisons(
+    found: Sequence[FeatureSet], scores: Sequence[Scores], measured: Callable[[FeatureSet], Scores], seed: int
+) -> list[Comparison]:
+    labelled = [select_labelled(features)[0] for features in found]
+    return [
+        comparison.compare(labelled[0], other, (scores[0], its), measured, seed)
+        for other, its in zip(labelled[1:], scores[1:], strict=True)
     ]
-    return ScoreTable(scores, differences(scores, fixed=ci == "fixed") if ci else ())
+
+
+def _counterparts(found: Sequence[FeatureSet], against: Any) -> list[FeatureSet]:
+    """Open the rows to measure a shift to, one set per embedding: of the same layer, or the only one."""
+    nested = isinstance(against, list) and not all(isinstance(each, str | Path | FeatureSet) for each in against)
+    if not nested and (isinstance(against, str | Path | FeatureSet | Mapping | tuple | list) or hasattr(against, "obsm")):
+        others = open_sources(against)
+    else:
+        others = open_sources(against, np.full(len(against), -1))
+    if len(others) == 1 and len(found) == 1:
+        return others
+    by_layer = {each.layer: each for each in others}
+    if missing := [each.layer for each in found if each.layer not in by_layer]:
+        raise UsageError(unknown(f"layer in {others[0].source}", missing[0], by_layer))
+    return [by_layer[each.layer] for each in found]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from embedscope import plugins
 from embedscope.errors import ThresholdError, UsageError, check_number
+from embedscope.metrics import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ def parse_threshold(text: str, metrics: Sequence[str]) -> tuple[str, float]:
         separator = ""
     if not separator:
         raise UsageError(f"cannot read the threshold '{text}'; write it as in silhouette=0.3")
-    measured = [plugins.canonical(plugins.parse(spec).name) for spec in metrics]
+    measured = [plugins.canonical(spec.name) for spec in expanded(metrics)]
     meant = [each for each in measured if plugins.resolved("metrics", each) == plugins.resolved("metrics", name)]
     if not meant:
         raise UsageError(f"the threshold '{text}' is on a metric that is not measured; measured are {', '.join(measured)}")

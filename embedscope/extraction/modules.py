@@ -96,7 +96,7 @@ def extract_module(
         with runner:
             total = len(loader) if isinstance(loader, Sized) else 0
             for batch in track(loader, "extracting", total):
-                inputs, labels, ids = _parts(batch, module)
+                inputs, labels, ids = parts(batch, module)
                 rows = count_rows(inputs)
                 if not rows:
                     continue
@@ -121,7 +121,7 @@ def extract_module(
     return Extraction(output, len(seen.ids), widths, time.perf_counter() - started, not_finite=int((~finite).sum()))
 
 
-def _parts(batch: Any, module: nn.Module) -> tuple[Any, Any, Any]:
+def parts(batch: Any, module: nn.Module) -> tuple[Any, Any, Any]:
     """Part a batch into inputs, a Tensor or a mapping of Tensors by the names that forward takes, labels, and ids or None."""
     if isinstance(batch, Mapping):
         label = next((name for name in LABELS if name in batch), None)

@@ -46,7 +46,7 @@ class Runner:
     """A model on its device with taps on its layers; a context manager.
 
     `plan` has to come first: it runs a sample, finds the layers and says how each is pooled. Then a call on the inputs of a
-    batch gives the pooled arrays. A `live` module is in training elsewhere: its weights keep their layout in memory.
+    batch gives the pooled arrays. A `live` module is in training elsewhere: what it caches has to be of use there too.
 
     Attributes:
         device: that the model runs on.
@@ -81,7 +81,7 @@ class Runner:
         self._piece = encoder.batch_size or 0  # rows in a forward pass; 0 for all of a batch
         self._taps = Taps(encoder, ())
         self._channels_last = False
-        self._laid_out: list[Tensor] = []
+        self._laid_out: list[tuple[Tensor, Tensor]] = []  # weights, and their data as they were found
         self.seconds_per_row = 0.0
         self._stack = ExitStack()
 
@@ -264,20 +264,23 @@ class Runner:
         Programs that were traced may hold steps that need the usual order.
         """
         has_own = type(self.encoder.module).__name__ in ("UnflattenedModule", "GraphModule")
-        if self._live or self.encoder.outputs_only or has_own or not (self.device.type == "cpu" or self.autocast is not None):
+        if self.encoder.outputs_only or has_own or not (self.device.type == "cpu" or self.autocast is not None):
             return False
         return any(isinstance(module, nn.Conv2d) for module in self.encoder.module.modules())
 
     def _lay_out(self, *, channels_last: bool) -> None:
-        """Lay the weights of convolutions out for maps with the channels last in memory, or those that were so back."""
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        """Lay the weights of convolutions out for maps with the channels last in memory, or give them back what they had.
+
+        They get back the very memory that they had: optimizers, gradients and graphs that are waiting for `backward` find it.
+        """
         with torch.inference_mode(mode=False):  # else the weights would never again take part in training
             if channels_last:
                 weights = [module.weight for module in self.encoder.module.modules() if isinstance(module, nn.Conv2d)]
-                self._laid_out = [weight for weight in weights if not is_lazy(weight) and weight.is_contiguous()]
-            for weight in self._laid_out:
+                usual = {id(weight): weight for weight in weights if not is_lazy(weight) and weight.is_contiguous()}
+                self._laid_out = [(weight, weight.data) for weight in usual.values()]
+            for weight, data in self._laid_out:
                 # Not contiguous(): with one channel in, it takes either order for the other and changes nothing.
-                weight.data = weight.data.to(memory_format=layout)
+                weight.data = data.to(memory_format=torch.channels_last) if channels_last else data
         self._channels_last = channels_last
 
     def _features(self, sample: Any) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ class TrainingConfig:
     select_by: str = _setting(
         "macro_f1", "Criterion on the validation rows: macro_f1, accuracy, or a metric with a direction such as silhouette."
     )
-    metrics: tuple[str, ...] = _setting(STANDARD, "Metric of the held-out rows, as in score.")
+    metrics: tuple[str, ...] = _setting(STANDARD, "Metric of the held-out rows, or a set of them, as in score.")
     test_share: float = _setting(0.25, "Share of every class to hold out, unless the features have a split called test.")
     val_share: float = _setting(
         0.1, "Share of the rest to choose the epoch by, unless there is a split called val; 0 keeps the last epoch."

@@ -59,9 +59,12 @@ def measured(
     """Measure the rows themselves as `score` does, with the primary metric too if it is one of `score`.
 
     Returns key in `Scores.metrics`, or the primary metric as it is written, -> value, None where a metric is undefined.
+    `knn_accuracy` is left out: here it is that of the held-out rows among the training rows.
     """
-    wanted = [*metrics, *([] if primary in ACCURACIES else [primary])]
-    found = evaluate(replace(features, magnitudes=None), wanted, device=device, memory=memory)
+    wanted = [
+        each.spec for each in bound([*metrics, *([] if primary in ACCURACIES else [primary])]) if each.name not in ACCURACIES
+    ]
+    found = evaluate(replace(features, magnitudes=None, logits=None), wanted, device=device, memory=memory)
     names = list(found.metrics)
     if primary not in ACCURACIES:
         (asked,) = bound(primary)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from embedscope.errors import check_flag, check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import directions
+from embedscope.ops.potentials import log_potentials
 
 
 @loss(reference="arXiv:2005.10242")
@@ -37,8 +38,6 @@ class uniformity(nn.Module):
         if len(features) < 2:
             return features.sum() * 0
         rows = directions(features) if self.normalize else features - features.mean(dim=0).detach()
-        norms = rows.square().sum(dim=1)
-        squared = (norms[:, None] + norms[None, :] - 2 * rows @ rows.T).clamp(min=0)  # (B, B)
         itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-        total = torch.logsumexp((-self.t * squared).masked_fill(itself, -torch.inf).flatten(), dim=0)
+        total = torch.logsumexp(log_potentials(rows, rows, self.t).masked_fill(itself, -torch.inf).flatten(), dim=0)
         return total - math.log(len(rows) * (len(rows) - 1))

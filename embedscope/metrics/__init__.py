@@ -6,12 +6,12 @@ A metric is one function `foo(features (N, D), labels (N,), *, options) -> Resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,26 @@ INVARIANCES = ("translation", "rotation", "scale", "row_scale", "channel_scale")
 # What is measured unless something else is asked for.
 STANDARD = ("silhouette", "soft_silhouette", "gini", "class_kl", "explained_variance")
 
+# Sets of metrics that can be asked for by one name, wherever a metric can; `all` is every metric there is.
+SETS: Mapping[str, tuple[str, ...]] = {
+    "standard": STANDARD,
+    "retrieval": ("knn_accuracy", "neighbor_purity", "map_at_r", "r_precision", "recall_at_k", "mrr", "hubness"),
+    "collapse": (
+        "effective_rank",
+        "rankme",
+        "participation_ratio",
+        "stable_rank",
+        "explained_variance",
+        "anisotropy",
+        "collapse_std",
+        "uniformity",
+    ),
+    "neural_collapse": ("nc1", "nc2", "nc3", "nc4", "cdnv"),
+}
+ALL = "all"
+
 # Keywords that the program passes to a metric and that are not options of a spec.
-_PASSED = frozenset({"anchors"})
+_PASSED = frozenset({"anchors", "logits"})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,11 +101,18 @@ class MetricDeclaration:
         needs: makes what the metric reads of one pass over the rows, a Gatherer (or None for nothing), from (classes, width,
             device) and those options of the metric that it takes. The metric gets it with `ops.gathering.gathered`; what
             several metrics need is gathered once, all of it in one pass.
+        neighbors: tells from all options of the metric which neighbours it reads, (k, distance); the metric gets them with
+            `ops.shared_neighbors.shared_neighbors`. Those of all metrics of a run are found once.
         takes_anchors: whether the metric has a value per sample and can measure M of the N samples, against all of them:
             its function then takes `anchors`, (M,) ascending positions or None.
+        takes_logits: whether the metric reads what the network's classifier gave for the rows: its function then takes
+            `logits`, (N, K) rows, a column for each class that occurs, labels ascending; None if there are none.
         pseudo_values: (features, labels, result, *, fixed, options) -> (N,) float64, whose mean estimates the value of the
             population and whose standard error is that of the value: of a jackknife. `fixed` where the numbers of samples per
             class are given. None to have groups of rows left out.
+        extrapolates: whether the value differs from that of the population by a bias that falls as 1 / N, which groups that are
+            left out then tell. Where it does not (more rows are nearer rows, slowly), the interval is around the value, and is
+            that of other samples of the same size.
         interval: False where no interval is honest, whatever it is made of.
         aliases: further names that users may type; values are then reported under the name that was typed.
     """
@@ -99,9 +124,12 @@ class MetricDeclaration:
     reads: Literal["features", "magnitudes"]
     needs: Callable[..., Gatherer | None] | None
     takes_anchors: bool
+    takes_logits: bool
     pseudo_values: Callable[..., Tensor] | None = None
     interval: bool = True
     aliases: tuple[str, ...] = ()
+    neighbors: Callable[..., tuple[int, str]] | None = None
+    extrapolates: bool = True
 
 
 def metric(
@@ -115,6 +143,8 @@ def metric(
     pseudo_values: Callable[..., Tensor] | None = None,
     interval: bool = True,
     aliases: tuple[str, ...] = (),
+    neighbors: Callable[..., tuple[int, str]] | None = None,
+    extrapolates: bool = True,
 ) -> Callable[[F], F]:
     """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric; see `MetricDeclaration`.
 
@@ -124,9 +154,21 @@ def metric(
         raise ValueError(f"unknown invariances {unknown}; known are {INVARIANCES}")
 
     def declare(function: F) -> F:
-        takes_anchors = "anchors" in plugins.keywords(function)
+        keywords = plugins.keywords(function)
         declared = MetricDeclaration(
-            better, bounds, invariant, reference, reads, needs, takes_anchors, pseudo_values, interval, aliases
+            better,
+            bounds,
+            invariant,
+            reference,
+            reads,
+            needs,
+            "anchors" in keywords,
+            "logits" in keywords,
+            pseudo_values,
+            interval,
+            aliases,
+            neighbors,
+            extrapolates,
         )
         function.declaration = declared  # type: ignore[attr-defined]
         return function
@@ -147,9 +189,37 @@ def direction(key: str) -> Better | None:
     return declaration(plugins.load("metrics", plugins.parse(key).name)).better
 
 
+def members(name: str) -> list[str] | None:
+    """List the metrics of a set, None if the name is not that of a set."""
+    name, known = plugins.canonical(name), plugins.names("metrics")
+    if name == ALL:  # the standard ones first: "nearest" of a sample is that of the first metric that knows
+        return list(dict.fromkeys([*STANDARD, *known]))
+    return [each for each in SETS[name] if each in known] if name in SETS else None
+
+
+def expanded(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list[plugins.Spec]:
+    """Read specs of metrics, and replace the names of sets by what they hold; UsageError for a set with options."""
+    found: list[plugins.Spec] = []
+    for text in [metrics] if isinstance(metrics, str | plugins.Spec) else metrics:
+        spec = plugins.parse(text) if isinstance(text, str) else text
+        if plugins.canonical(spec.name) not in (ALL, *SETS):
+            found.append(spec)
+        elif spec.args or spec.options:
+            raise UsageError(
+                f"the set of metrics {spec.name} takes no options; name the metric that they are for, as in gini(dead='ignore')"
+            )
+        else:
+            found += [plugins.Spec(name) for name in members(spec.name) or ()]
+    return found
+
+
 def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Find a metric and its options, defaults included; UsageError for an unknown metric or option."""
-    function = plugins.load("metrics", spec.name)
+    try:
+        function = plugins.load("metrics", spec.name)
+    except UsageError:
+        known = [*plugins.names("metrics"), *plugins.aliases("metrics"), *SETS, ALL]
+        raise UsageError(unknown("metric", plugins.canonical(spec.name), known)) from None
     for name, value in spec.options.items():
         if not isinstance(value, str | int | float | bool | None):
             raise UsageError(

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from embedscope import devices, distributed
-from embedscope.progress import Track, untracked
+from embedscope.progress import Track, silent, untracked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from torch import Tensor
@@ -31,10 +31,11 @@ BLOCK_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """How much memory a pass may take (bytes), and what shows its progress."""
+    """How much memory a pass may take (bytes), what shows its progress, and what is told that it will take long."""
 
     memory: int = 2**31
     track: Track = untracked
+    say: Callable[[str], None] = silent
 
 
 _LIMITS: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 (frozen)
@@ -46,9 +47,9 @@ def allowance(device: torch.device, wanted: int | None) -> int:
 
 
 @contextmanager
-def limits(*, memory: int, track: Track = untracked) -> Iterator[None]:
-    """Bound the memory of every pass inside, and show its progress."""
-    token = _LIMITS.set(Limits(memory, track))
+def limits(*, memory: int, track: Track = untracked, say: Callable[[str], None] = silent) -> Iterator[None]:
+    """Bound the memory of every pass inside, show its progress, and say beforehand which ones will take long."""
+    token = _LIMITS.set(Limits(memory, track, say))
     try:
         yield
     finally:
@@ -58,6 +59,11 @@ def limits(*, memory: int, track: Track = untracked) -> Iterator[None]:
 def memory() -> int:
     """Return how many bytes a pass may take beside its input and its result."""
     return _LIMITS.get().memory
+
+
+def announce(text: str) -> None:
+    """Say what the pass that follows will take, if somebody listens."""
+    _LIMITS.get().say(text)
 
 
 def tracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:

@@ -36,8 +36,8 @@ from embedscope.ops.fused import fused, fusible
 from embedscope.ops.gathering import gather
 from embedscope.ops.minima import HARD, MinimumForm, RunningMinimum, take_in
 from embedscope.ops.nearest_class import laid_out, nearest_classes
-from embedscope.ops.pairwise import distance_sums, squared_distances
-from embedscope.ops.pass_costs import bounds_pay, may_pay
+from embedscope.ops.pairwise import distance_sums, squared_distances, working_dtype
+from embedscope.ops.pass_costs import announce_all_pairs, bounds_pay, may_pay
 from embedscope.ops.rows import InDouble, Rows, gathered
 from embedscope.ops.sorted_rows import SortedRows, sorted_on_disk
 
@@ -132,8 +132,11 @@ def _euclidean(
         found = _by_bounds(features, classes, anchors, survey, unit=unit, once=once)
         if found is not None:
             return found
+    count, dtype = len(classes.index), working_dtype(features.dtype)
+    measured = count if anchors is None else len(anchors)
+    announce_all_pairs(measured, count, features.shape[1], dtype, device, once=once)
     if not once:
-        wanted = torch.arange(len(classes.index), device=device) if anchors is None else anchors
+        wanted = torch.arange(count, device=device) if anchors is None else anchors
         return some_against_all(features, classes, wanted, survey.frame, unit=unit, form=form)
     assert isinstance(features, Tensor)
     compute = fused if fusible(features) else all_pairs_once

@@ -113,6 +113,16 @@ class MomentsOfClasses:
         self.moments = distributed.all_reduce_object(self.moments, merged_moments)
 
 
+def raw_moments(classes: Classes, width: int, device: torch.device) -> MomentsOfClasses:
+    """Make a gatherer of the moments of the rows as they are."""
+    return MomentsOfClasses(classes, width, device, unit=False)
+
+
+def unit_moments(classes: Classes, width: int, device: torch.device) -> MomentsOfClasses:
+    """Make a gatherer of the moments of the rows at unit length."""
+    return MomentsOfClasses(classes, width, device, unit=True)
+
+
 def unit_rows(rows: Tensor) -> Tensor:
     """Divide every row by its length, whatever that is; a zero row stays zero: (B, D) float64."""
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)

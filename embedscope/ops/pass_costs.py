@@ -1,14 +1,18 @@
-"""Whether bounds rule out enough classes to be worth their price: an estimate from a sample of rows and classes.
+"""What a pass costs: whether bounds rule out enough classes to be worth their price, and how long all pairs will take.
 
-Costs are in multiplications and additions of a product. Only the choice between two exact passes depends on them.
+Costs are in multiplications and additions of a product. Only the choice between two exact passes depends on them, and what is
+said beforehand.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
 
+from embedscope import distributed
+from embedscope.ops import blocks
 from embedscope.ops.class_bounds import class_bounds, square_of_upper, stage_one, stage_two
 from embedscope.ops.nearest_class import groups, rank_of
 
@@ -28,6 +32,12 @@ _CALLS = {"cpu": 5e6, "cuda": 2e9}
 # Below this, all pairs take a few hundredths of a second, and so would the estimate.
 _SMALL = 2e9
 
+# A few seconds on most machines, from which it is worth a hundredth of one to measure the speed; and how many seconds are long.
+_WORTH_TIMING, _LONG = 5e11, 60.0
+
+# Rows and columns of the tile that is timed, and the sample that is offered in place of all rows.
+_TILE, _OFFERED = 2048, 5000
+
 # How much of each the estimate looks at.
 _ROWS, _CLASSES, _MEMBERS = 256, 10, 1024
 
@@ -35,6 +45,49 @@ _ROWS, _CLASSES, _MEMBERS = 256, 10, 1024
 def all_pairs_cost(rows: int, others: int, width: int, *, once: bool) -> float:
     """Return what all pairs cost, each once or of some rows with all others."""
     return rows * others * (width + _PAIR) / (2 if once else 1)
+
+
+def announce_all_pairs(rows: int, others: int, width: int, dtype: torch.dtype, device: torch.device, *, once: bool) -> None:
+    """Say how long distances between all pairs, or of some rows to all others, will take, if that is more than a minute.
+
+    The speed of this machine is measured on one tile, where the work is large enough for that to matter.
+    """
+    work = all_pairs_cost(rows, others, width, once=once) / distributed.world_size()
+    if work < _WORTH_TIMING:
+        return
+    seconds = work / _speed(width, dtype, device)
+    if seconds <= _LONG:
+        return
+    said = f"distances of {rows:,} rows to {others:,} take about {_duration(seconds)}"
+    if rows == others:
+        fewer = seconds * _OFFERED / rows * (2 if once else 1)
+        said += f"; `sample={_OFFERED}` measures {_OFFERED:,} rows against all of them in about {_duration(fewer)}"
+    blocks.announce(said)
+
+
+def _speed(width: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Return how many multiplications and additions of a distance are done in a second, from the faster of two tiles."""
+    left = torch.ones(_TILE, width, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(2):
+        _finish(device)
+        started = time.perf_counter()
+        (left @ left.T).sqrt_().sum(dim=0)
+        _finish(device)
+        seconds.append(time.perf_counter() - started)
+    return _TILE * _TILE * (width + _PAIR) / min(seconds)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"
 
 
 def may_pay(layout: Layout, survey: Survey, rows: int, width: int, *, own: bool, once: bool, memory: int) -> bool:

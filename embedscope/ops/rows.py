@@ -47,6 +47,28 @@ class InDouble:
         return self.base[rows].double()
 
 
+@dataclass(frozen=True)
+class SelectedColumns:
+    """Some columns of the rows of `base`."""
+
+    base: Rows
+    columns: Tensor  # (L,) int64
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, L)."""
+        return self.base.shape[0], len(self.columns)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the base."""
+        return self.base.dtype
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        found = self.base[rows]
+        return found[:, self.columns.to(found.device)]
+
+
 def gathered(features: Rows, positions: Tensor) -> Tensor:
     """Read rows at ascending positions: (n, D). Rows on disk are read in spans, not one by one."""
     if isinstance(features, Tensor):

@@ -85,9 +85,10 @@ class _Stored:
         return self.shape[1] * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> Tensor:
-        found = torch.empty(rows.stop - rows.start, self.shape[1], dtype=self.dtype)
+        start, stop, _ = rows.indices(self.shape[0])
+        found = torch.empty(stop - start, self.shape[1], dtype=self.dtype)
         left = _bytes(found)
-        self.file.seek(rows.start * self.row_bytes)
+        self.file.seek(start * self.row_bytes)
         while left:
             read = self.file.readinto(left)
             if not read:

@@ -101,6 +101,17 @@ def mean_with_error(values: Tensor, groups: Tensor | None = None) -> Estimate:
     return Estimate(mean, error, (mean - reach, mean + reach))
 
 
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """Return the 95% score interval of a share: `hits` of `total` >= 1 -> (low, high) in [0, 1].
+
+    Reference: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    share, square = hits / total, Z95**2
+    middle = (share + square / (2 * total)) / (1 + square / total)
+    reach = Z95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
+    return (0.0 if hits == 0 else middle - reach), (1.0 if hits == total else middle + reach)
+
+
 # A bias that falls as 1 / N is what half of the samples differ by; that of a minimum over estimated means falls a little
 # slower, as N ** -0.85 in simulations (`benchmarks/coverage.py`), and 1 / (2 ** 0.85 - 1) is about 1.25.
 _HALVES_TO_WHOLE = 1.25

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from embedscope.evaluation.class_findings import Sides, confusions
 from embedscope.metrics.class_kl import class_kl
 from embedscope.plotting import kind
 from embedscope.plotting.figure import GREY, INK, extremes, fitted, series
@@ -44,6 +45,7 @@ class ClassRelations:
         nearest: (p,) int64, to how many samples of the first.
         misplaced: (p,) int64, how many are nearer to the other than to their own (a silhouette below 0).
         share: (p,) float64, `nearest` over the samples of the first class.
+        finding: what stands out among the pairs, in words; None if nothing does.
     """
 
     of: Embedding
@@ -55,6 +57,7 @@ class ClassRelations:
     nearest: Array
     misplaced: Array
     share: Array
+    finding: str | None = None
 
 
 def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
@@ -79,6 +82,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
         height=height,
         most=3 if sheet.width.columns > 2 else 1,
         notes=[
+            *(f"{each.of.name}: {each.finding}." for each in relations if each.finding),
             *notes,
             "Data, channels: a ring is a class's share of all samples, a dot its share of the activation (KL in nats).",
             "Confused most: samples of the first class whose nearest other class is the second; in colour those that lie "
@@ -216,6 +220,8 @@ def _relations(each: Embedding, activation: str) -> ClassRelations:
     codes, places = np.unique(each.labels * size + found.nearest, return_inverse=True)
     of_class = np.bincount(each.labels, minlength=size)
     pairs = np.stack([codes // size, codes % size], axis=1)
+    names = np.array(features.class_names, dtype=object)
+    standing_out = confusions(Sides.of(names[each.labels], names[found.nearest], found.values))
     return ClassRelations(
         of=each,
         classes=present,
@@ -226,4 +232,5 @@ def _relations(each: Embedding, activation: str) -> ClassRelations:
         nearest=np.bincount(places),
         misplaced=np.bincount(places, found.values < 0).astype(np.int64),
         share=np.bincount(places) / of_class[pairs[:, 0]],
+        finding=standing_out[0].text if standing_out else None,
     )

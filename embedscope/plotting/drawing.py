@@ -20,6 +20,7 @@ from embedscope.plotting.measured import are_scores, given_by_scores
 from embedscope.plotting.pictures import figure_of, picture
 from embedscope.plotting.report import SUFFIX, View, check_available
 from embedscope.plotting.report import write as write_page
+from embedscope.plugins import parse
 from embedscope.progress import Track, silent, untracked
 from embedscope.store.files import check_output
 
@@ -62,14 +63,16 @@ def plot(
 
     Args:
         sources: what `score` takes: features with `labels`, a path, a FeatureSet, a mapping from names to these, or a list; and
-            run directories (before, and after each objective), what `finetune` returned, and what `score` returned.
+            run directories (before, and after each objective), what `finetune` returned, and what `score` returned. Or files of
+            measurements, the .jsonl of a Monitor or of scored checkpoints, which are drawn over their steps.
         output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind; .html for a
             page to explore, which has all kinds that suit, the scores, the samples and the provenance.
         labels: (N,) of any kind, for the arrays among the sources.
         kind: one kind, as `kinds`.
         kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.
         layers: which layers of the stores; all if none is named.
-        metrics: what the table of a page and the kind trajectory measure, as in `score`.
+        metrics: what the table of a page and the kind trajectory measure, as in `score`: specs or names of sets; of files of
+            measurements, what is drawn, by default all.
         split: draw the rows of one split only.
         width: "column" and "page" of a paper, or "slide".
         form: "png", "svg" or "pdf": of the pictures in a folder.
@@ -143,14 +146,21 @@ def plot(
         given = given_by_scores(sources, max_points=max_points, seed=seed)
     else:
         given = prepare(sources, labels, layers=layers, split=split, max_points=max_points, seed=seed)
+    if given.courses and paged:
+        raise UsageError("a page is made of features, and a file of measurements has none; name an output such as curves.png")
     if kinds:
         for each in chosen:
             if each.declared.takes == "runs" and not given.runs:
                 raise InputError(f"{each.spec} is of a run directory, which embedscope finetune writes; none was given")
-            if each.declared.takes == "checkpoints" and len(given.embeddings) < 2:
+            if given.courses and each.declared.takes != "checkpoints":
+                raise InputError(
+                    f"{each.spec} is of features, and a file of measurements has none; it is drawn as a trajectory"
+                )
+            if each.declared.takes == "checkpoints" and len(given.embeddings) < 2 and not given.courses:
                 raise InputError(f"{each.spec} is of two checkpoints or more, in order; one was given")
     else:
-        suited = {"points", "embeddings", *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
+        of_features = ["points", "embeddings"] if given.embeddings else []
+        suited = {*of_features, *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
         chosen = [each for each in chosen if each.declared.takes in suited]
     for option, table in (("`coordinates=`", coordinates), ("`layout=`", layout)):
         if table is not None and not any(each.declared.takes == "points" for each in chosen):
@@ -171,8 +181,11 @@ def plot(
                     given.embeddings, known, Path(layout), kind=each.spec, title=each.declared.title
                 )
             else:
-                inputs = given.runs if each.declared.takes == "runs" else given.embeddings
-                found[each.spec] = each.function(inputs, **each.options)
+                inputs = given.courses or (given.runs if each.declared.takes == "runs" else given.embeddings)
+                options = dict(each.options)
+                if given.courses and metrics is None and "metrics" not in parse(each.spec).options:  # all that were measured
+                    options["metrics"] = ()
+                found[each.spec] = each.function(inputs, **options)
         except UndefinedError as error:
             if kinds:
                 raise

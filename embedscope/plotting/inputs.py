@@ -14,6 +14,7 @@ from embedscope import devices
 from embedscope.errors import InputError, UsageError
 from embedscope.metrics.silhouette import silhouette
 from embedscope.ops.statistics import stratified_sample
+from embedscope.plotting.courses import Course, read_courses
 from embedscope.store import check_finite, distinct_names, select_labelled, select_split
 from embedscope.store.reader import named
 from embedscope.store.results import Finetuning, is_run, read_run
@@ -111,15 +112,19 @@ class Given:
         embeddings: of all sources; those of a run are its held-out rows before, and after each objective.
         runs: those of the sources that are run directories.
         class_names: of the classes that have a row in any embedding.
+        courses: what files of measurements hold; there are no embeddings beside them.
     """
 
     embeddings: tuple[Embedding, ...]
     runs: tuple[Run, ...]
     class_names: tuple[str, ...]
+    courses: tuple[Course, ...] = ()
 
     @property
     def in_stages(self) -> bool:
         """Whether the embeddings may be stages of one training: three or more of the same rows and layer, none of a run."""
+        if self.courses:
+            return True
         first = self.embeddings[0].features
         return (
             not self.runs
@@ -163,6 +168,8 @@ def prepare(
     """
     if max_points < 3:
         raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
+    if courses := read_courses(sources, layers=layers, split=split):
+        return Given((), (), (), tuple(courses))
     paths = _paths(sources)
     opened = open_sources(sources, labels, layers=layers) if paths is None else _open(paths, layers)
     found = [select_labelled(select_split(features, split)) for features in opened]

@@ -10,14 +10,14 @@ import numpy as np
 from embedscope.evaluation import evaluate
 from embedscope.metrics import STANDARD, direction
 from embedscope.plotting import kind
+from embedscope.plotting.courses import Course, chosen, draw_courses
 from embedscope.plotting.figure import fitted, series
-from embedscope.plotting.inputs import described
+from embedscope.plotting.inputs import Embedding, described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embedscope.plotting.figure import Sheet
-    from embedscope.plotting.inputs import Embedding
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,15 @@ class Stage:
     metrics: Mapping[str, Value]
 
 
-def draw_stages(sheet: Sheet, stages: Sequence[Stage]) -> None:
-    """Draw a panel a metric, the checkpoints in order from left to right."""
+def draw_stages(sheet: Sheet, stages: Sequence[Stage | Course]) -> None:
+    """Draw a panel per metric, the checkpoints in order from left to right; of files of measurements, over their steps."""
+    if courses := [each for each in stages if isinstance(each, Course)]:
+        draw_courses(sheet, courses)
+        return
+    _draw_checkpoints(sheet, [each for each in stages if isinstance(each, Stage)])
+
+
+def _draw_checkpoints(sheet: Sheet, stages: Sequence[Stage]) -> None:
     heading, _, notes = described("Metrics", [each.of for each in stages], drawn=False)
     names = list(dict.fromkeys(name for each in stages for name in each.metrics))
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
@@ -74,14 +81,19 @@ def draw_stages(sheet: Sheet, stages: Sequence[Stage]) -> None:
 
 
 @kind("Trajectory", takes="checkpoints", draw=draw_stages)
-def trajectory(inputs: Sequence[Embedding], *, metrics: str | Sequence[str] = STANDARD, seed: int = 0) -> list[Stage]:
-    """Every metric as a line over several checkpoints, in the order in which they are given.
+def trajectory(
+    inputs: Sequence[Embedding | Course], *, metrics: str | Sequence[str] = STANDARD, seed: int = 0
+) -> list[Stage] | list[Course]:
+    """Every metric as a line over several checkpoints in the order in which they are given, or over the steps of a monitor.
 
     All metrics of all rows; where not all rows are shown, those with a value per sample are estimated from the rows
     that are. Intervals as `score --ci` has them; the seed is theirs.
     """
+    if courses := [each for each in inputs if isinstance(each, Course)]:
+        return chosen(courses, [metrics] if isinstance(metrics, str) else metrics)
     stages = []
     for each in inputs:
+        assert isinstance(each, Embedding)
         scores = evaluate(each.features, metrics, anchors=each.shown, ci=True, device="cpu", seed=seed)
         found = {key: Value(one.value, one.ci95) for key, one in scores.metrics.items() if one.value is not None}
         stages.append(Stage(each, found))

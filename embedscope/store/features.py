@@ -28,6 +28,7 @@ class FeatureSet:
         labels: (N,) int64; -1 is unlabelled, otherwise an index into `class_names`.
         class_names: (K,); a class may have no row.
         ids: (N,) str, unique: what a row can be traced back with.
+        logits: (N, L) float32, what the network's classifier gave for the rows, or None if it was not kept.
         split: (N,) str such as "train" and "test", or None.
         magnitudes: (N, C) float32, mean of |activation| over positions, or None where the layer has none.
         provenance: how the features were made.
@@ -41,6 +42,7 @@ class FeatureSet:
     class_names: tuple[str, ...]
     ids: np.ndarray[Any, Any]
     magnitudes: Rows | None = None
+    logits: Rows | None = None
     split: np.ndarray[Any, Any] | None = None
     provenance: Provenance = field(default_factory=Provenance)
 

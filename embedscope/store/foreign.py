@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,18 +104,24 @@ def open_foreign(source: Source) -> FeatureSet:
     """Read arrays, a table or tensors with their labels, into memory.
 
     Raises:
-        InputError: not there, damaged, larger than memory, without labels, or features and labels that do not belong together.
+        InputError: not there, damaged, larger than memory, without labels unless label=None says so, or features and labels
+            that do not belong together.
         UsageError: an option that the kind of file does not have.
     """
     suffixes = {Path(file).suffix.lower() for file in source.files}
+    labelled = source.options.get("label", "") is not None
+    if not labelled and suffixes & set(SUFFIXES):
+        raise UsageError(f"{source.path}: label=None is for arrays and tables; give X.npy, a .npz or a table")
+    if not labelled:
+        source = replace(source, options={name: value for name, value in source.options.items() if name != "label"})
     if len(source.files) == 1 and is_table(Path(source.files[0])):
-        return _from_table(source)
+        return _from_table(source, labelled=labelled)
     known = _ARRAY_OPTIONS if len(source.files) == 1 else {}
     keys = {_ARRAY_OPTIONS[name]: value for name, value in check_options(source, known).items()}
     if suffixes & set(SUFFIXES):
         arrays = check_arrays(source.path, load_tensors(source.files, keys))
     else:
-        arrays = load_arrays(source.files, keys=keys)
+        arrays = load_arrays(source.files, keys=keys, labelled=labelled)
     if arrays["X"].ndim != 2:
         raise InputError(f"{source.path}: X has to be numbers of shape (N, D), got {arrays['X'].dtype} {arrays['X'].shape}")
     return feature_set(
@@ -183,7 +189,7 @@ def narrowed(values: Array) -> Array:
     return narrow if np.array_equal(narrow, values, equal_nan=True) else values
 
 
-def _from_table(source: Source) -> FeatureSet:
+def _from_table(source: Source, *, labelled: bool) -> FeatureSet:
     path = source.path
     patterns = source.options.get("features")
     texts = {name: value for name, value in source.options.items() if name != "features" or isinstance(value, str)}
@@ -197,11 +203,11 @@ def _from_table(source: Source) -> FeatureSet:
     ):
         raise UsageError(f"{path}: features has to be a pattern or a list of them, as in 'd*', got {patterns!r}")
     columns = open_columns(path, Path(path))
-    roles = {
-        "label": choose(
+    roles = {}
+    if labelled:
+        roles["label"] = choose(
             path, columns.names, given={"label": given.get("label")}, candidates={"label": named(columns.names, "label")}
         )[0]
-    }
     for role in ("id", "split"):
         candidates = named(columns.names, role, taken=list(roles.values()))
         if role in given or candidates:
@@ -209,10 +215,12 @@ def _from_table(source: Source) -> FeatureSet:
     others = [name for name in columns.names if name not in roles.values()]
     wanted = _recognised(path, columns, others) if patterns is None else _matching(path, others, patterns)
     found = dict(zip(roles, columns.take(*roles.values()), strict=True))
-    if not found["label"]:
+    if labelled and not found["label"]:
         raise InputError(f"{path} has no rows")
-    labels = encode(path, roles["label"], found["label"])
     values = numbers(path, columns, wanted)
+    if not len(values):
+        raise InputError(f"{path} has no rows")
+    labels = encode(path, roles["label"], found["label"]) if labelled else ((), np.full(len(values), -1))
     if not values.shape[1]:
         raise InputError(f"{path}: {wanted[0]} holds empty lists; expected numbers")
     ids, split = ([str(value) for value in found[role]] if role in found else None for role in ("id", "split"))

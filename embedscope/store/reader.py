@@ -229,6 +229,7 @@ def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) ->
             magnitudes=stored_rows(file, path, f"magnitudes/{layer}", count, found.digests)
             if opening.has(file, f"magnitudes/{layer}")
             else None,
+            logits=stored_rows(file, path, "logits", count, found.digests) if opening.has(file, "logits") else None,
             split=found.split,
             provenance=found.provenance,
         )

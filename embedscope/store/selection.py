@@ -54,6 +54,7 @@ def select(features: FeatureSet, keep: Array) -> FeatureSet:
         features,
         features=SelectedRows(features.features, positions),
         magnitudes=None if features.magnitudes is None else SelectedRows(features.magnitudes, positions),
+        logits=None if features.logits is None else SelectedRows(features.logits, positions),
         labels=features.labels[keep],
         ids=features.ids[keep],
         split=None if features.split is None else features.split[keep],

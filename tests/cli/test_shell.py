@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from typing import get_args
 
 import numpy as np
@@ -117,7 +118,9 @@ def test_control_characters_of_an_error(tmp_path, capsys):
 def test_control_characters_of_a_bar(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    list(Talk().track([1, 2], "[red]a\x1b]0;b", 2))
+    monkeypatch.setattr("embedscope.cli.console._SECONDS_UNTIL_BAR", 0)
+    for _ in Talk().track([1, 2], "[red]a\x1b]0;b", 2):
+        time.sleep(0.1)  # until the bar is there
     assert "[red]a\\x1b]0;b" in capsys.readouterr().err
 
 

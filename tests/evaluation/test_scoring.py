@@ -30,7 +30,7 @@ def test_json_is_as_the_contract_says(make_store, blobs):
     assert document["schema"] == "embedscope.score/1"
     (result,) = document["results"]
     assert set(result) == {
-        "name", "source", "layer", "samples", "dimensions", "classes", "device", "metrics", "warnings",
+        "name", "source", "layer", "samples", "dimensions", "classes", "device", "metrics", "warnings", "findings", "examined",
     }  # fmt: skip
     assert (result["name"], result["device"]) == ("late", "cpu")
     common = {"value", "ci95", "better", "bounds", "options", "per_class", "note"}

@@ -7,11 +7,13 @@ from embedscope import plugins
 from embedscope.errors import UndefinedError
 from embedscope.metrics import INVARIANCES, Result, declaration, metric
 
-NAMES = plugins.names("metrics")
-
 
 def load(name):
     return plugins.load("metrics", name)
+
+
+# Those that read logits too are held to their laws in test_logits.py.
+NAMES = [name for name in plugins.names("metrics") if not declaration(load(name)).takes_logits]
 
 
 @pytest.fixture
@@ -51,7 +53,8 @@ def test_invariant_exactly_where_declared(name, change, sample):
         assert abs(after - before) > 1e-6
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A metric with a seed draws rows by position.
+@pytest.mark.parametrize("name", [name for name in NAMES if "seed" not in plugins.keywords(load(name))])
 def test_order_and_names_of_labels_do_not_matter(name, sample):
     features, labels = sample
     function = load(name)
@@ -109,7 +112,10 @@ def test_anchors_are_measured_against_all_rows(name, sample):
     anchors = torch.arange(0, 60, 7)
     some, everyone = load(name)(*sample, anchors=anchors), load(name)(*sample)
     torch.testing.assert_close(some.per_sample, everyone.per_sample[anchors], atol=1e-12, rtol=0)
-    assert torch.equal(some.nearest, everyone.nearest[anchors])
+    if everyone.nearest is None:
+        assert some.nearest is None
+    else:
+        assert torch.equal(some.nearest, everyone.nearest[anchors])
 
 
 @pytest.mark.parametrize("name", NAMES)

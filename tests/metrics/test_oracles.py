@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from embedscope import plugins
+from embedscope.metrics import declaration
 from tests.oracles import metrics as oracles
 
 NAMES = plugins.names("metrics")
@@ -26,6 +27,30 @@ OPTIONS = {
     "rankme": [{}],
     "participation_ratio": [{}],
     "stable_rank": [{}],
+    "calinski_harabasz": [{}],
+    "davies_bouldin": [{}],
+    "cdnv": [{}],
+    "nc1": [{}, {"form": "trace"}],
+    "nc2": [{}],
+    "lda_rank": [{}, {"delta": 1e-6, "divisors": "none"}],
+    "alignment": [{}],
+    "uniformity": [{}, {"t": 0.5}],
+    "anisotropy": [{}, {"centred": True}],
+    "collapse_std": [{}],
+    "two_nn": [{}, {"discard": 0.3}],
+    "linear_probe": [{}, {"C": 0.1}, {"C": 1.0, "folds": 3, "seed": 4}],
+    "nc3": [{}],
+    "nc4": [{}],
+    "knn_accuracy": [
+        {},
+        {"k": 3, "vote": "uniform"},
+        {"k": 5, "vote": "distance", "distance": "euclidean"},
+        {"k": 100, "temperature": 0.5, "distance": "euclidean"},
+    ],
+    "neighbor_purity": [{}, {"k": 3, "distance": "euclidean"}],
+    "recall_at_k": [{}, {"k": 2, "distance": "euclidean"}],
+    **{name: [{}, {"distance": "euclidean"}] for name in ("mrr", "map_at_r", "r_precision")},
+    "hubness": [{}, {"k": 3, "distance": "euclidean"}],
     "power_law_alpha": [{"first": 1, "last": 100}, {"first": 2, "last": 3}],
 }
 CASES = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{}])]
@@ -33,8 +58,14 @@ CASES = [(name, options) for name in NAMES for options in OPTIONS.get(name, [{}]
 PARTS = {
     "silhouette": lambda found: found.per_sample,
     "soft_silhouette": lambda found: found.per_sample,
+    "linear_probe": lambda found: found.per_sample,
     "gini": lambda found: found.arrays["per_channel"],
     "explained_variance": lambda found: found.arrays["curve"],
+    "knn_accuracy": lambda found: found.per_sample,
+    "neighbor_purity": lambda found: found.per_sample,
+    **dict.fromkeys(
+        ("recall_at_k", "mrr", "map_at_r", "r_precision"), lambda found: found.per_sample[~found.per_sample.isnan()]
+    ),
 }
 
 
@@ -47,16 +78,25 @@ def sample(activation="abs", **_):
     return features.abs() if activation == "none" else features, labels
 
 
+def logits():
+    """(26, 4) of a linear head: a column for each class of the sample."""
+    generator = torch.Generator().manual_seed(6)
+    head = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    return sample()[0] @ head + torch.randn(4, generator=generator, dtype=torch.float64)
+
+
 def expected(name, options):
     features, labels = sample(**options)
     oracle = getattr(oracles, name)
-    arguments = {"features": features.numpy(), "labels": labels, **options}
+    arguments = {"features": features.numpy(), "labels": labels, "logits": logits().numpy(), **options}
     return oracle(**{key: value for key, value in arguments.items() if key in inspect.signature(oracle).parameters})
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_equals_its_oracle(name, options):
-    found = plugins.load("metrics", name)(*sample(**options), **options)
+    function = plugins.load("metrics", name)
+    more = {"logits": logits()} if declaration(function).takes_logits else {}
+    found = function(*sample(**options), **options, **more)
     reference = expected(name, options)
     np.testing.assert_allclose(PARTS.get(name, float)(found), reference, atol=1e-10, rtol=1e-10)
     if name == "explained_variance":
@@ -82,4 +122,4 @@ def test_every_oracle_is_compared(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_of_a_metric_is_compared_with_its_oracle(name):
     varied = {option for options in OPTIONS[name] for option in options}
-    assert varied == plugins.keywords(plugins.load("metrics", name)).keys() - {"anchors"}
+    assert varied == plugins.keywords(plugins.load("metrics", name)).keys() - {"anchors", "logits"}

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 
 
 def _distance(x, y, distance):
@@ -130,3 +131,237 @@ def power_law_alpha(features, first=4, last=100):
     values = [value for value in values if value > 1e-20][first - 1 : last]
     ranks = np.arange(first, first + len(values))
     return -np.polyfit(np.log(ranks), np.log(values), 1, w=np.sqrt(1 / ranks))[0]
+
+
+def _by_label(features, labels):
+    return {label: features[labels == label] for label in sorted(set(labels.tolist()))}
+
+
+def calinski_harabasz(features, labels):
+    from sklearn.metrics import calinski_harabasz_score
+
+    return calinski_harabasz_score(features, labels)
+
+
+def davies_bouldin(features, labels):
+    groups = list(_by_label(features, labels.numpy()).values())
+    means = [x.mean(axis=0) for x in groups]
+    spread = [sum(_distance(row, mean, "euclidean") for row in x) / len(x) for x, mean in zip(groups, means, strict=True)]
+    worst = [
+        max((s + u) / _distance(m, o, "euclidean") for j, (u, o) in enumerate(zip(spread, means, strict=True)) if i != j)
+        for i, (s, m) in enumerate(zip(spread, means, strict=True))
+    ]
+    return sum(worst) / len(worst)
+
+
+def cdnv(features, labels):
+    groups = list(_by_label(features, labels.numpy()).values())
+    values = []
+    for i, x in enumerate(groups):
+        for j, y in enumerate(groups):
+            if i < j:
+                own = sum(_distance(row, x.mean(axis=0), "sqeuclidean") for row in x) / len(x)
+                other = sum(_distance(row, y.mean(axis=0), "sqeuclidean") for row in y) / len(y)
+                values.append((own + other) / (2 * _distance(x.mean(axis=0), y.mean(axis=0), "sqeuclidean")))
+    return sum(values) / len(values)
+
+
+def _scatter(features, labels):
+    """S_W, a sum over rows, and the class means about their mean, (K, D)."""
+    groups = _by_label(features, labels.numpy())
+    within = sum(np.outer(row - x.mean(axis=0), row - x.mean(axis=0)) for x in groups.values() for row in x)
+    means = np.array([x.mean(axis=0) for x in groups.values()])
+    return within, means - means.mean(axis=0)
+
+
+def nc1(features, labels, form="pinv"):
+    within, means = _scatter(features, labels)
+    within, between = within / len(features), means.T @ means / len(means)
+    if form == "trace":
+        return np.trace(within) / np.trace(between)
+    return np.trace(np.linalg.pinv(between, rcond=1e-12) @ within) / len(means)
+
+
+def nc2(features, labels):
+    _, means = _scatter(features, labels)
+    count = len(means)
+    norm = math.sqrt(sum(float(x @ y) ** 2 for x in means for y in means))
+    errors = [
+        float(x @ y) / norm - ((i == j) - 1 / count) / math.sqrt(count - 1)
+        for i, x in enumerate(means)
+        for j, y in enumerate(means)
+    ]
+    return math.sqrt(sum(error**2 for error in errors))
+
+
+def lda_rank(features, labels, delta=1e-4, divisors="unbiased"):
+    within, means = _scatter(features, labels)
+    within = within / (len(features) - len(means) if divisors == "unbiased" else len(means))
+    values, vectors = np.linalg.eigh(within + delta * np.eye(len(within)))
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    between = means.T @ means / (len(means) - 1 if divisors == "unbiased" else 1)
+    eigenvalues = np.abs(np.linalg.eigvalsh(root @ between @ root))
+    shares = eigenvalues / eigenvalues.sum() + 1e-7
+    return math.exp(-sum(p * math.log(p) for p in shares))
+
+
+def _unit(features):
+    return [[v / length for v in row] for row in features.tolist() if (length := math.sqrt(sum(u * u for u in row)))]
+
+
+def alignment(features, labels):
+    rows, names = _unit(features), labels.tolist()
+    values = []
+    for i, x in enumerate(rows):
+        own = [_distance(x, y, "sqeuclidean") for j, y in enumerate(rows) if i != j and names[i] == names[j]]
+        if own:
+            values.append(sum(own) / len(own))
+    return sum(values) / len(values)
+
+
+def uniformity(features, t=2.0):
+    rows = _unit(features)
+    pairs = [math.exp(-t * _distance(x, y, "sqeuclidean")) for i, x in enumerate(rows) for y in rows[:i]]
+    return math.log(sum(pairs) / len(pairs))
+
+
+def anisotropy(features, centred=False):
+    rows = _unit(features - features.mean(axis=0) if centred else features)
+    pairs = [1 - _distance(x, y, "cosine") for i, x in enumerate(rows) for y in rows[:i]]
+    return sum(pairs) / len(pairs)
+
+
+def collapse_std(features):
+    columns = zip(*_unit(features), strict=True)
+    deviations = [math.sqrt(sum((v - sum(c) / len(c)) ** 2 for v in c) / (len(c) - 1)) for c in columns]
+    return sum(deviations) / len(deviations)
+
+
+def two_nn(features, discard=0.1):
+    ratios = []
+    for i, x in enumerate(features):
+        first, second, *_ = sorted(_distance(x, y, "euclidean") for j, y in enumerate(features) if i != j)
+        ratios.append(second / first)
+    kept = sorted(ratios)[: int(len(ratios) * (1 - discard))]
+    x = [math.log(ratio) for ratio in kept]
+    y = [-math.log(1 - i / len(ratios)) for i in range(1, len(kept) + 1)]
+    return sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)
+
+
+def linear_probe(features, labels, folds=5, C=None, seed=0):
+    """Whether scikit-learn predicts each row; C = None takes the best on a fifth of the training rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fitted(strength, rows, classes):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, tol=1e-9, max_iter=10_000))
+        return model.fit(rows, classes)
+
+    def folded(classes, count):
+        shuffled = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed)).numpy()
+        by_class = [i for c in sorted(set(classes.tolist())) for i in shuffled if classes[i] == c]
+        found = np.empty(len(classes), dtype=int)
+        for place, i in enumerate(by_class):
+            found[i] = place % count
+        return found
+
+    labels = labels.numpy()
+    right = np.zeros(len(labels))
+    fold = folded(labels, folds)
+    for each in range(folds):
+        rows, classes = features[fold != each], labels[fold != each]
+        strength = C
+        if C is None:
+            inner = folded(classes, 5)
+            losses = []
+            for candidate in (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0):
+                model = fitted(candidate, rows[inner != 0], classes[inner != 0])
+                known = np.isin(classes, model.classes_) & (inner == 0)
+                losses.append((log_loss(classes[known], model.predict_proba(rows[known]), labels=model.classes_), candidate))
+                if len(losses) > 1 and losses[-1][0] >= losses[-2][0]:
+                    break
+            strength = min(losses)[1]
+        model = fitted(strength, rows, classes)
+        right[fold == each] = model.predict(features[fold == each]) == labels[fold == each]
+    return right
+
+
+def nc3(features, labels, logits):
+    _, means = _scatter(features, labels)
+    weight = (np.linalg.pinv(features - features.mean(axis=0), rcond=1e-10) @ (logits - logits.mean(axis=0))).T
+    return np.linalg.norm(weight / np.linalg.norm(weight) - means / np.linalg.norm(means))
+
+
+def nc4(features, labels, logits):
+    means = [x.mean(axis=0) for x in _by_label(features, labels.numpy()).values()]
+    agreed = 0
+    for row, scores in zip(features, logits, strict=True):
+        distances = [_distance(row, mean, "euclidean") for mean in means]
+        agreed += distances.index(min(distances)) == list(scores).index(max(scores))
+    return agreed / len(features)
+
+
+def _ranked(features, labels, distance):
+    """For each sample: (its label, [(distance, label) of the others by distance, then position])."""
+    rows, labels = features.tolist(), labels.tolist()
+    for i, x in enumerate(rows):
+        others = sorted((_distance(x, y, distance), j) for j, y in enumerate(rows) if j != i)
+        yield labels[i], [(d, labels[j]) for d, j in others]
+
+
+def knn_accuracy(features, labels, k=20, vote="dino", temperature=0.07, distance="cosine"):
+    weights = {
+        "dino": lambda d: math.exp((1 - d) / temperature),
+        "uniform": lambda d: 1,
+        "distance": lambda d: 1 / d,
+    }
+    correct = []
+    for own, others in _ranked(features, labels, distance):
+        votes = {}
+        for d, label in others[:k]:
+            votes[label] = votes.get(label, 0) + weights[vote](d)
+        correct.append(float(max(votes, key=votes.get) == own))  # the first of those with most: that of the nearest
+    return np.array(correct)
+
+
+def neighbor_purity(features, labels, k=10, distance="cosine"):
+    return np.array([sum(label == own for _, label in others[:k]) / k for own, others in _ranked(features, labels, distance)])
+
+
+def _hits(features, labels, distance):
+    """For each sample with another of its class: for each other sample by distance, whether it has the class."""
+    hits = [[label == own for _, label in others] for own, others in _ranked(features, labels, distance)]
+    return [each for each in hits if any(each)]
+
+
+def recall_at_k(features, labels, k=1, distance="cosine"):
+    return np.array([float(any(each[:k])) for each in _hits(features, labels, distance)])
+
+
+def mrr(features, labels, distance="cosine"):
+    return np.array([1 / (each.index(True) + 1) for each in _hits(features, labels, distance)])
+
+
+def r_precision(features, labels, distance="cosine"):
+    return np.array([sum(each[: sum(each)]) / sum(each) for each in _hits(features, labels, distance)])
+
+
+def map_at_r(features, labels, distance="cosine"):
+    values = []
+    for each in _hits(features, labels, distance):
+        size = sum(each)
+        values.append(sum(sum(each[: i + 1]) / (i + 1) for i in range(size) if each[i]) / size)
+    return np.array(values)
+
+
+def hubness(features, k=10, distance="cosine"):
+    rows = features.tolist()
+    counts = [0] * len(rows)
+    for i, x in enumerate(rows):
+        for _, j in sorted((_distance(x, y, distance), j) for j, y in enumerate(rows) if j != i)[:k]:
+            counts[j] += 1
+    mean = sum(counts) / len(counts)
+    moments = [sum((count - mean) ** power for count in counts) / len(counts) for power in (2, 3)]
+    return moments[1] / moments[0] ** 1.5

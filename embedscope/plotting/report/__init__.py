@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope._version import __version__
 from embedscope.evaluation import evaluate
-from embedscope.evaluation.comparing import best
+from embedscope.evaluation.comparing import best, differences
 from embedscope.evaluation.evaluating import bound
+from embedscope.evaluation.findings import with_comparison
 from embedscope.metrics import STANDARD
 from embedscope.plotting.report import document
 from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view, silhouettes
@@ -93,6 +94,7 @@ def write(
         evaluate(view.features, wanted, anchors=view.drawn, ci=True, device="cpu", seed=seed)
         for view in track(views, "measuring", len(views))
     ]
+    found = with_comparison(found, differences(found))
     rows, places = packed_rows([(view.features, view.drawn) for view in views], class_names)
     for number, row_set in enumerate(rows):
         shown = [entry for entry, place in zip(found, places, strict=True) if place == number]

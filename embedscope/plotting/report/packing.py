@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embedscope.evaluation import Measurement, Scores
+    from embedscope.evaluation.finding import Finding
     from embedscope.plotting.inputs import Run
     from embedscope.store.features import FeatureSet
 
@@ -84,6 +85,8 @@ def packed_view(
         "silhouette": None if samples is None else array(samples.astype(np.float32)),
         "nearest": None if samples is None else codes(_named_codes(nearest, class_names)),
         "metrics": {name: _packed_measurement(entry, class_names) for name, entry in found.metrics.items()},
+        "findings": [_packed_finding(each, class_names) for each in found.findings],
+        "examined": list(found.examined),
         "provenance": _lines(features.provenance.as_json()),
     }
 
@@ -141,6 +144,17 @@ def _packed_measurement(entry: Measurement, class_names: Sequence[str]) -> dict[
             for name, value in entry.arrays.items()
         },
         **{name: [[code[each], number] for each, number in values.items()] for name, values in entry.by_class.items()},
+    }
+
+
+def _packed_finding(finding: Finding, class_names: Sequence[str]) -> dict[str, Any]:
+    """Pack a finding: its words, and the codes of the classes that it is about."""
+    named = [finding.evidence.get("class"), finding.evidence.get("other")]
+    return {
+        "severity": finding.severity,
+        "text": finding.text,
+        "next": finding.next,
+        "classes": [class_names.index(name) for name in named if name in class_names],
     }
 
 

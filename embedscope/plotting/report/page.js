@@ -206,6 +206,22 @@ function section(id, short, title, ...notes) {
 
 const scrolling = (label, table) => make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table);
 
+function makeFindings() {
+  const parent = section("findings", "Findings", "What stands out");
+  for (const view of views) {
+    if (views.length > 1) parent.append(make("h3", {}, view.name, make("span", { class: "small" }, ` ${view.layer}`)));
+    if (!view.findings.length) {
+      parent.append(make("p", {}, "Nothing stands out.", make("span", { class: "small" }, view.examined.length ? ` Looked at: ${view.examined.join(", ")}.` : "")));
+      continue;
+    }
+    const items = view.findings.map((each) => {
+      const show = each.classes.length ? make("button", { type: "button", onclick: () => setPicked(new Set(each.classes)) }, each.classes.length > 1 ? "Show these classes" : "Show this class") : null;
+      return make("li", { class: each.severity }, make("span", { class: "severity" }, each.severity), ` ${each.text}. `, make("span", { class: "small" }, `${each.next}. `), show);
+    });
+    parent.append(make("ul", { class: "findings" }, ...items));
+  }
+}
+
 function makeScores() {
   const parent = section("scores", "Scores", "Scores");
   const notes = new Map(); // text -> number
@@ -666,6 +682,7 @@ function showViews() {
 // All of it.
 
 byId("inputs").textContent = views.map((view) => `${view.name} (${plural(view.samples, "sample")})`).join(", ");
+makeFindings();
 makeScores();
 makeMap();
 makeSilhouettes();

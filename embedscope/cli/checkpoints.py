@@ -1,0 +1,79 @@
+"""`embedscope score CHECKPOINTS --model MODEL --data DATA`: its options, and the call that they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embedscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from embedscope.evaluation import ScoreTable
+
+_PANEL = "Checkpoints"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Model to load checkpoints into, as in extract: the arguments are then files or folders of weights.",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Data to measure checkpoints on, as in extract.", rich_help_panel=_PANEL, show_default=False),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Append each checkpoint to this .jsonl when it is measured; what it holds already is not measured again.",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Measure N rows, spread evenly over the data.", metavar="N", min=1, rich_help_panel=_PANEL),
+]
+Size = Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160.", rich_help_panel=_PANEL)]
+Mean = Annotated[str | None, typer.Option(help="Mean of the channels, as in 0.485,0.456,0.406.", rich_help_panel=_PANEL)]
+Std = Annotated[str | None, typer.Option(help="Standard deviation of the channels.", rich_help_panel=_PANEL)]
+Channels = Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.", rich_help_panel=_PANEL)]
+Weights = Annotated[
+    str | None, typer.Option(help="Which weights of a checkpoint: raw, ema or a prefix.", rich_help_panel=_PANEL)
+]
+
+
+def check(model: str | None, data: str | None, **others: Any) -> None:
+    """Raise UsageError for half of what measuring checkpoints takes."""
+    if model is not None and data is not None:
+        return
+    if model is not None or data is not None:
+        given, missing = ("--model", "--data") if data is None else ("--data", "--model")
+        raise UsageError(f"{given} needs {missing}: checkpoints are measured with both")
+    if name := next((name for name, value in others.items() if value is not None), None):
+        raise UsageError(f"--{name} is for checkpoints, which need --model and --data")
+
+
+def measured(
+    checkpoints: list[str], model: str, data: str, output: Path | None, preparation: dict[str, Any], **options: Any
+) -> ScoreTable:
+    """Measure checkpoints; what the model's code prints goes to stderr."""
+    from embedscope.cli.extract import stdout_to_stderr
+    from embedscope.models.preparation import parse_numbers, parse_size
+    from embedscope.monitoring.checkpoints import score_checkpoints
+
+    if output is not None and output.suffix != ".jsonl":
+        raise UsageError(f"the output is a file of JSON lines: call it {output.with_suffix('.jsonl')}")
+    given = {name: value for name, value in preparation.items() if value is not None}
+    for name in given.keys() & {"mean", "std"}:
+        given[name] = parse_numbers(name, given[name])
+    if "size" in given:
+        given["size"] = parse_size(given["size"])
+    with stdout_to_stderr():
+        return score_checkpoints(checkpoints, model, data, output, preparation=given, **options)

@@ -1,0 +1,107 @@
+"""`embedscope merge`."""
+
+from __future__ import annotations
+
+import io
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedscope.cli.console import Talk, print_json, show
+from embedscope.cli.options import Overwrite, Quiet
+from embedscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from embedscope.evaluation.merging import MergedTable
+
+
+class MergeFormat(StrEnum):
+    """How a merged table is laid out."""
+
+    csv = "csv"
+    markdown = "markdown"
+    hf = "hf"
+    json = "json"
+
+
+_SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown", ".json": "json", ".yaml": "hf", ".yml": "hf"}
+
+
+def merge(
+    files: Annotated[
+        list[Path], typer.Argument(help="What score --json printed, and run.json (or run directories) of finetune.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A .csv, .parquet, .md, .json, or .yaml (Hugging Face); by default stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        MergeFormat | None,
+        typer.Option(
+            "--format",
+            help="On stdout: csv (default), markdown or hf (model-index) for a model card, or json.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="For hf: name of the data set; by default that of each source.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge the results of many runs into one table, one row per embedding.
+
+    For a model card: embedscope merge a.json b.json --format markdown
+    """
+    from embedscope.evaluation.merging import merge
+    from embedscope.store.files import check_output, finished
+    from embedscope.store.tables import check_table, write_table
+
+    layout = "csv" if form is None else form.value
+    if output is not None:
+        if output.suffix not in _SUFFIXES:
+            raise UsageError(f"cannot write a table to '{output}': the name has to end with {', '.join(_SUFFIXES)}")
+        layout = _SUFFIXES[output.suffix]
+        if form is not None and form.value != layout:
+            raise UsageError(f"--format {form.value} and the name {output.name} exclude each other; give one of them")
+        if output.suffix in (".csv", ".parquet"):
+            check_table(output)
+        check_output(output, overwrite=overwrite, inputs=files)
+    if dataset is not None and layout != "hf":
+        raise UsageError("--dataset is for --format hf, or an output that ends with .yaml")
+    table = merge(files)
+    if output is not None and layout in ("csv", "parquet"):
+        write_table(output, table.columns())
+    elif output is not None:
+        with finished(output) as partial:
+            partial.write_text(_laid_out(table, layout, dataset), encoding="utf-8")
+    elif layout == "json":
+        print_json(table.as_json())
+    else:
+        for line in _laid_out(table, layout, dataset).splitlines():
+            show(line)
+    if output is not None:
+        Talk(quiet).say(f"wrote {len(table.rows):,} rows to {output}")
+
+
+def _laid_out(table: MergedTable, layout: str, dataset: str | None) -> str:
+    if layout == "markdown":
+        return table.markdown()
+    if layout == "hf":
+        return table.hugging_face(dataset=dataset)
+    if layout == "json":
+        import json
+
+        return json.dumps(table.as_json(), indent=1, allow_nan=False) + "\n"
+    from embedscope.store.tables import write_rows
+
+    columns, text = table.columns(), io.StringIO(newline="")
+    write_rows(text, [list(columns), *zip(*columns.values(), strict=True)])
+    return text.getvalue().replace("\r\n", "\n")

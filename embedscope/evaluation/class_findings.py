@@ -1,0 +1,183 @@
+"""Findings about classes: which run into each other, which are scattered, which are too small to judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embedscope.evaluation.finding import Finding
+from embedscope.ops.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from embedscope.evaluation.scores import Scores
+
+    Array = np.ndarray[Any, Any]
+
+# How many pairs of classes have a finding of their own.
+_PAIRS = 3
+
+# Shares of samples on the wrong side from which a sentence is worth a reader's time, at the low end of their interval.
+_NOT_SEPARATED = 0.4
+_CONFUSED = 0.05
+_STRONGLY_CONFUSED = 0.25
+_SCATTERED = 0.25
+
+# Samples of a class below which its own values say little.
+_FEW = 5
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which samples lie nearer to another class than to their own: of each class, how many, and nearer to which."""
+
+    total: Counter[str]
+    wrong: Counter[str]
+    towards: Counter[tuple[str, str]]
+
+    @classmethod
+    def of(cls, labels: Array, nearest: Array, silhouettes: Array) -> Sides:
+        """Count samples by the names of their classes (n,), those of the nearest other classes (n,), and silhouettes (n,)."""
+        crossed = silhouettes < 0
+        mine, others = labels[crossed].tolist(), nearest[crossed].tolist()
+        return cls(Counter(labels.tolist()), Counter(mine), Counter(zip(mine, others, strict=True)))
+
+
+def _sides(scores: Scores) -> Sides | None:
+    measured = next((key for key, each in scores.metrics.items() if each.name == "silhouette"), None)
+    table = scores.table
+    if table is None or table.nearest is None or measured is None or measured not in table.values:
+        return None
+    return Sides.of(table.labels, table.nearest, table.values[measured])
+
+
+def _share(hits: int, total: int) -> str:
+    """Write a share in per cent with its 95% interval: "18% [10, 29]"."""
+    low, high = wilson_interval(hits, total)
+    return f"{100 * hits / total:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def not_separated(scores: Scores) -> list[Finding] | None:
+    """Whether so many samples lie nearer to another class that no single pair of classes is worth naming."""
+    sides = _sides(scores)
+    return None if sides is None else _not_separated(sides)
+
+
+def _not_separated(sides: Sides) -> list[Finding]:
+    wrong, total = sides.wrong.total(), sides.total.total()
+    interval = wilson_interval(wrong, total)
+    if interval[0] <= _NOT_SEPARATED:
+        return []
+    return [
+        Finding(
+            "not_separated",
+            "high",
+            f"The classes are hardly separated: {_share(wrong, total)} of the samples lie nearer to another class than to "
+            "their own",
+            {"wrong": wrong, "samples": total, "share": wrong / total, "ci95": list(interval)},
+            "Check that labels and features belong to the same rows, or score another layer",
+            1.0,
+        )
+    ]
+
+
+def confused(scores: Scores) -> list[Finding] | None:
+    """Pairs of classes that run into each other, and classes that run into many."""
+    sides = _sides(scores)
+    return None if sides is None else confusions(sides)
+
+
+def confusions(sides: Sides) -> list[Finding]:
+    """Name the pairs of classes that run into each other, the strongest first, and the class that runs into many."""
+    if _not_separated(sides):
+        return []
+    low = {pair: wilson_interval(hits, sides.total[pair[0]])[0] for pair, hits in sides.towards.items()}
+    carried = sorted((pair for pair in low if low[pair] > _CONFUSED), key=lambda pair: -low[pair])
+    pairs: list[tuple[str, str]] = []
+    for pair in carried:
+        if pair not in pairs and pair[::-1] not in pairs:
+            pairs.append(pair)
+    shown = pairs[:_PAIRS]
+    left = len(pairs) - len(shown)
+    found = [_pair(sides, pair, low[pair], left if pair == shown[-1] else 0) for pair in shown]
+    named = {each for pair in shown for each in pair}
+    return found + [each for each in _scattered(sides) if each.evidence["class"] not in named]
+
+
+def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding:
+    one, other = pair
+    hits, back = sides.towards[pair], sides.towards[pair[::-1]]
+    total, others = sides.total[one], sides.total[other]
+    text = (
+        f"Classes {one} and {other} run into each other: {hits:,} of {total:,} samples of {one} lie nearer to {other} "
+        f"({_share(hits, total)})"
+    )
+    if wilson_interval(back, others)[0] > _CONFUSED:
+        text += f", and {back:,} of {others:,} of {other} nearer to {one}"
+    if more:
+        text += f"; so do {more} more {'pairs' if more > 1 else 'pair'}"
+    return Finding(
+        "confused_classes",
+        "high" if low > _STRONGLY_CONFUSED else "medium",
+        text,
+        {
+            "class": one,
+            "other": other,
+            "wrong": hits,
+            "samples": total,
+            "share": hits / total,
+            "ci95": list(wilson_interval(hits, total)),
+            "wrong_of_other": back,
+            "samples_of_other": others,
+            "more_pairs": more,
+        },
+        f"Look at samples of {one} near {other}: they may be mislabelled, or the features may lack what tells them apart",
+        0.5 + low / 2,
+    )
+
+
+def _scattered(sides: Sides) -> list[Finding]:
+    """Classes of which a good part lies nearer to others, to no single one of them in particular."""
+    found = []
+    for name, wrong in sides.wrong.items():
+        total = sides.total[name]
+        interval = wilson_interval(wrong, total)
+        if interval[0] > _SCATTERED:
+            nearest = [other for (mine, other), _ in sides.towards.most_common() if mine == name]
+            most = ", ".join(nearest[:3])
+            found.append(
+                Finding(
+                    "scattered_class",
+                    "medium",
+                    f"Class {name} is scattered: {_share(wrong, total)} of its {total:,} samples lie nearer to other classes "
+                    f"({most}{', ...' if len(nearest) > 3 else ''})",
+                    {"class": name, "wrong": wrong, "samples": total, "share": wrong / total, "ci95": list(interval)},
+                    f"Look at the samples of {name} with the lowest silhouettes",
+                    0.5 + interval[0] / 2,
+                )
+            )
+    return sorted(found, key=lambda each: -each.weight)[:1]
+
+
+def small_classes(scores: Scores) -> list[Finding] | None:
+    """Classes of so few samples that their own values say little."""
+    if scores.labels is None:
+        return None
+    counts = Counter(scores.labels.tolist())
+    few = [name for name, count in counts.items() if count < _FEW]
+    if not few:
+        return []
+    most = ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
+    verb = "class has" if len(few) == 1 else "classes have"
+    return [
+        Finding(
+            "small_classes",
+            "low",
+            f"{len(few):,} of {len(counts):,} {verb} fewer than {_FEW} samples ({most}): their own values say little",
+            {"classes": few, "fewest": min(counts.values())},
+            "Add samples, or leave these classes out of a comparison",
+            len(few) / len(counts),
+        )
+    ]

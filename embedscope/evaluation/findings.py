@@ -1,0 +1,236 @@
+"""What stands out in an embedding, in words: one rule per finding, each with its evidence and what to do next.
+
+A rule reads `Scores` and nothing else. It returns None where the scores lack what it looks at, and otherwise its findings. It
+fires only where an interval, or a count that needs none, carries the sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from embedscope.evaluation import class_findings
+from embedscope.evaluation.finding import Finding, ordered
+from embedscope.ops.statistics import Z95
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from embedscope.evaluation.comparing import Difference
+    from embedscope.evaluation.scores import Measurement, Scores
+
+
+# Share of the variance in one direction, and share of the dimensions below which the number that is used is worth a sentence.
+_DOMINANT = 0.6
+_UNUSED = 0.25
+
+# How far two accuracies have to be apart, at the near end of the interval of their difference.
+_HIDDEN = 0.05
+
+# Mean cosine of pairs that tells of a common offset, and the skewness from which a few rows are neighbours of most.
+_OFFSET = 0.5
+_HUBS = 3.0
+
+
+def with_findings(scores: Scores) -> Scores:
+    """Add what stands out in one embedding, the weightiest first, at most `MOST`, and what the rules could look at."""
+    found = {what: rule(scores) for what, rule in RULES}
+    return replace(
+        scores,
+        findings=ordered([finding for each in found.values() for finding in each or ()]),
+        examined=tuple(what for what, each in found.items() if each is not None),
+    )
+
+
+def with_comparison(scores: Sequence[Scores], differences: Sequence[Difference]) -> list[Scores]:
+    """Add to each embedding whether it is better than the first.
+
+    Only the metric that says most, the silhouette or else the first with a direction, gives a sentence, and only where the
+    interval of the difference excludes 0.
+    """
+    found = list(scores[:1])
+    for second in scores[1:]:
+        mine = [each for each in differences if each.second == second.name and _better(second, each) is not None]
+        each = next((each for each in mine if each.metric == "silhouette"), next(iter(mine), None))
+        if each is not None and each.significant:
+            one = _difference(each, _better(second, each) == "higher", scores[0], second)
+            second = replace(second, findings=ordered([one, *second.findings]))
+        found.append(second)
+    return found
+
+
+def _better(scores: Scores, difference: Difference) -> str | None:
+    measured = scores.metrics.get(difference.metric)
+    return None if measured is None else measured.better
+
+
+def _difference(each: Difference, higher: bool, first: Scores, second: Scores) -> Finding:
+    wins = (each.value > 0) == higher
+    good, bad = (second, first) if wins else (first, second)
+    same = first.source == second.source and first.layer != second.layer
+    subject, other = (f"Layer {good.layer}", f"layer {bad.layer}") if same else (good.name, bad.name)
+    low, high = each.ci95
+    return Finding(
+        "better_layer" if same else "better",
+        "medium",
+        f"{subject} is better than {other} in {each.metric}: {each.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        + ("" if each.paired else ", on different samples"),
+        {"metric": each.metric, "better": good.name, "worse": bad.name, "difference": each.value, "ci95": list(each.ci95)},
+        f"Use {good.layer if same else good.name}, if this metric is what you need",
+        1.0,
+    )
+
+
+def _measured(scores: Scores, name: str) -> Measurement | None:
+    """Return the first measurement of a metric, whatever its options, unless it is undefined."""
+    return next((each for each in scores.metrics.values() if each.name == name and each.value is not None), None)
+
+
+def _dimensions(scores: Scores) -> list[Finding] | None:
+    """How many dimensions hold the variance; with few samples, more may be in use than they can show."""
+    measured = _measured(scores, "explained_variance")
+    if measured is None or measured.value is None:
+        return None
+    used, width = int(measured.value), scores.dimensions
+    needed = scores.classes - 1
+    if used >= width or used * 4 > scores.samples:
+        return []
+    evidence = {"used": used, "dimensions": width, "classes": scores.classes, "threshold": measured.arrays["threshold"]}
+    share = f"{100 * measured.arrays['threshold']:g}% of the variance"
+    if needed >= 4 and used * 2 < needed <= width:
+        return [
+            Finding(
+                "dimensional_collapse",
+                "medium",
+                f"The embedding has collapsed to {used} of {width} dimensions ({share}), fewer than the {needed} that "
+                f"{scores.classes} equally distant classes take",
+                evidence,
+                "Look for a term that favours a few directions, too much weight decay, or a bottleneck before this layer",
+                1 - used / needed,
+            )
+        ]
+    if used > _UNUSED * width:
+        return []
+    return [
+        Finding(
+            "few_dimensions",
+            "low",
+            f"The embedding uses {used} of {width} dimensions ({share})",
+            evidence,
+            f"A narrower layer, or a projection to {used} dimensions, may do as well",
+            1 - used / width,
+        )
+    ]
+
+
+def _dominant(scores: Scores) -> list[Finding] | None:
+    measured = _measured(scores, "explained_variance")
+    if measured is None:
+        return None
+    share = float(measured.arrays["curve"][0])
+    if share <= _DOMINANT or scores.classes <= 2 or scores.dimensions <= 2 or scores.samples < 4 * scores.dimensions:
+        return []
+    return [
+        Finding(
+            "dominant_direction",
+            "medium" if share > 0.9 else "low",
+            f"One direction holds {100 * share:.0f}% of the variance: distances are mostly differences along it",
+            {"share": share},
+            "Standardise or whiten the features before distances are computed, or look for one channel of large values",
+            share,
+        )
+    ]
+
+
+def _dead(scores: Scores) -> list[Finding] | None:
+    measured = _measured(scores, "gini")
+    if measured is None:
+        return None
+    dead, width = int(measured.arrays["dead_channels"]), len(measured.arrays["per_channel"])
+    if measured.options.get("dead") == "ignore":
+        width += dead
+    if not dead:
+        return []
+    return [
+        Finding(
+            "dead_channels",
+            "medium" if dead > width / 4 else "low",
+            f"{dead:,} of {width:,} channels are dead: 0 for every sample",
+            {"dead": dead, "channels": width},
+            "A lower learning rate, another initialisation or a leaky activation keeps channels alive",
+            dead / width,
+        )
+    ]
+
+
+def _hidden(scores: Scores) -> list[Finding] | None:
+    """What a linear probe can read and distances do not show."""
+    linear, near = _measured(scores, "linear_probe"), _measured(scores, "knn_accuracy")
+    if linear is None or near is None or linear.value is None or near.value is None:
+        return None
+    gap = linear.value - near.value
+    reach = Z95 * math.sqrt((linear.value * (1 - linear.value) + near.value * (1 - near.value)) / scores.samples)
+    if gap - reach <= _HIDDEN:
+        return []
+    return [
+        Finding(
+            "hidden_from_distances",
+            "medium",
+            f"A linear probe reads {100 * linear.value:.1f}% of the labels and the nearest neighbours {100 * near.value:.1f}%: "
+            "the classes are there, but distances do not show them",
+            {"linear_probe": linear.value, "knn_accuracy": near.value, "difference": gap, "ci95": [gap - reach, gap + reach]},
+            "Standardise or whiten the features, or train a head with a loss on distances",
+            gap,
+        )
+    ]
+
+
+def _offset(scores: Scores) -> list[Finding] | None:
+    measured = _measured(scores, "anisotropy")
+    if measured is None or measured.value is None:
+        return None
+    if measured.value <= _OFFSET:
+        return []
+    return [
+        Finding(
+            "common_offset",
+            "low",
+            f"All rows share a direction: two random rows have a mean cosine of {measured.value:.2f}",
+            {"anisotropy": measured.value},
+            "Subtract the mean before cosines are compared or searched",
+            measured.value,
+        )
+    ]
+
+
+def _hubs(scores: Scores) -> list[Finding] | None:
+    measured = _measured(scores, "hubness")
+    if measured is None or measured.value is None:
+        return None
+    if measured.value <= _HUBS:
+        return []
+    return [
+        Finding(
+            "hubs",
+            "low",
+            f"A few rows are neighbours of a great many others (hubness {measured.value:.1f})",
+            {"hubness": measured.value},
+            "Center the features, or search with cosines: hubs spoil nearest-neighbour search",
+            min(1.0, measured.value / 10),
+        )
+    ]
+
+
+# What is looked at, in the words of "nothing stands out", and the rule.
+RULES: tuple[tuple[str, Callable[[Scores], list[Finding] | None]], ...] = (
+    ("separation of the classes", class_findings.not_separated),
+    ("confused classes", class_findings.confused),
+    ("dimensions in use", _dimensions),
+    ("dominant directions", _dominant),
+    ("dead channels", _dead),
+    ("sizes of the classes", class_findings.small_classes),
+    ("linear probe against neighbors", _hidden),
+    ("common offset", _offset),
+    ("hubs", _hubs),
+)

@@ -1,0 +1,89 @@
+"""The linear probe: how well a linear classifier does on rows that it was not fitted to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from embedscope import distributed
+from embedscope.metrics import Result, metric
+from embedscope.ops.class_moments import present_classes
+from embedscope.ops.probes import out_of_sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedscope.ops.rows import Rows
+
+
+def linear_probe_pseudo_values(
+    features: Rows, labels: Tensor, result: Result, *, fixed: bool, folds: int, C: float | None, seed: int
+) -> Tensor:
+    """Return whether each row was predicted: the error of a mean over test rows, with the probes as they are."""
+    assert result.per_sample is not None
+    return result.per_sample
+
+
+@metric(
+    better="higher",
+    bounds=(0, 1),
+    invariant=("translation", "scale", "channel_scale"),
+    reference="arXiv:1610.01644",
+    pseudo_values=linear_probe_pseudo_values,
+)
+def linear_probe(
+    features: Rows,
+    labels: Tensor,
+    *,
+    folds: int = 5,
+    C: float | None = None,
+    seed: int = 0,
+    anchors: Tensor | None = None,
+) -> Result:
+    """Out-of-sample accuracy of a linear classifier on the frozen features: logistic regression with an L2 penalty.
+
+    Cross-fitted: each row is predicted by a probe that was fitted to the other folds, of channels standardised there. All rows
+    that are measured take part, so give one split if the features were trained on the other.
+
+    Args:
+        features: (N, D), any float dtype.
+        labels: (N,) integers; gaps allowed.
+        folds: at least 2, drawn class by class. The only row of a class is always wrong.
+        C: inverse strength of the penalty, as in scikit-learn; chosen from 1e-4 to 10 by the loss on a fifth of the training
+            rows of each fold if None.
+        seed: of the folds, which are drawn by position.
+        anchors: (M,) ascending positions of the samples to measure, by probes of all rows; all samples if None.
+
+    Returns:
+        A value in [0, 1], higher is better; `per_sample` (N,) or (M,) float64, 1 if the row is predicted right; `nearest`, the
+        label of the most probable other class; `arrays`: "C", the median over folds. Many rows, dimensions and classes are
+        fitted by a sample of the training rows; the note then says how many.
+
+    Raises:
+        UndefinedError: fewer than two classes.
+
+    Reference: Alain and Bengio 2016, arXiv:1610.01644.
+    """
+    classes = present_classes(labels)
+    right = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+    other = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+    fitted: set[tuple[int, int, float]] = set()
+    for fold, positions, probabilities, probe in out_of_sample(features, classes, folds=folds, seed=seed, C=C):
+        own = classes.index[positions]
+        right[positions] = (probabilities.argmax(dim=1) == own).double()
+        other[positions] = probabilities.scatter(1, own[:, None], -1).argmax(dim=1)
+        fitted.add((fold, probe.rows, probe.C))
+    distributed.all_reduce([right])
+    distributed.all_reduce([other])
+    fits = distributed.all_reduce_object(fitted, lambda a, b: a | b)
+    most, smallest_fold = max(rows for _, rows, _ in fits), -(-len(labels) // min(folds, len(labels)))
+    available = len(labels) - smallest_fold
+    notes = [f"fitted to {most:,} of {available:,} training rows per fold"] if most < available else []
+    few = int((classes.counts < folds).sum())
+    notes += [f"{few:,} {'class has' if few == 1 else 'classes have'} fewer rows than the {folds} folds"] if few else []
+    nearest = classes.labels[other]
+    if anchors is not None:
+        right, nearest = right[anchors], nearest[anchors]
+    strengths = torch.tensor([strength for *_, strength in fits], dtype=torch.float64)
+    return Result(float(right.mean()), right, nearest, arrays={"C": float(strengths.median())}, note="; ".join(notes) or None)

@@ -1,0 +1,300 @@
+"""Measure saved checkpoints one after the other, into a trajectory and without stores in between."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedscope import distributed
+from embedscope.data import open_dataset
+from embedscope.errors import InputError, OutputError, UsageError, unknown
+from embedscope.evaluation import Measurement, Scores, ScoreTable, evaluate
+from embedscope.evaluation.comparing import differences
+from embedscope.evaluation.evaluating import bound
+from embedscope.extraction.loading import limited
+from embedscope.metrics import STANDARD
+from embedscope.models import open_model
+from embedscope.models._reading import sha256_of
+from embedscope.monitoring.embedding import embed
+from embedscope.monitoring.probe import ReadProbe, rows_of
+from embedscope.progress import Track, silent, untracked
+from embedscope.store.trajectories import Point, append_points, read_points
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from embedscope.data.dataset import Dataset
+    from embedscope.models.encoder import Encoder
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
+_INDEX = (".safetensors.index.json", ".bin.index.json")
+
+# What trainers write beside the weights.
+_ASIDE = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A checkpoint and its place in the training.
+
+    Attributes:
+        path: of the file.
+        step: from its name, or its position.
+        name: what tables call it.
+    """
+
+    path: str
+    step: int
+    name: str
+
+
+def in_order(paths: Sequence[str]) -> list[Stage]:
+    """Put checkpoints into the natural order of their names: ckpt-9 before ckpt-10.
+
+    The step of each is the last number in its name; positions are taken, in that order, unless all have one of their own.
+    `name=path` names one. A folder stands for the checkpoints in it, or for one in each of its folders, as trainers write
+    them. InputError for a path that is not there, or given twice.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for step in (10, 9):
+    ...         Path(folder, f"ckpt-{step}.pt").touch()
+    ...     [stage.step for stage in in_order([f"{folder}/ckpt-10.pt", f"{folder}/ckpt-9.pt"])]
+    [9, 10]
+    """
+    named = [(name, file) for given in paths for name, path in [_named(given)] for file in _files(path)]
+    if repeated := [path for place, (_, path) in enumerate(named) if path in [other for _, other in named[:place]]]:
+        raise InputError(f"the checkpoint {repeated[0]} is given twice")
+    named.sort(key=lambda each: _natural(each[1]))
+    steps = [_step(path) for _, path in named]
+    distinct = None not in steps and len(set(steps)) == len(steps)
+    stems = [name or Path(path).name.partition(".")[0] for name, path in named]
+    folders = [Path(path).parent.name for _, path in named]  # checkpoint-500/model.safetensors
+    tells = len(set(folders)) == len(folders)
+    names = [
+        stem if stems.count(stem) == 1 else folder if tells and folder else path
+        for stem, folder, (_, path) in zip(stems, folders, named, strict=True)
+    ]
+    return [
+        Stage(path, int(step or 0) if distinct else place, name)
+        for place, ((_, path), step, name) in enumerate(zip(named, steps, names, strict=True))
+    ]
+
+
+def _named(given: str) -> tuple[str, str]:
+    name, separator, path = given.partition("=")
+    return (name, path) if separator and not Path(given).exists() and "/" not in name else ("", given)
+
+
+def _files(path: str) -> list[str]:
+    """List the checkpoints that a path stands for."""
+    place = Path(path)
+    if place.is_file():
+        return [path]
+    if not place.is_dir():
+        raise InputError(f"no such checkpoint: {path}")
+    inside = _checkpoints(place) or [
+        file for folder in sorted(place.iterdir()) if folder.is_dir() for file in _checkpoints(folder)
+    ]
+    if not inside:
+        raise InputError(f"{path} has no checkpoint: no file ends with {', '.join(_SUFFIXES)}")
+    return [str(file) for file in inside]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """List the files of weights in a folder; an index stands for its shards."""
+    found = [
+        file
+        for file in folder.iterdir()
+        if (file.suffix in _SUFFIXES or file.name.endswith(_INDEX)) and not file.stem.startswith(_ASIDE) and file.is_file()
+    ]
+    return sorted(file for file in found if not re.search(r"-\d+-of-\d+$", file.stem))
+
+
+def _natural(path: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", path) if part]
+
+
+def _step(path: str) -> int | None:
+    """Find the last number in the name of a file, or of its folder: checkpoint-500/model.safetensors."""
+    for name in (Path(path).name.partition(".")[0], Path(path).parent.name):
+        if numbers := re.findall(r"\d+", name):
+            return int(numbers[-1])
+    return None
+
+
+def score_checkpoints(
+    checkpoints: Sequence[str],
+    model: str,
+    data: str,
+    output: Path | None = None,
+    *,
+    metrics: str | Sequence[str] = STANDARD,
+    layers: str | Sequence[str] = (),
+    split: str | None = None,
+    sample: int | None = None,
+    ci: str | bool = False,
+    memory: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    limit: int | None = None,
+    preparation: Mapping[str, Any] | None = None,
+    full: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None] = silent,
+    track: Track = untracked,
+) -> ScoreTable:
+    """Return the scores of every layer of every checkpoint, in the natural order of their names.
+
+    Args:
+        checkpoints: files of weights; `name=path` names one.
+        model: takes them, as in `extract`.
+        data: whose rows are measured, as in `extract`. They are prepared once, and kept in memory where they fit.
+        output: a .jsonl that each checkpoint is appended to when it is measured. Where it exists, checkpoints that it holds,
+            measured in the same way, are taken from it.
+        metrics: as in `score`.
+        layers: names or patterns, as in `extract`; by default the embedding.
+        split: measure the rows of one split only; the others are not read.
+        sample: as in `score`.
+        ci: as in `score`.
+        memory: as in `score`; the features of a checkpoint are held in memory in any case.
+        device: of the model and the metrics, as in `score`.
+        seed: as in `extract` and `score`.
+        limit: at most this many rows, spread evenly over the data.
+        preparation: options of `open_model`, such as size.
+        full: measure all checkpoints again, for what the file does not hold: values by class and by sample.
+        overwrite: replace an existing output.
+        say: is told what a user should know.
+        track: shows progress over checkpoints.
+
+    Raises:
+        InputError: a checkpoint that cannot be read or does not fit, or data that cannot be used.
+        OutputError: the output was begun with other settings.
+    """
+    chosen = [metrics] if isinstance(metrics, str) else list(metrics)
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    bound(chosen)
+    stages = in_order(checkpoints)
+    dataset = _of_split(open_dataset(data), split)
+    dataset = dataset if limit is None else limited(dataset, limit)
+    first = _opened(model, stages[0], preparation, seed)
+    settings = _settings(first, dataset.fingerprint, [chosen, wanted, split, sample, limit, seed])
+    known = {} if output is None else _known(output, settings, overwrite=overwrite)
+    probe = ReadProbe(dataset, first.prepare)
+    scores: list[Scores] = []
+    for stage in track(stages, "measuring checkpoints", len(stages)):
+        digest = sha256_of(stage.path)
+        before = known.get(digest, {}).values()
+        if before and not (ci or full):
+            scores += [_remembered(point, stage, chosen, len(before)) for point in before]
+            say(f"{stage.name} was measured before; its values are those of {output}")
+            continue
+        started = time.perf_counter()
+        encoder = first if stage is stages[0] else _opened(model, stage, preparation, seed)
+        embeddings = embed(encoder, probe, wanted, device=device, seed=seed, say=say)
+        options: dict[str, Any] = {"sample": sample, "ci": ci, "memory": memory, "device": device, "seed": seed}
+        found = [evaluate(features, chosen, **options) for features in embeddings]
+        if not wanted and not scores:
+            say(f"the embedding is taken from layer {found[0].layer}; `layers=` names another")
+        if output is not None and not before:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            seconds = time.perf_counter() - started
+            points = [_point(each, stage, now, seconds, digest, settings) for each in found]
+            distributed.on_main(lambda path=output, points=points: append_points(path, points))  # type: ignore[misc]
+        scores += [_renamed(each, stage, len(found)) for each in found]
+    return ScoreTable(scores, differences(scores, fixed=ci == "fixed") if ci else ())
+
+
+def _of_split(dataset: Dataset, split: str | None) -> Dataset:
+    if split is None:
+        return dataset
+    if dataset.split is None:
+        raise InputError(f"{dataset.location} has no splits; leave out `split={split}`")
+    if split not in dataset.split:
+        raise UsageError(unknown(f"split in {dataset.location}", split, sorted(set(dataset.split))))
+    return rows_of(dataset, np.flatnonzero(np.array(dataset.split, dtype=object) == split))
+
+
+def _opened(model: str, stage: Stage, options: Mapping[str, Any] | None, seed: int) -> Encoder:
+    return open_model(model, stage.path, seed=seed, **(options or {}))
+
+
+def _settings(encoder: Encoder, fingerprint: str, options: Any) -> str:
+    """Hash what values depend on beside the weights; sha256 (hex), shortened."""
+    decided = [encoder.spec, encoder.code_sha256, encoder.prepare.text, fingerprint, options]
+    return hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:16]
+
+
+def _known(output: Path, settings: str, *, overwrite: bool) -> dict[str, dict[str, Point]]:
+    """Read what an output holds: sha256 of the checkpoint -> layer -> point."""
+
+    def read() -> list[Point]:
+        if overwrite:
+            output.unlink(missing_ok=True)
+        return read_points(output) if output.exists() else []
+
+    found: dict[str, dict[str, Point]] = {}
+    for point in distributed.broadcast(read):
+        if point.settings != settings:
+            what = (
+                "a run of Monitor" if point.settings is None else "a run with another model, data, layers, metrics or options"
+            )
+            raise OutputError(f"{output} was written by {what}; choose another name, or pass `overwrite=True`")
+        found.setdefault(point.sha256 or "", {})[point.layer] = point
+    return found
+
+
+def _point(scores: Scores, stage: Stage, now: str, seconds: float, digest: str, settings: str) -> Point:
+    return Point(
+        step=stage.step,
+        layer=scores.layer,
+        metrics={key: found.value for key, found in scores.metrics.items()},
+        time=now,
+        seconds=seconds,
+        samples=scores.samples,
+        dimensions=scores.dimensions,
+        classes=scores.classes,
+        checkpoint=stage.path,
+        sha256=digest,
+        settings=settings,
+    )
+
+
+def _remembered(point: Point, stage: Stage, metrics: Sequence[str], layers: int) -> Scores:
+    """Make the scores of a point: values, without what only the features tell."""
+    measured = {}
+    for each in bound(metrics):
+        key = next((name for name in point.metrics if name not in measured and name.partition("(")[0] == each.name), each.name)
+        value = point.metrics.get(key)
+        measured[key] = Measurement(
+            each.name,
+            value,
+            each.declared.better,
+            each.declared.bounds,
+            each.options,
+            note=None if value is not None else f"it was undefined when {stage.name} was measured",
+        )
+    scores = Scores(
+        name=point.layer,
+        source=stage.path,
+        layer=point.layer,
+        samples=point.samples or 0,
+        dimensions=point.dimensions or 0,
+        classes=point.classes or 0,
+        device="",
+        metrics=measured,
+    )
+    return _renamed(scores, stage, layers)
+
+
+def _renamed(scores: Scores, stage: Stage, layers: int) -> Scores:
+    return replace(scores, name=stage.name if layers == 1 else f"{stage.name}:{scores.layer}", source=stage.path)
