@@ -179,7 +179,9 @@ def print_findings(scores: Sequence[Scores]) -> None:
     """Print what stands out in each embedding, folded to the width of the terminal; of more than two, the first findings."""
     most = _FINDINGS if len(scores) > 2 else None
     for entry in scores:
-        looked = f" (looked at {', '.join(entry.examined)})" if entry.examined else ""
+        if not entry.examined:
+            continue
+        looked = f" (looked at {', '.join(entry.examined)})"
         show("")
         _fold(f"{entry.name}: {'what stands out' if entry.findings else f'nothing stands out{looked}'}", "", "  ")
         for finding in entry.findings[:most]:

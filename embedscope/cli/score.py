@@ -141,9 +141,7 @@ def score(
     preparation = {"size": size, "mean": mean, "std": std, "channels": channels, "weights": weights}
     checkpoints.check(model, data, output=output, limit=limit, **preparation)
     if model is not None and (compare or against is not None):
-        raise UsageError(
-            "--compare and --against need features; extract those of the checkpoints first, as in embedscope extract --help"
-        )
+        raise UsageError("--compare and --against need features: extract those of the checkpoints first")
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if layers:
@@ -204,6 +202,6 @@ def score(
             print_layers(scores, ranking)
         print_comparisons(scores.comparisons)
         print_shifts(scores.shifts)
-        if not quiet and ranking is None:
+        if not quiet and ranking is None and model is None:  # of a row of checkpoints, the course counts
             print_findings(scores)
     check_thresholds(scores, thresholds)

@@ -19,6 +19,7 @@ from embedscope.errors import InputError, OutputError, UsageError, unknown
 from embedscope.evaluation import Measurement, Scores, ScoreTable, evaluate
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound
+from embedscope.evaluation.findings import with_comparison
 from embedscope.extraction.loading import limited
 from embedscope.metrics import STANDARD
 from embedscope.models import open_model
@@ -211,7 +212,8 @@ def score_checkpoints(
             points = [_point(each, stage, now, seconds, digest, settings) for each in found]
             distributed.on_main(lambda path=output, points=points: append_points(path, points))  # type: ignore[misc]
         scores += [_renamed(each, stage, len(found)) for each in found]
-    return ScoreTable(scores, differences(scores, fixed=ci == "fixed") if ci else ())
+    gaps = differences(scores) if ci else []
+    return ScoreTable(with_comparison(scores, gaps), gaps)
 
 
 def _of_split(dataset: Dataset, split: str | None) -> Dataset:

@@ -316,7 +316,7 @@ def test_options_are_refused_before_the_training(images, options, message):
         (3, UsageError, "a probe is"),
         (([1], 2), UsageError, "a number of rows is for data that know their labels"),
     ],
-    ids=str,
+    ids=["missing", "too few", "empty", "number", "no labels"],
 )
 def test_probes_are_refused(net, probe, error, message):
     with pytest.raises(error, match=message):
