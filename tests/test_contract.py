@@ -44,7 +44,7 @@ OPTIONS = {
 ARGUMENTS = {
     "extract": ["model", "data"],
     "score": ["features"],
-    "finetune": ["features"],
+    "finetune": ["features", "data"],
     "plot": ["features"],
     "merge": ["files"],
 }

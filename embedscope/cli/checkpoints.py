@@ -64,7 +64,7 @@ def measured(
     checkpoints: list[str], model: str, data: str, output: Path | None, preparation: dict[str, Any], **options: Any
 ) -> ScoreTable:
     """Measure checkpoints; what the model's code prints goes to stderr."""
-    from embedscope.cli.extract import _stdout_to_stderr
+    from embedscope.cli.extract import stdout_to_stderr
     from embedscope.models.preparation import parse_numbers, parse_size
     from embedscope.monitoring.checkpoints import score_checkpoints
 
@@ -75,5 +75,5 @@ def measured(
         given[name] = parse_numbers(name, given[name])
     if "size" in given:
         given["size"] = parse_size(given["size"])
-    with _stdout_to_stderr():
+    with stdout_to_stderr():
         return score_checkpoints(checkpoints, model, data, output, preparation=given, **options)

@@ -136,7 +136,7 @@ def extract(
         talk = Talk(quiet or rank() > 0, verbose)
         if model.partition(":")[0] in ("timm", "torchvision", "hf", "st"):
             talk.say(f"opening {model}; weights that are not here yet are fetched")
-        with _stdout_to_stderr():
+        with stdout_to_stderr():
             encoder = open_model(
                 model,
                 checkpoint,
@@ -154,7 +154,7 @@ def extract(
                 lines = extraction.list_layers(encoder, dataset, device=device)
             else:
                 if rank() == 0:
-                    _say_what_was_opened(talk, encoder, dataset)
+                    say_what_was_opened(talk, encoder, dataset)
                 done = extraction.extract(
                     encoder,
                     dataset,
@@ -205,7 +205,7 @@ def extract(
 
 
 @contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
     """Send what a stranger's model prints to stderr, from compiled code too: stdout is for data."""
     _flush()
     try:
@@ -240,9 +240,12 @@ def _rows(batch_size: str) -> int:
     return int(batch_size)
 
 
-def _say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset) -> None:
+def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, training: bool = False) -> None:
+    """Say which weights a model has, how inputs are prepared, and what is to be known of the data."""
     weights = encoder.weights
-    if weights is None:
+    if weights is None and training:
+        talk.say(f"no --checkpoint: {encoder.spec} is trained from random weights, other ones in each trial")
+    elif weights is None:
         talk.warn(f"no --checkpoint: the weights are those that {encoder.spec} starts with")
     else:
         source = weights.file or encoder.spec

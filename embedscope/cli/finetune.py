@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 
+from embedscope import plugins
 from embedscope.cli.console import BEST, Talk, arrow, command_line, number, print_columns, print_json
+from embedscope.cli.extract import say_what_was_opened, stdout_to_stderr
 from embedscope.cli.options import Device, Json, Output, Overwrite, Quiet, Seed, Verbose, listing
+from embedscope.errors import UsageError
 from embedscope.finetuning.config import TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from embedscope.data.dataset import Dataset
+    from embedscope.models.encoder import Encoder
     from embedscope.store.results import Finetuning, ObjectiveResult, Summary
 
-_TRAINING, _ROWS = "Training", "Rows"
+_TRAINING, _ROWS, _NETWORK = "Training", "Rows", "Network (with DATA)"
 _PANELS = {
     **dict.fromkeys(("epochs", "batch_size", "sampler", "weights", "optimizer", "learning_rate", "weight_decay"), _TRAINING),
-    **dict.fromkeys(("schedule", "patience", "select_by"), _TRAINING),
+    **dict.fromkeys(("schedule", "patience", "select_by", "clip"), _TRAINING),
+    **dict.fromkeys(("train", "backbone_learning_rate", "augment", "amp"), _NETWORK),
     **dict.fromkeys(("metrics", "test_share", "val_share", "memory"), _ROWS),
 }
 # Settings whose option may be repeated.
@@ -34,6 +40,8 @@ _FLAGS = {
     "weights": ("--sample-weights",),
     "test_share": ("--test-share", "--test-size"),
     "tensorboard": ("--tensorboard",),
+    "amp": ("--amp",),
+    "backbone_learning_rate": ("--backbone-lr",),
 }
 _VARIABLES = {"batch_size": "EMBEDSCOPE_FINETUNE_BATCH_SIZE", "memory": "EMBEDSCOPE_MEMORY"}
 _SHARED = {"device": Device, "seed": Seed}
@@ -62,18 +70,32 @@ def finetune(
     features: Annotated[
         str,
         typer.Argument(
-            help="A feature store, or features made elsewhere: .npz, X.npy,y.npy, a table, .pt or .h5ad, as in score."
+            help="A feature store, or features made elsewhere: .npz, X.npy,y.npy, a table, .pt or .h5ad, as in score; or, with "
+            "DATA, a model as in extract.",
+            metavar="FEATURES|MODEL",
         ),
     ],
     output: Output,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="Data to train the network MODEL on, as in extract.", show_default=False),
+    ] = None,
     *,
     layer: Annotated[
-        str | None, typer.Option("--layer", "-l", help="Which layer, if the store has several.", rich_help_panel=_ROWS)
+        str | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            help="Which layer, if the store has several; the embedding layer of a network, as in extract.",
+            rich_help_panel=_ROWS,
+        ),
     ] = None,
     test: Annotated[
         str | None,
         typer.Option(
-            help="Hold out the rows of this file instead, of another data set.", show_default=False, rich_help_panel=_ROWS
+            help="Hold out the rows of this file instead, of another data set; with DATA, that data set.",
+            show_default=False,
+            rich_help_panel=_ROWS,
         ),
     ] = None,
     label_map: Annotated[
@@ -85,6 +107,38 @@ def finetune(
             rich_help_panel=_ROWS,
         ),
     ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Weights that the network starts from.", show_default=False, rich_help_panel=_NETWORK)
+    ] = None,
+    weights_of: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Which weights to load if the checkpoint has several: raw, ema, or a prefix of its names.",
+            show_default=False,
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    unsafe_pickle: Annotated[
+        bool,
+        typer.Option("--unsafe-pickle", help="Let a checkpoint run code while it is read.", rich_help_panel=_NETWORK),
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Bring images to 224, or 224x160 (height x width).", show_default=False, rich_help_panel=_NETWORK),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean of the channels, as in 0.485,0.456,0.406.", show_default=False, rich_help_panel=_NETWORK),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Deviation of the channels, as in 0.229,0.224,0.225.", show_default=False, rich_help_panel=_NETWORK),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="3 makes all images RGB, 1 all grey.", show_default=False, rich_help_panel=_NETWORK),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -95,9 +149,10 @@ def finetune(
 ) -> None:
     """Train a head on stored features with one or more objectives and compare before and after, on held-out rows.
 
-    Under torchrun, the processes share each batch.
+    With MODEL and DATA, the network itself is trained, whole or in part. Under torchrun, the processes share each batch.
     """
     from embedscope import distributed, finetuning
+    from embedscope.data import open_dataset
     from embedscope.devices import parse_bytes
     from embedscope.store import read_features
     from embedscope.store.results import as_json
@@ -108,11 +163,21 @@ def finetune(
         repeated = {name: given for name in _LISTS if (given := settings.pop(name))}
         settings |= {"memory": None if memory is None else parse_bytes(memory), **repeated}
         config = TrainingConfig(**settings)
+        opening: dict[str, Any] = {"checkpoint": checkpoint, "weights": weights_of, "unsafe_pickle": unsafe_pickle}
+        opening |= {"size": size, "mean": mean, "std": std, "channels": channels}
+        if data is None:
+            _refuse_without_data(features, opening)
+            subject: tuple[Any, Any] = (read_features(features, layer=layer), None)
+            held_out: Any = None if test is None else read_features(test, layer=layer)
+        else:
+            subject = _opened(features, data, opening, config.seed, talk)
+            held_out = None if test is None else open_dataset(test)
         result = finetuning.finetune(
-            read_features(features, layer=layer),
+            *subject,
             run=output,
             config=config,
-            test=None if test is None else read_features(test, layer=layer),
+            layer=layer if data else None,
+            test=held_out,
             label_map=None if label_map is None else finetuning.read_label_map(label_map),
             overwrite=overwrite,
             resume=resume,
@@ -122,9 +187,9 @@ def finetune(
         )
         if distributed.rank() > 0:
             return
-    data = result.data
-    chosen = f"chosen by {data.validation:,} ({data.validated_on}), " if data.validation else ""
-    talk.say(f"trained on {data.train:,} rows, {chosen}measured on {data.test:,} held-out ones ({data.held_out})")
+    rows = result.data
+    chosen = f"chosen by {rows.validation:,} ({rows.validated_on}), " if rows.validation else ""
+    talk.say(f"trained on {rows.train:,} rows, {chosen}measured on {rows.test:,} held-out ones ({rows.held_out})")
     for done in result.objectives:
         talk.detail(f"{done.expression}: {[f'{trial.seconds:.1f} s' for trial in done.trials]}")
         for warning in done.warnings:
@@ -138,10 +203,37 @@ def finetune(
     talk.say(f"{result.seconds:.1f} s; next: embedscope plot {quote(str(output))} -o {quote(f'{output}.png')}")
 
 
+def _opened(model: str, data: str, opening: dict[str, Any], seed: int, talk: Talk) -> tuple[Encoder, Dataset]:
+    """Open the network to train and its data, and say what was opened."""
+    from embedscope.data import open_dataset
+    from embedscope.models import open_model
+    from embedscope.models.preparation import parse_numbers, parse_size
+
+    size, mean, std = (opening[name] for name in ("size", "mean", "std"))
+    opening |= {
+        "size": None if size is None else parse_size(size),
+        "mean": None if mean is None else parse_numbers("mean", mean),
+        "std": None if std is None else parse_numbers("std", std),
+    }
+    with stdout_to_stderr():
+        encoder = open_model(model, **opening, seed=seed)
+        dataset = open_dataset(data)
+    say_what_was_opened(talk, encoder, dataset, training=True)
+    return encoder, dataset
+
+
+def _refuse_without_data(features: str, given: dict[str, Any]) -> None:
+    """Raise UsageError for a model, or options of one, without data to train it on."""
+    if not Path(features).exists() and (features.partition(":")[0] in plugins.names("models") or ".py:" in features):
+        raise UsageError(f"{features} is a model; give the data to train it on too: MODEL DATA")
+    for name in (name for name, value in given.items() if value):
+        raise UsageError(f"--{name.replace('_', '-')} is for a network: give MODEL and DATA to train one")
+
+
 def _with_settings(command: Any) -> None:
     """Give a command that takes `**settings` an option per setting, before its own options."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
-    command.__signature__ = inspect.Signature([*own[:2], *_options(), *own[2:]])
+    command.__signature__ = inspect.Signature([*own[:3], *_options(), *own[3:]])
 
 
 _with_settings(finetune)

@@ -10,6 +10,7 @@ import re
 
 # Arguments whose flag has another name, and functions that a flag stands for.
 _OTHER_NAMES = {
+    "backbone_learning_rate": "backbone-lr",
     "form": "format",
     "kinds": "kind",
     "layers": "layer",

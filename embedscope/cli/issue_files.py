@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedscope import distributed
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -19,6 +17,7 @@ def write_issues(
     path: Path, sources: Sequence[FeatureSet], talk: Talk, *, split: str | None, memory: int | None, device: str, seed: int
 ) -> list[Issues]:
     """Find the issues of each embedding, write all of them to one file, and tell their numbers; return them."""
+    from embedscope import distributed
     from embedscope.evaluation.issues import issue_columns
     from embedscope.evaluation.samples import find_issues
     from embedscope.store.tables import write_table

@@ -49,7 +49,7 @@ def _with(scores: Scores, findings: Sequence[Finding], examined: Sequence[str]) 
 
 
 def _better(first: Scores, second: Scores, differences: Sequence[Difference]) -> list[Finding]:
-    """Only the metric that says most, the silhouette or else the first with a direction, and only where the interval excludes 0."""
+    """Whether the difference is sure, in the metric that says most: the silhouette, or else the first with a direction."""
     better = {key: each.better for key, each in second.metrics.items()}
     mine = [each for each in differences if each.second == second.name and better.get(each.metric) is not None]
     each = next((each for each in mine if each.metric == "silhouette"), next(iter(mine), None))
@@ -118,12 +118,12 @@ def _labels(issues: Issues) -> list[Finding]:
     count = issues.counts.get("label")
     if not count or issues.expected_precision is None:
         return []
-    verb = "row looks" if count == 1 else "rows look"
+    verb = "looks" if count == 1 else "look"
     return [
         Finding(
             "label_errors",
             "medium" if count > _MANY * issues.samples else "low",
-            f"{count:,} of {issues.samples:,} {verb} mislabelled; {100 * issues.expected_precision:.0f}% of these are expected to be",
+            f"{count:,} of {issues.samples:,} rows {verb} mislabelled (expected precision {issues.expected_precision:.2f})",
             {"rows": count, "samples": issues.samples, "expected_precision": issues.expected_precision},
             "Check the labels of the rows listed, the most certain first",
             min(1.0, 0.5 + count / issues.samples),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
-from embedscope.evaluation.further_findings import with_issues
 from embedscope.plugins import imported
 from embedscope.text import aligned, html_list, html_table
 
@@ -245,7 +244,9 @@ class ScoreTable(Sequence[Scores]):
         return len(self._scores)
 
     def with_issues(self, issues: Sequence[Issues]) -> ScoreTable:
-        """Return the same scores with the issues of each embedding."""
+        """Return the same scores with the issues of each embedding, and what stands out among them."""
+        from embedscope.evaluation.further_findings import with_issues  # which imports torch
+
         entries = [with_issues(entry, found) for entry, found in zip(self, issues, strict=True)]
         return ScoreTable(entries, self.differences, self.comparisons, self.shifts)
 

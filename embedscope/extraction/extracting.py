@@ -17,13 +17,14 @@ from embedscope.errors import InputError, InterruptedRunError, OutputError, Usag
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.modules import extract_module
 from embedscope.extraction.outcome import Extraction
-from embedscope.extraction.pooling import POOLINGS
-from embedscope.extraction.recording import recorded, weights_digest
+from embedscope.extraction.recording import recorded
 from embedscope.extraction.resuming import ANEW, check_first_rows, check_same, written_before
 from embedscope.extraction.running import Runner
 from embedscope.extraction.schedule import Schedule
 from embedscope.extraction.space import check_space
 from embedscope.extraction.stopping import stop_requested
+from embedscope.models.encoder import weights_digest
+from embedscope.models.pooling import POOLINGS
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import StoreWriter, Unfinished, resuming
 from embedscope.store.files import check_output, partial_path
@@ -32,9 +33,9 @@ from embedscope.store.locks import held
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from embedscope.extraction.listing import LayerInfo
     from embedscope.models.encoder import Encoder
     from embedscope.models.head import TrainedHead
+    from embedscope.models.listing import LayerInfo
 
 _BATCH_SIZE = 256
 _DTYPES = ("float32", "float16")

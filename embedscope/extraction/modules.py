@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, UsageError
 from embedscope.extraction.borrowing import borrowed, unwrapped
-from embedscope.extraction.inputs import count_rows, cut
 from embedscope.extraction.outcome import Extraction
 from embedscope.extraction.recording import recorded
 from embedscope.extraction.running import Runner
 from embedscope.models.encoder import Encoder
+from embedscope.models.inputs import count_rows, cut
 from embedscope.ops.blocks import row_slices
 from embedscope.store import StoreWriter
 from embedscope.store.files import check_output

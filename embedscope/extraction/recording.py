@@ -15,7 +15,7 @@ from embedscope import _version
 from embedscope._version import __version__
 from embedscope.extraction.running import LOGITS
 from embedscope.models._reading import sha256_of
-from embedscope.models.encoder import Weights
+from embedscope.models.encoder import Weights, weights_digest
 from embedscope.store.provenance import DataOrigin, HeadOrigin, LayerOrigin, ModelOrigin, Provenance, RunOrigin
 
 if TYPE_CHECKING:
@@ -78,17 +78,6 @@ def recorded(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         ),
     )
-
-
-def weights_digest(encoder: Encoder) -> str:
-    """Hash the parameters and buffers of a model that no file stands for; sha256 (hex)."""
-    digest = hashlib.sha256()
-    for name, tensor in encoder.module.state_dict().items():
-        if not isinstance(tensor, torch.Tensor):  # a module may keep extra state of any kind
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _labels_digest(dataset: Dataset) -> str:

@@ -15,20 +15,20 @@ from torch.nn.parameter import is_lazy
 
 from embedscope import devices, distributed
 from embedscope.errors import EmbedscopeError, InputError, UsageError
-from embedscope.extraction.inputs import call, count_rows, cut, mapped, repeated, shapes
-from embedscope.extraction.layers import Layer, Taps, find
-from embedscope.extraction.listing import LayerInfo, Listing
 from embedscope.extraction.loading import DEAD_WORKER, is_dead_worker
-from embedscope.extraction.numerics import OutOfDeviceMemoryError, autocast_type, device_of, is_out_of_memory, numerics
 from embedscope.extraction.unfilled import check_weights
+from embedscope.models.inputs import call, count_rows, cut, mapped, repeated, shapes
+from embedscope.models.layers import Layer, Taps, find
+from embedscope.models.listing import LayerInfo, Listing
+from embedscope.models.precision import OutOfDeviceMemoryError, autocast_type, device_of, is_out_of_memory, numerics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from embedscope.extraction.pooling import Pooling
     from embedscope.models.encoder import Encoder
     from embedscope.models.head import TrainedHead
+    from embedscope.models.pooling import Pooling
 
 LOGITS = "logits"
 
@@ -247,7 +247,7 @@ class Runner:
                     f"layer {name} gives {features.shape[1]} values a row here and gave {self.widths[name]} for the first "
                     "input; bring the inputs to one size, or pool with mean"
                 )
-            found[name] = (features[:rows].cpu(), None if magnitudes is None else magnitudes[:rows].cpu())
+            found[name] = (features[:rows].float().cpu(), None if magnitudes is None else magnitudes[:rows].float().cpu())
         return found
 
     def _check_rows(self, expected: int) -> None:

@@ -1,9 +1,10 @@
-"""Train a head on stored features with one or more objectives, and compare before and after.
+"""Train a head on stored features, or a whole network on data, with one or more objectives; compare before and after.
 
 config.py holds the settings, with specs.py; running.py is `finetune`. splitting.py parts the rows, preparation.py looks at what
 was asked for, material.py brings rows where batches are drawn, with banks.py and weighting.py, and sampling.py draws them.
-training.py is the loop, with optimization.py and validation.py; trials.py runs it trial after trial and keeps what came out,
-sweeping.py chooses among the objectives of a grid, measuring.py measures, and comparing.py says what the trials show.
+networks.py, inputs.py and augmenting.py are what a whole network has in the place of stored features. training.py is the loop,
+with optimization.py and validation.py; trials.py runs it trial after trial and keeps what came out, sweeping.py chooses among
+the objectives of a grid, measuring.py measures, and comparing.py says what the trials show.
 
 The names below are imported on first use, so that the settings need no torch.
 """

@@ -6,7 +6,14 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import UsageError, check_flag, check_number, check_whole, unknown
-from embedscope.finetuning.specs import check_optimizer, check_sampler, check_schedule, check_weights
+from embedscope.finetuning.specs import (
+    check_augment,
+    check_optimizer,
+    check_sampler,
+    check_schedule,
+    check_train,
+    check_weights,
+)
 from embedscope.metrics import STANDARD
 
 if TYPE_CHECKING:
@@ -38,6 +45,9 @@ class TrainingConfig:
         OBJECTIVES, "Objective, as in 'ce + 0.5*silhouette@10'. A list of numbers, 'ce + [0.1,1]*gini', makes a sweep."
     )
     head: str = _setting("linear", "linear, or mlp with widths, as in 'mlp(128, 64)'.")
+    train: str = _setting(
+        "all", "Part of a network to train: all, head (its classifier), or last:N (the N last blocks before it, and it)."
+    )
     trials: int = _setting(1, "Number of trainings per objective, each with its own seed.", low=1)
     splits: int = _setting(
         1,
@@ -53,7 +63,17 @@ class TrainingConfig:
     weights: str | None = _setting(None, "Sample weights: 'dataset_equity(eta=1, gamma=5)' makes rare samples count more.")
     optimizer: str = _setting("adamw", "adamw, or 'sgd(momentum=0.9, nesterov=True)'.")
     learning_rate: float = _setting(3e-3, "Learning rate at the start.")
+    backbone_learning_rate: float | None = _setting(
+        None,
+        "Learning rate of a network before its classifier. By default a tenth of the learning rate if weights were loaded, "
+        "else the same.",
+    )
+    augment: str | None = _setting(
+        None, "Augmentation of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
+    )
     weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
+    amp: bool = _setting(False, "Train a network in bfloat16 where that is safe; it is measured in float32.")
+    clip: float | None = _setting(None, "Largest norm of the gradient; larger ones are scaled down to it.")
     schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
     patience: int | None = _setting(None, "Stop after this many epochs without a better validation.", low=1)
     select_by: str = _setting(
@@ -85,6 +105,14 @@ class TrainingConfig:
             _check_text(name, getattr(self, name))
         check_number("learning_rate", self.learning_rate, above=0, high=1e30)
         check_number("weight_decay", self.weight_decay, low=0)
+        for name in ("backbone_learning_rate", "clip"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0, high=1e30)
+        _check_text("train", self.train)
+        check_train(self.train)
+        if self.augment is not None:
+            _check_text("augment", self.augment)
+            check_augment(self.augment)
         if not 0 < check_number("test_share", self.test_share) < 1:
             raise UsageError(f"test_share, the share of rows to hold out, has to be between 0 and 1, got {self.test_share}")
         if not 0 <= check_number("val_share", self.val_share) < 1:
@@ -96,6 +124,7 @@ class TrainingConfig:
             _check_text("weights", self.weights)
             check_weights(self.weights)
         check_flag("tensorboard", self.tensorboard)
+        check_flag("amp", self.amp)
 
     def with_settings(self, **settings: Any) -> TrainingConfig:
         """Replace settings by name; UsageError names the nearest for one that does not exist."""

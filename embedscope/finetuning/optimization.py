@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def build_optimizer(
-    spec: str, parameters: Iterable[torch.nn.Parameter], learning_rate: float, weight_decay: float
+    spec: str, parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]], learning_rate: float, weight_decay: float
 ) -> Optimizer:
     """Make the optimizer that a spec names, see `specs.check_optimizer`."""
     name, options = check_optimizer(spec)

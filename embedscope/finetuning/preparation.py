@@ -51,10 +51,25 @@ def refuse_without_validation(config: TrainingConfig, why: str) -> None:
         raise UsageError(f"{what} goes by the validation rows, and there are none: {why}")
 
 
-def grids(config: TrainingConfig, parts: Parts) -> list[list[str]]:
+def refuse_for_heads(config: TrainingConfig) -> None:
+    """Raise UsageError for settings of a network where a head is trained."""
+    for name in ("train", "backbone_learning_rate", "augment", "amp"):
+        if getattr(config, name) != default(name):
+            raise UsageError(f"`{name}=` is for a network, and features are given: give a model and a data set")
+
+
+def refuse_for_networks(config: TrainingConfig) -> None:
+    """Raise UsageError for settings of a head where a network is trained."""
+    if config.head != default("head"):
+        raise UsageError("a network has a classifier of its own; leave out `head=`, or give stored features to put a head on")
+
+
+def grids(config: TrainingConfig, parts: Parts, *, network: bool = False) -> list[list[str]]:
     """Expand and build all objectives: a typo in the last one should not cost the training of the first."""
     count = len(np.unique(parts.train.labels))
-    width = build_head(config.head, parts.train.features.shape[1], count, 1.0).classify.in_features
+    width = parts.train.features.shape[1]
+    if not network:
+        width = build_head(config.head, width, count, 1.0).width
     build_sampler(config.sampler, np.searchsorted(np.unique(parts.train.labels), parts.train.labels), config.batch_size, 0)
     found = [expression.expand(objective) for objective in config.objectives]
     for point in (point for grid in found for point in grid):
@@ -88,12 +103,12 @@ def warn_of_overlap(parts: Parts, say: Callable[[str], None]) -> None:
         say(f"warning: {shared:,} of the {len(parts.test.labels):,} rows of {parts.test.source} are trained on too")
 
 
-def head_notes(config: TrainingConfig, features: FeatureSet, parts: Parts) -> HeadNotes:
-    """Say what a head is trained on: which layer of which model, how it was pooled, and behind which head, if any."""
+def head_notes(config: TrainingConfig, features: FeatureSet, parts: Parts, *, network: bool = False) -> HeadNotes:
+    """Say what a head or a network is trained on: the layer of a model, how it was pooled, and the head before it, if any."""
     model = features.provenance.model
     behind = None if model is None else model.head
     return HeadNotes(
-        head=config.head,
+        head=f"network({config.train})" if network else config.head,
         dim=features.features.shape[1],
         classes=tuple(features.class_names[label] for label in np.unique(parts.train.labels)),
         objective="",

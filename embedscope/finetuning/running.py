@@ -1,4 +1,4 @@
-"""finetune: train a head on stored features with one or more objectives, and compare before and after."""
+"""finetune: train a head on stored features, or a network on data, with one or more objectives; compare before and after."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from embedscope.finetuning.comparing import summarised
 from embedscope.finetuning.config import TrainingConfig
 from embedscope.finetuning.material import prepare
 from embedscope.finetuning.measuring import primary_name
-from embedscope.finetuning.preparation import check, grids, head_notes, refuse_without_validation, warn_of_overlap
+from embedscope.finetuning.networks import Given, given, is_model, opened
+from embedscope.finetuning.preparation import (
+    check,
+    grids,
+    head_notes,
+    refuse_for_heads,
+    refuse_for_networks,
+    refuse_without_validation,
+    warn_of_overlap,
+)
 from embedscope.finetuning.splitting import draws_test_rows, fingerprint, part, with_classes_of
 from embedscope.finetuning.sweeping import run_objective
 from embedscope.finetuning.trials import Trials
@@ -63,7 +72,12 @@ def finetune(
     say: Callable[[str], None] = silent,
     **settings: Any,
 ) -> Finetuning:
-    """Train a head with every objective and measure the held-out rows before and after.
+    """Train a head, or a whole network, with every objective and measure the held-out rows before and after.
+
+    With a model and a data set, `finetune(open_model(...), open_dataset(...), run)`, the network is trained: the objective is
+    on its embedding layer and its classifier, which is made anew if it has another number of classes. Everything else is as
+    for heads, whose features are then the network's embedding before training. A model with random weights starts from other
+    ones in each trial. Each trial keeps `model.safetensors`, which `extract` takes as a checkpoint of the same model.
 
     All metrics are of the rows themselves, before and after alike: Gini and KL differ from those of `score` if the layer has
     magnitudes, which a head does not carry on.
@@ -84,15 +98,17 @@ def finetune(
     gradient is that of the whole batch.
 
     Args:
-        features: (N, D) as an array, a tensor or a data frame, with `labels`; or, without, a FeatureSet, a path, or a pair
-            (features, labels); of AnnData, `labels` names a column of its obs. Rows whose label is -1 are left out.
+        features: an Encoder or nn.Module, with a Dataset as `labels`, to train the network. Otherwise (N, D) as an array, a
+            tensor or a data frame, with `labels`; or, without, a FeatureSet, a path, or a pair (features, labels); of AnnData,
+            `labels` names a column of its obs. Rows whose label is -1 are left out.
         labels: (N,) of any kind. A path or a config in this place is the `run` or the `config`, as in
             `finetune("features.h5", "run")`.
         run: the directory to write, laid out as `store.runs` says. Without it, what is written (heads, embeddings of the
             held-out rows, logs) lies in a temporary directory, the result's `path`, which lives as long as the result.
         config: how to train; `TrainingConfig()` if left out.
-        layer: of a store with several.
-        test: hold out these rows instead, of another data set: a FeatureSet, a path, or a pair (features, labels).
+        layer: of a store with several; of a network, the layer whose output is the embedding, as in `extract`.
+        test: hold out these rows instead, of another data set: a FeatureSet, a path, or a pair (features, labels); for a
+            network, a Dataset.
         label_map: its class names -> those of the features, "" to leave a class out; equal names need none.
         overwrite: replace an earlier run; nothing else is ever replaced.
         resume: resume an interrupted run.
@@ -130,8 +146,16 @@ def finetune(
         distributed.broadcast(lambda: check_run(Path(run), overwrite=overwrite, resume=resume))
     elif resume:
         raise UsageError("only a run with a directory can be resumed; name the directory")
-    source = open_source(features, labels, layer=layer)
-    other = None if test is None else open_source(test, layer=layer)
+    source: FeatureSet | Given
+    other: FeatureSet | Given | None = None
+    if is_model(features):
+        refuse_for_networks(config)
+        source = given(features, labels, layer)
+        other = None if test is None else source.on(test)
+    else:
+        refuse_for_heads(config)
+        source = open_source(features, labels, layer=layer)
+        other = None if test is None else open_source(test, layer=layer)
     if run is not None:
         path = Path(run)
         return _run(path, source, config, other, label_map, overwrite, resume, command, track, say, temporary=False)
@@ -150,9 +174,9 @@ def finetune(
 
 def _run(
     run: Path,
-    features: FeatureSet,
+    source: FeatureSet | Given,
     config: TrainingConfig,
-    test: FeatureSet | None,
+    other: FeatureSet | Given | None,
     label_map: Mapping[str, str] | None,
     overwrite: bool,
     resume: bool,
@@ -165,7 +189,12 @@ def _run(
     started = time.perf_counter()
     where = devices.choose(config.device, float64=True)
     budget = allowance(where, config.memory)
-    features, unlabelled = select_labelled(features)
+    if distributed.rank():
+        track = untracked
+    folder = run.resolve().parent
+    subject, everything = opened(source, config, where, budget // 2, folder, track)
+    held_out, test = (None, None) if other is None else opened(other, config, where, budget // 4, folder, track, beside=subject)
+    features, unlabelled = select_labelled(everything)
     check_finite(features)
     if test is not None:
         test = with_classes_of(test, features, label_map)
@@ -181,14 +210,14 @@ def _run(
     parts = splits[0]
     if parts.validation is None:
         refuse_without_validation(config, parts.validated_on)
-    points = grids(config, parts)
+    points = grids(config, parts, network=subject is not None)
     if test is not None:
         warn_of_overlap(parts, say)
     options = {key: value for key, value in asdict(config).items() if key not in _IMMATERIAL}
     options |= {"label_map": label_map, "device": str(where), "processes": distributed.world_size()}
     data = replace(_described(features, parts, unlabelled), drawn=test is None and draws_test_rows(features))
     alike = {key: value for key, value in {**options, **asdict(data)}.items() if key not in _EXTENDED}
-    alike["rows"] = distributed.broadcast(lambda: fingerprint(parts))
+    alike["rows"] = distributed.broadcast(lambda: fingerprint(parts, subject.digest if subject else ""))
     writer = RunWriter(run, alike, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
         stack.enter_context(limits(memory=budget))
@@ -196,17 +225,26 @@ def _run(
         works = [
             Trials(
                 rows,
-                prepare(rows, each, where, budget // len(splits), run.resolve().parent, silent if split else say),
+                prepare(
+                    rows,
+                    each,
+                    where,
+                    budget // (len(splits) * (2 if subject else 1)),
+                    folder,
+                    silent if split else say,
+                    subject,
+                    held_out,
+                ),
                 each,
                 writer,
-                notes=head_notes(each, features, rows),
+                notes=head_notes(each, features, rows, network=subject is not None),
                 provenance=Provenance(
                     model=features.provenance.model,
                     data=features.provenance.data,
                     run=RunOrigin(command=command),
                 ),
                 memory=budget,
-                track=track if distributed.rank() == 0 else untracked,
+                track=track,
                 split=split,
                 temporary=temporary,
             )

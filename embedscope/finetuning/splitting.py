@@ -129,16 +129,19 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     return replace(kept, labels=labels, class_names=features.class_names)
 
 
-def fingerprint(parts: Parts) -> str:
-    """Hash what a run depends on of the rows: features, labels and ids, of each part; sha256 (hex)."""
-    digest = hashlib.sha256()
+def fingerprint(parts: Parts, made_by: str = "") -> str:
+    """Hash what a run depends on of the rows: features, labels and ids, of each part; sha256 (hex).
+
+    Features that another digest stands for, as they are made anew each time, are left out.
+    """
+    digest = hashlib.sha256(made_by.encode())
     for each in (parts.train, parts.validation, parts.test):
         if each is not None:
             rows, width = each.features.shape
             digest.update(f"{rows} {width}\0".encode())
             digest.update(each.labels.tobytes())
             digest.update("\0".join(map(str, each.ids)).encode("utf-8", "backslashreplace"))
-            for block in row_slices(rows, width * 4):
+            for block in () if made_by else row_slices(rows, width * 4):
                 digest.update(each.features[block].float().contiguous().numpy().data)
     return digest.hexdigest()
 

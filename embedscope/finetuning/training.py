@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from embedscope import distributed
 from embedscope.errors import InputError
+from embedscope.finetuning.augmenting import Augmentation
 from embedscope.finetuning.optimization import Schedule, build_optimizer
 from embedscope.finetuning.sampling import build_sampler
 from embedscope.finetuning.validation import criterion, validate
 from embedscope.losses.expression import Objective, build
-from embedscope.models.head import build_head
+from embedscope.progress import untracked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
@@ -56,15 +57,17 @@ class Training:
         self.material, self.config, self.objective, self.seed = material, config, objective, seed
         device = material.labels.device
         torch.manual_seed(seed)
-        self.head = build_head(config.head, material.features.shape[1], material.num_classes, material.scale).to(device)
-        self.criterion = build(objective, material.num_classes, self.head.classify.in_features).to(device)
-        parameters = [*self.head.parameters(), *self.criterion.parameters()]
-        self._optimizer = build_optimizer(config.optimizer, parameters, config.learning_rate, config.weight_decay)
+        self.head = material.build(config, seed).to(device).train()
+        self.criterion = build(objective, material.num_classes, self.head.width).to(device)
+        groups = material.groups(self.head, self.criterion, config)
+        self._optimizer = build_optimizer(config.optimizer, groups, config.learning_rate, config.weight_decay)
         self._schedule = Schedule(config.schedule, self._optimizer, config.epochs)
         self._sampler = build_sampler(config.sampler, material.labels.cpu().numpy(), config.batch_size, seed)
+        self._augment = None if config.augment is None else Augmentation(config.augment, len(material.labels), seed)
         self._probes = not self._reaches_logits()
         self._criterion, self._sign = criterion(config.select_by)
         self._complete = max(start for _, start in self.criterion.schedule)  # the epoch from which on all terms count
+        self._looks = material.subject is not None  # whether the loss of each step is looked at
         self._stale = 0  # epochs since the validation got better
         self._negative = 0.0
         self.log: list[dict[str, float]] = []
@@ -79,11 +82,13 @@ class Training:
         an epoch in which the objective was not finite, with the terms that were not; `best_state` is what was good before.
         """
         left = range(self.epoch + 1, self.config.epochs + 1)
-        for epoch in track(left, f"training {self.objective} (seed {self.seed})", len(left)):
+        name = f"training {self.objective} (seed {self.seed})"
+        within = self.material.subject is not None  # an epoch of a network is long: its progress is shown, with its speed
+        for epoch in left if within else track(left, name, len(left)):
             if self.config.patience is not None and self._stale >= self.config.patience:
                 break
             rate = self._optimizer.param_groups[0]["lr"]
-            means = self._run_epoch(epoch)
+            means = self._run_epoch(epoch, track if within else untracked, f"{name}, epoch {epoch} of {self.config.epochs}")
             found = validate(self.head, self.material, self._criterion)
             self.log.append({"epoch": epoch, **means, "learning_rate": rate, **found})
             self.epoch = epoch
@@ -133,34 +138,43 @@ class Training:
         self.epoch, self.best_epoch, self._stale = state["counts"]
         self._negative, self.log = state["negative"], state["log"]
 
-    def _run_epoch(self, epoch: int) -> dict[str, float]:
+    def _run_epoch(self, epoch: int, track: Track, description: str) -> dict[str, float]:
         """Go through the batches once; return the means of the objective and its terms."""
         self.criterion.start_epoch(epoch, self.config.epochs)
         batches = list(self._sampler.batches(epoch))
         values, names = [], ["objective"]
-        for step, batch in enumerate(batches, 1):
+        for step, batch in enumerate(track(batches, description, sum(map(len, batches)), size=len), 1):
             loss, terms = self._forward(batch)
+            values.append(torch.stack([value.detach().double() for value in terms.values()]))
+            names = list(terms)
+            if self._looks:
+                self._check_finite(values[-1:], names, f"step {step} of {len(batches)} of epoch {epoch}")
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._add_gradients_up()
+            if self.config.clip is not None:
+                nn.utils.clip_grad_norm_(self.head.parameters(), self.config.clip)
             self._optimizer.step()
             self._schedule.after_step(epoch - 1 + step / len(batches))
-            values.append(torch.stack([value.detach().double() for value in terms.values()]))
-            names = list(terms)
-        # Values stay where they are until the epoch ends: on a GPU, looking at one waits for all that is under way.
+        # On a GPU, looking at a value waits for all that is under way: those of a head are looked at when the epoch ends.
         found = torch.stack(values).cpu()
-        broken = ~torch.isfinite(found)
-        if broken.any():
-            guilty = self._guilty(dict(zip(names, found[broken.any(dim=1).nonzero()[0, 0]].tolist(), strict=True)))
-            raise DivergedError(
-                f"{self.objective} is not finite in epoch {epoch}: {', '.join(guilty)}; lower the learning rate or the weight"
-            )
+        self._check_finite(values, names, f"epoch {epoch}")
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.head.parameters()):
             raise DivergedError(f"{self.objective}: the weights are not finite after epoch {epoch}; lower the learning rate")
         sizes = torch.tensor([len(batch) for batch in batches], dtype=torch.float64)
         means = dict(zip(names, ((sizes @ found) / sizes.sum()).tolist(), strict=True))
         self._negative = means.pop("negative", 0.0)
         return means
+
+    def _check_finite(self, values: Sequence[Tensor], names: Sequence[str], when: str) -> None:
+        """Raise DivergedError with the terms of the first of some batches that are not finite."""
+        found = torch.stack(list(values)).cpu()
+        broken = ~torch.isfinite(found)
+        if broken.any():
+            guilty = self._guilty(dict(zip(names, found[broken.any(dim=1).nonzero()[0, 0]].tolist(), strict=True)))
+            raise DivergedError(
+                f"{self.objective} is not finite in {when}: {', '.join(guilty)}; lower the learning rate or the weight"
+            )
 
     def _guilty(self, values: dict[str, float]) -> list[str]:
         """Name the terms that are not finite, or not any more when they are weighted."""
@@ -174,8 +188,12 @@ class Training:
         whole = torch.from_numpy(batch)
         device = self.material.labels.device
         own = whole[distributed.share(len(batch))]
-        embedding, logits = self.head(self.material.features[own.to(device)])
-        probed = self.head.classify(embedding.detach()) if self._probes else None
+        rows = self.material.rows(own)
+        if self._augment is not None:
+            rows = self._augment(rows, own, self.criterion.epoch)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.amp):
+            embedding, logits = self.head(rows)
+        probed = self.head.probe(embedding) if self._probes else None
         embedding, logits = distributed.all_gather_rows(embedding, len(batch)), distributed.all_gather_rows(logits, len(batch))
         whole = whole.to(device)
         labels = self.material.labels[whole]
@@ -202,7 +220,7 @@ class Training:
         generator = torch.Generator().manual_seed(0)
         device = self.material.labels.device
         labels = torch.arange(4 * min(classes, 16)) % min(classes, 16)
-        rows = torch.randn(len(labels), self.head.classify.in_features, generator=generator).to(device)
+        rows = torch.randn(len(labels), self.head.width, generator=generator).to(device)
         logits = torch.randn(len(labels), classes, generator=generator).to(device).requires_grad_()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             trial: Objective = build(self.objective, classes, rows.shape[1]).to(device)

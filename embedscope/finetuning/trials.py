@@ -12,13 +12,14 @@ import torch
 
 from embedscope import distributed
 from embedscope.finetuning.banks import Chosen
+from embedscope.finetuning.inputs import InputBank
 from embedscope.finetuning.measuring import knn_accuracy, macro_f1, measured, primary_name, searched
 from embedscope.finetuning.training import DivergedError, Training
 from embedscope.finetuning.validation import apply
-from embedscope.models.head import build_head
 from embedscope.ops.paired import bootstrap_of_rows
 from embedscope.store import typed
 from embedscope.store.results import Trial
+from embedscope.store.runs import HEAD, MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -195,27 +196,31 @@ class Trials:
             )
             try:
                 training.run(self._track, after_epoch)
-                tensors = training.head.state_dict()
+                tensors = training.head.tensors()
             except DivergedError as error:
-                diverged, tensors = str(error), training.best_state
+                diverged = str(error)
+                if training.best_state is not None:
+                    training.head.load_state_dict(training.best_state)
+                    tensors = training.head.tensors()
         seconds = earlier + time.perf_counter() - started
         if tensors is not None:
             kept = replace(notes, epoch=training.best_epoch)
-            path = distributed.broadcast(lambda: self._writer.write_head(directory, tensors, kept))
+            path = distributed.broadcast(lambda: self._writer.write_head(directory, tensors, kept, self._file))
             distributed.on_main(lambda: self._writer.write_log(directory, training.log))
             if diverged and not self.temporary:
-                diverged = f"{diverged}; the head of epoch {training.best_epoch} is kept: {path}"
+                diverged = f"{diverged}; the {self._what} of epoch {training.best_epoch} is kept: {path}"
         warnings = tuple(training.warnings)
         return Outcome(training.epoch, training.best_epoch, training.best_value, seconds, warnings, diverged)
 
     def _after(self, objective: str, directory: str, seed: int) -> dict[str, float | None]:
         test = self.parts.test
-        tensors = distributed.broadcast(lambda: self._writer.read_head(directory))
-        head = build_head(self.config.head, self.material.features.shape[1], self.material.num_classes, self.material.scale)
-        head.load_state_dict(tensors)
+        tensors = distributed.broadcast(lambda: self._writer.read_head(directory, self._file))
+        head = self.material.build(self.config, seed)
+        head.load_tensors(tensors)
         head.to(self._device).eval()
-        embedding, predicted, _ = apply(head, test.features, torch.from_numpy(self._test))
-        known, *_ = apply(head, self._known, torch.from_numpy(self._known_codes))
+        held_out = test.features if self.material.held_out is None else self.material.held_out
+        embedding, predicted, _ = apply(head, held_out, torch.from_numpy(self._test), self._track, "measuring")
+        known, *_ = apply(head, self._searched_rows, torch.from_numpy(self._known_codes), self._track, "neighbours")
         found = {
             **measured(replace(test, features=embedding), self.config.metrics, self._primary, self._device, self._memory),
             "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
@@ -248,6 +253,20 @@ class Trials:
     def _known(self) -> Chosen:
         """The training rows that neighbours are searched among, (M, D)."""
         return Chosen(self.material.features, torch.from_numpy(self._searched).to(self._device))
+
+    @property
+    def _searched_rows(self) -> Chosen | InputBank:
+        """The same rows as what is trained takes them."""
+        inputs = self.material.inputs
+        return self._known if inputs is None else InputBank(inputs.prepared, inputs.positions[torch.from_numpy(self._searched)])
+
+    @property
+    def _what(self) -> str:
+        return "head" if self.material.subject is None else "network"
+
+    @property
+    def _file(self) -> str:
+        return HEAD if self.material.subject is None else MODEL
 
     def _events(self, stack: ExitStack, directory: str, epoch: int) -> Callable[[Mapping[str, float]], None]:
         """Open TensorBoard's event file of a trial; what is given is written at once."""

@@ -1,4 +1,8 @@
-"""Model sources: a file each, `foo(location, *args, **options) -> Encoder`; checkpoint.py fills them with weights."""
+"""Model sources: a file each, `foo(location, *args, **options) -> Encoder`; checkpoint.py fills them with weights.
+
+layers.py finds layers and taps them, pooling.py makes rows of what goes through, listing.py lists modules. head.py and
+network.py are what finetune trains.
+"""
 
 from __future__ import annotations
 
@@ -70,9 +74,14 @@ def open_model(
         parsed = replace(parsed, args=())
         if "unsafe_pickle" in parameters:
             options["unsafe_pickle"] = unsafe_pickle
-    with torch.random.fork_rng([]):  # models are made on the CPU
-        torch.manual_seed(seed)
-        encoder: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
+
+    def made(number: int) -> Encoder:
+        with torch.random.fork_rng([]):  # models are made on the CPU
+            torch.manual_seed(number)
+            found: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
+            return found
+
+    encoder = made(seed)
     changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
     if changed:
         if not hasattr(encoder.prepare, "adjusted"):
@@ -92,7 +101,7 @@ def open_model(
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
-        return encoder
+        return encoder if encoder.weights is not None else replace(encoder, remake=lambda number: made(number).module)
     if not encoder.module.state_dict():
         raise InputError(f"{spec} holds its own weights, which `checkpoint=` cannot replace; leave it out")
     return replace(encoder, weights=load_checkpoint(encoder.module, checkpoint, weights=weights, unsafe_pickle=unsafe_pickle))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
     # B items of a data set as they come to a model's preparation: a list of them, or a (B, ...) Tensor.
     Items = Sequence[Any] | Tensor
@@ -71,6 +74,7 @@ class Encoder:
         outputs_only: why layers inside of the module cannot be reached, or None where they can.
         batch_size: the only batch size that the module takes, or None for any.
         device: the only kind of device that the module runs on ("cpu", "cuda"), or None for any.
+        remake: makes the module anew with other random weights, from a seed; None where the weights are not random.
     """
 
     module: nn.Module
@@ -84,7 +88,19 @@ class Encoder:
     batch_size: int | None = None
     device: str | None = None
     code_sha256: str | None = None
+    remake: Callable[[int], nn.Module] | None = None
 
     def __repr__(self) -> str:
         count = sum(0 if is_lazy(each) else each.numel() for each in self.module.parameters())
         return f"Encoder {self.spec!r}: {type(self.module).__name__} with {count:,} parameters"
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """Hash the parameters and buffers of a model; sha256 (hex)."""
+    digest = hashlib.sha256()
+    for name, tensor in encoder.module.state_dict().items():
+        if not isinstance(tensor, Tensor):  # a module may keep extra state of any kind
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from embedscope import plugins
 from embedscope.errors import InputError, UsageError, check_choice, explained
 from embedscope.models._reading import sha256_of
 from embedscope.store.heads import read_head
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Head(nn.Module):
@@ -33,6 +37,28 @@ class Head(nn.Module):
         """(B, D) -> (B, E), (B, K)."""
         embedding = self.embed(features / self.scale)
         return embedding, self.classify(embedding)
+
+    @property
+    def width(self) -> int:
+        """E."""
+        return self.classify.in_features
+
+    def probe(self, embedding: Tensor) -> Tensor:
+        """Logits (B, K) of an embedding (B, E), with a gradient for the classifier alone."""
+        logits: Tensor = self.classify(embedding.detach())
+        return logits
+
+    def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Return the parameters: all of them are trained at one rate, and none comes before the head."""
+        return list(self.parameters()), []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return copies of parameters and buffers by name."""
+        return {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Fill the head from what `tensors` gave."""
+        self.load_state_dict(dict(tensors))
 
 
 def build_head(spec: str, dim: int, num_classes: int, scale: float) -> Head:
@@ -98,6 +124,8 @@ def open_head(path: Path | str) -> TrainedHead:
     if not path.exists():
         raise InputError(f"no such file: {path}")
     tensors, notes = read_head(path)
+    if notes.head.startswith("network("):
+        raise InputError(f"{path} is a network that finetune trained; give it as the `checkpoint=` of the same model")
     with explained(f"{path} is not a head that finetune wrote", "give a head.safetensors of a run directory"):
         if not notes.classes or notes.dim < 1:
             raise ValueError(f"{len(notes.classes)} classes, {notes.dim} dimensions")

@@ -16,9 +16,9 @@ from embedscope import devices, distributed
 from embedscope.data import open_dataset
 from embedscope.data.dataset import BatchedInputs, Dataset
 from embedscope.errors import InputError, UsageError
-from embedscope.extraction.inputs import count_rows, cut
 from embedscope.extraction.loading import Batches, Chosen, ChosenBatched, choose_workers, first_readable, load
 from embedscope.extraction.modules import parts
+from embedscope.models.inputs import count_rows, cut
 from embedscope.models.preparation import Pixels
 from embedscope.ops.statistics import stratified_sample
 from embedscope.store.labels import encode

@@ -1,4 +1,4 @@
-"""head.safetensors: the tensors of a trained head, and beside them, as JSON texts, what it was trained on."""
+"""head.safetensors and model.safetensors: the tensors of what was trained, and beside them, as JSON texts, on what."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HeadNotes:
     """What a head's file says beside its tensors.
 
     Attributes:
-        head: its spec, "linear" or "mlp(width, ...)".
+        head: its spec, "linear" or "mlp(width, ...)"; of a network "network(all)", with the part that was trained.
         dim: D of the features that it takes.
         classes: names of the K classes, in the order of its logits.
         objective: that it was trained with.

@@ -183,7 +183,7 @@ class FinetuneOrigin(_Record):
     """The head whose embedding the rows are.
 
     Attributes:
-        head: its spec.
+        head: its spec, or "network(all)" for a network that was trained.
         layer: whose features it takes, or None if they are of no model.
         pooling: of that layer, or None likewise.
         weights: sha256 (hex) of the model's weights, or None.

@@ -3,7 +3,7 @@
     run.json                              options, data, and for each objective its trials and summary
     before.h5                             the held-out rows as they came in, a feature store
     <objective>/trial-<n>/after.h5        the same rows in the embedding of the trained head
-    <objective>/trial-<n>/head.safetensors
+    <objective>/trial-<n>/head.safetensors, or model.safetensors of a whole network
     <objective>/trial-<n>/log.csv         one line per epoch
     <objective>/trial-<n>/predictions.csv the held-out rows with their class and the predicted one
     <objective>/split-<r>/trial-<n>/...   the same of further splits, from 1
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from embedscope.store.features import FeatureSet
     from embedscope.store.heads import HeadNotes
     from embedscope.store.results import Finetuning, Trial
+
+HEAD, MODEL = "head.safetensors", "model.safetensors"
 
 _BEFORE = "before.h5"
 _PREDICTIONS = "predictions.csv"
@@ -142,21 +144,23 @@ class RunWriter:
     @property
     def has_work(self) -> bool:
         """Whether anything was trained that a run could resume from, or that a user would miss."""
-        return any((self.partial / _PROGRESS).glob("*.state.pt")) or any(self.partial.glob("**/head.safetensors"))
+        return any((self.partial / _PROGRESS).glob("*.state.pt")) or any(
+            True for name in (HEAD, MODEL) for _ in self.partial.glob(f"**/{name}")
+        )
 
     def write_before(self, held_out: FeatureSet, provenance: Provenance) -> None:
         """Write the held-out rows as they came in."""
         self._write_store(_BEFORE, held_out, held_out.features, held_out.layer, provenance)
 
-    def write_head(self, directory: str, tensors: Mapping[str, Tensor], notes: HeadNotes) -> Path:
-        """Write a trained head and return the path of its file."""
-        path = self.partial / directory / "head.safetensors"
+    def write_head(self, directory: str, tensors: Mapping[str, Tensor], notes: HeadNotes, file: str = HEAD) -> Path:
+        """Write a trained head or network and return the path of its file."""
+        path = self.partial / directory / file
         write_head(path, tensors, notes)
         return path
 
-    def read_head(self, directory: str) -> dict[str, Tensor]:
-        """Read the tensors of a head that was written."""
-        tensors, _ = read_head(self.partial / directory / "head.safetensors")
+    def read_head(self, directory: str, file: str = HEAD) -> dict[str, Tensor]:
+        """Read the tensors of a head or network that was written."""
+        tensors, _ = read_head(self.partial / directory / file)
         return tensors
 
     def write_log(self, directory: str, log: Sequence[Mapping[str, float]]) -> None:

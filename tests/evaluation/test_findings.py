@@ -8,6 +8,7 @@ import pytest
 from embedscope.evaluation import evaluate, score
 from embedscope.evaluation.finding import MOST, Finding, ordered
 from embedscope.evaluation.findings import RULES
+from embedscope.evaluation.samples import find_issues
 from embedscope.metrics import STANDARD
 
 CLASSES, WIDTH = 8, 16
@@ -144,3 +145,43 @@ def test_findings_are_plain_values():
     document = json.loads(json.dumps(evaluate((features, labels)).as_json()))
     assert set(document["findings"][0]) == {"id", "severity", "text", "evidence", "next"}
     assert len(RULES) > 5
+
+
+# ---- between embeddings, and among rows
+
+
+def test_a_class_that_became_worse_is_named():
+    features, labels = healthy(0, rows=400)
+    worse = features.copy()
+    members = np.flatnonzero(labels == 3)
+    worse[members] += 3 * np.random.default_rng(1).normal(size=(len(members), WIDTH))
+    table = score({"early": features, "late": worse}, labels, metrics="silhouette", compare=True)
+    found = {each.id: each for each in table[1].findings}
+    assert found["worse_classes"].evidence["class"] == "3"
+    assert "worse in late than in early" in found["worse_classes"].text
+    assert found["better"].text.startswith("early is better than late in silhouette: +0.")
+    low, high = found["better"].evidence["ci95"]
+    assert 0 < low < high
+    assert table[0].findings == ()
+
+
+def test_other_rows_that_differ_are_a_finding():
+    features, labels = healthy(0)
+    moved = score((features, labels), metrics="silhouette", against=features + 1.0)[0]
+    assert [each.id for each in moved.findings] == ["shift"]
+    again, _ = healthy(0, rows=480)
+    same = score((again[:240], labels), metrics="silhouette", against=again[240:])[0]
+    assert same.findings == ()
+    assert "shift" in same.examined
+
+
+def test_copies_across_splits_are_a_finding():
+    features, labels = healthy(0)
+    splits = np.where(np.arange(len(labels)) < 160, "train", "test")
+    features[200:210] = features[:10]
+    issues = find_issues(features, labels, splits=splits)
+    (entry,) = score(features, labels, metrics="silhouette").with_issues([issues])
+    found = {each.id: each for each in entry.findings}
+    assert found["leakage"].severity == "high"
+    assert found["leakage"].evidence["rows"] == issues.counts["leakage"] == 20
+    assert "leakage between splits" in entry.examined

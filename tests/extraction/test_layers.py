@@ -10,8 +10,8 @@ from torch import nn
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, UsageError
 from embedscope.extraction import list_layers
-from embedscope.extraction.layers import _matches, find, first_tensor
 from embedscope.models.encoder import Encoder
+from embedscope.models.layers import _matches, find, first_tensor
 from embedscope.models.preparation import Pixels
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from embedscope.errors import InputError, UsageError
-from embedscope.extraction.pooling import plan
 from embedscope.extraction.running import Runner
 from embedscope.models.encoder import Encoder
+from embedscope.models.pooling import plan
 from embedscope.models.preparation import Pixels
 from embedscope.progress import silent
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from embedscope.errors import InputError, MissingExtraError
-from embedscope.extraction.layers import Taps, find
 from embedscope.models import open_model
+from embedscope.models.layers import Taps, find
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -44,12 +44,12 @@ class Pooling:
         return math.prod(self.shape) // math.prod([self.shape[axis - 1] for axis in self.positions] or [1])
 
     def __call__(self, activations: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Pool a batch: (B, *shape) -> features (B, D) and magnitudes (B, C) or None, float32.
+        """Pool a batch: (B, *shape) -> features (B, D) and magnitudes (B, C) or None, float32, or float64 as it came.
 
         `mask` (B, T) is true where a token is no padding; it is read where the layer's positions are those T tokens. The result
         never shares memory with the activations, which a later layer may change in place.
         """
-        values = activations.float()
+        values = activations if activations.dtype == torch.float64 else activations.float()
         if not self.positions:
             return values.reshape(len(values), -1).clone(), None
         tokens = self.positions == (1,) and values.ndim == 3

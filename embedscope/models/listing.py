@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from embedscope.extraction.layers import OUTPUT, first_tensor, inner_modules
+from embedscope.models.layers import OUTPUT, first_tensor, inner_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

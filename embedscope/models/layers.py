@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from embedscope.errors import InputError, UsageError, unknown
-from embedscope.extraction.pooling import POOLINGS, Pooling, plan
+from embedscope.models.pooling import POOLINGS, Pooling, plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from embedscope.errors import InputError
-from embedscope.extraction.layers import first_tensor
+from embedscope.models.layers import first_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,204 @@
+"""A whole network and the data it is trained on, in the place of stored features: what differs from training a head."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from embedscope import distributed
+from embedscope.data.dataset import Dataset
+from embedscope.errors import InputError, UsageError
+from embedscope.finetuning.inputs import InputBank, Prepared, items, prepare_inputs
+from embedscope.finetuning.validation import apply
+from embedscope.models.encoder import Encoder, Weights, weights_digest
+from embedscope.models.network import Network, Plan, check_trainable, plan
+from embedscope.models.precision import autocast_type
+from embedscope.models.preparation import Pixels
+from embedscope.store.features import FeatureSet
+from embedscope.store.provenance import DataOrigin, LayerOrigin, ModelOrigin, Provenance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from torch import Tensor
+
+    from embedscope.finetuning.config import TrainingConfig
+    from embedscope.progress import Track
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A network that is to be trained, as it was given: model, data, and the layer that is the embedding."""
+
+    encoder: Encoder
+    dataset: Dataset
+    layer: str | None = None
+
+    def on(self, other: Any) -> Given:
+        """The same network for other data."""
+        if not isinstance(other, Dataset):
+            raise UsageError("the rows to test a network on are a data set, from `open_dataset`")
+        return Given(self.encoder, other, self.layer)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network with the inputs that it is trained or measured on.
+
+    Attributes:
+        encoder: as it was given.
+        plan: which layer is the embedding, and which the classifier.
+        inputs: all of the data set.
+        features: their embedding (N, E) before training.
+        digest: sha256 (hex) of what decides the features, but for rows and labels.
+    """
+
+    encoder: Encoder
+    plan: Plan
+    inputs: Prepared
+    features: FeatureSet
+    digest: str
+
+    def bank(self, rows: FeatureSet) -> InputBank:
+        """The inputs of some of the rows."""
+        places = {name: position for position, name in enumerate(self.features.ids.tolist())}
+        return InputBank(self.inputs, torch.tensor([places[name] for name in rows.ids.tolist()], dtype=torch.int64))
+
+    def start(self, num_classes: int, train: str, seed: int) -> Network:
+        """Make the network as it is before training; random weights are drawn with the seed."""
+        return _start(self.encoder, self.plan, num_classes, train, seed)
+
+    def backbone_rate(self, config: TrainingConfig) -> float:
+        """The learning rate before the classifier: a tenth of the other's where weights were loaded, unless it is given."""
+        if config.backbone_learning_rate is not None:
+            return config.backbone_learning_rate
+        return config.learning_rate * (1.0 if self.encoder.weights is None else 0.1)
+
+
+def is_model(source: Any) -> bool:
+    """Whether what is given to be trained is a model rather than features."""
+    return isinstance(source, Encoder | nn.Module)
+
+
+def given(model: Any, data: Any, layer: str | None) -> Given:
+    """Take a model and a data set for a network to train; UsageError for anything else beside a model."""
+    if not isinstance(data, Dataset):
+        raise UsageError("a network is trained on a data set: give `open_dataset(...)` beside the model")
+    if isinstance(model, nn.Module):
+        model = Encoder(module=model, prepare=Pixels(), spec=type(model).__name__)
+    return Given(model, data, layer)
+
+
+def opened(
+    source: FeatureSet | Given,
+    config: TrainingConfig,
+    device: torch.device,
+    memory: int,
+    folder: Path,
+    track: Track,
+    beside: Subject | None = None,
+) -> tuple[Subject | None, FeatureSet]:
+    """Return the features of all rows as they are before training, and the network if they are of one, see `open_subject`."""
+    if isinstance(source, FeatureSet):
+        return None, source
+    subject = open_subject(source, config, device, memory, folder, track, beside)
+    return subject, subject.features
+
+
+def open_subject(
+    network: Given,
+    config: TrainingConfig,
+    device: torch.device,
+    memory: int,
+    folder: Path,
+    track: Track,
+    beside: Subject | None = None,
+) -> Subject:
+    """Prepare the inputs, find the layers, and take the embedding of every input before training.
+
+    Args:
+        network: to train.
+        config: how.
+        device: that trains.
+        memory: bytes that the inputs may take.
+        folder: where they are kept if they take more.
+        track: shows progress over inputs.
+        beside: the same network with the data to train on, if these are further data.
+
+    Raises:
+        InputError: a model that cannot be trained or does not take the data, or an input that cannot be read.
+        UsageError: a layer that the model does not have.
+    """
+    encoder, dataset = network.encoder, network.dataset
+    check_trainable(encoder)
+    if not len(dataset.inputs):
+        raise InputError(f"{dataset.location} has no inputs")
+    if not (dataset.labels >= 0).any():
+        raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs and none of them has a label")
+    where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer)
+    if config.amp and autocast_type(device) is not torch.bfloat16:
+        raise InputError(f"{device} has no bfloat16, in which `amp=True` trains; leave it out")
+    if config.train != "head":
+        refuse_shared_statistics(encoder)
+    inputs = prepare_inputs(dataset, encoder.prepare, device, memory, folder, track)
+    start = _start(encoder, where, 2, "all", config.seed).to(device).eval()
+    bank = InputBank(inputs, torch.arange(len(dataset.inputs)))
+    embedding, *_ = apply(start, bank, torch.zeros(len(dataset.inputs), dtype=torch.int64), track, "embedding before training")
+    return Subject(encoder, where, inputs, _features(encoder, dataset, where, embedding), _digest(encoder, dataset, where))
+
+
+def refuse_shared_statistics(encoder: Encoder) -> None:
+    """Raise UsageError for BatchNorm under torchrun."""
+    normalized = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in encoder.module.modules())
+    if distributed.world_size() > 1 and normalized:
+        raise UsageError(
+            f"{encoder.spec} has BatchNorm, whose statistics would be those of each process's share of a batch; train it in "
+            "one process"
+        )
+
+
+def _start(encoder: Encoder, where: Plan, num_classes: int, train: str, seed: int) -> Network:
+    module = None if encoder.remake is None else encoder.remake(seed)
+    return Network(encoder, where, num_classes, train, module)
+
+
+def _features(encoder: Encoder, dataset: Dataset, where: Plan, embedding: Tensor) -> FeatureSet:
+    weights = encoder.weights or Weights()
+    module = encoder.module.get_submodule(where.layer.module)
+    return FeatureSet(
+        name=dataset.location,
+        source=dataset.location,
+        layer=where.layer.name,
+        features=embedding,
+        labels=dataset.labels,
+        class_names=dataset.class_names,
+        ids=np.array(list(dataset.ids), dtype=object),
+        split=None if dataset.split is None else np.array(list(dataset.split), dtype=object),
+        provenance=Provenance(
+            model=ModelOrigin(
+                spec=encoder.spec,
+                code_sha256=encoder.code_sha256,
+                checkpoint=weights.file,
+                sha256=weights.sha256,
+                weights_sha256=None if weights.sha256 else weights_digest(encoder),
+                origin=weights.origin or None,
+                matched=tuple(weights.matched),
+                missing=tuple(weights.missing),
+            ),
+            data=DataOrigin(dataset.location, dataset.fingerprint),
+            layers={where.layer.name: LayerOrigin(type(module).__name__, where.pooling.name, where.pooling.shape)},
+            transform=encoder.prepare.text,
+        ),
+    )
+
+
+def _digest(encoder: Encoder, dataset: Dataset, where: Plan) -> str:
+    """Hash what decides the features: sha256 (hex)."""
+    parts = (encoder.spec, weights_digest(encoder), encoder.prepare.text, dataset.fingerprint, where.layer, where.pooling)
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "backslashreplace")).hexdigest()
