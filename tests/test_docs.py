@@ -1,5 +1,6 @@
 """The documentation: the generated reference is complete, llms.txt names every page, and the site builds without a warning."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -72,6 +73,18 @@ def test_every_key_of_json_is_in_the_reference():
 def test_no_field_is_without_a_meaning():
     empty = [line for line in PAGES["reference/json.md"].splitlines() if line.startswith("| `") and line.endswith("|  |")]
     assert empty == []
+
+
+def test_every_finding_is_explained():
+    """Ids stand in the calls of Finding; `a if x else b` has two."""
+    ids = set()
+    for path in (ROOT / "embedscope" / "evaluation").glob("*finding*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding":
+                ids |= {each.value for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)}
+    assert len(ids) > 10
+    text = (ROOT / "docs/explanation/findings.md").read_text(encoding="utf-8")
+    assert {each for each in ids if f"`{each}`" not in text} == set()
 
 
 def test_llms_names_every_page_and_command():

@@ -52,11 +52,11 @@ def _command(name: str, command: Any) -> str:
     if arguments:
         rows = [[code(_shown_name(each)), escaped(each.help or "", in_table=True)] for each in arguments]
         parts.append(table(["Argument", "Meaning"], rows))
-    panels: dict[str, list[Any]] = {}
+    kinds, panels = _kinds(command), dict[str, list[Any]]()
     for each in options:
         panels.setdefault(each.rich_help_panel or "Options", []).append(each)
     for panel, members in panels.items():
-        rows = [[_names(each), _default(each), _meaning(each)] for each in members]
+        rows = [[_names(each, kinds[each.name]), _default(each), _meaning(each)] for each in members]
         parts.append(table([panel, "Default", "Meaning"], rows))
     return "\n\n".join(parts)
 
@@ -78,18 +78,23 @@ def _usage(argument: Any) -> str:
     return name if argument.required else f"[{name}]"
 
 
-def _names(option: Any) -> str:
-    names = ", ".join(code(name) for name in sorted((*option.opts, *option.secondary_opts), key=len, reverse=True))
-    return names if option.is_flag else f"{names} {code(option.metavar or _kind(option))}"
+def _names(option: Any, kind: str) -> str:
+    names = ", ".join(code(name) for name in (*option.opts, *option.secondary_opts))
+    return names if option.is_flag else f"{names} {code(option.metavar or kind)}"
 
 
-def _kind(option: Any) -> str:
-    """Return what an option takes: choices of an enumeration, or the name of its type."""
-    kind = option.type_descriptor.annotation
-    kind = next((each for each in get_args(kind) if each is not type(None)), kind)
-    if inspect.isclass(kind) and issubclass(kind, Enum):
-        return "|".join(str(each.value) for each in kind)
-    return {"str": "TEXT", "Path": "PATH"}.get(kind.__name__, str(kind.__name__).upper())
+def _kinds(command: Any) -> dict[str, str]:
+    """Return what each parameter of a command takes: choices of an enumeration, or the name of its type."""
+    found = {}
+    for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
+        kind = parameter.annotation
+        while inner := [each for each in get_args(kind) if each is not type(None)]:  # Annotated, `| None`, a list
+            kind = inner[0]
+        if issubclass(kind, Enum):
+            found[name] = "|".join(str(each.value) for each in kind)
+        else:
+            found[name] = {"str": "TEXT", "Path": "PATH"}.get(kind.__name__, str(kind.__name__).upper())
+    return found
 
 
 def _default(option: Any) -> str:

@@ -121,7 +121,7 @@ def extract(
 
     Raises:
         UsageError: a layer that the model does not have (the nearest is named), or an option out of its range.
-        InputError: the model does not take the data, a layer gives no tensor, or gives other than one row a sample; an input
+        InputError: the model does not take the data, a layer gives no tensor, or gives other than one row per sample; an input
             cannot be read; the layers depend on weights that were not loaded.
         OutputError: the output exists, cannot be written, would not fit on the disk, or was begun with other settings.
         InterruptedRunError: a signal stopped it; the message says how to go on.
