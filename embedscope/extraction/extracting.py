@@ -108,7 +108,7 @@ def extract(
         amp: run in bfloat16 where the device has it, else float16, where torch.autocast does; pooling is in float32.
         dtype: of the features in the store, "float32" or "float16" (rounded to 11 bits; beyond 65,504 it is infinite).
         workers: processes that read inputs; None takes as many as help. The order of rows never depends on it.
-        limit: at most so many rows, spread evenly over the data; the first ones of a loader.
+        limit: number of rows at most, spread evenly over the data; the first ones of a loader.
         on_error: "stop" at an input that cannot be read, or "skip" it: it becomes no row, and is listed in the store.
         allow_partial: measure layers that depend on weights which the checkpoint does not have.
         deterministic: use torch's deterministic algorithms alone; an operation that has none raises.
