@@ -119,3 +119,20 @@ def test_an_installation_without_them_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "nowhere")
     with pytest.raises(shipped.InputError, match="lacks the sample data"):
         shipped.write_sample_data(tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(steps, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["demo", str(tmp_path / "file")]) == 1
+    expected = f"embedscope: cannot write the sample data to {tmp_path}/file/sample_data: Not a directory\n"
+    assert capsys.readouterr().err == expected
+    assert steps == []
+
+
+def test_an_interrupted_unpacking_is_done_again(tmp_path):
+    (tmp_path / "data.partial").mkdir()
+    (tmp_path / "data.partial" / "left over").touch()
+    shipped.write_sample_data(tmp_path / "data")
+    assert (tmp_path / "data/network.py").exists()
+    assert not (tmp_path / "data/left over").exists()
+    assert not (tmp_path / "data.partial").exists()
