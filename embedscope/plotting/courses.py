@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from embedscope.store.reader import named
 from embedscope.store.trajectories import is_trajectory, read_points
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from embedscope.plotting.figure import Sheet
 
@@ -42,11 +43,13 @@ class Course:
 
 
 def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None) -> list[Course]:
-    """Read the sources that are files of measurements, [name=]path; an empty list if none is.
+    """Read the sources that are files of measurements, [name=]path or a mapping of names to paths; an empty list if none is.
 
     UsageError for such files beside other sources, a layer that is in none of them, or a split; InputError for a damaged one.
     """
     listed = [sources] if isinstance(sources, str | Path) else sources
+    if isinstance(listed, Mapping) and all(isinstance(each, str | Path) for each in listed.values()):
+        listed = [f"{name}={path}" for name, path in listed.items()]
     if not isinstance(listed, list | tuple) or not all(isinstance(each, str | Path) for each in listed):
         return []
     pairs = [named(str(each)) for each in listed]

@@ -34,6 +34,7 @@ def test_the_numbers_are_those_of_the_file(path):
     assert list(other.values) == ["silhouette", "loss"]
     assert read_courses(str(path), layers="conv", split=None)[0].name == "monitor"
     assert [each.name for each in read_courses([str(path), f"b={path}"], layers="fc", split=None)] == ["monitor", "b"]
+    assert [each.name for each in read_courses({"a": path, "b": str(path)}, layers="fc", split=None)] == ["a", "b"]
     assert [list(each.values) for each in trajectory([one, other], metrics="gini")] == [["gini"], []]
 
 
