@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Metrics that count the dimensions which are in use.
 RANKS = ("effective_rank", "rankme", "participation_ratio", "stable_rank")
 
+# Those that are 1 for rows on a line, and the value below which rows lie on one.
+_LINES, _LINE = ("effective_rank", "participation_ratio"), 1.2
+
 # Metrics that say whether classes come apart.
 SILHOUETTES = ("silhouette", "soft_silhouette")
 
@@ -133,6 +136,12 @@ class Trends:
         return found
 
     def _asked(self, curve: _Curve, layer: str, metric: str, classes: int) -> list[tuple[str, str]]:
+        if metric in _LINES and classes > 2 and curve.values[-1] < _LINE and max(curve.values[curve.start :]) > 2 * _LINE:
+            highest = curve.start + int(np.argmax(curve.values[curve.start :]))  # no noise explains this: one value is enough
+            was, now, since = curve.values[highest], curve.values[-1], curve.steps[highest]
+            curve.start = len(curve.values) - 1
+            ending = _while(curve.loss_change(highest))
+            return [("collapse", f"{_words(metric)} fell from {_short(was)} to {_short(now)} since step {since:,}{ending}")]
         better = "higher" if metric in RANKS else direction(metric)
         if better is None or len(curve.values) - curve.start < _LEAST:
             return []

@@ -63,6 +63,15 @@ def test_a_rank_that_collapses(rng):
     assert str(found) == f"fc: {found.text}"
 
 
+def test_rows_on_a_line_are_found_at_once():
+    curves = {"effective_rank": [21.6, 20.1, 1.0, 1.0, 1.0], "loss": [2.3, 2.2, 2.3, 2.3, 2.3]}
+    (found,) = told(curves)
+    assert (found.rule, found.step) == ("collapse", 2 * STEPS)
+    assert found.text.startswith("effective rank fell from 22 to 1.0 since step 0")
+    assert told(curves, classes=2) == []  # which need no more than a line
+    assert told({"effective_rank": [1.0, 1.0, 1.1], "loss": [2.3, 2.2, 2.1]}) == []  # and never had more
+
+
 def test_a_rank_that_falls_because_classes_come_apart_is_no_fault(rng):
     curves = healthy(rng)
     curves["effective_rank"] = 9 + 30 * np.exp(-6 * np.linspace(0, 1, 40))
