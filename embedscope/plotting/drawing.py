@@ -79,7 +79,7 @@ def plot(
         max_points: more rows than this are thinned to it, class by class, where they are drawn one by one; the picture says so.
         coordinates: a .csv to write the layouts to: id, label, input, kind, x, y.
         layout: such a .csv: its coordinates are drawn, and nothing is projected.
-        images: for a page, where the images of the samples are: a folder in which the ids are paths, or other data. By default
+        images: for a page and the kind issues, where the images of the samples are: a folder in which the ids are paths, or other data. By default
             they are looked for where the features were extracted from, if that is local data of moderate size.
         seed: of the projections and the thinning; below 2**32.
         overwrite: replace existing pictures and coordinates.
@@ -114,11 +114,8 @@ def plot(
         check_available()
         if width != "page":
             raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
-    if images is not None:
-        if not paged:
-            raise UsageError("`images=` is for a page; name an output that ends with .html")
-        if not Path(images).exists():
-            raise InputError(f"no such images: {images}")
+    if images is not None and not Path(images).exists():
+        raise InputError(f"no such images: {images}")
     if output is not None and not in_folder:
         if not paged:
             check_suffix(output)
@@ -135,8 +132,11 @@ def plot(
     if form != "png" and not in_folder and (output is None or output.suffix.lower() != f".{form}"):
         other = "name one with `output=`" if output is None else f"{output.name} says its own"
         raise UsageError(f"`form={form}` is of the pictures in a folder; {other}")
-    specs = [choose(text, seed=seed, metrics=measured) for text in kinds or STANDARD]
+    folder = None if images is None else str(images)
+    specs = [choose(text, seed=seed, metrics=measured, images=folder) for text in kinds or STANDARD]
     chosen = list({each.spec: each for each in specs}.values())
+    if images is not None and not paged and not any("images" in each.options for each in chosen):
+        raise UsageError("`images=` is for a page (.html) and for the kind issues, and neither is drawn")
     if paged:
         chosen = _maps(chosen, named=bool(kinds))
     known = None if layout is None else read_coordinates(Path(layout))
