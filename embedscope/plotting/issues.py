@@ -29,7 +29,8 @@ _BESIDE = 3
 # The longer side of an image in a picture, in pixels.
 _SIDE = 160
 
-_TITLES = {"label": "label errors", "leakage": "copies across splits", "duplicate": "copies", "outlier": "outliers"}
+_TITLES = {"label": "label errors", "leakage": "copies in another split", "duplicate": "copies", "outlier": "outliers"}
+_COPIES = ("duplicate", "leakage")
 _QUIET = "#666666"
 
 
@@ -54,7 +55,10 @@ class Gallery:
 
 def draw_issues(sheet: Sheet, galleries: Sequence[Gallery]) -> None:
     """Draw a panel per input: images with what is wrong beneath, kind by kind; a table of ids where there are no images."""
-    heading, titles, notes = described("Rows that need attention", [each.of for each in galleries], drawn=False)
+    notes = [f"{each.of.name}: {_counted(each)}." for each in galleries if not each.shown]
+    galleries = [each for each in galleries if each.shown] or galleries[:1]
+    heading, titles, more = described("Issues", [each.of for each in galleries], drawn=False)
+    notes += more
     columns = _columns(sheet)
     heights = [_height(sheet, each, columns) for each in galleries]
     notes += [f"{each.of.name}: {note}." for each in galleries for note in (each.location, *each.found.notes) if note]
@@ -77,7 +81,12 @@ def _columns(sheet: Sheet) -> int:
 
 def _counted(each: Gallery) -> str:
     counts = [(name, each.found.counts[name]) for name in KINDS]
-    return ", ".join(f"{count:,} {_TITLES[name]}" for name, count in counts if count) or "nothing found"
+    return ", ".join(_plural(count, _TITLES[name]) for name, count in counts if count) or "no issues found"
+
+
+def _plural(count: int, title: str) -> str:
+    singular = {"label errors": "label error", "copies": "copy", "outliers": "outlier"}
+    return f"{count:,} {singular.get(title, title.replace('copies', 'copy')) if count == 1 else title}"
 
 
 def _by_kind(gallery: Gallery) -> dict[str, list[Issue]]:
@@ -115,7 +124,7 @@ def _draw_images(sheet: Sheet, axes: Any, gallery: Gallery, columns: int) -> Non
 def _draw_cell(sheet: Sheet, axes: Any, gallery: Gallery, issue: Issue, left: float, top: float) -> None:
     """Draw a row, with its copies beside it, and what is wrong with it."""
     width, high = _cell(sheet, _columns(sheet))
-    beside = issue.near if issue.kind in ("duplicate", "leakage") else ()
+    beside = issue.near if issue.kind in _COPIES else ()
     ids = [issue.id, *beside][:_BESIDE]
     room = 0.92 * width / len(ids)
     for place, name in enumerate(ids):
@@ -162,21 +171,22 @@ def _said(issue: Issue) -> str:
 
 def _sure(issue: Issue) -> str:
     if issue.kind == "label":
-        return f"wrong with {issue.score:.0%}"
+        return f"{issue.score:.0%} likely wrong"
     return issue.why
 
 
-def _draw_table(sheet: Sheet, axes: Any, gallery: Gallery, columns: int) -> None:
+def _draw_table(sheet: Sheet, axes: Any, gallery: Gallery, _columns: int) -> None:
     """Write a line per row: id, given and suggested label, why."""
     inches, small, line = sheet.width.inches, 0.9 * sheet.width.font, sheet.lines(1.3)
-    starts, ends = (0.0, 0.34, 0.6), (0.33, 0.59, 1.0)
+    starts, ends = (0.0, 0.3, 0.5), (0.29, 0.49, 0.99)
     top = 0.5 * line
     for name, rows in _by_kind(gallery).items():
         axes.text(0, top, _TITLES[name], fontweight="bold", va="center", fontsize=sheet.width.font)
         top += 1.1 * line
         for each in rows:
-            sure = f"wrong with {each.score:.0%}; {each.why}" if each.kind == "label" else each.why
-            for start, end, text in zip(starts, ends, (each.id, _said(each), sure), strict=True):
+            sure = f"{each.score:.0%} likely wrong; {each.why}" if each.kind == "label" else each.why
+            ids = ", ".join([each.id, *(each.near if each.kind in _COPIES else ())])
+            for start, end, text in zip(starts, ends, (ids, _said(each), sure), strict=True):
                 axes.text(start * inches, top, fitted(text, (end - start) * inches, small), va="center", fontsize=small)
             top += line
         top += 0.5 * line
@@ -208,7 +218,7 @@ def issues(
 def _gallery(each: Embedding, most: int, kinds: Sequence[str], images: str | None, seed: int) -> Gallery:
     found = find_issues(each.features, device="cpu", seed=seed)
     shown = tuple(worst([row for row in found.rows if row.kind in kinds], most))
-    ids = [name for row in shown for name in (row.id, *(row.near if row.kind in ("duplicate", "leakage") else ()))]
+    ids = [name for row in shown for name in (row.id, *(row.near if row.kind in _COPIES else ()))]
     pictures, location = _images(each, ids, images) if shown else ({}, "")
     return Gallery(each, found, shown, pictures, location)
 
@@ -228,7 +238,7 @@ def _distinct(rows: Sequence[Issue]) -> list[Issue]:
     kept: list[Issue] = []
     seen: set[str] = set()
     for each in rows:
-        if each.kind in ("duplicate", "leakage"):
+        if each.kind in _COPIES:
             if each.id in seen:
                 continue
             seen |= {each.id, *each.near}

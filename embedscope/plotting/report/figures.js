@@ -152,6 +152,35 @@ function silhouetteFigure(view, picked, theme) {
   };
 }
 
+// From the mean silhouette of each class in the first view to that in another; of many classes those that changed most.
+function changesFigure(found, picked, theme) {
+  const gap = ([, before, after]) => after - before;
+  const kept = [...found.classes].sort((a, b) => picked.has(b[0]) - picked.has(a[0]) || Math.abs(gap(b)) - Math.abs(gap(a))).slice(0, LISTED);
+  const classes = kept.sort((a, b) => gap(b) - gap(a));
+  const groups = { gained: PALETTE[0], lost: PALETTE[2], "no significant change": theme.quiet };
+  const outcome = (each) => (!each[4] ? "no significant change" : gap(each) > 0 ? "gained" : "lost");
+  const traces = Object.entries(groups).flatMap(([name, colour]) => {
+    const rows = classes.map((each, row) => [each, row]).filter(([each]) => outcome(each) === name);
+    if (!rows.length) return [];
+    const faded = (each) => (picked.size && !picked.has(each[0]) ? 0.3 : 1);
+    const points = rows.flatMap(([each, row]) => [[each[1], row, "circle", 5, each], [each[2], row, gap(each) < 0 ? "triangle-left" : "triangle-right", 11, each]]);
+    return [
+      { type: "scatter", mode: "lines", x: rows.flatMap(([each]) => [each[1], each[2], null]), y: rows.flatMap(([, row]) => [row, row, null]), line: { color: colour, width: 2 }, opacity: picked.size ? 0.5 : 1, hoverinfo: "skip", showlegend: false },
+      { type: "scatter", mode: "markers", name, x: points.map(([x]) => x), y: points.map(([, y]) => y), hoverinfo: "none", marker: { color: colour, opacity: points.map(([, , , , each]) => faded(each)), symbol: points.map(([, , symbol]) => symbol), size: points.map(([, , , size]) => size) } },
+    ];
+  });
+  return {
+    traces,
+    classes,
+    height: 110 + 22 * classes.length,
+    layout: frame(theme, {
+      xaxis: { zeroline: true, title: { text: "mean silhouette" } },
+      yaxis: { tickvals: classes.map((_, row) => row), ticktext: classes.map(([code]) => plain(CLASSES[code], 18)), range: [classes.length - 0.4, -0.6], showgrid: true },
+      showlegend: true,
+    }),
+  };
+}
+
 // Which classes have which as their nearest other: share of the row's samples. Of many classes those in the largest confusions.
 function confusionFigure(view, picked, theme) {
   const pairs = confusions(view);
