@@ -17,6 +17,7 @@ from embedscope.evaluation.evaluating import bound
 from embedscope.evaluation.further_findings import with_comparison, with_issues
 from embedscope.evaluation.ranking import rank_layers
 from embedscope.metrics import STANDARD
+from embedscope.plotting.figure import MAX_CLASSES, WORST, lowest
 from embedscope.plotting.report import document
 from embedscope.plotting.report.packing import packed_comparison, packed_issues, packed_rows, packed_run, packed_view, silhouettes
 from embedscope.plotting.report.thumbnails import make_thumbnails
@@ -68,6 +69,15 @@ def check_available() -> None:
     document.plotly_script()
 
 
+def _lowest(view: View, scores: Scores, class_names: Sequence[str]) -> list[int]:
+    """List the codes of the classes that have a colour where not all can have one, as pictures choose them."""
+    values = silhouettes(scores)
+    if values is None:
+        return []
+    code = {name: number for number, name in enumerate(class_names)}
+    return [code[view.features.class_names[label]] for label in lowest(view.features.labels[view.drawn], values)[:WORST]]
+
+
 def _comparisons(views: Sequence[View], scores: Sequence[Scores], metrics: Sequence[str], seed: int) -> dict[int, Comparison]:
     """Compare views with the first, where they hold the same rows: place of the view -> comparison."""
 
@@ -106,6 +116,7 @@ def write(
     command: str = "",
     seed: int = 0,
     images: str | None = None,
+    slots: Sequence[int] = (),
     track: Track = untracked,
 ) -> None:
     """Measure the views and write the page; a file of that name is replaced, and only by a page that is complete.
@@ -118,6 +129,7 @@ def write(
         command: what was typed, for the provenance.
         seed: of groups that are left out for intervals.
         images: where the images of the samples are, see `thumbnails.make_thumbnails`.
+        slots: place of each class among the colours, as `figure.palette` takes it.
         track: shows progress over views.
 
     Raises:
@@ -151,6 +163,8 @@ def write(
         "command": command,
         "embedscope": __version__,
         "classes": class_names,
+        "slots": list(slots) if slots else list(range(len(class_names))),
+        "lowest": _lowest(views[0], found[0], class_names) if len(class_names) > MAX_CLASSES else [],
         "metrics": list(found[0].metrics)[: len(shown_metrics)],
         "rows": rows,
         "views": [

@@ -14,14 +14,19 @@ function plain(text, most = 28) {
   return shortened(text, most).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
 
-// Which classes have a colour: the picked ones; else all of a few, or of many the least well placed. The rest is grey.
+// Which classes have a colour: the picked ones; else all of a few, or of many those with the lowest silhouettes. The rest is grey.
+// Colours are those of the pictures that embedscope draws: a class has one colour in all of them.
 function litClasses(picked) {
-  if (present.length <= FEW) {
-    const lit = new Map(present.map((code, at) => [code, { colour: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]));
+  if (CLASSES.length <= FEW) {
+    const lit = new Map(present.map((code) => [code, data.slots[code]]).map(([code, at]) => [code, { colour: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]));
     return picked.size ? new Map([...lit].filter(([code]) => picked.has(code))) : lit;
   }
-  const chosen = picked.size ? [...picked] : worstFirst.slice(0, VIVID.length);
-  return new Map(chosen.map((code, at) => [code, { colour: VIVID[at % 8], symbol: at % 16 < 8 ? "circle" : "diamond" }]));
+  const lit = new Map(data.lowest.map((code, at) => [code, { colour: VIVID[at % 8], symbol: "circle" }]));
+  if (!picked.size) return lit;
+  const others = [...picked].filter((code) => !lit.has(code));
+  const colours = [...VIVID.filter((_, at) => !picked.has(data.lowest[at])), ...VIVID]; // those not in use come first
+  const style = (at) => ({ colour: colours[at % colours.length], symbol: "diamond" });
+  return new Map([...picked].map((code) => [code, lit.get(code) ?? style(others.indexOf(code))]));
 }
 
 function viewColour(index) {
@@ -68,7 +73,7 @@ function mapFigure(view, title, picked, theme, webgl) {
     hoverinfo: "none",
     showlegend: false,
   });
-  const few = present.length <= FEW;
+  const few = CLASSES.length <= FEW;
   const dimmed = picked.size ? 0.15 : 0.55;
   const traces = [
     trace(rest, { color: theme.rest, opacity: dimmed }),

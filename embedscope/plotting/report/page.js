@@ -243,10 +243,10 @@ function makeScores() {
   const head = make("thead", {}, make("tr", {}, make("td"), ...views.map((view) => make("th", { scope: "col", class: "number" }, view.name, make("span", { class: "small" }, view.layer)))));
   const body = make("tbody", {}, counted("samples", (view) => view.samples), counted("dimensions", (view) => view.dimensions), counted("classes", (view) => view.classes), ...rows);
   parent.append(scrolling("Scores", make("table", {}, head, body)));
-  const legend = ["Below a value: its 95% interval over samples, corrected for bias. It covers which samples were drawn, not how the network was trained."];
+  const legend = ["Below each value: its 95% interval over samples, corrected for bias. The interval covers the choice of samples, not the randomness of training."];
   const seeds = new Set(views.flatMap((view) => view.provenance.filter(([name]) => name === "finetune seed").map(([, seed]) => seed)));
-  if (seeds.size) legend.push(`After training: one trial of each objective, of seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are under Training" : ""}.`);
-  if (views.length > 1) legend.push("* best in its row, where the interval of the difference to the next excludes 0.");
+  if (seeds.size) legend.push(`After training: one trial per objective, seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are in the section Training" : ""}.`);
+  if (views.length > 1) legend.push("* best in its row, if the interval of the difference to the next best excludes 0.");
   parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, legend.join(" ")));
   for (const [text, number] of notes) parent.append(make("p", { class: "note" }, `(${number}) ${text}`));
   for (const view of views.filter((each) => each.unlabelled)) parent.append(make("p", { class: "note" }, `${view.name}: ${plural(view.unlabelled, "unlabelled row is", "unlabelled rows are")} left out.`));
@@ -259,8 +259,8 @@ function toggles(label, options) {
 let mapGrid;
 let perView = []; // what is shown anew when other inputs are chosen: { parent, add }
 function makeMap() {
-  const parent = section("map", "Map", "Map", "Each point is a sample. Hover or click one to find it in the other maps; pick classes to light them up everywhere.");
-  if (!webgl) parent.append(make("p", { class: "note" }, "This browser has no WebGL: maps are drawn without it, and slowly where there are many points."));
+  const parent = section("map", "Map", "Map", "Each point is a sample. Hover over or click a point to find it on the other maps; select classes to highlight them everywhere.");
+  if (!webgl) parent.append(make("p", { class: "note" }, "This browser has no WebGL, so maps with many points are drawn slowly."));
   if (LAYOUTS.length > 1) {
     const buttons = LAYOUTS.map((title) =>
       make("button", { type: "button", "aria-pressed": title === state.layout, onclick: () => {
@@ -283,11 +283,11 @@ function makeMap() {
     const update = () => buttons.forEach((button, index) => button.setAttribute("aria-pressed", state.shown.includes(index)));
     update();
     parent.append(toggles("Inputs", buttons));
-    if (views.length > MOST_PANELS) parent.append(make("p", { class: "note" }, `Up to ${MOST_PANELS} inputs are drawn side by side; one more takes the place of the first.`));
+    if (views.length > MOST_PANELS) parent.append(make("p", { class: "note" }, `Up to ${MOST_PANELS} inputs are shown side by side; selecting another replaces the first.`));
   }
   mapGrid = make("div", { class: "grid" });
   parent.append(mapGrid, make("div", { id: "sample", "aria-live": "polite" }));
-  parent.append(make("p", { class: "note" }, "A focused map moves with the arrow keys and zooms with + and −; 0 shows all of it."));
+  parent.append(make("p", { class: "note" }, "When a map has focus, arrow keys move it, + and − zoom, and 0 resets it."));
   perView.push({
     parent: mapGrid,
     add: (view) =>
@@ -298,19 +298,19 @@ function makeMap() {
         build: () => mapFigure(view, state.layout, state.picked, theme, webgl),
         caption: () => {
           const drawn = view.set.ids.length;
-          const many = present.length > FEW && !state.picked.size ? ` In colour: the ${VIVID.length} classes with the lowest silhouettes, of ${whole(present.length)}.` : "";
-          return (drawn < view.samples ? `${whole(drawn)} of ${plural(view.samples, "sample")}, drawn class by class.` : `${plural(drawn, "sample")}.`) + many;
+          const many = CLASSES.length > FEW && !state.picked.size && data.lowest.length ? ` In colour: the ${data.lowest.length} classes with the lowest silhouettes in ${views[0].name}, of ${whole(present.length)}.` : "";
+          return (drawn < view.samples ? `${whole(drawn)} of ${plural(view.samples, "sample")}, a stratified sample.` : `${plural(drawn, "sample")}.`) + many;
         },
         click: (point, made) => pin({ view, place: made.traces[point.curveNumber].places[point.pointNumber] }),
       }),
   });
 }
 
-// The samples as a table, the least well placed first.
+// The samples as a table, the lowest silhouettes first.
 
 let tableBody, tableHead, tableMore, tableStatus;
 function makeSamples() {
-  const parent = section("samples", "Samples", "Least well placed samples", "Sort by a column; an id shows the sample in the maps. Where classes are picked, theirs alone are listed.");
+  const parent = section("samples", "Samples", judged.silhouette ? "Lowest-silhouette samples" : "Samples", "Sort by any column; select an id to show the sample on the maps. If classes are selected, only their samples are listed.");
   if (views.length > 1) {
     const select = make("select", { "aria-label": "Input", onchange: () => {
       state.table.view = Number(select.value);
@@ -390,7 +390,7 @@ function drawTable() {
     }),
   );
   tableMore.hidden = places.length <= table.rows;
-  tableStatus.textContent = `${whole(Math.min(table.rows, places.length))} of ${plural(places.length, "sample")}${state.picked.size ? ` of ${plural(state.picked.size, "picked class", "picked classes")}` : ""}.`;
+  tableStatus.textContent = `${whole(Math.min(table.rows, places.length))} of ${plural(places.length, "sample")}${state.picked.size ? ` of ${plural(state.picked.size, "selected class", "selected classes")}` : ""}.`;
 }
 
 function pin(sample, scroll) {
@@ -402,7 +402,7 @@ function pin(sample, scroll) {
   const table = make("table", {}, make("thead", {}, make("tr", {}, make("td"), make("th", { scope: "col", class: "number" }, "silhouette"), make("th", { scope: "col" }, "nearest other class"))),
     make("tbody", {}, ...rows.map(([other, there]) => make("tr", {}, make("th", { scope: "row" }, other.name), make("td", { class: "number" }, other.silhouette ? decimal(other.silhouette[there]) : "–"), make("td", {}, other.nearest ? CLASSES[other.nearest[there]] : "–")))));
   const split = view.set.split ? `, split ${view.set.split.names[view.set.split.codes[place]]}` : "";
-  const close = make("button", { type: "button", "aria-label": "Let the sample go", onclick: () => {
+  const close = make("button", { type: "button", "aria-label": "Deselect the sample", onclick: () => {
     state.sample = null;
     byId("sample").replaceChildren();
     drawRings();
@@ -414,9 +414,9 @@ function pin(sample, scroll) {
   if (scroll) byId("map").scrollIntoView();
 }
 
-// Legend: a button a class.
+// Legend: one button per class.
 
-const ORDERS = { given: "As the data has them", worst: "Lowest silhouette first", most: "Most samples first" };
+const ORDERS = { given: "As in the data", worst: "Lowest silhouette first", most: "Most samples first" };
 let legendButtons = new Map();
 function makeLegend() {
   const orders = judged.silhouette ? ["given", "worst", "most"] : ["given", "most"];
@@ -441,13 +441,13 @@ function fillLegend() {
     return [code, button];
   }));
   byId("legend").replaceChildren(...legendButtons.values());
-  if (!found.length) byId("legend").append(make("p", { class: "note" }, "No class of that name."));
+  if (!found.length) byId("legend").append(make("p", { class: "note" }, "No class matches."));
   markLegend();
 }
 
 function markLegend() {
   const lit = litClasses(state.picked);
-  const all = present.length <= FEW ? litClasses(new Set()) : lit;
+  const all = CLASSES.length <= FEW ? litClasses(new Set()) : lit;
   for (const [code, button] of legendButtons) {
     button.setAttribute("aria-pressed", state.picked.has(code));
     const style = all.get(code);
@@ -455,7 +455,7 @@ function markLegend() {
     swatch.style.background = style?.colour ?? theme.rest;
     swatch.classList.toggle("diamond", style?.symbol === "diamond");
   }
-  byId("chosen").textContent = state.picked.size ? `${whole(state.picked.size)} of ${whole(present.length)} picked` : `${plural(present.length, "class", "classes")}; pick some`;
+  byId("chosen").textContent = state.picked.size ? `${whole(state.picked.size)} of ${whole(present.length)} selected` : `${plural(present.length, "class", "classes")}; select some`;
   byId("clear").hidden = !state.picked.size;
 }
 

@@ -2,7 +2,7 @@
 // Sections that follow from what was measured: silhouettes, nearest other classes, channels, spectrum, runs, provenance.
 
 function makeSilhouettes() {
-  const parent = section("silhouettes", "Silhouettes", "Silhouettes", "How much closer samples are to their own class than to the nearest other one, from −1 to 1: a band a class, its samples sorted. Bands are equally high, whatever the size of the class. Dashed: the mean." + (views.length > 1 ? ` Classes are in the order of their means in ${judged.name}.` : ""));
+  const parent = section("silhouettes", "Silhouettes", "Silhouettes", "How much closer samples are to their own class than to the nearest other class, from −1 to 1. One band per class, samples sorted within it; all bands have the same height, whatever the size of the class. Dashed: the mean." + (views.length > 1 ? ` Classes are sorted by their mean in ${judged.name}.` : ""));
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   perView.push({
@@ -30,20 +30,20 @@ function bandLines(view, { code, places, label }) {
 }
 
 function makeConfusions() {
-  const parent = section("confusions", "Neighbours", "Nearest other classes", "Which class is the nearest other one: a row is a class, and a cell the share of its samples that have that column's class next. A click picks both.");
+  const parent = section("confusions", "Neighbours", "Nearest other classes", "Each row is a class; each cell is the share of its samples whose nearest other class is that column. Click a cell to select both classes.");
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   perView.push({
     parent: grid,
     add: (view) => {
       if (!view.nearest) {
-        grid.append(make("p", {}, `${view.name}: there is no other class.`));
+        grid.append(make("p", {}, `${view.name}: there is only one class.`));
         return null;
       }
       const figure = addFigure(grid, {
         title: `${view.name} · ${view.layer}`,
         build: () => confusionFigure(view, state.picked, theme),
-        caption: (made) => (made.traces[0].z.length < present.length ? `${made.traces[0].z.length} of ${whole(present.length)} classes: ${state.picked.size ? "the picked ones, then " : ""}those that are confused most.` : ""),
+        caption: (made) => (made.traces[0].z.length < present.length ? `${made.traces[0].z.length} of ${whole(present.length)} classes: ${state.picked.size ? "the selected ones, then " : ""}the most confused.` : ""),
         tip: (point, made) => {
           const pair = made.cells.get(`${point.y} ${point.x}`);
           if (!pair) return null;
@@ -79,7 +79,7 @@ const pickBar = (point, made) => togglePicked(made.traces[point.curveNumber].cod
 const someClasses = (made) => (made.traces[0] && made.traces[0].codes.length < present.length ? ` ${made.traces[0].codes.length} of ${whole(present.length)} classes are shown.` : "");
 
 function makeChannels() {
-  const parent = section("channels", "Channels", "Channels", "Does a channel answer to one class, or to all of them alike? And do classes have the share of the channels that they have of the samples?");
+  const parent = section("channels", "Channels", "Channels", "Whether each channel responds to one class or to all alike, and whether classes take up as much of the channels as of the samples.");
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   const gini = (view) => view.metrics.gini;
@@ -87,11 +87,11 @@ function makeChannels() {
     addFigure(grid, {
       title: "Gini impurity of the channels",
       build: () => impurityFigure(theme),
-      caption: () => `0: answers to one class only. ${views.filter((view) => gini(view).value !== null).map((view) => `${view.name}: mean ${decimal(gini(view).value)}, ${plural(gini(view).dead_channels, "dead channel")}`).join("; ")}.`,
+      caption: () => `0: the channel responds to one class only. ${views.filter((view) => gini(view).value !== null).map((view) => `${view.name}: mean ${decimal(gini(view).value)}, ${plural(gini(view).dead_channels, "dead channel")}`).join("; ")}.`,
       tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `${percent(point.y)} of the channels have an impurity of about ${decimal(point.x, 2)}`),
     });
     addFigure(grid, {
-      title: "Channels that answer most to a class",
+      title: "Channels per class",
       build: () => ownedFigure(state.picked, theme),
       caption: (made) => `${views.filter((view) => gini(view).value !== null).map((view) => `${view.name}: ${whole(gini(view).owned_channels.filter(([, count]) => !count).length)} of ${plural(view.classes, "class", "classes")} own none`).join("; ")}.${someClasses(made)}`,
       tip: barLines((count) => plural(count, "channel")),
@@ -100,7 +100,7 @@ function makeChannels() {
   }
   if (views.some((view) => view.metrics.class_kl.value !== null)) {
     addFigure(grid, {
-      title: "Classes in the channels and in the data",
+      title: "Share of the channels and of the samples",
       build: () => histogramFigure(state.picked, theme),
       caption: (made) => `Bars: a class's share of the channels' mass; lines: its share of the samples${made.traces[0]?.codes.length < present.length ? ", for the classes where they differ most" : ""}. ${views.filter((view) => view.metrics.class_kl.value !== null).map((view) => `${view.name}: KL ${decimal(view.metrics.class_kl.value, 4)}`).join("; ")}.${someClasses(made)}`,
       tip: barLines(percent),
@@ -111,7 +111,7 @@ function makeChannels() {
 }
 
 function makeSpectrum() {
-  const parent = section("spectrum", "Spectrum", "Spectrum", "How many dimensions the embedding uses. Dotted: 90, 95 and 99 % of the variance.");
+  const parent = section("spectrum", "Spectrum", "Spectrum", "How many dimensions the embedding uses. Dotted: 90, 95 and 99% of the variance.");
   if (curves.every((curve) => curve === null)) {
     parent.append(make("p", {}, `Undefined: ${views[0].metrics.explained_variance.note}.`));
     return;
@@ -123,19 +123,19 @@ function makeSpectrum() {
     title: "Cumulative explained variance",
     build: () => varianceFigure(theme),
     caption: () => `${views.filter((view, index) => curves[index]).map((view) => `${view.name}: ${needed(view)}`).join("; ")}.`,
-    tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `${plural(point.x, "component")}: ${(100 * point.y).toFixed(1)} % of the variance`),
+    tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `${plural(point.x, "component")}: ${(100 * point.y).toFixed(1)}% of the variance`),
   });
   addFigure(grid, {
     title: "Eigenvalues",
     build: () => eigenvalueFigure(theme),
-    tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `component ${whole(point.x)}: ${decimal(100 * point.y)} % of the variance`),
+    tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `component ${whole(point.x)}: ${decimal(100 * point.y)}% of the variance`),
   });
 }
 
 function makeRuns() {
   for (const [index, run] of data.runs.entries()) {
     const title = data.runs.length > 1 ? `Training: ${run.name}` : "Training";
-    const parent = section(`run-${index}`, title, title, "The held-out samples, measured before and after training with each objective.");
+    const parent = section(`run-${index}`, title, title, "Held-out samples before and after training with each objective.");
     const [first] = run.objectives;
     const measured = [...new Set(run.objectives.flatMap((each) => Object.keys(each.summary)))];
     const metrics = measured.filter((name) => run.objectives.some((each) => (each.summary[name]?.mean ?? null) !== null));
@@ -154,7 +154,7 @@ function makeRuns() {
         })),
     );
     parent.append(scrolling("Objectives", make("table", {}, head, make("tbody", {}, ...body))));
-    parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, "Mean ± standard deviation over trials. Beneath: the paired difference to the first objective with its 95% interval; p, and intervals that hold for all objectives at once, only of the primary metric."));
+    parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, "Mean ± standard deviation over trials. Below: the paired difference from the first objective with its 95% interval. The primary metric also has p-values, and intervals that hold for all objectives at once."));
     const grid = make("div", { class: "grid" });
     parent.append(grid);
     for (const name of metrics) {
@@ -168,7 +168,7 @@ function makeRuns() {
     const training = make("div", { class: "grid", style: "margin-top: 1rem" });
     parent.append(training);
     for (const objective of run.objectives) {
-      const spread = objective.logs.length > 1 ? "Mean over trials; shaded: from the lowest to the highest." : "";
+      const spread = objective.logs.length > 1 ? "Mean over trials; shaded: range over trials." : "";
       const { trained, validated } = loggedColumns(objective);
       for (const [title, columns] of [["Training", trained], ["Validation", validated]]) {
         if (!columns.length) continue;
