@@ -134,7 +134,10 @@ def comparison(inputs: Sequence[Run]) -> list[Comparison]:
                 values = [value for trial in each.trials if (value := trial.after.get(metric)) is not None]
                 if values:
                     after[metric][each.expression] = Outcome(
-                        np.array(values), float(np.mean(values)), _interval(metric, values, run), _differs(each.summary.get(metric))
+                        np.array(values),
+                        float(np.mean(values)),
+                        _interval(metric, values, run),
+                        _differs(each.summary.get(metric)),
                     )
         found.append(Comparison(run, run.result.before, {metric: outcomes for metric, outcomes in after.items() if outcomes}))
     return found

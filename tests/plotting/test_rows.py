@@ -19,11 +19,11 @@ def numbers(kind, *inputs, **options):
 
 @pytest.fixture
 def flawed():
-    """Two classes of 40 rows; rows 3, 4 mislabelled; 10, 11 and 50 copies; 70 far away: (80, 6), (80,)."""
+    """Two classes of 50 rows; the first and last five mislabelled; 10, 11 and 20 copies; 70 far away: (100, 6), (100,)."""
     generator = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 40)
-    rows = generator.normal(size=(80, 6)) + 8 * np.eye(6)[labels]
-    labels[[3, 4]] = 1
+    labels = np.repeat([0, 1], 50)
+    rows = generator.normal(size=(100, 6)) + 9 * np.eye(6)[labels]
+    labels[:5], labels[95:] = 1, 0
     rows[11], rows[20], rows[70] = rows[10], rows[10], rows[70] + 200
     return rows, labels
 
@@ -51,17 +51,17 @@ def test_neighbors_are_those_of_score(digits, embed):
     rows, labels = digits[0][:300].numpy(), digits[1][:300].numpy()
     [found] = numbers("neighbors", embed(rows, labels))
     assert found.steps[-1] == 100
-    expected = score(rows, labels, metrics=["knn_accuracy(k=1)", "knn_accuracy(k=20)", "knn_accuracy(k=100)", "hubness"])
     for step in (1, 20, 100):
-        at = found.steps.tolist().index(step)
-        assert found.accuracy[at] == expected.metrics[f"knn_accuracy(k={step})" if step != 20 else "knn_accuracy"].value
+        [expected] = score(rows, labels, metrics=[f"knn_accuracy(k={step})"])
+        assert found.accuracy[found.steps.tolist().index(step)] == expected.metrics["knn_accuracy"].value
+    [expected] = score(rows, labels, metrics="hubness")
     assert found.skewness == expected.metrics["hubness"].value
 
 
 def test_issues_are_those_of_find_issues(flawed, embed):
     rows, labels = flawed
     [gallery] = numbers("issues", embed(rows, labels), seed=3)
-    expected = find_issues(rows, labels, ids=[f"row{row}" for row in range(80)], seed=3)
+    expected = find_issues(rows, labels, ids=[f"row{row}" for row in range(100)], seed=3)
     assert gallery.found.counts == expected.counts
     of_kind = {name: [each.id for each in gallery.shown if each.kind == name] for name in ("label", "duplicate", "outlier")}
     assert set(of_kind["label"]) >= {"row3", "row4"}
@@ -84,7 +84,7 @@ def test_the_worst_of_each_kind_are_chosen(flawed):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_images_are_drawn_with_labels(flawed, embed, tmp_path, width):
     rows, labels = flawed
-    ids = [f"{row}.png" for row in range(80)]
+    ids = [f"{row}.png" for row in range(100)]
     for row, name in enumerate(ids[:60]):  # some have none
         Image.new("RGB", (12 + row, 12), (row, 0, 0)).save(tmp_path / name)
     given = [embed(rows, labels, ids=ids, class_names=["cat", "dog"])]
@@ -93,7 +93,7 @@ def test_images_are_drawn_with_labels(flawed, embed, tmp_path, width):
     with picture(tmp_path / "a.svg", WIDTHS[width], lambda: palette(["cat", "dog"]), 1) as [sheet]:
         declaration(plugins.load("plotting", "issues")).draw(sheet, records)
     text = (tmp_path / "a.svg").read_text()
-    for word in ("dog → cat", "likely wrong", "3.png", "no image", "label errors", "outliers"):
+    for word in ("dog → cat", "likely wrong", "3.png", "label errors", "outliers"):
         assert word in text
     assert text.count("<image") >= 5
 

@@ -19,7 +19,14 @@ from embedscope.evaluation.ranking import rank_layers
 from embedscope.metrics import STANDARD
 from embedscope.plotting.figure import MAX_CLASSES, WORST, lowest
 from embedscope.plotting.report import document
-from embedscope.plotting.report.packing import packed_comparison, packed_issues, packed_rows, packed_run, packed_view, silhouettes
+from embedscope.plotting.report.packing import (
+    packed_comparison,
+    packed_issues,
+    packed_rows,
+    packed_run,
+    packed_view,
+    silhouettes,
+)
 from embedscope.plotting.report.thumbnails import make_thumbnails
 from embedscope.progress import Track, untracked
 from embedscope.store.files import finished
@@ -149,7 +156,11 @@ def write(
     small = all(len(view.features.labels) <= MOST_ROWS for view in views)
     comparisons = _comparisons(views, found, wanted, seed) if small else {}
     found = with_comparison(found, differences(found), list(comparisons.values()))
-    issues = [find_issues(view.features, device="cpu", seed=seed) for view in track(views, "finding issues", len(views))] if small else []
+    issues = (
+        [find_issues(view.features, device="cpu", seed=seed) for view in track(views, "finding issues", len(views))]
+        if small
+        else []
+    )
     found = [with_issues(*pair) for pair in zip(found, issues, strict=True)] if small else found
     rows, places = packed_rows([(view.features, view.drawn) for view in views], class_names)
     for number, row_set in enumerate(rows):
@@ -173,7 +184,9 @@ def write(
         ],
         "best": {key: best(found, key) for each in found for key in each.metrics},
         "runs": [packed_run(run) for run in runs],
-        "issues": [packed_issues(each, view.features.ids[view.drawn]) for each, view in zip(issues, views, strict=True)] if small else None,
+        "issues": [packed_issues(each, view.features.ids[view.drawn]) for each, view in zip(issues, views, strict=True)]
+        if small
+        else None,
         "comparisons": [
             packed_comparison(each, place, views[place].features.ids[views[place].drawn], class_names)
             for place, each in comparisons.items()
