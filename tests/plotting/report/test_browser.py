@@ -129,7 +129,8 @@ def sample_page(tmp_path_factory):
 def test_sample_data(chromium, sample_page):
     page = Page(chromium, sample_page)
     assert [heading.text for heading in page.all("nav a")] == [
-        "Findings", "Scores", "Map", "Issues", "Comparison", "Silhouettes", "Neighbours", "Channels", "Spectrum", "Samples", "Provenance",
+        "Findings", "Scores", "Map", "Issues", "Comparison",
+        "Silhouettes", "Neighbours", "Channels", "Spectrum", "Samples", "Provenance",
     ]  # fmt: skip
     assert page.drawn_points() == [582, 582]
     assert "0.2457" in page.text("#scores table")
