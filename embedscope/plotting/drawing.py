@@ -80,7 +80,7 @@ def plot(
         coordinates: a .csv to write the layouts to: id, label, input, kind, x, y.
         layout: such a .csv: its coordinates are drawn, and nothing is projected.
         images: for a page and the kind issues, where the images of the samples are: a folder in which the ids are paths, or
-            other data. By default they are looked for where the features were extracted from, if that is local data of moderate size.
+            other data. By default where the features were extracted from, if that is local data of moderate size.
         seed: of the projections and the thinning; below 2**32.
         overwrite: replace existing pictures and coordinates. In a folder, pictures that embedscope drew before and that are not
             drawn again are removed; other files stay.
