@@ -62,7 +62,8 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
     """Draw a panel an objective with its terms, and a panel a validation curve with the objectives; bands are the spread."""
     objectives = _coloured(name for each in curves for name in each.terms)  # as the comparison of the run has them
     parts = _coloured(term for each in curves for terms in each.terms.values() for term in terms if term != "objective")
-    titles, lines, bounded = [], [], []
+    titles, lines = [], []
+    bounded: list[tuple[float | None, float | None]] = []
     for each in curves:
         prefix = f"{each.of.name}: " if len(curves) > 1 else ""
         for objective, terms in each.terms.items():

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.ranking import LayerRanking
     from embedscope.plotting.inputs import Run
+    from embedscope.plugins import Spec
     from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
@@ -85,7 +86,9 @@ def _lowest(view: View, scores: Scores, class_names: Sequence[str]) -> list[int]
     return [code[view.features.class_names[label]] for label in lowest(view.features.labels[view.drawn], values)[:WORST]]
 
 
-def _comparisons(views: Sequence[View], scores: Sequence[Scores], metrics: Sequence[str], seed: int) -> dict[int, Comparison]:
+def _comparisons(
+    views: Sequence[View], scores: Sequence[Scores], metrics: Sequence[str | Spec], seed: int
+) -> dict[int, Comparison]:
     """Compare views with the first, where they hold the same rows: place of the view -> comparison."""
 
     def measure(features: FeatureSet) -> Scores:
