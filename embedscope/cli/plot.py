@@ -53,8 +53,8 @@ def plot(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="For a page: the folder of the images, below which ids are paths, or other data; by default looked for where "
-            "the features were extracted from.",
+            help="For a page and the kind issues: the folder of the images, below which ids are paths, or other data; "
+            "by default looked for where the features were extracted from.",
             show_default=False,
         ),
     ] = None,

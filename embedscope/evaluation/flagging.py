@@ -153,14 +153,17 @@ def _copy(
 
 def _issue(features: FeatureSet, row: int, kind: str, score: float, suggested: str, near: Sequence[int], why: str) -> Issue:
     code = int(features.labels[row])
+    ids = tuple(str(features.ids[other]) for other in near[:_SHOWN])
     return Issue(
         id=str(features.ids[row]),
         kind=kind,
         label=features.class_names[code] if code >= 0 else "",
         score=score,
         suggested=suggested,
-        evidence=f"{';'.join(str(features.ids[other]) for other in near[:_SHOWN])} ({why})",
+        evidence=f"{';'.join(ids)} ({why})",
         split="" if features.split is None else str(features.split[row]),
+        near=ids,
+        why=why,
     )
 
 

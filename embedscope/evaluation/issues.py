@@ -41,6 +41,8 @@ class Issue:
             of most; "" if none does.
         evidence: ids of the nearest rows that speak for it, separated by semicolons, then in brackets why.
         split: of the row; "" if the data have none.
+        near: the ids in the evidence.
+        why: its text in brackets.
     """
 
     id: str
@@ -50,6 +52,8 @@ class Issue:
     suggested: str
     evidence: str
     split: str
+    near: tuple[str, ...] = ()
+    why: str = ""
 
 
 COLUMNS = ("id", "kind", "label", "score", "suggested", "evidence", "split")

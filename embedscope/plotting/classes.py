@@ -118,7 +118,7 @@ def _draw_shares(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
     axes.set(ylim=(max(places) + 0.6, -0.6), xlabel="share", xlim=(0, None))
     axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=4)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     axes.grid(True, axis="x")
 
 

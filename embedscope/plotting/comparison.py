@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope import metrics, plugins
+from embedscope.evaluation.intervals import clipped
 from embedscope.ops.paired import mean_interval, split_means
 from embedscope.plotting import kind
 from embedscope.plotting.figure import series
@@ -115,6 +116,12 @@ def direction(metric: str) -> str:
     return {"higher": " ↑", "lower": " ↓", None: ""}[better]
 
 
+def bounds(metric: str) -> tuple[float | None, float | None]:
+    """Return the lowest and highest possible value of a metric; what only finetune measures are shares."""
+    name = plugins.canonical(plugins.parse(metric).name)
+    return metrics.declaration(plugins.load("metrics", name)).bounds if name in plugins.names("metrics") else (0, 1)
+
+
 @kind("Comparison", takes="runs", draw=draw_comparisons)
 def comparison(inputs: Sequence[Run]) -> list[Comparison]:
     """Metrics after training with each objective: trials, means and their intervals, beside the value before."""
@@ -127,7 +134,10 @@ def comparison(inputs: Sequence[Run]) -> list[Comparison]:
                 values = [value for trial in each.trials if (value := trial.after.get(metric)) is not None]
                 if values:
                     after[metric][each.expression] = Outcome(
-                        np.array(values), float(np.mean(values)), _interval(values, run), _differs(each.summary.get(metric))
+                        np.array(values),
+                        float(np.mean(values)),
+                        _interval(metric, values, run),
+                        _differs(each.summary.get(metric)),
                     )
         found.append(Comparison(run, run.result.before, {metric: outcomes for metric, outcomes in after.items() if outcomes}))
     return found
@@ -137,8 +147,8 @@ def _differs(summary: Summary | None) -> bool:
     return summary is not None and bool(summary.called)
 
 
-def _interval(values: Sequence[float], run: Run) -> tuple[float, float] | None:
+def _interval(metric: str, values: Sequence[float], run: Run) -> tuple[float, float] | None:
     splits = run.result.splits
     if len(values) % splits:  # undefined in some of the trials
         return None
-    return mean_interval(split_means(values, splits), run.result.ratio)
+    return clipped(mean_interval(split_means(values, splits), run.result.ratio), bounds(metric))

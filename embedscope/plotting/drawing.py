@@ -13,11 +13,11 @@ from embedscope.evaluation.evaluating import bound
 from embedscope.metrics import STANDARD as METRICS
 from embedscope.plotting.caches import provide_caches
 from embedscope.plotting.declaring import Chosen, choose
-from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, check_suffix, check_width, palette
+from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, check_suffix, check_width, lowest, palette
 from embedscope.plotting.inputs import Embedding, Given, prepare
 from embedscope.plotting.layouts import Layout, check_coordinates, given_layouts, read_coordinates, write_coordinates
 from embedscope.plotting.measured import are_scores, given_by_scores
-from embedscope.plotting.pictures import figure_of, picture
+from embedscope.plotting.pictures import figure_of, picture, remove_others
 from embedscope.plotting.report import SUFFIX, View, check_available
 from embedscope.plotting.report import write as write_page
 from embedscope.plugins import parse
@@ -79,10 +79,11 @@ def plot(
         max_points: more rows than this are thinned to it, class by class, where they are drawn one by one; the picture says so.
         coordinates: a .csv to write the layouts to: id, label, input, kind, x, y.
         layout: such a .csv: its coordinates are drawn, and nothing is projected.
-        images: for a page, where the images of the samples are: a folder in which the ids are paths, or other data. By default
-            they are looked for where the features were extracted from, if that is local data of moderate size.
+        images: for a page and the kind issues, where the images of the samples are: a folder in which the ids are paths, or
+            other data. By default where the features were extracted from, if that is local data of moderate size.
         seed: of the projections and the thinning; below 2**32.
-        overwrite: replace existing pictures and coordinates.
+        overwrite: replace existing pictures and coordinates. In a folder, pictures that embedscope drew before and that are not
+            drawn again are removed; other files stay.
         command: what was typed, for the provenance on a page.
         say: is told what was left out, and why.
         track: shows progress over kinds.
@@ -114,11 +115,8 @@ def plot(
         check_available()
         if width != "page":
             raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
-    if images is not None:
-        if not paged:
-            raise UsageError("`images=` is for a page; name an output that ends with .html")
-        if not Path(images).exists():
-            raise InputError(f"no such images: {images}")
+    if images is not None and not Path(images).exists():
+        raise InputError(f"no such images: {images}")
     if output is not None and not in_folder:
         if not paged:
             check_suffix(output)
@@ -135,8 +133,11 @@ def plot(
     if form != "png" and not in_folder and (output is None or output.suffix.lower() != f".{form}"):
         other = "name one with `output=`" if output is None else f"{output.name} says its own"
         raise UsageError(f"`form={form}` is of the pictures in a folder; {other}")
-    specs = [choose(text, seed=seed, metrics=measured) for text in kinds or STANDARD]
+    folder = None if images is None else str(images)
+    specs = [choose(text, seed=seed, metrics=measured, images=folder) for text in kinds or STANDARD]
     chosen = list({each.spec: each for each in specs}.values())
+    if images is not None and not paged and not any("images" in each.options for each in chosen):
+        raise UsageError("`images=` is for a page (.html) and for the kind issues, and neither is drawn")
     if paged:
         chosen = _maps(chosen, named=bool(kinds))
     known = None if layout is None else read_coordinates(Path(layout))
@@ -212,6 +213,9 @@ def plot(
         with picture(path, preset, colours, len(together)) as stack:
             for sheet, each in zip(stack, together, strict=True):
                 each.declared.draw(sheet, found[each.spec])
+    if in_folder and overwrite and output is not None:
+        for path in remove_others(output, kept):
+            say(f"removed {path}, which was drawn before")
     return kept
 
 
@@ -249,7 +253,17 @@ def _write_page(
         its = {title: points[place] for title, points in maps.items()}
         views.append(View(each.features, drawn[0], its, each.unlabelled))
     folder = None if images is None else str(images)
-    write_page(output, views, runs=given.runs, metrics=metrics, command=command, seed=seed, images=folder, track=track)
+    write_page(
+        output,
+        views,
+        runs=given.runs,
+        metrics=metrics,
+        command=command,
+        seed=seed,
+        images=folder,
+        slots=given.slots,
+        track=track,
+    )
 
 
 def _file_names(chosen: Sequence[Chosen]) -> list[str]:
@@ -266,13 +280,11 @@ def _palette(given: Given) -> Palette:
     """Give every class its colour; where there are too many, those with the lowest silhouette in the first input."""
     first = given.embeddings[0]
     worst = worst_classes(first) if len(given.class_names) > MAX_CLASSES else []
-    return palette(given.class_names, worst, f"coloured are the {WORST} with the lowest silhouette in {first.name}")
+    return palette(
+        given.class_names, worst, f"coloured are the {WORST} with the lowest silhouette in {first.name}", slots=given.slots
+    )
 
 
 def worst_classes(embedding: Embedding) -> list[int]:
     """Order the classes of an input by their mean silhouette, the lowest first; those of one sample, which have none, last."""
-    labels, values = embedding.labels, embedding.silhouettes.values
-    classes, places = np.unique(labels, return_inverse=True)
-    counts = np.bincount(places)
-    means = np.where(counts > 1, np.bincount(places, values) / counts, np.inf)
-    return [int(label) for label in classes[np.argsort(means, kind="stable")]]
+    return lowest(embedding.labels, embedding.silhouettes.values)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
+    from numpy import ndarray
+
+    Array = ndarray[Any, Any]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -121,12 +124,27 @@ class Palette:
         ]
 
 
-def palette(names: Sequence[str], worst: Sequence[int] = (), why: str = "") -> Palette:
-    """Give each of (K,) classes its colour and shape; beyond MAX_CLASSES, only the worst ones, which `why` explains."""
+def lowest(labels: Array, silhouettes: Array) -> list[int]:
+    """Order the classes by their mean silhouette, the lowest first; those of one sample, which have none, last."""
+    import numpy as np
+
+    classes, places = np.unique(labels, return_inverse=True)
+    counts = np.bincount(places)
+    means = np.where(counts > 1, np.bincount(places, silhouettes) / counts, np.inf)
+    return [int(label) for label in classes[np.argsort(means, kind="stable")]]
+
+
+def palette(names: Sequence[str], worst: Sequence[int] = (), why: str = "", *, slots: Sequence[int] = ()) -> Palette:
+    """Give each of (K,) classes its colour and shape; beyond MAX_CLASSES, only the worst ones, which `why` explains.
+
+    `slots` (K,) are the places of the classes among the colours, below MAX_CLASSES; their order by default.
+    """
     count = len(names)
     if count <= MAX_CLASSES:
-        colours = series(count)
-        markers = ["o" if place < 10 else "^" for place in range(count)]
+        known = series(MAX_CLASSES)
+        taken = slots or range(count)
+        colours = [known[slot] for slot in taken]
+        markers = ["o" if slot < 10 else "^" for slot in taken]
         return Palette(tuple(names), tuple(colours), tuple(markers), tuple(range(count)))
     vivid = [series(10)[place] for place in _VIVID]
     chosen = dict(zip(worst, vivid, strict=False))

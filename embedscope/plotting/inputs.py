@@ -15,6 +15,7 @@ from embedscope.errors import InputError, UsageError
 from embedscope.metrics.silhouette import silhouette
 from embedscope.ops.statistics import stratified_sample
 from embedscope.plotting.courses import Course, read_courses
+from embedscope.plotting.figure import MAX_CLASSES
 from embedscope.store import check_finite, distinct_names, select_labelled, select_split
 from embedscope.store.reader import named
 from embedscope.store.results import Finetuning, is_run, read_run
@@ -113,12 +114,15 @@ class Given:
         runs: those of the sources that are run directories.
         class_names: of the classes that have a row in any embedding.
         courses: what files of measurements hold; there are no embeddings beside them.
+        slots: place of each class among the colours: that among all classes the sources know, so that a class has the same
+            colour in every split. Empty if these are more than have colours.
     """
 
     embeddings: tuple[Embedding, ...]
     runs: tuple[Run, ...]
     class_names: tuple[str, ...]
     courses: tuple[Course, ...] = ()
+    slots: tuple[int, ...] = ()
 
     @property
     def in_stages(self) -> bool:
@@ -189,7 +193,10 @@ def prepare(
         if shown is None:
             shown = stratified_sample(torch.from_numpy(features.labels), max_points, seed).numpy()
         embeddings.append(Embedding(features, shown, unlabelled))
-    return Given(tuple(embeddings), tuple(Run(name, read_run(path)) for path, name in _run_names(paths or ()).items()), names)
+    known = list(dict.fromkeys(name for features in opened for name in features.class_names))
+    slots = tuple(known.index(name) for name in names) if len(known) <= MAX_CLASSES else ()
+    runs = tuple(Run(name, read_run(path)) for path, name in _run_names(paths or ()).items())
+    return Given(tuple(embeddings), runs, names, slots=slots)
 
 
 def _paths(sources: Any) -> list[str] | None:

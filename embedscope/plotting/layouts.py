@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.errors import InputError, UndefinedError, UsageError
+from embedscope.errors import InputError, UsageError
 from embedscope.plotting.figure import GREY
 from embedscope.plotting.inputs import described
 from embedscope.store.files import finished
@@ -99,25 +99,37 @@ def anchors(first: Layout, embedding: Embedding) -> Anchors | None:
 def laid_out(
     inputs: Sequence[Embedding],
     project: Callable[[Embedding, Array, Anchors | None], Layout],
+    title: str,
 ) -> list[Layout]:
     """Lay out every input, and hand each but the first the rows that it shares with the first.
 
-    `project` takes an input, its rows (n, D) float64 about their mean, and the anchors. UndefinedError if all rows are equal.
+    `project` takes an input, its rows (n, D) float64 about their mean, and the anchors. Where all rows are equal there is
+    nothing to project: all points coincide, and the small print says why.
     """
     found: list[Layout] = []
+    first: Layout | None = None
     for each in inputs:
-        found.append(project(each, _about_the_mean(each), anchors(found[0], each) if found else None))
+        rows = _about_the_mean(each)
+        if rows is None:
+            made = f"{each.name}: all rows are equal, so all points coincide."
+            found.append(Layout(each, np.zeros((len(each.shown), 2)), title, (f"{title} 1", f"{title} 2"), made))
+            continue
+        found.append(project(each, rows, anchors(first, each) if first else None))
+        first = first or found[-1]
     return found
 
 
-def _about_the_mean(embedding: Embedding) -> Array:
-    """Read the rows in float64, about their mean and in [-1, 1]: no projection sees a difference, and none overflows."""
+def _about_the_mean(embedding: Embedding) -> Array | None:
+    """Read the rows in float64, about their mean and in [-1, 1]: no projection sees a difference, and none overflows.
+
+    None if all rows are equal.
+    """
     rows: Array = embedding.rows.double().numpy()
     rows = rows / (np.abs(rows).max() or 1.0)
     rows = rows - rows.mean(axis=0)
     largest = np.abs(rows).max()
     if largest < 1e-12:
-        raise UndefinedError(f"{embedding.features.source}: all rows are equal, there is nothing to project")
+        return None
     scaled: Array = rows / largest
     return scaled
 

@@ -29,12 +29,12 @@ def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
     def project(each: Embedding, rows: Array, anchors: Anchors | None) -> Layout:
         points, shares = components(rows, 2, seed)
         if anchors is None:
-            names = f"component 1 ({100 * shares[0]:.0f} %)", f"component 2 ({100 * shares[1]:.0f} %)"
+            names = f"component 1 ({100 * shares[0]:.0f}%)", f"component 2 ({100 * shares[1]:.0f}%)"
             return Layout(each, points, "PCA", names, _MADE)
-        names = f"components 1, 2 ({100 * shares.sum():.0f} %)", ""
+        names = f"components 1, 2 ({100 * shares.sum():.0f}%)", ""
         return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"turned onto {anchors.name} (Procrustes)")
 
-    return laid_out(inputs, project)
+    return laid_out(inputs, project, "PCA")
 
 
 _MADE = "In brackets: the share of the variance."

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from embedscope import plugins
 from embedscope.plotting.figure import Palette, Sheet, Width, style
 from embedscope.store.files import finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -29,6 +31,10 @@ _FALLBACKS = (
     "Noto Sans Arabic",
     "Noto Sans Devanagari",
 )
+
+# How a picture says who made it.
+_MAKER = "embedscope"
+_MARKS = {".png": b"Software\0embedscope", ".svg": b"<dc:title>embedscope</dc:title>", ".pdf": b"/Creator (embedscope)"}
 
 
 @contextmanager
@@ -63,9 +69,33 @@ def picture(path: Path, width: Width, colours: Callable[[], Palette], count: int
         with figure_of(width, colours, count) as (figure, sheets):
             yield sheets
         form = path.suffix[1:].lower()
-        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        metadata: dict[str, dict[str, str | None]] = {
+            "png": {"Software": _MAKER},
+            "svg": {"Date": None, "Creator": _MAKER},
+            "pdf": {"CreationDate": None, "Creator": _MAKER},
+        }
         with finished(path) as partial:
-            figure.savefig(partial, format=form, metadata=undated.get(form))
+            figure.savefig(partial, format=form, metadata=metadata[form])
+
+
+def remove_others(folder: Path, kept: Sequence[Path]) -> list[Path]:
+    """Remove the pictures of a folder that embedscope drew and that are not among those kept; return which.
+
+    Only a file that is named after a kind, such as tsne.png or tsne-2.svg, and whose own metadata name embedscope as its maker,
+    is removed. Links and all other files stay.
+    """
+    gone = []
+    for path in sorted(folder.iterdir()):
+        if path not in kept and path.is_file() and not path.is_symlink() and _is_ours(path):
+            path.unlink()
+            gone.append(path)
+    return gone
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix not in _MARKS or re.sub(r"-\d+$", "", path.stem) not in plugins.names("plotting"):
+        return False
+    return _MARKS[path.suffix] in path.read_bytes()
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def draw_silhouettes(sheet: Sheet, profiles: Sequence[SilhouetteProfile]) -> Non
     """Draw the classic picture: samples sorted within their class, classes by their mean, the mean of all as a line."""
     heading, titles, notes = described("Silhouette", [each.of for each in profiles], drawn=True)
     titles = [
-        f"{title}\nmean {each.mean:.3f}\n{100 * each.below:.1f} % below 0" for title, each in zip(titles, profiles, strict=True)
+        f"{title}\nmean {each.mean:.3f}\n{100 * each.below:.1f}% below 0" for title, each in zip(titles, profiles, strict=True)
     ]
     most = max(min(len(each.classes), MOST_CLASSES + 1) for each in profiles)
     if most > MOST_CLASSES:

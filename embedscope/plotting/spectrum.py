@@ -73,7 +73,7 @@ def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
     for threshold in THRESHOLDS:
         panels[0].axhline(threshold, color=INK, linewidth=0.5, linestyle=(0, (4, 3)), zorder=0)
     panels[0].set(xlim=(0, 1.15 * last + 0.5), ylim=(0, 1.02), xlabel="components")
-    panels[0].set_yticks([0, 0.25, 0.5, 0.75, 0.9], ["0", "25 %", "50 %", "75 %", "90 %"])
+    panels[0].set_yticks([0, 0.25, 0.5, 0.75, 0.9], ["0", "25%", "50%", "75%", "90%"])
     panels[0].locator_params(axis="x", integer=True)
     panels[1].set(xscale="log", yscale="log", xlabel="component")
     for axis in (panels[1].xaxis, panels[1].yaxis):

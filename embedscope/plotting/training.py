@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope.plotting import kind
-from embedscope.plotting.comparison import headed
+from embedscope.plotting.comparison import bounds, headed
 from embedscope.plotting.figure import INK, fitted, series
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Band:
     Attributes:
         epochs: (E,) int64, from 1.
         mean: (E,) float64, over the trials that have a value in the epoch.
-        std: (E,) float64, divisor n - 1; 0 where one trial has a value.
+        std: (E,) float64, divisor n - 1; 0 if one trial has a value.
     """
 
     epochs: Array
@@ -63,13 +63,16 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
     objectives = _coloured(name for each in curves for name in each.terms)  # as the comparison of the run has them
     parts = _coloured(term for each in curves for terms in each.terms.values() for term in terms if term != "objective")
     titles, lines = [], []
+    bounded: list[tuple[float | None, float | None]] = []
     for each in curves:
         prefix = f"{each.of.name}: " if len(curves) > 1 else ""
         for objective, terms in each.terms.items():
             titles.append(f"{prefix}{objective}")
+            bounded.append((None, None))
             lines.append({term: (band, parts.get(term, INK)) for term, band in terms.items()})
         for column, found in each.validation.items():
             titles.append(f"{prefix}validation {column}")
+            bounded.append(bounds(column))
             lines.append({objective: (band, objectives[objective]) for objective, band in found.items()})
     trials = max(each.trials for each in curves)
     panels = sheet.arrange(
@@ -81,9 +84,9 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
             "Of each objective its terms, before they are weighted, and in black the weighted sum.",
         ],
     )
-    for axes, panel in zip(panels, lines, strict=True):
+    for axes, panel, limits in zip(panels, lines, bounded, strict=True):
         for name, (band, shown) in panel.items():
-            axes.fill_between(band.epochs, band.mean - band.std, band.mean + band.std, color=shown, alpha=0.2, linewidth=0)
+            axes.fill_between(band.epochs, *_spread(band, limits), color=shown, alpha=0.2, linewidth=0)
             label = fitted(name, 0.6 * sheet.panel[0], 0.833 * sheet.width.font)
             axes.plot(
                 band.epochs,
@@ -97,7 +100,20 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
         axes.set(xlabel="epoch")
         axes.locator_params(axis="x", integer=True)
         axes.grid(True, axis="y")
-        axes.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
+        _add_legend(sheet, axes, len(panel))
+
+
+def _spread(band: Band, limits: tuple[float | None, float | None]) -> tuple[Array, Array]:
+    """One standard deviation to either side of the mean, within the bounds of a metric."""
+    return np.clip(band.mean - band.std, *limits), np.clip(band.mean + band.std, *limits)
+
+
+def _add_legend(sheet: Sheet, axes: Any, count: int) -> None:
+    """Add a legend above all lines and bands, for which the axis is made longer."""
+    low, high = axes.get_ylim()
+    taken = min(0.6, sheet.lines(1.15 * count + 0.5, 0.833) / max(sheet.panel[1] - sheet.lines(4), 0.1))
+    axes.set_ylim(low, low + (high - low) / (1 - taken))
+    axes.legend(loc="upper right")
 
 
 def _coloured(names: Iterable[str]) -> dict[str, str]:

@@ -51,7 +51,7 @@ def tsne(inputs: Sequence[Embedding], *, seed: int = 0, perplexity: float = 30.0
             "" if anchors is None else f"started from the layout of {anchors.name} and turned onto it",
         )
 
-    return laid_out(inputs, project)
+    return laid_out(inputs, project, "t-SNE")
 
 
 def embedded(rows: Array, start: Array, perplexity: float, seed: int) -> tuple[Array, str]:

@@ -57,4 +57,4 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
             "" if anchors is None else f"started from the layout of {anchors.name} and turned onto it",
         )
 
-    return laid_out(inputs, project)
+    return laid_out(inputs, project, "UMAP")

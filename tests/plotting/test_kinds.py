@@ -250,7 +250,7 @@ NAMES = [
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("classes", "inputs"), [(2, 1), (5, 6), (45, 1), (130, 2)])
-@pytest.mark.parametrize("kind", ["pca", "silhouette", "classes", "gini", "spectrum", "trajectory"])
+@pytest.mark.parametrize("kind", ["pca", "silhouette", "classes", "gini", "spectrum", "trajectory", "neighbors", "issues"])
 def test_drawing(kind, width, classes, inputs, embed, tmp_path):
     """Nothing collapses, and nothing warns: long names, names in other scripts, classes of one member."""
     generator = np.random.default_rng(0)

@@ -8,6 +8,8 @@ from PIL import Image
 from embedscope.errors import InputError, OutputError, UsageError
 from embedscope.finetuning import finetune
 from embedscope.plotting import plot
+from embedscope.plotting.drawing import _palette
+from embedscope.plotting.inputs import prepare
 from embedscope.store import read_features
 
 
@@ -118,8 +120,44 @@ def test_existing_picture(make_store, blobs, tmp_path):
 
 
 def test_equal_rows(make_store, tmp_path):
-    with pytest.raises(InputError, match="all rows are equal, there is nothing to project"):
-        plot([str(make_store(np.full((9, 3), 0.1), np.arange(9) % 2))], tmp_path / "a.png", kinds=["pca"])
+    store = str(make_store(np.full((9, 3), 0.1), np.arange(9) % 2))
+    for kind in ("pca", "tsne", "neighbors", "issues"):
+        plot([store, f"b={store}"], tmp_path / f"{kind}.svg", kinds=[kind])
+    assert "b: all rows are equal, so all points coincide." in (tmp_path / "pca.svg").read_text()
+    drawn = plot([store], tmp_path / "all")
+    assert {path.stem for path in drawn} >= {"tsne", "silhouette", "classes", "gini"}
+
+
+def test_the_first_input_that_varies_is_the_one_that_others_are_turned_onto(make_store, blobs, tmp_path):
+    rows, labels = blobs
+    equal = f"equal={make_store(np.ones_like(rows), labels, name='e.h5')}"
+    store = str(make_store(*blobs))
+    plot([equal, store, f"again={store}"], tmp_path / "a.svg", kinds=["pca"])
+    assert "again: turned onto store (Procrustes)" in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_a_folder_drawn_again_holds_what_was_asked_for(make_store, blobs, tmp_path, form):
+    store, out, said = str(make_store(*blobs)), tmp_path / "out", []
+    plot([store], out, kinds=["pca", "pca(seed=3)", "gini"], form=form)
+    (out / f"tsne.{form}").write_bytes(b"of somebody else")  # named after a kind, and not made by embedscope
+    (out / f"mine.{form}").write_bytes((out / f"gini.{form}").read_bytes())  # made by embedscope, and named by somebody
+    (out / f"silhouette.{form}").symlink_to(out / f"mine.{form}")
+    plot([store], out, kinds=["spectrum"], form=form)
+    assert {path.stem for path in out.iterdir()} == {"pca", "pca-2", "gini", "tsne", "mine", "silhouette", "spectrum"}
+    plot([store], out, kinds=["pca"], form="png", overwrite=True, say=said.append)
+    assert {path.stem for path in out.iterdir()} == {"pca", "tsne", "mine", "silhouette"}
+    assert {text.removesuffix(", which was drawn before") for text in said} >= {f"removed {out / f'gini.{form}'}"}
+
+
+def test_a_class_has_one_colour_in_every_split(make_store, blobs, tmp_path):
+    rows, labels = blobs
+    split = np.where(labels == 1, "train", np.where(np.arange(90) < 45, "train", "test"))
+    store = str(make_store(rows, labels, class_names=["a", "b", "c"], split=split.tolist()))
+    chosen = [prepare([store], layers=(), split=part, max_points=100, seed=0) for part in ("train", "test")]
+    assert [each.class_names for each in chosen] == [("a", "b", "c"), ("a", "c")]
+    colours = [dict(zip(each.class_names, _palette(each).colours, strict=True)) for each in chosen]
+    assert colours[1] == {name: colours[0][name] for name in "ac"}
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e30])

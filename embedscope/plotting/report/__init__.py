@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedscope._version import __version__
-from embedscope.evaluation import evaluate
+from embedscope.evaluation import evaluate, find_issues
 from embedscope.evaluation.comparing import best, differences
+from embedscope.evaluation.comparison import compare
 from embedscope.evaluation.evaluating import bound
-from embedscope.evaluation.further_findings import with_comparison
+from embedscope.evaluation.further_findings import with_comparison, with_issues
+from embedscope.evaluation.ranking import rank_layers
 from embedscope.metrics import STANDARD
+from embedscope.plotting.figure import MAX_CLASSES, WORST, lowest
 from embedscope.plotting.report import document
-from embedscope.plotting.report.packing import packed_rows, packed_run, packed_view, silhouettes
+from embedscope.plotting.report.packing import (
+    packed_comparison,
+    packed_issues,
+    packed_rows,
+    packed_run,
+    packed_view,
+    silhouettes,
+)
 from embedscope.plotting.report.thumbnails import make_thumbnails
 from embedscope.progress import Track, untracked
 from embedscope.store.files import finished
@@ -27,12 +37,22 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from embedscope.evaluation import Scores
+    from embedscope.evaluation.comparison import Comparison
+    from embedscope.evaluation.ranking import LayerRanking
     from embedscope.plotting.inputs import Run
+    from embedscope.plugins import Spec
     from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
 
 SUFFIX = ".html"
+
+# Of more rows, a page neither looks for issues nor compares: that would take minutes, and `score` does it.
+MOST_ROWS = 20_000
+
+# How many views are compared with the first.
+MOST_COMPARED = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,46 @@ def check_available() -> None:
     document.plotly_script()
 
 
+def _lowest(view: View, scores: Scores, class_names: Sequence[str]) -> list[int]:
+    """List the codes of the classes that have a colour where not all can have one, as pictures choose them."""
+    values = silhouettes(scores)
+    if values is None:
+        return []
+    code = {name: number for number, name in enumerate(class_names)}
+    return [code[view.features.class_names[label]] for label in lowest(view.features.labels[view.drawn], values)[:WORST]]
+
+
+def _comparisons(
+    views: Sequence[View], scores: Sequence[Scores], metrics: Sequence[str | Spec], seed: int
+) -> dict[int, Comparison]:
+    """Compare views with the first, where they hold the same rows: place of the view -> comparison."""
+
+    def measure(features: FeatureSet) -> Scores:
+        return evaluate(features, metrics, ci=True, device="cpu", seed=seed)
+
+    found = {}
+    for place in range(1, min(len(views), MOST_COMPARED + 1)):
+        pair = views[0].features, views[place].features
+        compared = compare(*pair, (scores[0], scores[place]), measure, seed)
+        if compared.reason is None:
+            found[place] = compared
+    return found
+
+
+def _rankings(scores: Sequence[Scores]) -> list[LayerRanking]:
+    """Rank the layers of every source that has several, by the first metric of which more, or less, is better."""
+    key = next((key for key, each in scores[0].metrics.items() if each.better is not None), None)
+    sources = dict.fromkeys(each.source for each in scores)
+    groups = [[each for each in scores if each.source == source] for source in sources]
+    return [rank_layers(group, key) for group in groups if key and len({each.layer for each in group}) > 1]
+
+
+def _places(flagged: Sequence[dict[str, Any]]) -> list[int]:
+    """List the drawn places of rows that need attention and of their copies, the worst of each kind first."""
+    rows = [row for found in flagged for row in found["rows"]]
+    return [place for row in rows for place in (row["place"], *(near for _, near in row["near"])) if place is not None]
+
+
 def write(
     path: Path,
     views: Sequence[View],
@@ -66,6 +126,7 @@ def write(
     command: str = "",
     seed: int = 0,
     images: str | None = None,
+    slots: Sequence[int] = (),
     track: Track = untracked,
 ) -> None:
     """Measure the views and write the page; a file of that name is replaced, and only by a page that is complete.
@@ -78,6 +139,7 @@ def write(
         command: what was typed, for the provenance.
         seed: of groups that are left out for intervals.
         images: where the images of the samples are, see `thumbnails.make_thumbnails`.
+        slots: place of each class among the colours, as `figure.palette` takes it.
         track: shows progress over views.
 
     Raises:
@@ -94,18 +156,29 @@ def write(
         evaluate(view.features, wanted, anchors=view.drawn, ci=True, device="cpu", seed=seed)
         for view in track(views, "measuring", len(views))
     ]
-    found = with_comparison(found, differences(found))
+    small = all(len(view.features.labels) <= MOST_ROWS for view in views)
+    comparisons = _comparisons(views, found, wanted, seed) if small else {}
+    found = with_comparison(found, differences(found), list(comparisons.values()))
+    issues = (
+        [find_issues(view.features, device="cpu", seed=seed) for view in track(views, "finding issues", len(views))]
+        if small
+        else []
+    )
+    found = [with_issues(*pair) for pair in zip(found, issues, strict=True)] if small else found
     rows, places = packed_rows([(view.features, view.drawn) for view in views], class_names)
     for number, row_set in enumerate(rows):
         shown = [entry for entry, place in zip(found, places, strict=True) if place == number]
         first = views[places.index(number)]
+        flagged = [packed_issues(each.issues, first.features.ids[first.drawn]) for each in shown if each.issues is not None]
         row_set["thumbnails"], row_set["images"] = make_thumbnails(
-            first.features, first.drawn, [silhouettes(each) for each in shown], images
+            first.features, first.drawn, [silhouettes(each) for each in shown], images, _places(flagged)
         )
     data = {
         "command": command,
         "embedscope": __version__,
         "classes": class_names,
+        "slots": list(slots) if slots else list(range(len(class_names))),
+        "lowest": _lowest(views[0], found[0], class_names) if len(class_names) > MAX_CLASSES else [],
         "metrics": list(found[0].metrics)[: len(shown_metrics)],
         "rows": rows,
         "views": [
@@ -114,6 +187,15 @@ def write(
         ],
         "best": {key: best(found, key) for each in found for key in each.metrics},
         "runs": [packed_run(run) for run in runs],
+        "issues": [packed_issues(each, view.features.ids[view.drawn]) for each, view in zip(issues, views, strict=True)]
+        if small
+        else None,
+        "comparisons": [
+            packed_comparison(each, place, views[place].features.ids[views[place].drawn], class_names)
+            for place, each in comparisons.items()
+        ],
+        "rankings": [each.as_json() for each in _rankings(found)],
+        "most_rows": MOST_ROWS,
     }
     title = "embedscope: " + ", ".join(view.features.name for view in views)
     with finished(path) as partial:

@@ -14,14 +14,19 @@ function plain(text, most = 28) {
   return shortened(text, most).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
 
-// Which classes have a colour: the picked ones; else all of a few, or of many the least well placed. The rest is grey.
+// Which classes have a colour: the picked ones; else all of a few, or of many those with the lowest silhouettes. The rest is grey.
+// Colours are those of the pictures that embedscope draws: a class has one colour in all of them.
 function litClasses(picked) {
-  if (present.length <= FEW) {
-    const lit = new Map(present.map((code, at) => [code, { colour: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]));
+  if (CLASSES.length <= FEW) {
+    const lit = new Map(present.map((code) => [code, data.slots[code]]).map(([code, at]) => [code, { colour: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]));
     return picked.size ? new Map([...lit].filter(([code]) => picked.has(code))) : lit;
   }
-  const chosen = picked.size ? [...picked] : worstFirst.slice(0, VIVID.length);
-  return new Map(chosen.map((code, at) => [code, { colour: VIVID[at % 8], symbol: at % 16 < 8 ? "circle" : "diamond" }]));
+  const lit = new Map(data.lowest.map((code, at) => [code, { colour: VIVID[at % 8], symbol: "circle" }]));
+  if (!picked.size) return lit;
+  const others = [...picked].filter((code) => !lit.has(code));
+  const colours = [...VIVID.filter((_, at) => !picked.has(data.lowest[at])), ...VIVID]; // those not in use come first
+  const style = (at) => ({ colour: colours[at % colours.length], symbol: "diamond" });
+  return new Map([...picked].map((code) => [code, lit.get(code) ?? style(others.indexOf(code))]));
 }
 
 function viewColour(index) {
@@ -68,7 +73,7 @@ function mapFigure(view, title, picked, theme, webgl) {
     hoverinfo: "none",
     showlegend: false,
   });
-  const few = present.length <= FEW;
+  const few = CLASSES.length <= FEW;
   const dimmed = picked.size ? 0.15 : 0.55;
   const traces = [
     trace(rest, { color: theme.rest, opacity: dimmed }),
@@ -148,6 +153,35 @@ function silhouetteFigure(view, picked, theme) {
       xaxis: { range: [Math.min(low, 0) - 0.03, Math.max(high, 0.2) + 0.03], zeroline: true, title: { text: "silhouette" } },
       yaxis: { tickvals: bands.map((_, at) => at), ticktext: bands.map((band) => band.label), range: [bands.length - 0.4, -0.6], showgrid: false },
       shapes: mean === null ? [] : [{ type: "line", x0: mean, x1: mean, yref: "paper", y0: 0, y1: 1, line: { color: theme.ink, width: 1.5, dash: "dash" } }],
+    }),
+  };
+}
+
+// From the mean silhouette of each class in the first view to that in another; of many classes those that changed most.
+function changesFigure(found, picked, theme) {
+  const gap = ([, before, after]) => after - before;
+  const kept = [...found.classes].sort((a, b) => picked.has(b[0]) - picked.has(a[0]) || Math.abs(gap(b)) - Math.abs(gap(a))).slice(0, LISTED);
+  const classes = kept.sort((a, b) => gap(b) - gap(a));
+  const groups = { gained: PALETTE[0], lost: PALETTE[2], "no significant change": theme.quiet };
+  const outcome = (each) => (!each[4] ? "no significant change" : gap(each) > 0 ? "gained" : "lost");
+  const traces = Object.entries(groups).flatMap(([name, colour]) => {
+    const rows = classes.map((each, row) => [each, row]).filter(([each]) => outcome(each) === name);
+    if (!rows.length) return [];
+    const faded = (each) => (picked.size && !picked.has(each[0]) ? 0.3 : 1);
+    const points = rows.flatMap(([each, row]) => [[each[1], row, "circle", 5, each], [each[2], row, gap(each) < 0 ? "triangle-left" : "triangle-right", 11, each]]);
+    return [
+      { type: "scatter", mode: "lines", x: rows.flatMap(([each]) => [each[1], each[2], null]), y: rows.flatMap(([, row]) => [row, row, null]), line: { color: colour, width: 2 }, opacity: picked.size ? 0.5 : 1, hoverinfo: "skip", showlegend: false },
+      { type: "scatter", mode: "markers", name, x: points.map(([x]) => x), y: points.map(([, y]) => y), hoverinfo: "none", marker: { color: colour, opacity: points.map(([, , , , each]) => faded(each)), symbol: points.map(([, , symbol]) => symbol), size: points.map(([, , , size]) => size) } },
+    ];
+  });
+  return {
+    traces,
+    classes,
+    height: 110 + 22 * classes.length,
+    layout: frame(theme, {
+      xaxis: { zeroline: true, title: { text: "mean silhouette" } },
+      yaxis: { tickvals: classes.map((_, row) => row), ticktext: classes.map(([code]) => plain(CLASSES[code], 18)), range: [classes.length - 0.4, -0.6], showgrid: true },
+      showlegend: true,
     }),
   };
 }

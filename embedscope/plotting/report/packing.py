@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedscope.evaluation.issues import KINDS
 from embedscope.store.results import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from embedscope.evaluation import Measurement, Scores
+    from embedscope.evaluation import Issues, Measurement, Scores
+    from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.finding import Finding
     from embedscope.plotting.inputs import Run
     from embedscope.store.features import FeatureSet
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 # Coordinates are whole numbers of this many steps along the longer side: a twentieth of a pixel on the largest screens.
 STEPS = 65535
+
+# How many rows of each kind of issue a page lists, and how many samples that gained, and lost.
+MOST_ISSUES = 150
+MOST_CHANGED = 150
 
 
 def array(values: Array) -> dict[str, str]:
@@ -155,6 +161,57 @@ def _packed_finding(finding: Finding, class_names: Sequence[str]) -> dict[str, A
         "text": finding.text,
         "next": finding.next,
         "classes": [class_names.index(name) for name in named if name in class_names],
+    }
+
+
+def packed_issues(found: Issues, ids: Array) -> dict[str, Any]:
+    """Pack the rows that need attention, the worst `MOST_ISSUES` of each kind; `place` is that among the drawn rows' ids."""
+    places = {str(name): place for place, name in enumerate(ids)}
+    rows = [each for kind in KINDS for each in [row for row in found.rows if row.kind == kind][:MOST_ISSUES]]
+    return {
+        "counts": dict(found.counts),
+        "notes": list(found.notes),
+        "expected": found.expected_precision,
+        "rows": [
+            {
+                "id": each.id,
+                "place": places.get(each.id),
+                "kind": each.kind,
+                "label": each.label,
+                "suggested": each.suggested,
+                "score": round(each.score, 4),
+                "near": [[name, places.get(name)] for name in each.near],
+                "why": each.why,
+                "split": each.split,
+            }
+            for each in rows
+        ],
+    }
+
+
+def packed_comparison(found: Comparison, view: int, ids: Array, class_names: Sequence[str]) -> dict[str, Any]:
+    """Pack how a view compares with the first; of samples that changed sides, the places of the first `MOST_CHANGED`."""
+    places = {str(name): place for place, name in enumerate(ids)}
+    code = {name: number for number, name in enumerate(class_names)}
+    sides = found.sides
+    return {
+        "view": view,
+        "rows": found.rows,
+        "cka": found.cka,
+        "mutual": found.mutual_knn,
+        "neighbors": found.neighbors,
+        "classes": [[code[each.name], each.first, each.second, each.ci95, each.significant] for each in found.classes],
+        "gained": None if sides is None else len(sides.gained),
+        "lost": None if sides is None else len(sides.lost),
+        "p": None if sides is None else sides.p_value,
+        "changed": []
+        if sides is None
+        else [
+            place
+            for side in (sides.gained, sides.lost)
+            for place in [places[name] for name in side if name in places][:MOST_CHANGED]
+        ],
+        "notes": list(found.notes),
     }
 
 

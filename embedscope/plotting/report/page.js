@@ -243,10 +243,10 @@ function makeScores() {
   const head = make("thead", {}, make("tr", {}, make("td"), ...views.map((view) => make("th", { scope: "col", class: "number" }, view.name, make("span", { class: "small" }, view.layer)))));
   const body = make("tbody", {}, counted("samples", (view) => view.samples), counted("dimensions", (view) => view.dimensions), counted("classes", (view) => view.classes), ...rows);
   parent.append(scrolling("Scores", make("table", {}, head, body)));
-  const legend = ["Below a value: its 95% interval over samples, corrected for bias. It covers which samples were drawn, not how the network was trained."];
+  const legend = ["Below each value: its 95% interval over samples, corrected for bias. The interval covers the choice of samples, not the randomness of training."];
   const seeds = new Set(views.flatMap((view) => view.provenance.filter(([name]) => name === "finetune seed").map(([, seed]) => seed)));
-  if (seeds.size) legend.push(`After training: one trial of each objective, of seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are under Training" : ""}.`);
-  if (views.length > 1) legend.push("* best in its row, where the interval of the difference to the next excludes 0.");
+  if (seeds.size) legend.push(`After training: one trial per objective, seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are in the section Training" : ""}.`);
+  if (views.length > 1) legend.push("* best in its row, if the interval of the difference to the next best excludes 0.");
   parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, legend.join(" ")));
   for (const [text, number] of notes) parent.append(make("p", { class: "note" }, `(${number}) ${text}`));
   for (const view of views.filter((each) => each.unlabelled)) parent.append(make("p", { class: "note" }, `${view.name}: ${plural(view.unlabelled, "unlabelled row is", "unlabelled rows are")} left out.`));
@@ -259,8 +259,8 @@ function toggles(label, options) {
 let mapGrid;
 let perView = []; // what is shown anew when other inputs are chosen: { parent, add }
 function makeMap() {
-  const parent = section("map", "Map", "Map", "Each point is a sample. Hover or click one to find it in the other maps; pick classes to light them up everywhere.");
-  if (!webgl) parent.append(make("p", { class: "note" }, "This browser has no WebGL: maps are drawn without it, and slowly where there are many points."));
+  const parent = section("map", "Map", "Map", "Each point is a sample. Hover over or click a point to find it on the other maps; select classes to highlight them everywhere.");
+  if (!webgl) parent.append(make("p", { class: "note" }, "This browser has no WebGL, so maps with many points are drawn slowly."));
   if (LAYOUTS.length > 1) {
     const buttons = LAYOUTS.map((title) =>
       make("button", { type: "button", "aria-pressed": title === state.layout, onclick: () => {
@@ -283,11 +283,11 @@ function makeMap() {
     const update = () => buttons.forEach((button, index) => button.setAttribute("aria-pressed", state.shown.includes(index)));
     update();
     parent.append(toggles("Inputs", buttons));
-    if (views.length > MOST_PANELS) parent.append(make("p", { class: "note" }, `Up to ${MOST_PANELS} inputs are drawn side by side; one more takes the place of the first.`));
+    if (views.length > MOST_PANELS) parent.append(make("p", { class: "note" }, `Up to ${MOST_PANELS} inputs are shown side by side; selecting another replaces the first.`));
   }
   mapGrid = make("div", { class: "grid" });
   parent.append(mapGrid, make("div", { id: "sample", "aria-live": "polite" }));
-  parent.append(make("p", { class: "note" }, "A focused map moves with the arrow keys and zooms with + and −; 0 shows all of it."));
+  parent.append(make("p", { class: "note" }, "When a map has focus, arrow keys move it, + and − zoom, and 0 resets it."));
   perView.push({
     parent: mapGrid,
     add: (view) =>
@@ -298,201 +298,19 @@ function makeMap() {
         build: () => mapFigure(view, state.layout, state.picked, theme, webgl),
         caption: () => {
           const drawn = view.set.ids.length;
-          const many = present.length > FEW && !state.picked.size ? ` In colour: the ${VIVID.length} classes with the lowest silhouettes, of ${whole(present.length)}.` : "";
-          return (drawn < view.samples ? `${whole(drawn)} of ${plural(view.samples, "sample")}, drawn class by class.` : `${plural(drawn, "sample")}.`) + many;
+          const many = CLASSES.length > FEW && !state.picked.size && data.lowest.length ? ` In colour: the ${data.lowest.length} classes with the lowest silhouettes in ${views[0].name}, of ${whole(present.length)}.` : "";
+          return (drawn < view.samples ? `${whole(drawn)} of ${plural(view.samples, "sample")}, a stratified sample.` : `${plural(drawn, "sample")}.`) + many;
         },
         click: (point, made) => pin({ view, place: made.traces[point.curveNumber].places[point.pointNumber] }),
       }),
   });
 }
 
-function makeSilhouettes() {
-  const parent = section("silhouettes", "Silhouettes", "Silhouettes", "How much closer samples are to their own class than to the nearest other one, from −1 to 1: a band a class, its samples sorted. Bands are equally high, whatever the size of the class. Dashed: the mean." + (views.length > 1 ? ` Classes are in the order of their means in ${judged.name}.` : ""));
-  const grid = make("div", { class: "grid" });
-  parent.append(grid);
-  perView.push({
-    parent: grid,
-    add: (view) => {
-      if (!view.silhouette) {
-        grid.append(make("p", {}, `${view.name}: the silhouette is undefined: ${view.metrics.silhouette.note}.`));
-        return null;
-      }
-      return addFigure(grid, {
-        title: `${view.name} · ${view.layer}`,
-        build: () => silhouetteFigure(view, state.picked, theme),
-        caption: () => `Mean ${decimal(view.metrics.silhouette.value)}; ${percent(view.below.reduce((sum, count) => sum + count, 0) / view.silhouette.length)} of the samples are below zero: nearer to another class than to their own.`,
-        tip: (point, made) => bandLines(view, made.bands[point.curveNumber]),
-        click: (point, made) => made.bands[point.curveNumber].code !== null && togglePicked(made.bands[point.curveNumber].code),
-      });
-    },
-  });
-}
-
-function bandLines(view, { code, places, label }) {
-  const below = places.filter((place) => view.silhouette[place] < 0).length;
-  const mean = places.reduce((sum, place) => sum + view.silhouette[place], 0) / places.length;
-  return lines(code === null ? label : CLASSES[code], plural(places.length, "sample"), `mean silhouette ${decimal(mean)}`, `${whole(below)} below zero`);
-}
-
-function makeConfusions() {
-  const parent = section("confusions", "Neighbours", "Nearest other classes", "Which class is the nearest other one: a row is a class, and a cell the share of its samples that have that column's class next. A click picks both.");
-  const grid = make("div", { class: "grid" });
-  parent.append(grid);
-  perView.push({
-    parent: grid,
-    add: (view) => {
-      if (!view.nearest) {
-        grid.append(make("p", {}, `${view.name}: there is no other class.`));
-        return null;
-      }
-      const figure = addFigure(grid, {
-        title: `${view.name} · ${view.layer}`,
-        build: () => confusionFigure(view, state.picked, theme),
-        caption: (made) => (made.traces[0].z.length < present.length ? `${made.traces[0].z.length} of ${whole(present.length)} classes: ${state.picked.size ? "the picked ones, then " : ""}those that are confused most.` : ""),
-        tip: (point, made) => {
-          const pair = made.cells.get(`${point.y} ${point.x}`);
-          if (!pair) return null;
-          const size = view.members[pair.own].length;
-          return lines(`${CLASSES[pair.own]} → ${CLASSES[pair.other]}`, `nearest other class of ${whole(pair.nearest)} of ${plural(size, "sample")} (${percent(pair.nearest / size)})`, `${whole(pair.misplaced)} of them nearer to it than to their own class`);
-        },
-        click: (point, made) => {
-          const pair = made.cells.get(`${point.y} ${point.x}`);
-          if (pair) setPicked(new Set([pair.own, pair.other]));
-        },
-      });
-      figure.node.append(confusionTable(view));
-      return figure;
-    },
-  });
-}
-
-function confusionTable(view) {
-  const worst = confusions(view).filter((pair) => pair.misplaced).slice(0, 8);
-  if (!worst.length) return make("p", { class: "note" }, "No sample is nearer to another class than to its own.");
-  const rows = worst.map((pair) =>
-    make("tr", {}, make("td", {}, make("button", { type: "button", onclick: () => setPicked(new Set([pair.own, pair.other])) }, `${shortened(CLASSES[pair.own], 40)} → ${shortened(CLASSES[pair.other], 40)}`)),
-      make("td", { class: "number" }, `${whole(pair.misplaced)} of ${whole(view.members[pair.own].length)}`)),
-  );
-  return make("div", { class: "scroll", style: "margin-top: .6rem" }, make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Nearer to another class than to its own"), make("th", { scope: "col", class: "number" }, "samples"))), make("tbody", {}, ...rows)));
-}
-
-const barLines = (unit) => (point, made) => {
-  const trace = made.traces[point.curveNumber];
-  return lines(CLASSES[trace.codes[point.pointNumber]], `${trace.view?.name ?? "share of the samples"}: ${unit(point.y)}`);
-};
-const pickBar = (point, made) => togglePicked(made.traces[point.curveNumber].codes[point.pointNumber]);
-const someClasses = (made) => (made.traces[0] && made.traces[0].codes.length < present.length ? ` ${made.traces[0].codes.length} of ${whole(present.length)} classes are shown.` : "");
-
-function makeChannels() {
-  const parent = section("channels", "Channels", "Channels", "Does a channel answer to one class, or to all of them alike? And do classes have the share of the channels that they have of the samples?");
-  const grid = make("div", { class: "grid" });
-  parent.append(grid);
-  const gini = (view) => view.metrics.gini;
-  if (views.some((view) => gini(view).value !== null)) {
-    addFigure(grid, {
-      title: "Gini impurity of the channels",
-      build: () => impurityFigure(theme),
-      caption: () => `0: answers to one class only. ${views.filter((view) => gini(view).value !== null).map((view) => `${view.name}: mean ${decimal(gini(view).value)}, ${plural(gini(view).dead_channels, "dead channel")}`).join("; ")}.`,
-      tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `${percent(point.y)} of the channels have an impurity of about ${decimal(point.x, 2)}`),
-    });
-    addFigure(grid, {
-      title: "Channels that answer most to a class",
-      build: () => ownedFigure(state.picked, theme),
-      caption: (made) => `${views.filter((view) => gini(view).value !== null).map((view) => `${view.name}: ${whole(gini(view).owned_channels.filter(([, count]) => !count).length)} of ${plural(view.classes, "class", "classes")} own none`).join("; ")}.${someClasses(made)}`,
-      tip: barLines((count) => plural(count, "channel")),
-      click: pickBar,
-    });
-  }
-  if (views.some((view) => view.metrics.class_kl.value !== null)) {
-    addFigure(grid, {
-      title: "Classes in the channels and in the data",
-      build: () => histogramFigure(state.picked, theme),
-      caption: (made) => `Bars: a class's share of the channels' mass; lines: its share of the samples${made.traces[0]?.codes.length < present.length ? ", for the classes where they differ most" : ""}. ${views.filter((view) => view.metrics.class_kl.value !== null).map((view) => `${view.name}: KL ${decimal(view.metrics.class_kl.value, 4)}`).join("; ")}.${someClasses(made)}`,
-      tip: barLines(percent),
-      click: pickBar,
-    });
-  }
-  if (!grid.children.length) parent.append(make("p", {}, `Undefined: ${gini(views[0]).note}.`));
-}
-
-function makeSpectrum() {
-  const parent = section("spectrum", "Spectrum", "Spectrum", "How many dimensions the embedding uses. Dotted: 90, 95 and 99 % of the variance.");
-  if (curves.every((curve) => curve === null)) {
-    parent.append(make("p", {}, `Undefined: ${views[0].metrics.explained_variance.note}.`));
-    return;
-  }
-  const grid = make("div", { class: "grid" });
-  parent.append(grid);
-  const needed = (view) => Object.entries(view.metrics.explained_variance.components).map(([share, count]) => `${whole(count)} for ${percent(share)}`).join(", ");
-  addFigure(grid, {
-    title: "Cumulative explained variance",
-    build: () => varianceFigure(theme),
-    caption: () => `${views.filter((view, index) => curves[index]).map((view) => `${view.name}: ${needed(view)}`).join("; ")}.`,
-    tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `${plural(point.x, "component")}: ${(100 * point.y).toFixed(1)} % of the variance`),
-  });
-  addFigure(grid, {
-    title: "Eigenvalues",
-    build: () => eigenvalueFigure(theme),
-    tip: (point, made) => lines(made.traces[point.curveNumber].view.name, `component ${whole(point.x)}: ${decimal(100 * point.y)} % of the variance`),
-  });
-}
-
-function makeRuns() {
-  for (const [index, run] of data.runs.entries()) {
-    const title = data.runs.length > 1 ? `Training: ${run.name}` : "Training";
-    const parent = section(`run-${index}`, title, title, "The held-out samples, measured before and after training with each objective.");
-    const [first] = run.objectives;
-    const measured = [...new Set(run.objectives.flatMap((each) => Object.keys(each.summary)))];
-    const metrics = measured.filter((name) => run.objectives.some((each) => (each.summary[name]?.mean ?? null) !== null));
-    const better = (name) => ({ higher: " ↑", lower: " ↓" })[views[0].metrics[name]?.better ?? (/accuracy|f1/.test(name) ? "higher" : null)] ?? "";
-    const digits = (name) => (views[0].metrics[name]?.better === null ? 1 : 4); // components are counted
-    const head = make("thead", {}, make("tr", {}, make("td"), make("th", { scope: "col", class: "number" }, "before"), ...run.objectives.map((each) => make("th", { scope: "col", class: "number" }, each.expression, make("span", { class: "small" }, plural(each.trials.length, "trial"))))));
-    const body = metrics.map((name) =>
-      make("tr", {}, make("th", { scope: "row" }, name, better(name)), make("td", { class: "number" }, decimal(first.trials[0]?.before[name] ?? null, digits(name))),
-        ...run.objectives.map((each) => {
-          const { mean = null, std = null, difference = null, ci95: own = null, simultaneous = null, p_corrected: p = null } = each.summary[name] ?? {};
-          const ci95 = simultaneous ?? own;
-          const spread = std === null || mean === null ? "" : ` ± ${decimal(std, digits(name))}`;
-          const sign = difference > 0 ? "+" : "";
-          const against = difference === null ? null : `${sign}${decimal(difference, digits(name))}${ci95 ? ` [${decimal(ci95[0], digits(name))}, ${decimal(ci95[1], digits(name))}]` : ""}${p === null || p === undefined ? "" : `, p ${p < 0.001 ? "< 0.001" : decimal(p)}`}`;
-          return make("td", { class: "number" }, `${decimal(mean, digits(name))}${spread}`, against && make("span", { class: "small" }, against));
-        })),
-    );
-    parent.append(scrolling("Objectives", make("table", {}, head, make("tbody", {}, ...body))));
-    parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, "Mean ± standard deviation over trials. Beneath: the paired difference to the first objective with its 95% interval; p, and intervals that hold for all objectives at once, only of the primary metric."));
-    const grid = make("div", { class: "grid" });
-    parent.append(grid);
-    for (const name of metrics) {
-      addFigure(grid, {
-        title: `${name}${better(name)}`,
-        build: () => objectiveFigure(run, name, theme),
-        caption: () => "Dots: trials; bar: their mean; dashed: before.",
-        tip: (point) => lines(run.objectives[point.y].expression, decimal(point.x, 4)),
-      });
-    }
-    const training = make("div", { class: "grid", style: "margin-top: 1rem" });
-    parent.append(training);
-    for (const objective of run.objectives) {
-      const spread = objective.logs.length > 1 ? "Mean over trials; shaded: from the lowest to the highest." : "";
-      const { trained, validated } = loggedColumns(objective);
-      for (const [title, columns] of [["Training", trained], ["Validation", validated]]) {
-        if (!columns.length) continue;
-        addFigure(training, {
-          title: `${title} with ${objective.expression}`,
-          build: () => trainingFigure(objective, columns, theme),
-          caption: () => spread,
-          tip: (point, made) => lines(made.traces[point.curveNumber].column, `epoch ${point.x}: ${decimal(point.y, 4)}`),
-        });
-      }
-    }
-  }
-}
-
-// The samples as a table, the least well placed first.
+// The samples as a table, the lowest silhouettes first.
 
 let tableBody, tableHead, tableMore, tableStatus;
 function makeSamples() {
-  const parent = section("samples", "Samples", "Least well placed samples", "Sort by a column; an id shows the sample in the maps. Where classes are picked, theirs alone are listed.");
+  const parent = section("samples", "Samples", judged.silhouette ? "Lowest-silhouette samples" : "Samples", "Sort by any column; select an id to show the sample on the maps. If classes are selected, only their samples are listed.");
   if (views.length > 1) {
     const select = make("select", { "aria-label": "Input", onchange: () => {
       state.table.view = Number(select.value);
@@ -572,7 +390,7 @@ function drawTable() {
     }),
   );
   tableMore.hidden = places.length <= table.rows;
-  tableStatus.textContent = `${whole(Math.min(table.rows, places.length))} of ${plural(places.length, "sample")}${state.picked.size ? ` of ${plural(state.picked.size, "picked class", "picked classes")}` : ""}.`;
+  tableStatus.textContent = `${whole(Math.min(table.rows, places.length))} of ${plural(places.length, "sample")}${state.picked.size ? ` of ${plural(state.picked.size, "selected class", "selected classes")}` : ""}.`;
 }
 
 function pin(sample, scroll) {
@@ -584,7 +402,7 @@ function pin(sample, scroll) {
   const table = make("table", {}, make("thead", {}, make("tr", {}, make("td"), make("th", { scope: "col", class: "number" }, "silhouette"), make("th", { scope: "col" }, "nearest other class"))),
     make("tbody", {}, ...rows.map(([other, there]) => make("tr", {}, make("th", { scope: "row" }, other.name), make("td", { class: "number" }, other.silhouette ? decimal(other.silhouette[there]) : "–"), make("td", {}, other.nearest ? CLASSES[other.nearest[there]] : "–")))));
   const split = view.set.split ? `, split ${view.set.split.names[view.set.split.codes[place]]}` : "";
-  const close = make("button", { type: "button", "aria-label": "Let the sample go", onclick: () => {
+  const close = make("button", { type: "button", "aria-label": "Deselect the sample", onclick: () => {
     state.sample = null;
     byId("sample").replaceChildren();
     drawRings();
@@ -596,24 +414,9 @@ function pin(sample, scroll) {
   if (scroll) byId("map").scrollIntoView();
 }
 
-function makeProvenance() {
-  const parent = section("provenance", "Provenance", "Provenance");
-  const described = views.map((view) => new Map([["source", view.source], ["layer", view.layer], ...view.provenance]));
-  const names = [...new Set(described.flatMap((record) => [...record.keys()]))];
-  const rows = names.map((name) => {
-    const values = described.map((record) => record.get(name) ?? "–");
-    const same = new Set(values).size === 1;
-    const cell = make("td", {}, ...(same ? [values[0]] : values.map((value, index) => make("div", {}, `${views[index].name}: ${value}`))));
-    return make("tr", {}, make("th", { scope: "row" }, name), cell);
-  });
-  const page = [["page made by", `embedscope ${data.embedscope}, plotly.js ${Plotly.version} (MIT licence)`], ["page command", data.command || "–"], ...[...new Set(rowSets.map((set) => set.images))].map((text) => ["images", text])];
-  for (const run of data.runs) page.push(...run.options.map(([name, value]) => [`${run.name} ${name}`, value]), ...run.data.map(([name, value]) => [`${run.name} data ${name}`, value]));
-  parent.append(make("div", { class: "scroll" }, make("table", {}, make("tbody", {}, ...rows, ...page.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)))))));
-}
+// Legend: one button per class.
 
-// Legend: a button a class.
-
-const ORDERS = { given: "As the data has them", worst: "Lowest silhouette first", most: "Most samples first" };
+const ORDERS = { given: "As in the data", worst: "Lowest silhouette first", most: "Most samples first" };
 let legendButtons = new Map();
 function makeLegend() {
   const orders = judged.silhouette ? ["given", "worst", "most"] : ["given", "most"];
@@ -638,13 +441,13 @@ function fillLegend() {
     return [code, button];
   }));
   byId("legend").replaceChildren(...legendButtons.values());
-  if (!found.length) byId("legend").append(make("p", { class: "note" }, "No class of that name."));
+  if (!found.length) byId("legend").append(make("p", { class: "note" }, "No class matches."));
   markLegend();
 }
 
 function markLegend() {
   const lit = litClasses(state.picked);
-  const all = present.length <= FEW ? litClasses(new Set()) : lit;
+  const all = CLASSES.length <= FEW ? litClasses(new Set()) : lit;
   for (const [code, button] of legendButtons) {
     button.setAttribute("aria-pressed", state.picked.has(code));
     const style = all.get(code);
@@ -652,7 +455,7 @@ function markLegend() {
     swatch.style.background = style?.colour ?? theme.rest;
     swatch.classList.toggle("diamond", style?.symbol === "diamond");
   }
-  byId("chosen").textContent = state.picked.size ? `${whole(state.picked.size)} of ${whole(present.length)} picked` : `${plural(present.length, "class", "classes")}; pick some`;
+  byId("chosen").textContent = state.picked.size ? `${whole(state.picked.size)} of ${whole(present.length)} selected` : `${plural(present.length, "class", "classes")}; select some`;
   byId("clear").hidden = !state.picked.size;
 }
 
@@ -684,7 +487,10 @@ function showViews() {
 byId("inputs").textContent = views.map((view) => `${view.name} (${plural(view.samples, "sample")})`).join(", ");
 makeFindings();
 makeScores();
+makeLayers();
 makeMap();
+makeIssues();
+makeComparisons();
 makeSilhouettes();
 makeConfusions();
 makeChannels();

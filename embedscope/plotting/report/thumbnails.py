@@ -47,22 +47,24 @@ _OF_THE_SYSTEM = tuple(map(Path, ("/dev", "/proc", "/sys")))
 
 
 def make_thumbnails(
-    features: FeatureSet, drawn: Array, silhouettes: Sequence[Array | None], images: str | None = None
+    features: FeatureSet,
+    drawn: Array,
+    silhouettes: Sequence[Array | None],
+    images: str | None = None,
+    flagged: Sequence[int] = (),
 ) -> tuple[dict[int, str] | None, str]:
     """Make pictures of drawn samples: place among the drawn -> WebP in base64; and a sentence on which have one.
 
-    The lowest silhouettes come first, then others evenly, to MOST and MOST_BYTES. `images` is the data that the reader named:
-    a folder, in which ids are paths, or any other data. Without it, they are looked for where they were when the features were
-    extracted. None if the data is not on this machine, is not what was extracted from (its fingerprint differs), is more than
-    may be searched without being named, or holds no images; the sentence says which.
+    The `flagged` places come first, then the lowest silhouettes, then others evenly, to MOST and MOST_BYTES. `images` is the
+    data that the reader named, see `image_source`. None if there are no images; the sentence says why.
     """
     try:
-        location, image_of = _recorded(features) if images is None else (images, _named(images))
+        location, image_of = image_source(features, images)
     except EmbedscopeError as error:
         return None, f"no images: {error}"
     pictures: dict[int, str] = {}
     size = 0
-    for place in _by_need(len(drawn), silhouettes)[: 2 * MOST]:
+    for place in _by_need(len(drawn), silhouettes, flagged)[: 2 * MOST]:
         try:
             item = image_of(str(features.ids[drawn[place]]))
         except EmbedscopeError:  # it could be read when it was extracted from; the page does without it
@@ -77,6 +79,16 @@ def make_thumbnails(
     if not pictures:
         return None, f"no images: {location} has none of these ids"
     return pictures, f"images of {len(pictures):,} of {len(drawn):,} samples, from {location}"
+
+
+def image_source(features: FeatureSet, images: str | None = None) -> tuple[str, Callable[[str], Any]]:
+    """Find the images that features were made from: where they are, and a function from an id to its image, None without one.
+
+    `images` is data that the reader named: a folder, in which ids are paths, or any other data. Without it, they are looked for
+    where they were when the features were extracted. InputError, with the reason, if the data is not on this machine, is not
+    what was extracted from (its fingerprint differs), or is more than may be searched without being named.
+    """
+    return _recorded(features) if images is None else (images, _named(images))
 
 
 def _named(images: str) -> Callable[[str], Any]:
@@ -171,14 +183,12 @@ def _read(path: Path, root: Path | None = None) -> Image | None:
     return read_image(path, str(path))
 
 
-def _by_need(count: int, silhouettes: Sequence[Array | None]) -> list[int]:
-    """Order places: the lower half of MOST by their lowest silhouette, then the others in random order."""
+def _by_need(count: int, silhouettes: Sequence[Array | None], flagged: Sequence[int] = ()) -> list[int]:
+    """Order places: the flagged, the lower half of MOST by their lowest silhouette, then the others in random order."""
     known = [values for values in silhouettes if values is not None]
     order = np.random.default_rng(0).permutation(count)
-    if not known:
-        return [int(place) for place in order]
-    worst = np.argsort(np.min(known, axis=0), kind="stable")[: MOST // 2]
-    return [int(place) for place in (*worst, *order[~np.isin(order, worst)])]
+    worst = np.argsort(np.min(known, axis=0), kind="stable")[: MOST // 2] if known else order
+    return list(dict.fromkeys(int(place) for place in (*flagged, *worst, *order)))
 
 
 def _encoded(image: Image) -> str:

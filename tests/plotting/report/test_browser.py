@@ -129,7 +129,8 @@ def sample_page(tmp_path_factory):
 def test_sample_data(chromium, sample_page):
     page = Page(chromium, sample_page)
     assert [heading.text for heading in page.all("nav a")] == [
-        "Findings", "Scores", "Map", "Silhouettes", "Neighbours", "Channels", "Spectrum", "Samples", "Provenance",
+        "Findings", "Scores", "Map", "Issues", "Comparison",
+        "Silhouettes", "Neighbours", "Channels", "Spectrum", "Samples", "Provenance",
     ]  # fmt: skip
     assert page.drawn_points() == [582, 582]
     assert "0.2457" in page.text("#scores table")
@@ -147,14 +148,14 @@ def test_sample_data(chromium, sample_page):
     page.pick("8")
     lit = page.run("return figures.filter((f) => f.map).map((f) => f.made.traces.map((t) => t.x.length))")
     assert lit == [[582 - 55, 55]] * 2
-    assert page.text("#chosen") == "1 of 10 picked"
+    assert page.text("#chosen") == "1 of 10 selected"
     assert page.run("return [...document.querySelectorAll('#legend [aria-pressed=true] .name')].map((n) => n.textContent)") == [
         "8"
     ]
     assert set(page.run("return [...tableBody.rows].map((row) => row.cells[2].textContent)")) == {"8"}
     assert page.run("return figures.find((f) => f.made.bands).made.traces.filter((t) => t.opacity === 1).length") == 1
     page.run("document.getElementById('clear').click()")
-    assert page.text("#chosen") == "10 classes; pick some"
+    assert page.text("#chosen") == "10 classes; select some"
     page.check_silence()
 
 
@@ -289,7 +290,7 @@ def test_run_directory(chromium, make_store, blobs, tmp_path):
     (path,) = plot([str(tmp_path / "run")], tmp_path / "run.html", kinds=["pca"])
     page = Page(chromium, path)
     assert "ce + 0.5*silhouette" in page.text("#run-0 table")
-    assert "one trial of each objective, of seed 0; the means over trials are under Training" in page.text("body")
+    assert "one trial per objective, seed 0; the means over trials are in the section Training" in page.text("body")
     assert page.run("return document.querySelectorAll('#run-0 figure').length") >= 7
     assert "Training" in [link.text for link in page.all("nav a")]
     page.check_silence()
