@@ -28,7 +28,7 @@ _TRAINING, _ROWS, _NETWORK = "Training", "Rows", "Network (with DATA)"
 _PANELS = {
     **dict.fromkeys(("epochs", "batch_size", "sampler", "weights", "optimizer", "learning_rate", "weight_decay"), _TRAINING),
     **dict.fromkeys(("schedule", "patience", "select_by", "clip"), _TRAINING),
-    **dict.fromkeys(("train", "backbone_learning_rate", "augment", "amp"), _NETWORK),
+    **dict.fromkeys(("train", "backbone_learning_rate", "loss_layer", "augment", "amp"), _NETWORK),
     **dict.fromkeys(("metrics", "test_share", "val_share", "memory"), _ROWS),
 }
 # Settings whose option may be repeated.

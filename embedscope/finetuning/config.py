@@ -68,6 +68,11 @@ class TrainingConfig:
         "Learning rate of a network before its classifier. By default a tenth of the learning rate if weights were loaded, "
         "else the same.",
     )
+    loss_layer: str | None = _setting(
+        None,
+        "Layer that gini and class_kl (mean |activation| of each channel) and latent_boost read instead of the embedding: "
+        "layer4, or 'features.3:flatten'.",
+    )
     augment: str | None = _setting(
         None, "Augmentation of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
     )
@@ -108,6 +113,8 @@ class TrainingConfig:
         for name in ("backbone_learning_rate", "clip"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0, high=1e30)
+        if self.loss_layer is not None:
+            _check_text("loss_layer", self.loss_layer)
         _check_text("train", self.train)
         check_train(self.train)
         if self.augment is not None:

@@ -141,11 +141,13 @@ def open_subject(
         raise InputError(f"{dataset.location} has no inputs")
     if not (dataset.labels >= 0).any():
         raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs and none of them has a label")
-    where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer)
+    where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer, config.loss_layer)
     if config.amp and autocast_type(device) is not torch.bfloat16:
         raise InputError(f"{device} has no bfloat16, in which `amp=True` trains; leave it out")
     if config.train != "head":
         refuse_shared_statistics(encoder)
+    if config.loss_layer is not None and config.train != "all":
+        _refuse_frozen_loss_layer(encoder, where, config, encoder.prepare(items(dataset, [0])))
     inputs = prepare_inputs(dataset, encoder.prepare, device, memory, folder, track)
     start = _start(encoder, where, 2, "all", config.seed).to(device).eval()
     bank = InputBank(inputs, torch.arange(len(dataset.inputs)))
@@ -160,6 +162,16 @@ def refuse_shared_statistics(encoder: Encoder) -> None:
         raise UsageError(
             f"{encoder.spec} has BatchNorm, whose statistics would be those of each process's share of a batch; train it in "
             "one process"
+        )
+
+
+def _refuse_frozen_loss_layer(encoder: Encoder, where: Plan, config: TrainingConfig, sample: Any) -> None:
+    """Raise UsageError for a loss layer that nothing trained comes before: its terms would have no gradient."""
+    network = _start(encoder, where, 2, config.train, config.seed).eval()
+    network(sample)
+    if network.loss_rows is not None and not network.loss_rows[0].requires_grad:
+        raise UsageError(
+            f"with train='{config.train}' nothing is trained up to `loss_layer={config.loss_layer}`; train more, or all"
         )
 
 

@@ -58,7 +58,7 @@ class Training:
         device = material.labels.device
         torch.manual_seed(seed)
         self.head = material.build(config, seed).to(device).train()
-        self.criterion = build(objective, material.num_classes, self.head.width).to(device)
+        self.criterion = build(objective, material.num_classes, self.head.width, self.head.loss_widths).to(device)
         groups = material.groups(self.head, self.criterion, config)
         self._optimizer = build_optimizer(config.optimizer, groups, config.learning_rate, config.weight_decay)
         self._schedule = Schedule(config.schedule, self._optimizer, config.epochs)
@@ -198,7 +198,10 @@ class Training:
         whole = whole.to(device)
         labels = self.material.labels[whole]
         weights = None if self.material.weights is None else self.material.weights[whole]
-        objective = loss = self.criterion(embedding, labels, logits, weights)
+        layer = self.head.loss_rows
+        if layer is not None:
+            layer = distributed.all_gather_rows(layer[0], len(batch)), distributed.all_gather_rows(layer[1], len(batch))
+        objective = loss = self.criterion(embedding, labels, logits, weights, layer)
         terms = {"objective": objective, **self.criterion.terms}
         if probed is not None:
             terms["probe"] = nn.functional.cross_entropy(distributed.all_gather_rows(probed, len(batch)), labels)
