@@ -17,6 +17,7 @@ from embedscope.finetuning.inputs import InputBank, Prepared, items, prepare_inp
 from embedscope.finetuning.validation import apply
 from embedscope.models.encoder import Encoder, Weights, weights_digest
 from embedscope.models.network import Network, Plan, check_trainable, plan
+from embedscope.models.normalization import own_statistics
 from embedscope.models.precision import autocast_type
 from embedscope.models.preparation import Pixels
 from embedscope.store.features import FeatureSet
@@ -156,12 +157,13 @@ def open_subject(
 
 
 def refuse_shared_statistics(encoder: Encoder) -> None:
-    """Raise UsageError for BatchNorm under torchrun."""
-    normalized = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in encoder.module.modules())
-    if distributed.world_size() > 1 and normalized:
+    """Raise UsageError for BatchNorm under torchrun whose statistics cannot be those of the whole batch."""
+    name = own_statistics(encoder.module) if distributed.world_size() > 1 else None
+    if name is not None:
+        kind = type(encoder.module.get_submodule(name)).__name__
         raise UsageError(
-            f"{encoder.spec} has BatchNorm, whose statistics would be those of each process's share of a batch; train it in "
-            "one process"
+            f"{name} of {encoder.spec} is a {kind}, whose statistics would be those of each process's share of a batch; train "
+            "it in one process"
         )
 
 

@@ -16,6 +16,7 @@ from embedscope.errors import InputError, UsageError
 from embedscope.models.inputs import call, mapped, shapes
 from embedscope.models.layers import Layer, Taps, find
 from embedscope.models.listing import Listing
+from embedscope.models.normalization import share_statistics
 from embedscope.models.pooling import Pooling
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class Network(nn.Module):
         self._taps = Taps(self._encoder, layers, poolings)
         self._taps.__enter__()  # until the copy of the module is gone
         self._frozen = self._freeze(train)
+        share_statistics(self.module)
 
     @property
     def classify(self) -> nn.Linear:

@@ -17,7 +17,6 @@ from embedscope.evaluation import evaluate
 from embedscope.extraction import extract
 from embedscope.finetuning import finetune
 from embedscope.finetuning.config import TrainingConfig
-from embedscope.finetuning.networks import refuse_shared_statistics
 from embedscope.finetuning.sampling import Shuffled
 from embedscope.models import open_model
 from embedscope.models.encoder import Encoder
@@ -26,7 +25,6 @@ from embedscope.models.network import Network, blocks_of, plan
 from embedscope.models.preparation import Pixels
 from embedscope.store import read_features
 from embedscope.store.runs import RunWriter
-from tests.finetuning.test_processes import start
 
 CODE = """
 import torch
@@ -439,35 +437,6 @@ def test_networks_of_timm(tmp_path, name, blocks):
         f"timm:{name}(pretrained=False, num_classes=3)", str(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors")
     )
     assert again.weights.missing == again.weights.left_over == ()
-
-
-def test_two_processes_train_the_network_that_one_trains(tmp_path, data, code):
-    options = [
-        "finetune",
-        f"{code}(norm=False)",
-        data,
-        "--batch-size",
-        "15",
-        "--epochs",
-        "2",
-        "--device",
-        "cpu",
-        "-m",
-        "silhouette",
-    ]
-    options += ["--objective", "ce + 0.5*silhouette", "--augment", "crop(8, pad=1)", "--clip", "0.5"]
-    assert main([*map(str, options), "-o", str(tmp_path / "run1"), "-q"]) == 0
-    codes, found = start(2, [*options[1:], "-o", tmp_path / "run2", "-q"])
-    assert codes == [0, 0], found
-    for one, two in zip(*(log_of(tmp_path / f"run{size}", "ce_0.5-silhouette/trial-0") for size in (1, 2)), strict=True):
-        assert two == pytest.approx(one, abs=2e-3)  # float32; a row on the edge of two classes may turn
-
-
-def test_statistics_of_batches_are_not_those_of_a_processs_share(small, code, monkeypatch):
-    monkeypatch.setattr("embedscope.distributed.world_size", lambda: 2)
-    refuse_shared_statistics(open_model(f"{code}(norm=False)"))
-    with pytest.raises(UsageError, match="has BatchNorm, whose statistics would be those of each process's share"):
-        refuse_shared_statistics(small[0])
 
 
 def test_networks_of_text_read_their_inputs_anew(tmp_path):
