@@ -20,11 +20,12 @@ from embedscope.models.network import Network, Plan, check_trainable, plan
 from embedscope.models.normalization import own_statistics
 from embedscope.models.precision import autocast_type
 from embedscope.models.preparation import Pixels
+from embedscope.progress import silent
 from embedscope.store.features import FeatureSet
 from embedscope.store.provenance import DataOrigin, LayerOrigin, ModelOrigin, Provenance
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
     from typing import Any
 
     from torch import Tensor
@@ -101,14 +102,14 @@ def opened(
     config: TrainingConfig,
     device: torch.device,
     memory: int,
-    folder: Path,
     track: Track,
     beside: Subject | None = None,
+    say: Callable[[str], None] = silent,
 ) -> tuple[Subject | None, FeatureSet]:
     """Return the features of all rows as they are before training, and the network if they are of one, see `open_subject`."""
     if isinstance(source, FeatureSet):
         return None, source
-    subject = open_subject(source, config, device, memory, folder, track, beside)
+    subject = open_subject(source, config, device, memory, track, beside, say)
     return subject, subject.features
 
 
@@ -117,9 +118,9 @@ def open_subject(
     config: TrainingConfig,
     device: torch.device,
     memory: int,
-    folder: Path,
     track: Track,
     beside: Subject | None = None,
+    say: Callable[[str], None] = silent,
 ) -> Subject:
     """Prepare the inputs, find the layers, and take the embedding of every input before training.
 
@@ -127,10 +128,10 @@ def open_subject(
         network: to train.
         config: how.
         device: that trains.
-        memory: bytes that the inputs may take.
-        folder: where they are kept if they take more.
+        memory: bytes that the inputs may take; if they take more, they are read anew for every batch.
         track: shows progress over inputs.
         beside: the same network with the data to train on, if these are further data.
+        say: is told of inputs that are read anew.
 
     Raises:
         InputError: a model that cannot be trained or does not take the data, or an input that cannot be read.
@@ -149,7 +150,7 @@ def open_subject(
         refuse_shared_statistics(encoder)
     if config.loss_layer is not None and config.train != "all":
         _refuse_frozen_loss_layer(encoder, where, config, encoder.prepare(items(dataset, [0])))
-    inputs = prepare_inputs(dataset, encoder.prepare, device, memory, folder, track)
+    inputs = prepare_inputs(dataset, encoder.prepare, device, memory, track, say)
     start = _start(encoder, where, 2, "all", config.seed).to(device).eval()
     bank = InputBank(inputs, torch.arange(len(dataset.inputs)))
     embedding, *_ = apply(start, bank, torch.zeros(len(dataset.inputs), dtype=torch.int64), track, "embedding before training")

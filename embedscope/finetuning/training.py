@@ -21,7 +21,7 @@ from embedscope.losses.expression import Objective, build
 from embedscope.progress import untracked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -143,8 +143,9 @@ class Training:
         self.criterion.start_epoch(epoch, self.config.epochs)
         batches = list(self._sampler.batches(epoch))
         values, names = [], ["objective"]
-        for step, batch in enumerate(track(batches, description, sum(map(len, batches)), size=len), 1):
-            loss, terms = self._forward(batch)
+        read = track(self._read(batches), description, sum(map(len, batches)), size=lambda pair: len(pair[0]))
+        for step, (batch, rows) in enumerate(read, 1):
+            loss, terms = self._forward(batch, rows)
             values.append(torch.stack([value.detach().double() for value in terms.values()]))
             names = list(terms)
             if self._looks:
@@ -183,14 +184,19 @@ class Training:
         found = [name for name, value in terms.items() if not torch.isfinite(value * weights.get(name, 1.0))]
         return found or ["their sum"]
 
-    def _forward(self, batch: np.ndarray[Any, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute what is minimized on a batch, and what is logged of it."""
+    def _read(self, batches: Sequence[np.ndarray[Any, Any]]) -> Iterator[tuple[np.ndarray[Any, Any], Any]]:
+        """Give each batch with this process's share of its rows."""
+        if self.material.inputs is not None:
+            return self.material.inputs.read(batches, _own)
+        device = self.material.labels.device
+        return ((batch, self.material.features[_own(batch).to(device)]) for batch in batches)
+
+    def _forward(self, batch: np.ndarray[Any, Any], rows: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute what is minimized on a batch, of which this process has some rows, and what is logged of it."""
         whole = torch.from_numpy(batch)
         device = self.material.labels.device
-        own = whole[distributed.share(len(batch))]
-        rows = self.material.rows(own)
         if self._augment is not None:
-            rows = self._augment(rows, own, self.criterion.epoch)
+            rows = self._augment(rows, _own(batch), self.criterion.epoch)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.amp):
             embedding, logits = self.head(rows)
         probed = self.head.probe(embedding) if self._probes else None
@@ -246,3 +252,8 @@ class Training:
         if best:
             self.best_epoch, self.best_value = self.epoch, value
             self.best_state = {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
+
+
+def _own(batch: np.ndarray[Any, Any]) -> Tensor:
+    """Give this process's share of the positions of a batch."""
+    return torch.from_numpy(batch)[distributed.share(len(batch))]

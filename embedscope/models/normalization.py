@@ -17,10 +17,12 @@ def own_statistics(module: nn.Module) -> str | None:
     That is one with a forward pass of its own (torch's SyncBatchNorm, timm's BatchNormAct2d), and one that keeps no running
     statistics, so that validation, where processes do not go in step, would need those of a batch.
     """
-    for name, each in module.named_modules():
-        if isinstance(each, _BatchNorm) and (type(each).forward is not _BatchNorm.forward or each.running_mean is None):
-            return name
-    return None
+    found: list[str] = [
+        name
+        for name, each in module.named_modules()
+        if isinstance(each, _BatchNorm) and (type(each).forward is not _BatchNorm.forward or each.running_mean is None)
+    ]
+    return found[0] if found else None
 
 
 def share_statistics(module: nn.Module) -> None:
@@ -37,7 +39,7 @@ def share_statistics(module: nn.Module) -> None:
 def _forward(self: _BatchNorm, inputs: Tensor) -> Tensor:
     if not self.training:
         return type(self).forward(self, inputs)
-    self._check_input_dim(inputs)
+    self._check_input_dim(inputs)  # type: ignore[no-untyped-call]
     values = inputs if inputs.dtype == torch.float64 else inputs.float()
     axes, shape = [0, *range(2, values.ndim)], [1, -1, *[1] * (values.ndim - 2)]
     own = values.new_full((1,), values.numel() / values.shape[1])

@@ -27,7 +27,7 @@ from embedscope.finetuning import finetune
 from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels
 
-rank, size, port, folder, kind, optimizer = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5], sys.argv[6]
+rank, size, port, folder, kind, optimizer = *map(int, sys.argv[1:3]), *sys.argv[3:]
 torch.set_num_threads(1)
 if size > 1:
     wait = datetime.timedelta(seconds=120)
@@ -38,9 +38,19 @@ module = nn.Sequential(
     *(nn.Linear(144, 6), nn.BatchNorm1d(6, momentum=None), nn.Tanh(), nn.Linear(6, 3)),
 ).to(getattr(torch, kind))
 found = finetune(
-    Encoder(module=module, prepare=Pixels(), spec="net"), open_dataset(folder + "/data.npz"), f"{folder}/{kind}-{optimizer[:3]}-{size}",
-    objectives="ce + 0.5*silhouette + 0.1*gini + 0.1*latent_boost", loss_layer="2", augment="crop(8, pad=1)", clip=0.5,
-    epochs=3, batch_size=31, device="cpu", metrics="silhouette", optimizer=optimizer, learning_rate=0.01,
+    Encoder(module=module, prepare=Pixels(), spec="net"),
+    open_dataset(folder + "/data.npz"),
+    f"{folder}/{kind}-{optimizer[:3]}-{size}",
+    objectives="ce + 0.5*silhouette + 0.1*gini + 0.1*latent_boost",
+    loss_layer="2",
+    augment="crop(8, pad=1)",
+    clip=0.5,
+    epochs=3,
+    batch_size=31,
+    device="cpu",
+    metrics="silhouette",
+    optimizer=optimizer,
+    learning_rate=0.01,
 )
 if size > 1:
     group.destroy_process_group()

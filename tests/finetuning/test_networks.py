@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from embedscope.evaluation import evaluate
 from embedscope.extraction import extract
 from embedscope.finetuning import finetune
 from embedscope.finetuning.config import TrainingConfig
+from embedscope.finetuning.inputs import Coded, InputBank, Live, prepare_inputs
 from embedscope.finetuning.sampling import Shuffled
 from embedscope.models import open_model
 from embedscope.models.encoder import Encoder
 from embedscope.models.head import open_head
 from embedscope.models.network import Network, blocks_of, plan
 from embedscope.models.preparation import Pixels
+from embedscope.progress import untracked
 from embedscope.store import read_features
 from embedscope.store.runs import RunWriter
 
@@ -327,12 +330,50 @@ def test_a_run_resumes_only_with_the_same_network(tmp_path, small, monkeypatch):
         finetune(other, dataset, tmp_path / "run", resume=True, **SETTINGS)
 
 
-def test_inputs_on_disk_give_the_same(tmp_path, small):
+@pytest.mark.parametrize(("memory", "kept"), [(40_000, Coded), (20_000, Live)])
+def test_inputs_in_8_bits_and_those_that_are_read_anew_give_the_same(tmp_path, small, memory, kept):
     encoder, dataset = small
+    said = []
+    assert isinstance(prepare_inputs(dataset, encoder.prepare, torch.device("cpu"), memory // 2, untracked), kept)
     held = finetune(encoder, dataset, tmp_path / "held", **SETTINGS)
-    on_disk = finetune(encoder, dataset, tmp_path / "disk", memory=20_000, **SETTINGS)
-    assert held.objectives[0].trials[0].after == on_disk.objectives[0].trials[0].after
-    assert log_of(tmp_path / "held") == log_of(tmp_path / "disk")
+    other = finetune(encoder, dataset, tmp_path / "other", memory=memory, say=said.append, **SETTINGS)
+    assert held.objectives[0].trials[0].after == other.objectives[0].trials[0].after
+    assert log_of(tmp_path / "held") == log_of(tmp_path / "other")
+    assert any("read anew for every batch" in line for line in said) == (kept is Live)
+
+
+def test_8_bits_are_exact_for_any_256_values_per_channel_and_nothing_else(small):
+    generator = torch.Generator().manual_seed(0)
+    shades = torch.randn(3, 256, generator=generator)
+    codes = torch.randint(0, 256, (300, 3, 5, 4), generator=generator)
+    images = shades.gather(1, codes.transpose(0, 1).flatten(1)).view(3, 300, 5, 4).transpose(0, 1).contiguous()
+    for broken in (None, 7.0, torch.nan):
+        if broken is not None:
+            images[299, 1, 2, 3] = broken
+        given = replace(small[1], inputs=list(images), labels=np.zeros(300, dtype=np.int64))
+        found = prepare_inputs(given, torch.stack, torch.device("cpu"), images.nbytes // 2, untracked)
+        assert isinstance(found, Live if broken else Coded)
+        positions = torch.tensor([299, 0, 17])
+        torch.testing.assert_close(found[positions], images[positions], rtol=0, atol=0, equal_nan=True)
+
+
+def test_image_files_are_read_ahead_in_order_and_their_errors_come_through(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number in range(30):
+        path = tmp_path / "data" / f"class-{number % 3}" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.full((4, 4), number, dtype=np.uint8)).save(path)
+    dataset = open_dataset(str(tmp_path / "data"))
+    found = prepare_inputs(dataset, Pixels(), torch.device("cpu"), 1, untracked)
+    parts = [torch.arange(start, start + 3) for start in range(0, 30, 3)]
+    bank = InputBank(found, torch.arange(30).flip(0))
+    for part, (read, images) in zip(parts, bank.read(parts, lambda part: part), strict=True):
+        assert read is part
+        shades = [int(dataset.ids[29 - row][-6:-4]) for row in part.tolist()]
+        assert (images[:, 0, 0, 0] * 255).round().int().tolist() == shades
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot read the image"):
+        list(bank.read(parts, lambda part: part))
 
 
 def test_other_data_can_be_held_out(tmp_path, small, data):
