@@ -79,6 +79,9 @@ class TrainingConfig:
     weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
     amp: bool = _setting(False, "Train a network in bfloat16 where that is safe; it is measured in float32.")
     clip: float | None = _setting(None, "Largest norm of the gradient; larger ones are scaled down to it.")
+    ema: float | None = _setting(
+        None, "Decay of an exponential moving average of the weights, which is validated and kept instead, as in 0.999."
+    )
     schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
     patience: int | None = _setting(None, "Stop after this many epochs without a better validation.", low=1)
     select_by: str = _setting(
@@ -115,6 +118,8 @@ class TrainingConfig:
                 check_number(name, getattr(self, name), above=0, high=1e30)
         if self.loss_layer is not None:
             _check_text("loss_layer", self.loss_layer)
+        if self.ema is not None and not 0 < check_number("ema", self.ema) < 1:
+            raise UsageError(f"ema, the decay of the average of the weights, has to be between 0 and 1, got {self.ema}")
         _check_text("train", self.train)
         check_train(self.train)
         if self.augment is not None:

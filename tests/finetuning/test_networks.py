@@ -276,6 +276,27 @@ def test_an_inner_layer_gets_the_gradient_of_the_objective_and_the_classifier_st
     assert moved == {"0.weight", "0.bias", "4.weight", "4.bias"}
 
 
+def test_averaged_weights_are_the_average_of_those_of_each_step(small, monkeypatch, tmp_path):
+    """By hand on one tensor; the decay grows from 0.1 to what was asked for, so that the random start is soon forgotten."""
+    encoder, dataset = replace(small[0], remake=None), small[1]
+    seen, step = [], torch.optim.AdamW.step
+
+    def watched(self, *args):
+        step(self, *args)
+        (bias,) = (each for group in self.param_groups for each in group["params"] if each.shape == (6,))
+        seen.append(bias.detach().clone())
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    finetune(encoder, dataset, tmp_path / "run", **{**SETTINGS, "val_share": 0, "ema": 0.3, "schedule": "constant"})
+    average = encoder.module.embed.bias.detach()
+    for number, each in enumerate(seen, 1):
+        decay = min(0.3, number / (9 + number))
+        average = decay * average + (1 - decay) * each
+    found = weights_of(tmp_path / "run")["embed.bias"]
+    torch.testing.assert_close(found, average, rtol=1e-5, atol=1e-7)
+    assert (found - seen[-1]).abs().max() > 1e-4
+
+
 class KilledError(Exception):
     pass
 
@@ -290,6 +311,7 @@ def test_a_killed_run_resumes_to_the_same_values(tmp_path, small, monkeypatch, o
         "optimizer": optimizer,
         "augment": "crop(8, pad=1) + erase(p=0.5)",
         "schedule": "plateau(patience=0)",
+        "ema": 0.9 if optimizer == "adamw" else None,
     }
     whole = finetune(*small, tmp_path / "whole", **settings)
     monkeypatch.setattr("embedscope.finetuning.trials._SECONDS_BETWEEN_STATES", 0.0)
@@ -399,7 +421,7 @@ def test_an_objective_without_logits_trains_the_classifier_as_a_probe(tmp_path, 
 
 def test_a_step_that_is_not_finite_is_named_with_its_term(tmp_path, small):
     encoder, dataset = small
-    with pytest.raises(InputError, match=r"not finite in step \d+ of \d of epoch \d: ce(, silhouette)?; lower"):
+    with pytest.raises(InputError, match=r"not finite in epoch \d, step \d+ of \d: ce(, silhouette)?; lower"):
         finetune(encoder, dataset, tmp_path / "run", **{**SETTINGS, "objectives": "ce + silhouette", "learning_rate": 1e25})
 
 
