@@ -211,7 +211,7 @@ class _Book:
         found = torch.empty(batch.shape, dtype=torch.uint8)
         for channel, known in enumerate(self._known):
             rows = batch[:, channel].contiguous()
-            seen: Tensor = torch.unique(rows)  # type: ignore[no-untyped-call]
+            seen: Tensor = torch.unique(rows)
             known = torch.cat([known, seen[~torch.isin(seen, known)]])
             if len(known) > 256:
                 return None

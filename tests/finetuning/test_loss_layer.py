@@ -161,3 +161,14 @@ def test_what_cannot_be_read_is_refused(tmp_path, data, settings, message):
 def test_a_head_has_no_loss_layer(tmp_path, blobs):
     with pytest.raises(UsageError, match="`loss_layer=` is for a network"):
         finetune(*blobs, tmp_path / "run", objectives="gini", loss_layer="0")
+
+
+def test_in_bfloat16_the_losses_read_float32_and_gradients_reach_the_layer():
+    ours, images, labels = network("0")
+    ours.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embedding, logits = ours(images)
+    assert {each.dtype for each in (embedding, logits, *ours.loss_rows)} == {torch.float32}
+    build("gini + class_kl", 4, 5, ours.loss_widths)(embedding, labels, logits, None, ours.loss_rows).backward()
+    assert ours.module[0].weight.grad.abs().sum() > 0
+    assert ours.module[5].weight.grad.abs().sum() == 0  # what comes after the layer has no part in them
