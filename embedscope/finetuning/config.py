@@ -93,7 +93,10 @@ class TrainingConfig:
         0.1, "Share of the rest to choose the epoch by, unless there is a split called val; 0 keeps the last epoch."
     )
     memory: int | None = _setting(
-        None, "Memory for rows, as in 4GB; beyond it they are drawn from disk. By default half of what is free.", low=1
+        None,
+        "Memory for rows, as in 4GB; beyond it they are drawn from disk, and inputs of a network are read anew. By default half of "
+        "what is free.",
+        low=1,
     )
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N; only auto falls back.")
     seed: int = _setting(0, "Seed of the split and of the first trial.", low=0)
