@@ -94,8 +94,8 @@ class TrainingConfig:
     )
     memory: int | None = _setting(
         None,
-        "Memory for rows, as in 4GB; beyond it they are drawn from disk, and inputs of a network are read anew. By default half "
-        "of what is free.",
+        "Memory for rows, as in 4GB; beyond it they are drawn from disk, and inputs of a network are read anew. By default "
+        "half of what is free.",
         low=1,
     )
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N; only auto falls back.")
