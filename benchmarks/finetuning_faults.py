@@ -1,7 +1,7 @@
 """Does a training of a whole network that is killed resume to what it would have become?
 
 `finetune MODEL DATA` on digits, two objectives with two trials each, is killed at 10 random moments, some of them again while
-they resume, and resumed. Every value, log, checkpoint and store has to be that of the run that was left alone, bit for bit.
+they resume, and resumed. Values, logs, tensors and rows of stores have to equal those of the run that was left alone.
 The state of a training is kept after every epoch here instead of every ten seconds.
 `finetuning_faults.py KILLS` takes another number.
 """
