@@ -121,6 +121,31 @@ class _Gather(torch.autograd.Function):
         return gradients[0][ctx.own], None
 
 
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Sum a tensor over the processes, with a graph: each gets back the gradient that all of them have for the sum."""
+    if world_size() == 1:
+        return tensor
+    summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _summed(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _summed(gradients[0])
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    total = tensor.clone(memory_format=torch.contiguous_format)
+    with _exchange():
+        group.all_reduce(total)
+    return total
+
+
 def all_reduce(tensors: Sequence[Tensor], *, mean: bool = False) -> None:
     """Replace tensors by their sum over the processes, or their mean, in one exchange; all processes then hold the same."""
     if world_size() == 1 or not tensors:

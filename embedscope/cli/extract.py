@@ -182,10 +182,7 @@ def extract(
         if rank() > 0:
             return
     if output is None or list_layers:
-        if json:
-            print_json([asdict(line) for line in lines])
-        else:
-            _print_layers(lines)
+        print_layers(lines, json)
         return
     if done.skipped:
         first = next(iter(done.skipped.values()))
@@ -263,7 +260,11 @@ def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, train
         talk.warn(note)
 
 
-def _print_layers(lines: Sequence[LayerInfo]) -> None:
+def print_layers(lines: Sequence[LayerInfo], json: bool) -> None:
+    """Print a table of layers, or JSON."""
+    if json:
+        print_json([asdict(line) for line in lines])
+        return
     rows = [
         (
             line.name,

@@ -12,8 +12,8 @@ import typer
 
 from embedscope import plugins
 from embedscope.cli.console import BEST, Talk, arrow, command_line, number, print_columns, print_json
-from embedscope.cli.extract import say_what_was_opened, stdout_to_stderr
-from embedscope.cli.options import Device, Json, Output, Overwrite, Quiet, Seed, Verbose, listing
+from embedscope.cli.extract import print_layers, say_what_was_opened, stdout_to_stderr
+from embedscope.cli.options import Device, Json, Overwrite, Quiet, Seed, Verbose, listing
 from embedscope.errors import UsageError
 from embedscope.finetuning.config import TrainingConfig
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _TRAINING, _ROWS, _NETWORK = "Training", "Rows", "Network (with DATA)"
 _PANELS = {
     **dict.fromkeys(("epochs", "batch_size", "sampler", "weights", "optimizer", "learning_rate", "weight_decay"), _TRAINING),
-    **dict.fromkeys(("schedule", "patience", "select_by", "clip"), _TRAINING),
-    **dict.fromkeys(("train", "backbone_learning_rate", "augment", "amp"), _NETWORK),
+    **dict.fromkeys(("schedule", "patience", "select_by", "clip", "ema"), _TRAINING),
+    **dict.fromkeys(("train", "backbone_learning_rate", "loss_layer", "augment", "amp"), _NETWORK),
     **dict.fromkeys(("metrics", "test_share", "val_share", "memory"), _ROWS),
 }
 # Settings whose option may be repeated.
@@ -75,7 +75,7 @@ def finetune(
             metavar="FEATURES|MODEL",
         ),
     ],
-    output: Output,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)] = None,
     data: Annotated[
         str | None,
         typer.Argument(metavar="DATA", help="Data to train the network MODEL on, as in extract.", show_default=False),
@@ -139,6 +139,10 @@ def finetune(
         int | None,
         typer.Option(help="3 makes all images RGB, 1 all grey.", show_default=False, rich_help_panel=_NETWORK),
     ] = None,
+    list_layers: Annotated[
+        bool,
+        typer.Option("--list-layers", help="Print the layers with their output shapes, and stop.", rich_help_panel=_NETWORK),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -157,6 +161,10 @@ def finetune(
     from embedscope.store import read_features
     from embedscope.store.results import as_json
 
+    if list_layers and data is None:
+        raise UsageError("--list-layers is for a network: give MODEL and DATA")
+    if output is None and not list_layers:
+        raise UsageError("nothing says where to write; pass -o RUN")
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         memory = settings.pop("memory")
@@ -171,6 +179,9 @@ def finetune(
             held_out: Any = None if test is None else read_features(test, layer=layer)
         else:
             subject = _opened(features, data, opening, config.seed, talk)
+            if list_layers:
+                _print_layers(*subject, settings["device"], json)
+                return
             held_out = None if test is None else open_dataset(test)
         result = finetuning.finetune(
             *subject,
@@ -201,6 +212,16 @@ def finetune(
     for sentence in finetuning.conclusions(result):
         talk.say(sentence)
     talk.say(f"{result.seconds:.1f} s; next: embedscope plot {quote(str(output))} -o {quote(f'{output}.png')}")
+
+
+def _print_layers(encoder: Encoder, dataset: Dataset, device: str, json: bool) -> None:
+    from embedscope import distributed
+    from embedscope.extraction import list_layers
+
+    with stdout_to_stderr():
+        lines = list_layers(encoder, dataset, device=device)
+    if distributed.rank() == 0:
+        print_layers(lines, json)
 
 
 def _opened(model: str, data: str, opening: dict[str, Any], seed: int, talk: Talk) -> tuple[Encoder, Dataset]:

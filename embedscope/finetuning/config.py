@@ -68,12 +68,20 @@ class TrainingConfig:
         "Learning rate of a network before its classifier. By default a tenth of the learning rate if weights were loaded, "
         "else the same.",
     )
+    loss_layer: str | None = _setting(
+        None,
+        "Layer that gini and class_kl (mean |activation| of each channel) and latent_boost read instead of the embedding: "
+        "layer4, or 'features.3:flatten'.",
+    )
     augment: str | None = _setting(
         None, "Augmentation of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
     )
     weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
     amp: bool = _setting(False, "Train a network in bfloat16 where that is safe; it is measured in float32.")
     clip: float | None = _setting(None, "Largest norm of the gradient; larger ones are scaled down to it.")
+    ema: float | None = _setting(
+        None, "Decay of an exponential moving average of the weights, which is validated and kept instead, as in 0.999."
+    )
     schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
     patience: int | None = _setting(None, "Stop after this many epochs without a better validation.", low=1)
     select_by: str = _setting(
@@ -85,7 +93,10 @@ class TrainingConfig:
         0.1, "Share of the rest to choose the epoch by, unless there is a split called val; 0 keeps the last epoch."
     )
     memory: int | None = _setting(
-        None, "Memory for rows, as in 4GB; beyond it they are drawn from disk. By default half of what is free.", low=1
+        None,
+        "Memory for rows, as in 4GB; beyond it they are drawn from disk, and inputs of a network are read anew. By default "
+        "half of what is free.",
+        low=1,
     )
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N; only auto falls back.")
     seed: int = _setting(0, "Seed of the split and of the first trial.", low=0)
@@ -108,6 +119,10 @@ class TrainingConfig:
         for name in ("backbone_learning_rate", "clip"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0, high=1e30)
+        if self.loss_layer is not None:
+            _check_text("loss_layer", self.loss_layer)
+        if self.ema is not None and not 0 < check_number("ema", self.ema) < 1:
+            raise UsageError(f"ema, the decay of the average of the weights, has to be between 0 and 1, got {self.ema}")
         _check_text("train", self.train)
         check_train(self.train)
         if self.augment is not None:

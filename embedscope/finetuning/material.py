@@ -75,10 +75,6 @@ class Material:
             found.append({"params": before, "lr": self.subject.backbone_rate(config)})
         return found
 
-    def rows(self, positions: Tensor) -> Any:
-        """Return what a batch is made of, on the device that trains: rows (B, D), or inputs of a network."""
-        return self.features[positions.to(self.labels.device)] if self.inputs is None else self.inputs[positions]
-
 
 def prepare(
     parts: Parts,

@@ -17,13 +17,15 @@ from embedscope.finetuning.inputs import InputBank, Prepared, items, prepare_inp
 from embedscope.finetuning.validation import apply
 from embedscope.models.encoder import Encoder, Weights, weights_digest
 from embedscope.models.network import Network, Plan, check_trainable, plan
+from embedscope.models.normalization import own_statistics
 from embedscope.models.precision import autocast_type
 from embedscope.models.preparation import Pixels
+from embedscope.progress import silent
 from embedscope.store.features import FeatureSet
 from embedscope.store.provenance import DataOrigin, LayerOrigin, ModelOrigin, Provenance
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
     from typing import Any
 
     from torch import Tensor
@@ -100,14 +102,14 @@ def opened(
     config: TrainingConfig,
     device: torch.device,
     memory: int,
-    folder: Path,
     track: Track,
     beside: Subject | None = None,
+    say: Callable[[str], None] = silent,
 ) -> tuple[Subject | None, FeatureSet]:
     """Return the features of all rows as they are before training, and the network if they are of one, see `open_subject`."""
     if isinstance(source, FeatureSet):
         return None, source
-    subject = open_subject(source, config, device, memory, folder, track, beside)
+    subject = open_subject(source, config, device, memory, track, beside, say)
     return subject, subject.features
 
 
@@ -116,9 +118,9 @@ def open_subject(
     config: TrainingConfig,
     device: torch.device,
     memory: int,
-    folder: Path,
     track: Track,
     beside: Subject | None = None,
+    say: Callable[[str], None] = silent,
 ) -> Subject:
     """Prepare the inputs, find the layers, and take the embedding of every input before training.
 
@@ -126,10 +128,10 @@ def open_subject(
         network: to train.
         config: how.
         device: that trains.
-        memory: bytes that the inputs may take.
-        folder: where they are kept if they take more.
+        memory: bytes that the inputs may take; if they take more, they are read anew for every batch.
         track: shows progress over inputs.
         beside: the same network with the data to train on, if these are further data.
+        say: is told of inputs that are read anew.
 
     Raises:
         InputError: a model that cannot be trained or does not take the data, or an input that cannot be read.
@@ -141,12 +143,14 @@ def open_subject(
         raise InputError(f"{dataset.location} has no inputs")
     if not (dataset.labels >= 0).any():
         raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs and none of them has a label")
-    where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer)
+    where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer, config.loss_layer)
     if config.amp and autocast_type(device) is not torch.bfloat16:
         raise InputError(f"{device} has no bfloat16, in which `amp=True` trains; leave it out")
     if config.train != "head":
         refuse_shared_statistics(encoder)
-    inputs = prepare_inputs(dataset, encoder.prepare, device, memory, folder, track)
+    if config.loss_layer is not None and config.train != "all":
+        _refuse_frozen_loss_layer(encoder, where, config, encoder.prepare(items(dataset, [0])))
+    inputs = prepare_inputs(dataset, encoder.prepare, device, memory, track, say)
     start = _start(encoder, where, 2, "all", config.seed).to(device).eval()
     bank = InputBank(inputs, torch.arange(len(dataset.inputs)))
     embedding, *_ = apply(start, bank, torch.zeros(len(dataset.inputs), dtype=torch.int64), track, "embedding before training")
@@ -154,12 +158,23 @@ def open_subject(
 
 
 def refuse_shared_statistics(encoder: Encoder) -> None:
-    """Raise UsageError for BatchNorm under torchrun."""
-    normalized = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in encoder.module.modules())
-    if distributed.world_size() > 1 and normalized:
+    """Raise UsageError for BatchNorm under torchrun whose statistics cannot be those of the whole batch."""
+    name = own_statistics(encoder.module) if distributed.world_size() > 1 else None
+    if name is not None:
+        kind = type(encoder.module.get_submodule(name)).__name__
         raise UsageError(
-            f"{encoder.spec} has BatchNorm, whose statistics would be those of each process's share of a batch; train it in "
-            "one process"
+            f"{name} of {encoder.spec} is a {kind}, whose statistics would be those of each process's share of a batch; train "
+            "it in one process"
+        )
+
+
+def _refuse_frozen_loss_layer(encoder: Encoder, where: Plan, config: TrainingConfig, sample: Any) -> None:
+    """Raise UsageError for a loss layer that nothing trained comes before: its terms would have no gradient."""
+    network = _start(encoder, where, 2, config.train, config.seed).eval()
+    network(sample)
+    if network.loss_rows is not None and not network.loss_rows[0].requires_grad:
+        raise UsageError(
+            f"with train='{config.train}' nothing is trained up to `loss_layer={config.loss_layer}`; train more, or all"
         )
 
 

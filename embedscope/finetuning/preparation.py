@@ -53,7 +53,7 @@ def refuse_without_validation(config: TrainingConfig, why: str) -> None:
 
 def refuse_for_heads(config: TrainingConfig) -> None:
     """Raise UsageError for settings of a network where a head is trained."""
-    for name in ("train", "backbone_learning_rate", "augment", "amp"):
+    for name in ("train", "backbone_learning_rate", "loss_layer", "augment", "amp"):
         if getattr(config, name) != default(name):
             raise UsageError(f"`{name}=` is for a network, and features are given: give a model and a data set")
 
@@ -72,6 +72,7 @@ def grids(config: TrainingConfig, parts: Parts, *, network: bool = False) -> lis
         width = build_head(config.head, width, count, 1.0).width
     build_sampler(config.sampler, np.searchsorted(np.unique(parts.train.labels), parts.train.labels), config.batch_size, 0)
     found = [expression.expand(objective) for objective in config.objectives]
+    read: set[str] = set()
     for point in (point for grid in found for point in grid):
         for term in expression.parse(point):
             if term.start > config.epochs:
@@ -79,10 +80,14 @@ def grids(config: TrainingConfig, parts: Parts, *, network: bool = False) -> lis
                     f"'{point}': {term.spec} would switch on in epoch {term.start}, after the last of {config.epochs}"
                 )
         built = expression.build(point, count, width)
+        read.update(built.reads)
         if config.weights is not None and not any(hasattr(each, "per_sample") for each in built.losses):
             raise UsageError(
                 f"'{point}' has no term with a value per sample, such as ce, that weights of samples could multiply"
             )
+    if config.loss_layer is not None and not read & {"layer", "magnitudes"}:
+        names = [name for name in plugins.names("losses") if expression.reads(plugins.load("losses", name)) != "embedding"]
+        raise UsageError(f"`loss_layer=` is read by {', '.join(names)} alone, and no objective has one of them; leave it out")
     return found
 
 

@@ -192,8 +192,8 @@ def _run(
     if distributed.rank():
         track = untracked
     folder = run.resolve().parent
-    subject, everything = opened(source, config, where, budget // 2, folder, track)
-    held_out, test = (None, None) if other is None else opened(other, config, where, budget // 4, folder, track, beside=subject)
+    subject, everything = opened(source, config, where, budget // 2, track, say=say)
+    held_out, test = (None, None) if other is None else opened(other, config, where, budget // 4, track, subject, say)
     features, unlabelled = select_labelled(everything)
     check_finite(features)
     if test is not None:

@@ -6,6 +6,8 @@ objective, which sees the whole batch, and the head's gradients are added up. Lo
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,7 @@ from embedscope.losses.expression import Objective, build
 from embedscope.progress import untracked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -58,7 +60,7 @@ class Training:
         device = material.labels.device
         torch.manual_seed(seed)
         self.head = material.build(config, seed).to(device).train()
-        self.criterion = build(objective, material.num_classes, self.head.width).to(device)
+        self.criterion = build(objective, material.num_classes, self.head.width, self.head.loss_widths).to(device)
         groups = material.groups(self.head, self.criterion, config)
         self._optimizer = build_optimizer(config.optimizer, groups, config.learning_rate, config.weight_decay)
         self._schedule = Schedule(config.schedule, self._optimizer, config.epochs)
@@ -67,7 +69,10 @@ class Training:
         self._probes = not self._reaches_logits()
         self._criterion, self._sign = criterion(config.select_by)
         self._complete = max(start for _, start in self.criterion.schedule)  # the epoch from which on all terms count
-        self._looks = material.subject is not None  # whether the loss of each step is looked at
+        # Whether the loss of each step is looked at: on a GPU that waits for all that is under way, which a network hides.
+        self._looks = material.subject is not None or device.type == "cpu"
+        self._average = None if config.ema is None else _copied(self.head)
+        self._steps = 0
         self._stale = 0  # epochs since the validation got better
         self._negative = 0.0
         self.log: list[dict[str, float]] = []
@@ -78,8 +83,9 @@ class Training:
     def run(self, track: Track, after_epoch: Callable[[], None]) -> None:
         """Train to the last epoch, or until the validation has not got better for `patience` epochs.
 
-        Epochs before the last term is switched on neither count as the best nor towards `patience`. DivergedError at the end of
-        an epoch in which the objective was not finite, with the terms that were not; `best_state` is what was good before.
+        Epochs before the last term is switched on neither count as the best nor towards `patience`. DivergedError at the
+        step at which the objective is not finite (of a head on a GPU, at the end of that epoch), with the terms that are not;
+        `best_state` is what was good before.
         """
         left = range(self.epoch + 1, self.config.epochs + 1)
         name = f"training {self.objective} (seed {self.seed})"
@@ -89,10 +95,11 @@ class Training:
                 break
             rate = self._optimizer.param_groups[0]["lr"]
             means = self._run_epoch(epoch, track if within else untracked, f"{name}, epoch {epoch} of {self.config.epochs}")
-            found = validate(self.head, self.material, self._criterion)
-            self.log.append({"epoch": epoch, **means, "learning_rate": rate, **found})
-            self.epoch = epoch
-            self._keep(found.get(f"val_{self._criterion}"))
+            with self._averaged():
+                found = validate(self.head, self.material, self._criterion)
+                self.log.append({"epoch": epoch, **means, "learning_rate": rate, **found})
+                self.epoch = epoch
+                self._keep(found.get(f"val_{self._criterion}"))
             after_epoch()
         if self.best_state is not None:
             self.head.load_state_dict(self.best_state)
@@ -119,6 +126,8 @@ class Training:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if cuda else None,
             "best_state": self.best_state,
+            "average": self._average,
+            "steps": self._steps,
             "counts": [self.epoch, self.best_epoch, self._stale],
             "best_value": self.best_value,
             "negative": self._negative,
@@ -137,18 +146,22 @@ class Training:
         self.best_state, self.best_value = state["best_state"], state["best_value"]
         self.epoch, self.best_epoch, self._stale = state["counts"]
         self._negative, self.log = state["negative"], state["log"]
+        self._steps = state["steps"]
+        for name, tensor in (self._average or {}).items():
+            tensor.copy_(state["average"][name])
 
     def _run_epoch(self, epoch: int, track: Track, description: str) -> dict[str, float]:
         """Go through the batches once; return the means of the objective and its terms."""
         self.criterion.start_epoch(epoch, self.config.epochs)
         batches = list(self._sampler.batches(epoch))
         values, names = [], ["objective"]
-        for step, batch in enumerate(track(batches, description, sum(map(len, batches)), size=len), 1):
-            loss, terms = self._forward(batch)
+        read = track(self._read(batches), description, sum(map(len, batches)), size=lambda pair: len(pair[0]))
+        for step, (batch, rows) in enumerate(read, 1):
+            loss, terms = self._forward(batch, rows)
             values.append(torch.stack([value.detach().double() for value in terms.values()]))
             names = list(terms)
-            if self._looks:
-                self._check_finite(values[-1:], names, f"step {step} of {len(batches)} of epoch {epoch}")
+            if self._looks and not math.isfinite(loss.item()):
+                self._check_finite(values[-1:], names, f"epoch {epoch}, step {step} of {len(batches)}")
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._add_gradients_up()
@@ -156,7 +169,7 @@ class Training:
                 nn.utils.clip_grad_norm_(self.head.parameters(), self.config.clip)
             self._optimizer.step()
             self._schedule.after_step(epoch - 1 + step / len(batches))
-        # On a GPU, looking at a value waits for all that is under way: those of a head are looked at when the epoch ends.
+            self._take_into_average()
         found = torch.stack(values).cpu()
         self._check_finite(values, names, f"epoch {epoch}")
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.head.parameters()):
@@ -183,14 +196,19 @@ class Training:
         found = [name for name, value in terms.items() if not torch.isfinite(value * weights.get(name, 1.0))]
         return found or ["their sum"]
 
-    def _forward(self, batch: np.ndarray[Any, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute what is minimized on a batch, and what is logged of it."""
+    def _read(self, batches: Sequence[np.ndarray[Any, Any]]) -> Iterator[tuple[np.ndarray[Any, Any], Any]]:
+        """Give each batch with this process's share of its rows."""
+        if self.material.inputs is not None:
+            return self.material.inputs.read(batches, _own)
+        device = self.material.labels.device
+        return ((batch, self.material.features[_own(batch).to(device)]) for batch in batches)
+
+    def _forward(self, batch: np.ndarray[Any, Any], rows: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute what is minimized on a batch, of which this process has some rows, and what is logged of it."""
         whole = torch.from_numpy(batch)
         device = self.material.labels.device
-        own = whole[distributed.share(len(batch))]
-        rows = self.material.rows(own)
         if self._augment is not None:
-            rows = self._augment(rows, own, self.criterion.epoch)
+            rows = self._augment(rows, _own(batch), self.criterion.epoch)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.amp):
             embedding, logits = self.head(rows)
         probed = self.head.probe(embedding) if self._probes else None
@@ -198,7 +216,10 @@ class Training:
         whole = whole.to(device)
         labels = self.material.labels[whole]
         weights = None if self.material.weights is None else self.material.weights[whole]
-        objective = loss = self.criterion(embedding, labels, logits, weights)
+        layer = self.head.loss_rows
+        if layer is not None:
+            layer = distributed.all_gather_rows(layer[0], len(batch)), distributed.all_gather_rows(layer[1], len(batch))
+        objective = loss = self.criterion(embedding, labels, logits, weights, layer)
         terms = {"objective": objective, **self.criterion.terms}
         if probed is not None:
             terms["probe"] = nn.functional.cross_entropy(distributed.all_gather_rows(probed, len(batch)), labels)
@@ -207,6 +228,31 @@ class Training:
         if negative:
             terms["negative"] = torch.stack([share.to(device) for share in negative]).max()
         return loss, terms
+
+    def _take_into_average(self) -> None:
+        """Move the averaged weights and statistics towards those of this step, by more in the first steps."""
+        if self._average is None or self.config.ema is None:
+            return
+        self._steps += 1
+        share = 1 - min(self.config.ema, self._steps / (9 + self._steps))
+        for name, tensor in self.head.state_dict().items():
+            if tensor.is_floating_point():
+                self._average[name].lerp_(tensor, share)
+            else:
+                self._average[name].copy_(tensor)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the head for a while, if there are any."""
+        if self._average is None:
+            yield
+            return
+        trained = _copied(self.head)
+        self.head.load_state_dict(self._average)
+        try:
+            yield
+        finally:
+            self.head.load_state_dict(trained)
 
     def _add_gradients_up(self) -> None:
         """Make every process's gradients those of the full batch: the head's are sums over rows, the objective's are whole."""
@@ -242,4 +288,13 @@ class Training:
         self._stale = 0 if better else self._stale + 1
         if best:
             self.best_epoch, self.best_value = self.epoch, value
-            self.best_state = {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
+            self.best_state = _copied(self.head)
+
+
+def _copied(head: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+
+
+def _own(batch: np.ndarray[Any, Any]) -> Tensor:
+    """Give this process's share of the positions of a batch."""
+    return torch.from_numpy(batch)[distributed.share(len(batch))]

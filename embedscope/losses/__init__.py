@@ -15,6 +15,9 @@ from embedscope.ops.pairwise import working_dtype
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# What a loss may read of a network with a loss layer, see `loss`.
+READS = ("embedding", "layer", "magnitudes")
+
 
 @dataclass(frozen=True)
 class LossDeclaration:
@@ -24,14 +27,16 @@ class LossDeclaration:
         reference: DOI or arXiv id of its source.
         classes: how many classes a batch needs; with fewer the loss is 0 with a graph, without a call of its formula.
         family: whether it stands for several: `foo.Bar(margin=1)` in an objective is `foo(loss='Bar(margin=1)')`.
+        reads: what its features are if a network is trained with a loss layer, see `loss`.
     """
 
     reference: str
     classes: int = 1
     family: bool = False
+    reads: str = "embedding"
 
 
-def loss(*, reference: str, classes: int = 1, family: bool = False) -> Callable[[F], F]:
+def loss(*, reference: str, classes: int = 1, family: bool = False, reads: str = "embedding") -> Callable[[F], F]:
     """Declare `foo(num_classes, dim, *, options) -> nn.Module` as a loss, and look after all that is not its formula.
 
     `foo` is a class, or a function that returns a module. The module has `forward(features (B, D), labels (B,), logits (B, K))
@@ -43,13 +48,18 @@ def loss(*, reference: str, classes: int = 1, family: bool = False) -> Callable[
         reference: DOI or arXiv id, as in "arXiv:2004.11362".
         classes: 1, or 2 for a loss that compares classes: a batch of one class then gives 0 with a graph.
         family: see `LossDeclaration`.
+        reads: features of a network that is trained with a loss layer: its "embedding"; the pooled rows of the loss "layer"; or
+            the "magnitudes" there, the mean of |activation| over positions for each channel. Without a loss layer, all losses
+            read the embedding.
 
     Raises:
         TypeError: the class has neither `forward` nor `per_sample`, or with other arguments; the function gave no module.
     """
     if classes not in (1, 2):
         raise ValueError(f"classes of a loss is 1 or 2, got {classes}")
-    declaration = LossDeclaration(reference, classes, family)
+    if reads not in READS:
+        raise ValueError(f"reads of a loss is one of {', '.join(READS)}, got {reads}")
+    declaration = LossDeclaration(reference, classes, family, reads)
 
     def declare(factory: Any) -> Any:
         if inspect.isclass(factory):

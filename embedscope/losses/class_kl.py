@@ -16,7 +16,7 @@ from embedscope.ops.channel_classes import (
 from embedscope.ops.class_moments import present_classes
 
 
-@loss(reference="arXiv:2202.07073")
+@loss(reference="arXiv:2202.07073", reads="magnitudes")
 class class_kl(nn.Module):
     """Divergence between how often a class occurs in the batch and how much of the channels it takes: >= 0, in nats.
 

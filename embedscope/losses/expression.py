@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from embedscope import plugins
 from embedscope.errors import UsageError, check_number
+from embedscope.losses import READS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +54,7 @@ class Objective(nn.Module):
         names: of the terms, in order; a second `silhouette` is `silhouette_2`.
         terms: name -> 0-d tensor, the value of that loss at the last call, before its weight and without a graph; a term that
             is switched off is absent.
+        reads: what each term reads if there is a loss layer, see `losses.loss`.
         epoch: counted from 1, what `start_epoch` was last called with; setting it alone switches terms with an `@` on and off,
             and tells no loss.
     """
@@ -66,6 +68,7 @@ class Objective(nn.Module):
         self.names = tuple(f"{name}_{n + 1}" if n else name for name, n in zip(names, before, strict=True))
         self.terms: dict[str, Tensor] = {}
         self.epoch = 1
+        self.reads = tuple(reads(each) for each in losses)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Move on to an epoch, counted from 1, of a planned number; the losses that have a `start_epoch` are called with both.
@@ -78,37 +81,56 @@ class Objective(nn.Module):
             if start is not None:
                 start(epoch, epochs)
 
-    def forward(self, features: Tensor, labels: Tensor, logits: Tensor, weights: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        weights: Tensor | None = None,
+        layer: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Compute the weighted sum of the terms that are switched on; 0 with a graph if there is none.
 
         Weights of the samples (B,) multiply the values per sample of losses that have them, which have a `per_sample`; all
-        other terms are as they are without.
+        other terms are as they are without. `layer`, the pooled rows (B, F) and the magnitudes (B, C) of a loss layer, replaces
+        the features in the terms that read it.
         """
+        sources = {"embedding": features} if layer is None else dict(zip(READS, (features, *layer), strict=True))
         total = (features.sum() + logits.sum()) * 0
         self.terms = {}
-        for name, (weight, start), loss in zip(self.names, self.schedule, self.losses, strict=True):
+        for name, (weight, start), loss, read in zip(self.names, self.schedule, self.losses, self.reads, strict=True):
             if self.epoch >= start:
+                rows = sources.get(read, features)
                 per_sample: Callable[..., Tensor] | None = getattr(loss, "per_sample", None)
                 if weights is None or per_sample is None:
-                    value = loss(features, labels, logits)
+                    value = loss(rows, labels, logits)
                 else:
-                    value = (weights * per_sample(features, labels, logits)).mean()
+                    value = (weights * per_sample(rows, labels, logits)).mean()
                 self.terms[name] = value.detach()
                 total = total + weight * value
         return total
 
 
-def build(expression: str, num_classes: int, dim: int) -> Objective:
+def reads(loss: Any) -> str:
+    """Return what a loss, or what makes it, reads if there is a loss layer, see `losses.loss`."""
+    declared: str = getattr(getattr(loss, "declaration", None), "reads", "embedding")
+    return declared
+
+
+def build(expression: str, num_classes: int, dim: int, layer: tuple[int, int] | None = None) -> Objective:
     """Make the objective that an expression describes, for K classes and (B, dim) features.
+
+    `layer` are the widths F and C of a loss layer, if any.
 
     UsageError, pointing at the place, for anything that is not in the grammar; for an unknown loss or option, with the nearest.
     """
     terms = parse(expression)
     losses = []
+    widths = {"embedding": dim} if layer is None else dict(zip(READS, (dim, *layer), strict=True))
     load = functools.cache(plugins.load)
     for term in terms:
         factory, spec = _resolved(term.spec, load)
-        losses.append(factory(num_classes, dim, **plugins.bind(factory, spec)))
+        losses.append(factory(num_classes, widths.get(reads(factory), dim), **plugins.bind(factory, spec)))
     return Objective(terms, losses)
 
 

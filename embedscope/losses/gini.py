@@ -10,7 +10,7 @@ from embedscope.ops.channel_classes import ACTIVATIONS, DEAD, batch_channel_shar
 from embedscope.ops.class_moments import present_classes
 
 
-@loss(reference="arXiv:2202.07073")
+@loss(reference="arXiv:2202.07073", reads="magnitudes")
 class gini(nn.Module):
     """Mean Gini impurity of the channels: in [0, 1], lower is better; 0 if each channel answers to one class only.
 
@@ -20,7 +20,8 @@ class gini(nn.Module):
     1 / scale: clip gradients, or put a norm before it. A channel whose class means sum to less than 1e-10 has none.
 
     The authors add it with weight 0.5 together with `class_kl`, after ReLU, from epoch 10 on: `ce + 0.5*gini@10 +
-    0.5*class_kl@10`. Their code averages |activation| over positions; the rows here are pooled already.
+    0.5*class_kl@10`. Their code averages |activation| over the positions of the last convolution: `loss_layer=` of a
+    network. Other rows are pooled already, and |mean| is at most mean |activation|.
 
     Args:
         num_classes: not used; losses take it.

@@ -16,7 +16,7 @@ from embedscope.ops.spectrum import principal_axes
 SCHEDULES = ("rising", "paper", "constant")
 
 
-@loss(reference="arXiv:2412.08515", classes=2)
+@loss(reference="arXiv:2412.08515", classes=2, reads="layer")
 class latent_boost(nn.Module):
     """How much nearer a sample is to its own class mean than to the others, in units of each class's spread: lower is better.
 
@@ -26,6 +26,9 @@ class latent_boost(nn.Module):
     and the mean of L(n), >= 0, in nats. The authors add it to cross-entropy: `0.75*latent_boost + 0.25*ce`. There is no public
     code: this is one reading of eqs. 5-11, in logarithms and without the epsilon that they print; name the schedule of beta
     with every result. Before `start_epoch` is called it is epoch 1 of 10.
+
+    The authors take the latent rows of the layer that is flattened (Fashion-MNIST) or averaged (CIFAR-100) before the fully
+    connected ones: `loss_layer=` of a network, with `:flatten` or without.
 
     There is no gradient through the components, and one through the variances: the sum of d'(n, own)² / (2 v) over a class is
     then constant, and all the gradient there is comes from the other classes, by beta. At beta = 0 the loss does not train.

@@ -27,6 +27,9 @@ class Head(nn.Module):
     """
 
     scale: Tensor
+    # What a network has if losses read another layer of it, see `Network`.
+    loss_widths: tuple[int, int] | None = None
+    loss_rows: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, embed: nn.Module, classify: nn.Linear, scale: float) -> None:
         super().__init__()

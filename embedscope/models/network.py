@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from embedscope.errors import InputError, UsageError
 from embedscope.models.inputs import call, mapped, shapes
 from embedscope.models.layers import Layer, Taps, find
 from embedscope.models.listing import Listing
+from embedscope.models.normalization import share_statistics
 from embedscope.models.pooling import Pooling
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 # In the file of a trained network, what stands before the names of a classifier that the model itself does not have.
 _ADDED = "embedscope_classifier."
 
-_LOGITS, _CLASSIFIED = " logits", " classified"
+_LOGITS, _CLASSIFIED, _READ = " logits", " classified", " read by the losses"
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,23 @@ class Plan:
         width: E of the embedding.
         classifier: name of the Linear that gives the logits and is resized if it has another number of classes; None if the
             network has none, and one is put on the embedding.
+        loss_layer: that some losses read instead of the embedding, with its pooling; None if all read the embedding.
     """
 
     layer: Layer
     pooling: Pooling
     width: int
     classifier: str | None
+    loss_layer: tuple[Layer, Pooling] | None = None
+
+    @property
+    def loss_widths(self) -> tuple[int, int] | None:
+        """Widths of what the losses read of the loss layer: F of the pooled rows, and C of the magnitudes."""
+        if self.loss_layer is None:
+            return None
+        pooling = self.loss_layer[1]
+        width = math.prod(pooling.shape) if pooling.name in ("flatten", "none") else pooling.channels
+        return width, pooling.channels if pooling.magnitudes else width
 
 
 def check_trainable(encoder: Encoder) -> None:
@@ -59,13 +72,14 @@ def check_trainable(encoder: Encoder) -> None:
         raise InputError(f"{encoder.spec} cannot be trained: {reason}; give the model as Python code, timm: or torchvision:")
 
 
-def plan(encoder: Encoder, sample: Any, layer: str | None = None) -> Plan:
+def plan(encoder: Encoder, sample: Any, layer: str | None = None, loss_layer: str | None = None) -> Plan:
     """Run a sample (1, ...) through the network in evaluation mode, and find the embedding and the classifier.
 
     Args:
         encoder: with its module on the CPU.
         sample: prepared input.
         layer: NAME, NAME.input or output, each with `:POOLING` or without; by default the embedding, as in extract.
+        loss_layer: that some losses read instead, named likewise; it comes before the classifier.
 
     Raises:
         UsageError: a layer that the model does not have, a pattern, or no layer named where there is no default.
@@ -82,20 +96,35 @@ def plan(encoder: Encoder, sample: Any, layer: str | None = None) -> Plan:
                 f"{encoder.spec} has no Linear whose input could be the embedding; name a layer with `layer=`: "
                 f"{', '.join([*names[-10:], 'output'])}"
             )
-        found = find(encoder, [layer or default or "output"])
-        if len(found) != 1 or found[0].matched:
-            raise UsageError(f"one layer gives the embedding that is trained, and '{layer}' is a pattern; name one")
-        (chosen,) = found
-        taps = Taps(encoder, [chosen])
+        chosen = _named(encoder, layer or default or "output", "gives the embedding that is trained")
+        read = None if loss_layer is None else _named(encoder, loss_layer, "is read by the losses")
+        taps = Taps(encoder, [chosen, *([] if read is None else [replace(read, name=_READ)])])
         with taps, taps.probe():
             taps.start(sample)
             taps.end(_run(encoder, encoder.module, sample))
-        if chosen.name not in taps.captured:
-            raise InputError(f"layer {chosen.name} did not run in the forward pass of {encoder.spec}")
+    for name, key in ((chosen.name, chosen.name), (read.name if read else "", _READ)):
+        if name and key not in taps.captured:
+            raise InputError(f"layer {name} did not run in the forward pass of {encoder.spec}")
     features, _ = taps.captured[chosen.name]
     classifier = _classifier(encoder, default, listing)
     after = chosen.side == "output" and chosen.module in ("", classifier)
-    return Plan(chosen, taps.poolings[chosen.name], int(features.shape[1]), None if after else classifier)
+    if read is not None and read.side == "output" and read.module in ("", classifier):
+        raise UsageError(f"the losses read a layer before the classifier, and {read.name} is the classifier; name another")
+    return Plan(
+        chosen,
+        taps.poolings[chosen.name],
+        int(features.shape[1]),
+        None if after else classifier,
+        None if read is None else (replace(read, name=_READ), taps.poolings[_READ]),
+    )
+
+
+def _named(encoder: Encoder, name: str, role: str) -> Layer:
+    """Find the one layer of a name; UsageError for a pattern."""
+    found = find(encoder, [name])
+    if len(found) != 1 or found[0].matched:
+        raise UsageError(f"one layer {role}, and '{name}' is a pattern; name one")
+    return found[0]
 
 
 class Network(nn.Module):
@@ -124,6 +153,8 @@ class Network(nn.Module):
         held = next((each for each in self.module.parameters() if each.is_floating_point()), torch.empty(0))
         self.added: nn.Linear | None = None
         layers, poolings = [plan.layer], {plan.layer.name: plan.pooling}
+        if plan.loss_layer is not None:
+            layers, poolings = [*layers, plan.loss_layer[0]], {**poolings, _READ: plan.loss_layer[1]}
         if plan.classifier is None:
             self.added = nn.Linear(plan.width, num_classes).to(held)
         else:
@@ -140,6 +171,7 @@ class Network(nn.Module):
         self._taps = Taps(self._encoder, layers, poolings)
         self._taps.__enter__()  # until the copy of the module is gone
         self._frozen = self._freeze(train)
+        share_statistics(self.module)
 
     @property
     def classify(self) -> nn.Linear:
@@ -166,6 +198,19 @@ class Network(nn.Module):
         self._classified, _ = captured[_CLASSIFIED]
         logits, _ = captured[_LOGITS]
         return embedding, logits
+
+    @property
+    def loss_widths(self) -> tuple[int, int] | None:
+        """F and C of `loss_rows`."""
+        return self._plan.loss_widths
+
+    @property
+    def loss_rows(self) -> tuple[Tensor, Tensor] | None:
+        """Pooled rows (B, F) and magnitudes (B, C) of the loss layer in the last batch, if there is one."""
+        if self._plan.loss_layer is None:
+            return None
+        rows, magnitudes = self._taps.captured[_READ]
+        return rows, rows if magnitudes is None else magnitudes
 
     def probe(self, embedding: Tensor) -> Tensor:
         """Logits (B, K) of the last batch, with a gradient for the classifier alone."""

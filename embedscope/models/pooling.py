@@ -57,6 +57,8 @@ class Pooling:
             return self._masked(values, mask)
         if self.name == "cls":
             return values[:, 0].clone(), None
+        if values.requires_grad and values is activations:  # backward needs them as they are, and an in-place ReLU may follow
+            values = values.clone()
         magnitudes = torch.linalg.vector_norm(values, ord=1, dim=self.positions) / math.prod(
             values.shape[axis] for axis in self.positions
         )

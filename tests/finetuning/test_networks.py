@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,16 +18,16 @@ from embedscope.evaluation import evaluate
 from embedscope.extraction import extract
 from embedscope.finetuning import finetune
 from embedscope.finetuning.config import TrainingConfig
-from embedscope.finetuning.networks import refuse_shared_statistics
+from embedscope.finetuning.inputs import Coded, InputBank, Live, prepare_inputs
 from embedscope.finetuning.sampling import Shuffled
 from embedscope.models import open_model
 from embedscope.models.encoder import Encoder
 from embedscope.models.head import open_head
 from embedscope.models.network import Network, blocks_of, plan
 from embedscope.models.preparation import Pixels
+from embedscope.progress import untracked
 from embedscope.store import read_features
 from embedscope.store.runs import RunWriter
-from tests.finetuning.test_processes import start
 
 CODE = """
 import torch
@@ -275,6 +276,27 @@ def test_an_inner_layer_gets_the_gradient_of_the_objective_and_the_classifier_st
     assert moved == {"0.weight", "0.bias", "4.weight", "4.bias"}
 
 
+def test_averaged_weights_are_the_average_of_those_of_each_step(small, monkeypatch, tmp_path):
+    """By hand on one tensor; the decay grows from 0.1 to what was asked for, so that the random start is soon forgotten."""
+    encoder, dataset = replace(small[0], remake=None), small[1]
+    seen, step = [], torch.optim.AdamW.step
+
+    def watched(self, *args):
+        step(self, *args)
+        (bias,) = (each for group in self.param_groups for each in group["params"] if each.shape == (6,))
+        seen.append(bias.detach().clone())
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    finetune(encoder, dataset, tmp_path / "run", **{**SETTINGS, "val_share": 0, "ema": 0.3, "schedule": "constant"})
+    average = encoder.module.embed.bias.detach()
+    for number, each in enumerate(seen, 1):
+        decay = min(0.3, number / (9 + number))
+        average = decay * average + (1 - decay) * each
+    found = weights_of(tmp_path / "run")["embed.bias"]
+    torch.testing.assert_close(found, average, rtol=1e-5, atol=1e-7)
+    assert (found - seen[-1]).abs().max() > 1e-4
+
+
 class KilledError(Exception):
     pass
 
@@ -289,6 +311,7 @@ def test_a_killed_run_resumes_to_the_same_values(tmp_path, small, monkeypatch, o
         "optimizer": optimizer,
         "augment": "crop(8, pad=1) + erase(p=0.5)",
         "schedule": "plateau(patience=0)",
+        "ema": 0.9 if optimizer == "adamw" else None,
     }
     whole = finetune(*small, tmp_path / "whole", **settings)
     monkeypatch.setattr("embedscope.finetuning.trials._SECONDS_BETWEEN_STATES", 0.0)
@@ -329,12 +352,50 @@ def test_a_run_resumes_only_with_the_same_network(tmp_path, small, monkeypatch):
         finetune(other, dataset, tmp_path / "run", resume=True, **SETTINGS)
 
 
-def test_inputs_on_disk_give_the_same(tmp_path, small):
+@pytest.mark.parametrize(("memory", "kept"), [(40_000, Coded), (20_000, Live)])
+def test_inputs_in_8_bits_and_those_that_are_read_anew_give_the_same(tmp_path, small, memory, kept):
     encoder, dataset = small
+    said = []
+    assert isinstance(prepare_inputs(dataset, encoder.prepare, torch.device("cpu"), memory // 2, untracked), kept)
     held = finetune(encoder, dataset, tmp_path / "held", **SETTINGS)
-    on_disk = finetune(encoder, dataset, tmp_path / "disk", memory=20_000, **SETTINGS)
-    assert held.objectives[0].trials[0].after == on_disk.objectives[0].trials[0].after
-    assert log_of(tmp_path / "held") == log_of(tmp_path / "disk")
+    other = finetune(encoder, dataset, tmp_path / "other", memory=memory, say=said.append, **SETTINGS)
+    assert held.objectives[0].trials[0].after == other.objectives[0].trials[0].after
+    assert log_of(tmp_path / "held") == log_of(tmp_path / "other")
+    assert any("read anew for every batch" in line for line in said) == (kept is Live)
+
+
+def test_8_bits_are_exact_for_any_256_values_per_channel_and_nothing_else(small):
+    generator = torch.Generator().manual_seed(0)
+    shades = torch.randn(3, 256, generator=generator)
+    codes = torch.randint(0, 256, (300, 3, 5, 4), generator=generator)
+    images = shades.gather(1, codes.transpose(0, 1).flatten(1)).view(3, 300, 5, 4).transpose(0, 1).contiguous()
+    for broken in (None, 7.0, torch.nan):
+        if broken is not None:
+            images[299, 1, 2, 3] = broken
+        given = replace(small[1], inputs=list(images), labels=np.zeros(300, dtype=np.int64))
+        found = prepare_inputs(given, torch.stack, torch.device("cpu"), images.nbytes // 2, untracked)
+        assert isinstance(found, Live if broken else Coded)
+        positions = torch.tensor([299, 0, 17])
+        torch.testing.assert_close(found[positions], images[positions], rtol=0, atol=0, equal_nan=True)
+
+
+def test_image_files_are_read_ahead_in_order_and_their_errors_come_through(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number in range(30):
+        path = tmp_path / "data" / f"class-{number % 3}" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.full((4, 4), number, dtype=np.uint8)).save(path)
+    dataset = open_dataset(str(tmp_path / "data"))
+    found = prepare_inputs(dataset, Pixels(), torch.device("cpu"), 1, untracked)
+    parts = [torch.arange(start, start + 3) for start in range(0, 30, 3)]
+    bank = InputBank(found, torch.arange(30).flip(0))
+    for part, (read, images) in zip(parts, bank.read(parts, lambda part: part), strict=True):
+        assert read is part
+        shades = [int(dataset.ids[29 - row][-6:-4]) for row in part.tolist()]
+        assert (images[:, 0, 0, 0] * 255).round().int().tolist() == shades
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot read the image"):
+        list(bank.read(parts, lambda part: part))
 
 
 def test_other_data_can_be_held_out(tmp_path, small, data):
@@ -360,7 +421,7 @@ def test_an_objective_without_logits_trains_the_classifier_as_a_probe(tmp_path, 
 
 def test_a_step_that_is_not_finite_is_named_with_its_term(tmp_path, small):
     encoder, dataset = small
-    with pytest.raises(InputError, match=r"not finite in step \d+ of \d of epoch \d: ce(, silhouette)?; lower"):
+    with pytest.raises(InputError, match=r"not finite in epoch \d, step \d+ of \d: ce(, silhouette)?; lower"):
         finetune(encoder, dataset, tmp_path / "run", **{**SETTINGS, "objectives": "ce + silhouette", "learning_rate": 1e25})
 
 
@@ -439,35 +500,6 @@ def test_networks_of_timm(tmp_path, name, blocks):
         f"timm:{name}(pretrained=False, num_classes=3)", str(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors")
     )
     assert again.weights.missing == again.weights.left_over == ()
-
-
-def test_two_processes_train_the_network_that_one_trains(tmp_path, data, code):
-    options = [
-        "finetune",
-        f"{code}(norm=False)",
-        data,
-        "--batch-size",
-        "15",
-        "--epochs",
-        "2",
-        "--device",
-        "cpu",
-        "-m",
-        "silhouette",
-    ]
-    options += ["--objective", "ce + 0.5*silhouette", "--augment", "crop(8, pad=1)", "--clip", "0.5"]
-    assert main([*map(str, options), "-o", str(tmp_path / "run1"), "-q"]) == 0
-    codes, found = start(2, [*options[1:], "-o", tmp_path / "run2", "-q"])
-    assert codes == [0, 0], found
-    for one, two in zip(*(log_of(tmp_path / f"run{size}", "ce_0.5-silhouette/trial-0") for size in (1, 2)), strict=True):
-        assert two == pytest.approx(one, abs=2e-3)  # float32; a row on the edge of two classes may turn
-
-
-def test_statistics_of_batches_are_not_those_of_a_processs_share(small, code, monkeypatch):
-    monkeypatch.setattr("embedscope.distributed.world_size", lambda: 2)
-    refuse_shared_statistics(open_model(f"{code}(norm=False)"))
-    with pytest.raises(UsageError, match="has BatchNorm, whose statistics would be those of each process's share"):
-        refuse_shared_statistics(small[0])
 
 
 def test_networks_of_text_read_their_inputs_anew(tmp_path):

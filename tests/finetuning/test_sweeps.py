@@ -99,6 +99,7 @@ def test_a_point_that_diverges_is_left_out(features, tmp_path):
     assert swept.expression == "ce + 0.1*silhouette"
     broken = swept.candidates[1]
     assert (broken.mean, list(broken.validation)) == (None, [])
-    assert "is not finite in epoch 1: silhouette" in broken.note
+    assert "is not finite in epoch 1, step 1 of " in broken.note
+    assert ": silhouette" in broken.note
     with pytest.raises(InputError, match="no objective of the sweep stays finite; the first: 1e39"):
         finetune(features, tmp_path / "other", objectives=["[1e39,2e39]*ce"], epochs=2)

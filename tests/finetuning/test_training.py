@@ -151,7 +151,7 @@ def test_training_that_breaks_names_the_term_and_keeps_what_was_good():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.1]])
     material = Material(rows, torch.tensor([0, 1, 0, 1]), 2, 1.0)
     training = Training(material, TrainingConfig(batch_size=4, learning_rate=1e30), "ce + silhouette", 0)
-    with pytest.raises(InputError, match=r"ce \+ silhouette is not finite in epoch \d+: ce"):
+    with pytest.raises(InputError, match=r"ce \+ silhouette is not finite in epoch \d+, step 1 of 1: ce"):
         training.run(untracked, lambda: None)
     assert training.best_state is not None
     assert all(torch.isfinite(tensor).all() for tensor in training.best_state.values())
@@ -258,7 +258,7 @@ def test_a_term_of_weight_0_does_not_reach_the_classifier(material):
 
 def test_a_term_that_is_finite_only_without_its_weight_is_named(material):
     with pytest.raises(
-        InputError, match=r"ce \+ 1e39\*silhouette is not finite in epoch 1: silhouette; lower the learning rate"
+        InputError, match=r"ce \+ 1e39\*silhouette is not finite in epoch 1, step 1 of \d+: silhouette; lower the learning rate"
     ):
         trained(material, "ce + 1e39*silhouette")
 
