@@ -37,6 +37,9 @@ LEAST = 20
 
 # Two tests, each at 2.5%: without a shift, either alarms in at most 5% of cases.
 _LEVEL = 0.025
+
+# Of the tests of all classes together.
+_CORRECTED = 0.05
 _FURTHEST = 20
 
 
@@ -262,6 +265,8 @@ def _moved(
     spread = float((one - one.mean(dim=0)).square().sum(dim=1).mean().sqrt())
     if spread == 0:
         return shift
+    if math.comb(len(one) + len(two), len(one)) < tests / _CORRECTED:  # no division of so few rows can be that rare
+        permutations = min(permutations, 999)
     test = mmd_test(linear_kernel(torch.cat([one, two])), len(one), permutations=permutations, seed=seed, unbiased=False)
     distance, chance = (math.sqrt(max(value, 0.0)) / spread for value in (test.value, test.null95))
     return ClassShift(shift.name, shift.samples, shift.shares, distance, chance, min(1.0, test.p_value * tests))
