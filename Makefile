@@ -9,8 +9,9 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(len(os.sched_getaffinity(0
 BIN := $(VENV)/bin
 RUN := $(BIN)/embedscope
 READY := $(VENV)/.ready
+READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: help demo lint test test-lowest test-package bench clean
+.PHONY: help demo docs pictures notebooks lint test test-lowest test-package bench clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -19,22 +20,25 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
+# What builds the documentation and runs the notebooks, beside what the tests need.
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-14s%s\n", $$1, $$2 }'
 
-demo: $(READY)  ## the main job on sample_data/, from checkpoints to pictures
-	@mkdir -p $(DEMO)
-	$(RUN) extract sample_data/network.py:DigitNet sample_data/digits --checkpoint sample_data/early.safetensors --overwrite -o $(DEMO)/early.h5
-	$(RUN) extract sample_data/network.py:DigitNet sample_data/digits --checkpoint sample_data/late.safetensors --overwrite -o $(DEMO)/late.h5
-	$(RUN) score $(DEMO)/early.h5 $(DEMO)/late.h5 --split test
-	$(RUN) finetune $(DEMO)/early.h5 --head 'mlp(64, 32)' --objective 'ce' --objective 'ce + 0.5*silhouette' --trials 3 --overwrite -o $(DEMO)/run
-	$(RUN) plot $(DEMO)/early.h5 $(DEMO)/late.h5 --split test --kind tsne --kind silhouette --kind classes --overwrite -o $(DEMO)/checkpoints.png
-	$(RUN) plot $(DEMO)/run --overwrite -o $(DEMO)/finetuned
-	$(RUN) plot $(DEMO)/early.h5 $(DEMO)/late.h5 --split test --kind tsne --kind pca --overwrite -o $(DEMO)/report.html
-	@echo
-	@echo 'A page to explore: $(DEMO)/report.html'
-	@echo 'Pictures:  $(DEMO)/checkpoints.png (early and late), $(DEMO)/finetuned/ (before and after)'
-	@echo 'Results:   $(DEMO)/run/run.json; features: $(DEMO)/early.h5, $(DEMO)/late.h5'
+demo: $(READY)  ## extract, score, fine-tune and plot the digits in sample_data/
+	$(RUN) demo $(DEMO) --overwrite
+
+docs: $(READY_DOCS)  ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(READY)  ## draw docs/pictures again; needs Chromium and its chromedriver
+	$(BIN)/python docs/_draw.py
+
+notebooks: $(READY_DOCS)  ## run examples/ and keep the outputs
+	$(BIN)/python examples/run.py
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .

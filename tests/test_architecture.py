@@ -1,4 +1,4 @@
-"""The house keeps its order: layers, heavy imports, plugin contracts, and README's picture of the tree."""
+"""The house keeps its order: layers, heavy imports, plugin contracts, and the picture of the tree in CONTRIBUTING."""
 
 import ast
 import inspect
@@ -170,9 +170,9 @@ def test_public_functions_have_docstrings(path):
     assert ast.get_docstring(tree), f"{path} has no docstring"
 
 
-def test_readme_draws_the_tree_as_it_is():
-    readme = (ROOT / "README.md").read_text()
-    tree = re.search(r"```\n(embedscope/\n.*?)```", readme, re.DOTALL)[1]
+def test_contributing_draws_the_tree_as_it_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"```\n(embedscope/\n.*?)```", text, re.DOTALL)[1]
     drawn, stack = set(), []
     for line in tree.splitlines()[1:]:
         if match := re.match(r"( *)([\w./]+)", line):

@@ -1,4 +1,4 @@
-"""README's Python: linted, type-checked and run; its plugins, installed as another package, are used as ours are."""
+"""The Python of README and the documentation: linted, type-checked and run; its plugins are used as another package's are."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from embedscope import plugins
 from embedscope.errors import InputError
 from tests.conftest import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PARTS = README.split("```python\n")
+PAGES = ("README.md", "docs/guide/python.md", "docs/how-to/plugin.md")
+PARTS = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES).split("```python\n")
 BLOCKS = [after.partition("```")[0] for after in PARTS[1:]]
 # The paragraph before a plugin says which file it is: "A metric, `embedscope/metrics/spread.py`:".
 NAMED = [re.search(r"`embedscope/(\w+/\w+\.py)`", before.rstrip().rpartition("\n\n")[2]) for before in PARTS[:-1]]
@@ -25,7 +25,7 @@ SNIPPETS = [block for name, block in zip(NAMED, BLOCKS, strict=True) if not name
 KINDS = ("metrics", "losses", "models", "data", "plotting")
 
 
-def test_readme_has_an_example_of_every_kind_of_plugin():
+def test_there_is_an_example_of_every_kind_of_plugin():
     assert sorted(name.split("/")[0] for name in FILES) == sorted(KINDS)
     assert SNIPPETS
 
@@ -74,7 +74,7 @@ def test_snippets_run():
         "loader": [(late[:20], labels[:20]), (late[20:], labels[20:])],
     }
     for text in SNIPPETS:
-        exec(compile(text, "README.md", "exec"), namespace)
+        exec(compile(text, "snippet", "exec"), namespace)
 
 
 # ---- a package of somebody else
@@ -82,7 +82,7 @@ def test_snippets_run():
 
 @pytest.fixture
 def installed(tmp_path):
-    """Install README's plugins as pip would: modules, and beside them a folder of metadata with the entry points."""
+    """Install the plugins as pip would: modules, and beside them a folder of metadata with the entry points."""
     site = tmp_path / "site"
     package = site / "my_package"
     metadata = site / "my_package-1.0.dist-info"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from embedscope.cli.console import show, tell
+from embedscope.cli.demo import demo
 from embedscope.cli.env import env
 from embedscope.cli.extract import extract
 from embedscope.cli.finetune import finetune
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (extract, score, finetune, plot, merge, inspect, env):
+for _command in (extract, score, finetune, plot, merge, inspect, demo, env):
     app.command()(_command)
 
 

@@ -46,7 +46,7 @@ def extract(
         str | None, typer.Option(help="Weights for the model: .safetensors, or saved by torch (.pt, .pth, .ckpt).")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of a checkpoint that holds several: raw, ema, or a prefix of its names.")
+        str | None, typer.Option(help="Which weights to load if the checkpoint has several: raw, ema, or a prefix.")
     ] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Measure layers whose weights the checkpoint does not have.")
@@ -68,8 +68,8 @@ def extract(
         typer.Option(help="A head.safetensors of finetune: write the embedding behind it.", show_default=False),
     ] = None,
     size: Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160 (height x width).")] = None,
-    mean: Annotated[str | None, typer.Option(help="Of the channels, as in 0.485,0.456,0.406.")] = None,
-    std: Annotated[str | None, typer.Option(help="Of the channels, as in 0.229,0.224,0.225.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Mean of each channel, as in 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, as in 0.229,0.224,0.225.")] = None,
     channels: Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.")] = None,
     value_range: Annotated[
         str | None,
@@ -88,12 +88,12 @@ def extract(
         bool, typer.Option("--amp", help="Run in half precision where it is safe.", envvar="EMBEDSCOPE_AMP")
     ] = False,
     dtype: Annotated[
-        str, typer.Option(help="Of the features in the store: float32 or float16.", envvar="EMBEDSCOPE_DTYPE")
+        str, typer.Option(help="Type of the features in the store: float32 or float16.", envvar="EMBEDSCOPE_DTYPE")
     ] = "float32",
     workers: Annotated[
         int | None, typer.Option(help="Processes that read inputs; by default as many as help.", envvar="EMBEDSCOPE_WORKERS")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many rows, spread evenly over the data.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of rows at most, spread evenly over the data.")] = None,
     on_error: Annotated[
         str, typer.Option(help="At an input that cannot be read: stop, or skip it.", envvar="EMBEDSCOPE_ON_ERROR")
     ] = "stop",
@@ -101,7 +101,7 @@ def extract(
         bool, typer.Option("--deterministic", help="Only deterministic algorithms.", envvar="EMBEDSCOPE_DETERMINISTIC")
     ] = False,
     seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an unfinished output.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -110,7 +110,7 @@ def extract(
     """Run a model over labelled data and write the latent features of its layers.
 
     A layer is a module's name, NAME.input for what goes into it, or a pattern such as 'layer*.1'; by default the embedding,
-    which is the input of the last Linear. Killed at any moment, --resume goes on where it was.
+    which is the input of the last Linear. After an interruption, --resume continues where the run stopped.
     """
     from embedscope import extraction
     from embedscope.data import open_dataset

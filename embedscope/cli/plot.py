@@ -22,12 +22,17 @@ def plot(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="A .png, .svg or .pdf; a folder, for a file a kind; or a .html page.", show_default=False
+            "--output",
+            "-o",
+            help="A .png, .svg or .pdf file; a folder, for one file per kind; or a .html page.",
+            show_default=False,
         ),
     ],
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", "-k", help="See --list; any number of times. By default what suits.", show_default=False),
+        typer.Option(
+            "--kind", "-k", help="Kind of plot, see --list; may be repeated. By default, all that apply.", show_default=False
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,

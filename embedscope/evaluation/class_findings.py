@@ -143,7 +143,7 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
     if wilson_interval(sides.surely[pair[::-1]], others)[0] > _CONFUSED:
         text += f", and {back:,} of {others:,} of {other} nearer to {one}"
     if more:
-        text += f"; so do {more} more {'pairs' if more > 1 else 'pair'}"
+        text += f"; so do {more} more pairs" if more > 1 else "; so does 1 more pair"
     return Finding(
         "confused_classes",
         "high" if low > _STRONGLY_CONFUSED else "medium",

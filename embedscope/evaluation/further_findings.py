@@ -109,12 +109,13 @@ def _shifted(shift: Shift) -> list[Finding]:
     if not shift.detected:
         return []
     low, high = shift.auc_ci95
+    area, mmd = f"AUC {shift.auc:.2f} [{low:.2f}, {high:.2f}]", f"MMD p = {shift.mmd_p_value:.2g}"
+    how = f"a classifier tells their rows apart ({area}; {mmd})" if low > 0.5 else f"a permutation test says so ({mmd}; {area})"
     return [
         Finding(
             "shift",
             "high" if low > 0.75 else "medium",
-            f"{shift.against} differs from {shift.name}: a classifier tells their rows apart with an AUC of {shift.auc:.2f} "
-            f"[{low:.2f}, {high:.2f}] (MMD p = {shift.mmd_p_value:.2g})",
+            f"{shift.against} differs from {shift.name}: {how}",
             {"auc": shift.auc, "ci95": [low, high], "mmd_p_value": shift.mmd_p_value, "beyond": shift.beyond},
             "Look at the rows furthest out, and at the classes that moved",
             max(0.0, 2 * shift.auc - 1),

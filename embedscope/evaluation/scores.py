@@ -107,9 +107,24 @@ class Samples:
 class Scores:
     """All metrics on one embedding.
 
-    The fields are those of `score --json`, and beside them `table`, what is known of single samples, and the `ids` (N,) and
-    `labels` (N,), names of classes, of all rows that were measured. `findings` are what stands out, the weightiest first, and
-    `examined` names what was looked at for them; `issues` are rows that need attention, if they were looked for.
+    The fields are those of `score --json`, except `table`, `ids` and `labels`.
+
+    Attributes:
+        name: of the embedding, as tables show it.
+        source: where it was read from.
+        layer: of the model that it comes from.
+        samples: number of rows.
+        dimensions: number of columns.
+        classes: number of classes among the rows.
+        device: that the metrics were computed on.
+        metrics: by name, as it was typed, each a `Measurement`.
+        warnings: what a reader of the values has to know, one sentence each.
+        table: what is known of single samples.
+        ids: (N,) of all rows that were measured.
+        labels: (N,) names of their classes.
+        findings: what stands out, the weightiest first.
+        examined: what was looked at for the findings.
+        issues: rows that need attention, if they were looked for.
     """
 
     name: str

@@ -108,7 +108,7 @@ def extract(
         amp: run in bfloat16 where the device has it, else float16, where torch.autocast does; pooling is in float32.
         dtype: of the features in the store, "float32" or "float16" (rounded to 11 bits; beyond 65,504 it is infinite).
         workers: processes that read inputs; None takes as many as help. The order of rows never depends on it.
-        limit: at most so many rows, spread evenly over the data; the first ones of a loader.
+        limit: number of rows at most, spread evenly over the data; the first ones of a loader.
         on_error: "stop" at an input that cannot be read, or "skip" it: it becomes no row, and is listed in the store.
         allow_partial: measure layers that depend on weights which the checkpoint does not have.
         deterministic: use torch's deterministic algorithms alone; an operation that has none raises.
@@ -121,7 +121,7 @@ def extract(
 
     Raises:
         UsageError: a layer that the model does not have (the nearest is named), or an option out of its range.
-        InputError: the model does not take the data, a layer gives no tensor, or gives other than one row a sample; an input
+        InputError: the model does not take the data, a layer gives no tensor, or gives other than one row per sample; an input
             cannot be read; the layers depend on weights that were not loaded.
         OutputError: the output exists, cannot be written, would not fit on the disk, or was begun with other settings.
         InterruptedRunError: a signal stopped it; the message says how to go on.

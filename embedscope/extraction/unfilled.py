@@ -44,7 +44,7 @@ def check_weights(
         reasons = "".join(f"; {note}" for note in weights.notes)
         raise InputError(
             f"layer {spoiled[0]} depends on {len(named)} tensors that {weights.file or 'the model source'} does not fill "
-            f"({shown}): they would be random{reasons}; pass `allow_partial=True` to measure it all the same"
+            f"({shown}): they would be random{reasons}; pass `allow_partial=True` to measure it anyway"
         )
     run()
 

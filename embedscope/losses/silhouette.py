@@ -21,8 +21,11 @@ class silhouette(nn.Module):
     gives 0 with a graph. Gradients at duplicates are finite. Where b(i) < -0.7 tau_m the gradient pushes a sample away from its
     own class: keep tau_s ln(K - 1) below the distance between classes, or `negative_share` at 0.
 
+    `torch.compile` takes it, and objectives with it, without a graph break: distances are then summed for all classes, those
+    without a row in the batch too.
+
     Args:
-        num_classes: not used; losses take it.
+        num_classes: K, read only by what torch.compile makes.
         dim: not used.
         tau_s: temperature of the soft minimum over classes, > 0.
         tau_m: temperature of the soft maximum of a and b, > 0.
@@ -36,6 +39,8 @@ class silhouette(nn.Module):
             -1 for a sample, and tau_s is too high for the distances and the number of classes. 0 before the first such batch.
     """
 
+    one_graph = True
+
     def __init__(
         self,
         num_classes: int,
@@ -48,6 +53,7 @@ class silhouette(nn.Module):
         normalize: bool = True,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.form = soft_form(tau_s, tau_m, softmin)
         self.distance = check_choice("distance", distance, DISTANCES)
         self.tau_m, self.normalize = float(tau_m), check_flag("normalize", normalize)
@@ -56,7 +62,13 @@ class silhouette(nn.Module):
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), logits unused -> scalar."""
         rows = nn.functional.normalize(features, dim=1) if self.normalize else features
-        own, means, alone = batch_class_distances(rows, labels, distance=self.distance)
+        compiling = torch.compiler.is_compiling()
+        own, means, alone = batch_class_distances(
+            rows, labels, distance=self.distance, num_classes=self.num_classes if compiling else None
+        )
+        if compiling:  # a batch of one class, for which the wrapper would have given 0
+            single = means.isinf().all(dim=0)
+            means, alone = means.masked_fill(single, 0), alone | single
         other = minimum(means, self.form)
         self.negative_share = (other.detach() < 0).to(rows.dtype).mean()
         return -soft_silhouette(own, other, alone, tau=self.tau_m).mean()

@@ -39,7 +39,7 @@ def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str =
     The impurity of channel i is 1 - sum_j S-bar(i, j)², S-bar being its class means, normalised to sum 1.
 
     Args:
-        features: (N, C) activations, any float dtype; best the mean of |activation| over positions, where there are any.
+        features: (N, C) activations, any float dtype; best the mean of |activation| over positions, if any.
         labels: (N,) integers; gaps allowed.
         activation: "abs" (the authors' code), "relu", or "none" for what is non-negative already.
         dead: "keep" counts a channel that is zero everywhere as 1 (the authors' code), "ignore" leaves it out.

@@ -1,4 +1,4 @@
-"""The soft silhouette: what the silhouette loss optimises, as a measurement over all pairs."""
+"""The soft silhouette: what the silhouette loss optimizes, as a measurement over all pairs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def timm(location: str, /, *, pretrained: bool = True, **options: Any) -> Encode
         pretrained: fetch the pretrained weights; False leaves the model as it starts, for a checkpoint to fill.
         options: of `timm.create_model`, such as num_classes, in_chans, img_size, drop_path_rate.
 
-    The embedding is what goes into the classifier, or the output where there is none (`num_classes=0`).
+    The embedding is what goes into the classifier, or the output if the model has none (`num_classes=0`).
 
     Raises:
         UsageError: a name that timm lacks (the nearest are given).

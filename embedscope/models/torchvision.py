@@ -25,7 +25,7 @@ def torchvision(location: str, /, *, pretrained: bool = True, weights: str | Non
     Args:
         location: name of the model, as `torchvision.models.list_models()` has it.
         pretrained: fetch the weights; False leaves the model as it starts, for a checkpoint to fill. The preprocessing is that
-            of the weights all the same.
+            of the weights either way.
         weights: which weights, such as "IMAGENET1K_V1"; torchvision's default ones where None.
         options: of the model, such as num_classes.
 

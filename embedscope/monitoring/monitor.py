@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Measures layers of a model in training on a fixed probe, every so many steps.
+    """Measures layers of a model in training on a fixed probe, every N steps.
 
     Call it with the model and the step, in every step: where nothing is due, that costs a comparison of two numbers. Features
     are taken by the code of `extract` and measured by that of `score`, on the device of the model, so that a value equals what

@@ -1,4 +1,4 @@
-"""When a training is measured: every so many steps, or as often as a share of the time allows."""
+"""When a training is measured: every N steps, or as often as a share of the time allows."""
 
 from __future__ import annotations
 

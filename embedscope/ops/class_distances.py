@@ -26,6 +26,7 @@ from embedscope.ops.class_moments import (
     Classes,
     ClassMoments,
     MomentsOfClasses,
+    all_classes,
     class_sums,
     present_classes,
     unit_rows,
@@ -188,13 +189,16 @@ def class_moments(
     return MomentsOfClasses(classes, width, device, unit=normalize or distance == "cosine")
 
 
-def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) -> tuple[Tensor, Tensor, Tensor]:
+def batch_class_distances(
+    features: Tensor, labels: Tensor, *, distance: str, num_classes: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the same with gradients, for one batch: (B, D), (B,) -> a (B,), d (K, B), alone (B,).
 
-    d holds the mean distance to every class present, and inf at the own one.
+    d holds the mean distance to every class present, and inf at the own one. With `num_classes`, of labels in [0, K), it holds
+    all K classes, inf at those without a row: no shape depends on the labels then, as torch.compile needs it.
     """
     check_choice("distance", distance, DISTANCES)
-    classes = present_classes(labels)
+    classes = present_classes(labels) if num_classes is None else all_classes(labels, num_classes)
     if distance != "cosine":
         features = features - features.mean(dim=0).detach()  # changes no distance and no gradient, and cancels no digits
     if distance == "euclidean":
@@ -212,7 +216,10 @@ def batch_class_distances(features: Tensor, labels: Tensor, *, distance: str) ->
     peers = counts[classes.index] - 1  # (B,)
     own_class = classes.index[None]  # (1, B)
     own = sums.gather(0, own_class).squeeze(0) / peers.clamp(min=1)
-    return own, (sums / counts[:, None]).scatter(0, own_class, torch.inf), peers == 0
+    means = sums / counts[:, None]
+    if num_classes is not None:
+        means = means.masked_fill((counts == 0)[:, None], torch.inf)
+    return own, means.scatter(0, own_class, torch.inf), peers == 0
 
 
 def _closed_form(

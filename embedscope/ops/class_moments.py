@@ -33,6 +33,12 @@ def present_classes(labels: Tensor) -> Classes:
     return Classes(*torch.unique(labels, sorted=True, return_inverse=True, return_counts=True))
 
 
+def all_classes(labels: Tensor, num_classes: int) -> Classes:
+    """Take all classes, those without a row too: (N,) integers in [0, K) -> Classes with counts of at least 0."""
+    counts = labels.new_zeros(num_classes).index_add(0, labels, torch.ones_like(labels))
+    return Classes(torch.arange(num_classes, device=labels.device), labels, counts)
+
+
 def class_sums(values: Tensor, index: Tensor, num_classes: int) -> Tensor:
     """Sum the rows of each class: (N, D), (N,) -> (K, D). Differentiable in `values`."""
     return values.new_zeros(num_classes, *values.shape[1:]).index_add(0, index, values)

@@ -43,7 +43,7 @@ def minimum(means: Tensor, form: MinimumForm) -> Tensor:
         weight = torch.softmax(means / -form.tau, dim=0)
         return (weight * means.masked_fill(means.isinf(), 0)).sum(dim=0)
     result = -form.tau * torch.logsumexp(means / -form.tau, dim=0)
-    return result + form.tau * math.log(len(means) - 1) if form.form == "lme" else result
+    return result + form.tau * means.isfinite().sum(dim=0, dtype=means.dtype).log() if form.form == "lme" else result
 
 
 class RunningMinimum:

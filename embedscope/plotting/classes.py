@@ -205,7 +205,7 @@ def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations, *, longest: int) 
 def classes(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[ClassRelations]:
     """Each class's share of the channels against its share of the data, and who is confused with whom.
 
-    Shares are of all rows, from the magnitudes of a layer where it has any (arXiv:2202.07073 eqs. 4, 6); nearest other classes
+    Shares are of all rows, from the magnitudes of a layer, if any (arXiv:2202.07073 eqs. 4, 6); nearest other classes
     are those of the silhouette, of the rows that are shown. UndefinedError for fewer than two classes, or dead channels only.
     """
     return [_relations(each, activation) for each in inputs]

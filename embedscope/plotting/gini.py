@@ -122,7 +122,7 @@ def _draw_owned(sheet: Sheet, axes: Any, profiles: Sequence[ChannelProfile], col
 def gini(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[ChannelProfile]:
     """Distribution of the Gini impurity over channels, channels owned by each class, dead channels.
 
-    Of all rows, from the magnitudes of a layer where it has any. arXiv:2202.07073 eq. 5.
+    Of all rows, from the magnitudes of a layer, if any. arXiv:2202.07073 eq. 5.
     """
     found = []
     for each in inputs:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
     """First two principal components: linear, so distances that are seen are real, but most of them are not seen.
 
-    A layout an input; the second direction is 0 where there is one dimension. Those after the first are rotated and reflected
-    in their plane onto the first (Procrustes) where rows are the same. The seed is for the solver's start only.
+    One layout per input; the second direction is 0 if the embedding has a single dimension. Those after the first are rotated
+    and reflected in their plane onto the first (Procrustes) where rows are the same. The seed is for the solver's start only.
     """
 
     def project(each: Embedding, rows: Array, anchors: Anchors | None) -> Layout:

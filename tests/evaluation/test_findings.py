@@ -236,3 +236,13 @@ def test_embeddings_of_other_classes_are_not_called_better():
     scores = score({"all": (features, labels), "one": (features, one_class)}, metrics="gini", ci=True)
     assert scores.differences[0].significant
     assert "better" not in [each.id for each in scores[1].findings]
+
+
+def test_a_shift_that_no_linear_classifier_sees_is_said_to_be_one_of_the_permutation_test():
+    """Three times the spread about the same mean."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    one, other = generator.normal(size=(200, 4)), 3 * generator.normal(size=(200, 4))
+    scores = score(one, labels, metrics="gini", against=other)
+    assert scores.shifts[0].auc_ci95[0] <= 0.5
+    assert "a permutation test says so (MMD p = " in only(scores[0].findings).text

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 
+from embedscope.losses.expression import build
 from embedscope.losses.silhouette import silhouette
 
 SOFTMINS = ("lse", "lme", "weighted", "hard")
@@ -171,3 +172,23 @@ def test_many_rows_agree_with_float64(distance):
     expected = gradient_of(loss, exact, labels)
     scale = expected.abs().max().item()
     torch.testing.assert_close(gradient_of(loss, short, labels).double(), expected, atol=1e-4 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("options", ["", "(softmin='lme')", "(softmin='weighted', distance='cosine')", "(softmin='hard')"])
+def test_an_objective_compiles_in_one_graph_with_the_same_value_and_gradient(options):
+    objective = build(f"ce + 0.5*silhouette{options}", num_classes=7, dim=8)
+    torch._dynamo.reset()
+    compiled = torch.compile(objective, backend="aot_eager", fullgraph=True)
+    generator = torch.Generator().manual_seed(0)
+    for labels in (
+        torch.arange(40) % 5,
+        torch.arange(40) // 39,
+        torch.full((40,), 3),
+    ):  # absent classes, one alone, a single one
+        rows = torch.randn(40, 8, generator=generator, dtype=torch.float64)
+        rows[3] = rows[8]
+        rows.requires_grad_()
+        logits = torch.randn(40, 7, generator=generator, dtype=torch.float64)
+        plain, made = objective(rows, labels, logits), compiled(rows, labels, logits)
+        assert made.item() == pytest.approx(plain.item(), rel=1e-12)
+        assert torch.allclose(*(torch.autograd.grad(each, rows)[0] for each in (plain, made)), rtol=0, atol=1e-12)
