@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import torch
 from embedscope.errors import InputError
 from embedscope.evaluation.pairing import are_row_numbers
 from embedscope.ops.neighbors import nearest_neighbors
+from embedscope.ops.probes import fit
 from embedscope.ops.rows import gathered
 from embedscope.ops.statistics import Z95
 from embedscope.ops.two_samples import auc_with_variance, linear_kernel, mmd_test, rbf_kernel
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 ROWS = 2000
 NEIGHBOR_ROWS = 10_000
 CLASS_ROWS = 500
+
+# Inverse penalty of the classifier; with a column of weights for either side, half of that of a single column of differences.
+_STRENGTH = 0.5
 
 PERMUTATIONS = 499
 FOLDS = 5
@@ -200,23 +203,18 @@ def _domain_auc(here: Tensor, other: Tensor, seed: int) -> tuple[float, tuple[fl
     The variance within a fold is DeLong's. Folds share most of their training rows, so that their mean varies more than that of
     independent ones: Nadeau and Bengio's correction adds the ratio of test to training rows (doi:10.1023/A:1024068626366).
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    rows = torch.cat([here, other]).numpy()
+    rows = torch.cat([here, other])
     origin = np.r_[np.zeros(len(here), dtype=int), np.ones(len(other), dtype=int)]
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
     areas, variances = [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # more steps change which rows are on which side no more
-        for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(rows, origin):
-            found = torch.from_numpy(model.fit(rows[train], origin[train]).decision_function(rows[test]))
-            area, variance = auc_with_variance(found[origin[test] == 1], found[origin[test] == 0])
-            areas.append(area)
-            variances.append(variance)
+    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(origin, origin):
+        probe = fit(rows[train], torch.from_numpy(origin[train]), 2, C=_STRENGTH)
+        first, second = probe.logits(rows[test]).unbind(dim=1)
+        found = second - first  # probabilities of rows far apart are equal by rounding
+        area, variance = auc_with_variance(found[origin[test] == 1], found[origin[test] == 0])
+        areas.append(area)
+        variances.append(variance)
     mean = float(np.mean(areas))
     reach = Z95 * math.sqrt(float(np.mean(variances)) * (1 / FOLDS + 1 / (FOLDS - 1)))
     return mean, (max(mean - reach, 0.0), min(mean + reach, 1.0))
