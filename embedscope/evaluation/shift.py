@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from embedscope.errors import InputError
 from embedscope.evaluation.pairing import are_row_numbers
+from embedscope.ops.blocks import memory
 from embedscope.ops.neighbors import nearest_neighbors
 from embedscope.ops.probes import fit
 from embedscope.ops.rows import gathered
@@ -161,6 +162,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
         if count < LEAST:
             raise InputError(f"{name} has {count} rows; a shift needs at least {LEAST}")
     check_finite(other)
+    here, other = _held(here), _held(other)
     sides = [_drawn(each, ROWS, seed + place)[0] for place, each in enumerate((here, other))]
     auc, interval = _domain_auc(sides[0], sides[1], seed)
     mmd = mmd_test(rbf_kernel(torch.cat(sides)), len(sides[0]), permutations=PERMUTATIONS, seed=seed)
@@ -187,6 +189,14 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
         classes=_class_shifts(here, other, seed) if labelled else (),
         proportions_p_value=_proportions(here, other) if labelled else None,
     )
+
+
+def _held(features: FeatureSet) -> FeatureSet:
+    """Read the rows into memory if they fit: a store is opened for every class otherwise."""
+    count, width = features.features.shape
+    if isinstance(features.features, torch.Tensor) or count * width * features.features.dtype.itemsize > memory() // 4:
+        return features
+    return replace(features, features=features.features[:])
 
 
 def _drawn(features: FeatureSet, most: int, seed: int, among: Array | None = None) -> tuple[Tensor, Array]:
