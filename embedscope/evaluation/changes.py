@@ -101,7 +101,7 @@ def compare_classes(
         with common_rows(first, second, pairing) as pair:
             found = class_changes(pair, distance, same=True)
     if not found.classes:
-        raise UndefinedError(found.notes[0] if found.notes else "no class is in both embeddings")
+        raise UndefinedError(found.notes[-1])
     return found.classes, pairing
 
 
@@ -117,6 +117,8 @@ def class_changes(pair: tuple[FeatureSet, FeatureSet], distance: str, *, same: b
     notes = ["the features do not fit in memory: changes of classes have no intervals"] if lacking else []
     means = [_means(each, one.per_sample) for each, one in zip(pair, found, strict=True)]
     shared = [name for name in means[0] if name in means[1]]
+    if not shared:
+        notes.append("no class is in both embeddings")
     reach = _Reach(pair, rows, labels, found, distance, len(shared), same=same)
     changes = []
     for name in shared:

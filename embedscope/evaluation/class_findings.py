@@ -31,26 +31,47 @@ _FEW = 5
 
 @dataclass(frozen=True)
 class Sides:
-    """Which samples lie nearer to another class than to their own: of each class, how many, and nearer to which."""
+    """Which samples lie nearer to another class than to their own: of each class, how many, and nearer to which.
+
+    `sure` counts those of `wrong`, and `surely` those of `towards`, whose nearest neighbours vote against their class too, if
+    that was measured, and all of them otherwise. Rules decide by these: on average, most samples of a wide class lie nearer to
+    a narrow one beside it, and with many dimensions the distances to all classes are about equal, though no sample has a
+    neighbour of another class.
+    """
 
     total: Counter[str]
     wrong: Counter[str]
     towards: Counter[tuple[str, str]]
+    sure: Counter[str]
+    surely: Counter[tuple[str, str]]
 
     @classmethod
-    def of(cls, labels: Array, nearest: Array, silhouettes: Array) -> Sides:
-        """Count samples by the names of their classes (n,), those of the nearest other classes (n,), and silhouettes (n,)."""
+    def of(cls, labels: Array, nearest: Array, silhouettes: Array, outvoted: Array | None = None) -> Sides:
+        """Count samples by the names of their classes (n,), those of the nearest other classes (n,), and silhouettes (n,).
+
+        `outvoted` (n,) bool says whose nearest neighbours vote for another class.
+        """
         crossed = silhouettes < 0
-        mine, others = labels[crossed].tolist(), nearest[crossed].tolist()
-        return cls(Counter(labels.tolist()), Counter(mine), Counter(zip(mine, others, strict=True)))
+        sure = crossed if outvoted is None else crossed & outvoted
+        counts = [
+            (Counter(labels[chosen].tolist()), Counter(zip(labels[chosen].tolist(), nearest[chosen].tolist(), strict=True)))
+            for chosen in (crossed, sure)
+        ]
+        return cls(Counter(labels.tolist()), *counts[0], *counts[1])
 
 
 def _sides(scores: Scores) -> Sides | None:
-    measured = next((key for key, each in scores.metrics.items() if each.name == "silhouette"), None)
+    measured, votes = _first(scores, "silhouette"), _first(scores, "knn_accuracy")
     table = scores.table
-    if table is None or table.nearest is None or measured is None or measured not in table.values:
+    if table is None or table.nearest is None or measured not in table.values:
         return None
-    return Sides.of(table.labels, table.nearest, table.values[measured])
+    outvoted = table.values[votes] == 0 if votes in table.values else None
+    return Sides.of(table.labels, table.nearest, table.values[measured], outvoted)
+
+
+def _first(scores: Scores, name: str) -> str:
+    """Return the key of the first measurement of a metric, "" if there is none."""
+    return next((key for key, each in scores.metrics.items() if each.name == name), "")
 
 
 def _share(hits: int, total: int) -> str:
@@ -68,7 +89,7 @@ def not_separated(scores: Scores) -> list[Finding] | None:
 def _not_separated(sides: Sides) -> list[Finding]:
     wrong, total = sides.wrong.total(), sides.total.total()
     interval = wilson_interval(wrong, total)
-    if interval[0] <= _NOT_SEPARATED:
+    if wilson_interval(sides.sure.total(), total)[0] <= _NOT_SEPARATED:
         return []
     return [
         Finding(
@@ -93,7 +114,12 @@ def confusions(sides: Sides) -> list[Finding]:
     """Name the pairs of classes that run into each other, the strongest first, and the class that runs into many."""
     if _not_separated(sides):
         return []
-    low = {pair: wilson_interval(hits, sides.total[pair[0]])[0] for pair, hits in sides.towards.items()}
+    tests = len(sides.total) * (len(sides.total) - 1)  # one per ordered pair
+    low = {
+        pair: wilson_interval(hits, sides.total[pair[0]], tests)[0]
+        for pair, hits in sides.surely.items()
+        if sides.total[pair[0]] >= _FEW
+    }
     carried = sorted((pair for pair in low if low[pair] > _CONFUSED), key=lambda pair: -low[pair])
     pairs: list[tuple[str, str]] = []
     for pair in carried:
@@ -114,7 +140,7 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
         f"Classes {one} and {other} run into each other: {hits:,} of {total:,} samples of {one} lie nearer to {other} "
         f"({_share(hits, total)})"
     )
-    if wilson_interval(back, others)[0] > _CONFUSED:
+    if wilson_interval(sides.surely[pair[::-1]], others)[0] > _CONFUSED:
         text += f", and {back:,} of {others:,} of {other} nearer to {one}"
     if more:
         text += f"; so do {more} more pairs" if more > 1 else "; so does 1 more pair"
@@ -144,7 +170,7 @@ def _scattered(sides: Sides) -> list[Finding]:
     for name, wrong in sides.wrong.items():
         total = sides.total[name]
         interval = wilson_interval(wrong, total)
-        if interval[0] > _SCATTERED:
+        if total >= _FEW and wilson_interval(sides.sure[name], total, len(sides.total))[0] > _SCATTERED:
             nearest = [other for (mine, other), _ in sides.towards.most_common() if mine == name]
             most = ", ".join(nearest[:3])
             found.append(
@@ -170,12 +196,12 @@ def small_classes(scores: Scores) -> list[Finding] | None:
     if not few:
         return []
     most = ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
-    verb = "class has" if len(few) == 1 else "classes have"
+    verb, whose = ("class has", "its") if len(few) == 1 else ("classes have", "their")
     return [
         Finding(
             "small_classes",
             "low",
-            f"{len(few):,} of {len(counts):,} {verb} fewer than {_FEW} samples ({most}): their own values say little",
+            f"{len(few):,} of {len(counts):,} {verb} fewer than {_FEW} samples ({most}): {whose} own values say little",
             {"classes": few, "fewest": min(counts.values())},
             "Add samples, or leave these classes out of a comparison",
             len(few) / len(counts),

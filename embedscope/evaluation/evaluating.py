@@ -259,7 +259,11 @@ def _samples(features: FeatureSet, found: Mapping[str, Result], anchors: Tensor 
         return None
     chosen = np.arange(len(features.labels)) if anchors is None else anchors.cpu().numpy()
     names = np.array(features.class_names, dtype=object)
-    nearest = next((each.nearest for each in found.values() if each.nearest is not None), None)
+    known = {key: each.nearest for key, each in found.items() if each.nearest is not None}
+    silhouettes = [
+        each for key, each in known.items() if plugins.parse(key).name == "silhouette"
+    ]  # findings read it with these
+    nearest = next(iter([*silhouettes, *known.values()]), None)
     return Samples(
         ids=features.ids[chosen],
         labels=names[features.labels[chosen]],

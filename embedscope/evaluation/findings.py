@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
     from embedscope.evaluation.scores import Measurement, Scores
 
-# Share of the variance in one direction, and share of the dimensions below which the number that is used is worth a sentence.
+# Share of the variance in one direction, and that which is too much even for the means of few classes; share of the dimensions
+# below which the number that is used is worth a sentence.
 _DOMINANT = 0.6
+_OVERWHELMING = 0.9
+_FEW_CLASSES = 4
 _UNUSED = 0.25
 
 # How far two accuracies have to be apart, at the near end of the interval of their difference.
@@ -44,6 +47,25 @@ def with_findings(scores: Scores) -> Scores:
 def _measured(scores: Scores, name: str) -> Measurement | None:
     """Return the first measurement of a metric, whatever its options, unless it is undefined."""
     return next((each for each in scores.metrics.values() if each.name == name and each.value is not None), None)
+
+
+def _collapsed(scores: Scores) -> list[Finding] | None:
+    """Whether all rows are equal, the only case in which the explained variance is undefined."""
+    found = [each.value for each in scores.metrics.values() if each.name == "explained_variance"]
+    if not found or scores.samples < 2:
+        return None
+    if found[0] is not None:
+        return []
+    return [
+        Finding(
+            "collapsed",
+            "high",
+            f"The embedding has collapsed: all {scores.samples:,} rows are equal",
+            {"samples": scores.samples},
+            "Check that the weights were loaded and that the layer depends on the input",
+            1.0,
+        )
+    ]
 
 
 def _dimensions(scores: Scores) -> list[Finding] | None:
@@ -88,12 +110,15 @@ def _dominant(scores: Scores) -> list[Finding] | None:
     if measured is None:
         return None
     share = float(measured.arrays["curve"][0])
-    if share <= _DOMINANT or scores.classes <= 2 or scores.dimensions <= 2 or scores.samples < 4 * scores.dimensions:
+    if scores.classes <= 2 or scores.dimensions <= 2 or scores.samples < 4 * scores.dimensions:
+        return []
+    # The means of three or four classes lie in a plane or a space, where one direction holds much of what separates them.
+    if share <= (_OVERWHELMING if scores.classes <= _FEW_CLASSES else _DOMINANT):
         return []
     return [
         Finding(
             "dominant_direction",
-            "medium" if share > 0.9 else "low",
+            "medium" if share > _OVERWHELMING else "low",
             f"One direction holds {100 * share:.0f}% of the variance: distances are mostly differences along it",
             {"share": share},
             "Standardise or whiten the features before distances are computed, or look for one channel of large values",
@@ -183,6 +208,7 @@ def _hubs(scores: Scores) -> list[Finding] | None:
 
 # What is looked at, in the words of "nothing stands out", and the rule.
 RULES: tuple[tuple[str, Callable[[Scores], list[Finding] | None]], ...] = (
+    ("collapse", _collapsed),
     ("separation of the classes", class_findings.not_separated),
     ("confused classes", class_findings.confused),
     ("dimensions in use", _dimensions),

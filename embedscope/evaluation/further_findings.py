@@ -27,11 +27,14 @@ def with_comparison(
     comparisons: Sequence[Comparison] = (),
     shifts: Sequence[Shift] = (),
 ) -> list[Scores]:
-    """Add to each embedding whether it is better than the first, what became worse, and how it differs from other rows."""
+    """Add to each embedding whether it is better than the first, what became worse, and how it differs from other rows.
+
+    There is a comparison per embedding after the first, and a shift per embedding, if any.
+    """
     found = []
     for place, entry in enumerate(scores):
         added = _better(scores[0], entry, differences) if place else []
-        added += [each for comparison in comparisons if comparison.second == entry.name for each in _worse(comparison)]
+        added += [each for comparison in comparisons[place - 1 : place] if place for each in _worse(comparison)]
         added += [each for shift in shifts[place : place + 1] for each in _shifted(shift)]
         found.append(_with(entry, added, ["shift"] if shifts else []))
     return found
@@ -53,7 +56,7 @@ def _better(first: Scores, second: Scores, differences: Sequence[Difference]) ->
     better = {key: each.better for key, each in second.metrics.items()}
     mine = [each for each in differences if each.second == second.name and better.get(each.metric) is not None]
     each = next((each for each in mine if each.metric == "silhouette"), next(iter(mine), None))
-    if each is None or not each.significant:
+    if each is None or not each.significant or _classes(first) != _classes(second):
         return []
     wins = (each.value > 0) == (better[each.metric] == "higher")
     good, bad = (second, first) if wins else (first, second)
@@ -73,6 +76,11 @@ def _better(first: Scores, second: Scores, differences: Sequence[Difference]) ->
     ]
 
 
+def _classes(scores: Scores) -> set[str] | None:
+    """Name the classes: metrics of other classes measure another task, and none of them is better."""
+    return None if scores.labels is None else set(scores.labels.tolist())
+
+
 def _worse(comparison: Comparison) -> list[Finding]:
     lost = sorted(
         (each for each in comparison.classes if each.significant and each.difference < 0), key=lambda each: each.difference
@@ -89,7 +97,7 @@ def _worse(comparison: Comparison) -> list[Finding]:
             "worse_classes",
             "medium",
             f"{subject} worse in {comparison.second} than in {comparison.first}{which}: silhouette {most.difference:+.3f} "
-            f"[{low:+.3f}, {high:+.3f}]",
+            f"[{low:+.3f}, {high:+.3f}]{'' if comparison.reason is None else ', unpaired'}",
             {"classes": [each.name for each in lost], "class": most.name, "difference": most.difference, "ci95": [low, high]},
             f"Look at the samples of {most.name} that changed sides",
             0.9,
@@ -101,12 +109,13 @@ def _shifted(shift: Shift) -> list[Finding]:
     if not shift.detected:
         return []
     low, high = shift.auc_ci95
+    area, mmd = f"AUC {shift.auc:.2f} [{low:.2f}, {high:.2f}]", f"MMD p = {shift.mmd_p_value:.2g}"
+    how = f"a classifier tells their rows apart ({area}; {mmd})" if low > 0.5 else f"a permutation test says so ({mmd}; {area})"
     return [
         Finding(
             "shift",
             "high" if low > 0.75 else "medium",
-            f"{shift.against} differs from {shift.name}: a classifier tells their rows apart with an AUC of {shift.auc:.2f} "
-            f"[{low:.2f}, {high:.2f}] (MMD p = {shift.mmd_p_value:.2g})",
+            f"{shift.against} differs from {shift.name}: {how}",
             {"auc": shift.auc, "ci95": [low, high], "mmd_p_value": shift.mmd_p_value, "beyond": shift.beyond},
             "Look at the rows furthest out, and at the classes that moved",
             max(0.0, 2 * shift.auc - 1),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.evaluation.comparing import difference_interval
-from embedscope.metrics import direction
+from embedscope.metrics import direction, expanded
 from embedscope.text import aligned
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def rank_layers(scores: Sequence[Scores], by: str | None = None) -> LayerRanking
 
 def check_ranked(metrics: Sequence[str]) -> Better:
     """Return which direction of the first metric is better; UsageError where neither is."""
+    metrics = [str(each) for each in expanded(metrics)]  # the first of a set
     better = direction(metrics[0])
     if better is None:
         others = [each for each in metrics[1:] if direction(each) is not None]

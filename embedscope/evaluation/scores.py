@@ -84,7 +84,7 @@ class Samples:
         ids: (n,) of the samples.
         labels: (n,) names of their classes.
         values: metric -> (n,) float64.
-        nearest: (n,) names of the nearest other classes, by the first metric that knows, or None.
+        nearest: (n,) names of the nearest other classes, by the silhouette, or else the first metric that knows; or None.
         split: (n,) or None.
     """
 

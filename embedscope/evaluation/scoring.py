@@ -122,7 +122,11 @@ def _comparisons(
 def _counterparts(found: Sequence[FeatureSet], against: Any) -> list[FeatureSet]:
     """Open the rows to measure a shift to, one set per embedding: of the same layer, or the only one."""
     nested = isinstance(against, list) and not all(isinstance(each, str | Path | FeatureSet) for each in against)
-    if not nested and (isinstance(against, str | Path | FeatureSet | Mapping | tuple | list) or hasattr(against, "obsm")):
+    if not nested and (
+        isinstance(against, str | Path | FeatureSet | Mapping | tuple | list)
+        or not hasattr(against, "__len__")
+        or hasattr(against, "obsm")
+    ):
         others = open_sources(against)
     else:
         others = open_sources(against, np.full(len(against), -1))

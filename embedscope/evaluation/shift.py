@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,9 @@ import torch
 
 from embedscope.errors import InputError
 from embedscope.evaluation.pairing import are_row_numbers
+from embedscope.ops.blocks import memory
 from embedscope.ops.neighbors import nearest_neighbors
+from embedscope.ops.probes import fit
 from embedscope.ops.rows import gathered
 from embedscope.ops.statistics import Z95
 from embedscope.ops.two_samples import auc_with_variance, linear_kernel, mmd_test, rbf_kernel
@@ -30,6 +31,9 @@ ROWS = 2000
 NEIGHBOR_ROWS = 10_000
 CLASS_ROWS = 500
 
+# Inverse penalty of the classifier; with a column of weights for either side, half of that of a single column of differences.
+_STRENGTH = 0.5
+
 PERMUTATIONS = 499
 FOLDS = 5
 NEIGHBORS = 10
@@ -37,6 +41,9 @@ LEAST = 20
 
 # Two tests, each at 2.5%: without a shift, either alarms in at most 5% of cases.
 _LEVEL = 0.025
+
+# Of the tests of all classes together.
+_CORRECTED = 0.05
 _FURTHEST = 20
 
 
@@ -155,6 +162,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
         if count < LEAST:
             raise InputError(f"{name} has {count} rows; a shift needs at least {LEAST}")
     check_finite(other)
+    here, other = _held(here), _held(other)
     sides = [_drawn(each, ROWS, seed + place)[0] for place, each in enumerate((here, other))]
     auc, interval = _domain_auc(sides[0], sides[1], seed)
     mmd = mmd_test(rbf_kernel(torch.cat(sides)), len(sides[0]), permutations=PERMUTATIONS, seed=seed)
@@ -183,6 +191,14 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
     )
 
 
+def _held(features: FeatureSet) -> FeatureSet:
+    """Read the rows into memory if they fit: a store is opened for every class otherwise."""
+    count, width = features.features.shape
+    if isinstance(features.features, torch.Tensor) or count * width * features.features.dtype.itemsize > memory() // 4:
+        return features
+    return replace(features, features=features.features[:])
+
+
 def _drawn(features: FeatureSet, most: int, seed: int, among: Array | None = None) -> tuple[Tensor, Array]:
     """Draw at most so many rows, of all or among some positions: (n, D) float64, and their positions (n,)."""
     among = np.arange(len(features.ids)) if among is None else among
@@ -197,23 +213,18 @@ def _domain_auc(here: Tensor, other: Tensor, seed: int) -> tuple[float, tuple[fl
     The variance within a fold is DeLong's. Folds share most of their training rows, so that their mean varies more than that of
     independent ones: Nadeau and Bengio's correction adds the ratio of test to training rows (doi:10.1023/A:1024068626366).
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    rows = torch.cat([here, other]).numpy()
+    rows = torch.cat([here, other])
     origin = np.r_[np.zeros(len(here), dtype=int), np.ones(len(other), dtype=int)]
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
     areas, variances = [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # more steps change which rows are on which side no more
-        for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(rows, origin):
-            found = torch.from_numpy(model.fit(rows[train], origin[train]).decision_function(rows[test]))
-            area, variance = auc_with_variance(found[origin[test] == 1], found[origin[test] == 0])
-            areas.append(area)
-            variances.append(variance)
+    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(origin, origin):
+        probe = fit(rows[train], torch.from_numpy(origin[train]), 2, C=_STRENGTH)
+        first, second = probe.logits(rows[test]).unbind(dim=1)
+        found = second - first  # probabilities of rows far apart are equal by rounding
+        area, variance = auc_with_variance(found[origin[test] == 1], found[origin[test] == 0])
+        areas.append(area)
+        variances.append(variance)
     mean = float(np.mean(areas))
     reach = Z95 * math.sqrt(float(np.mean(variances)) * (1 / FOLDS + 1 / (FOLDS - 1)))
     return mean, (max(mean - reach, 0.0), min(mean + reach, 1.0))
@@ -262,6 +273,8 @@ def _moved(
     spread = float((one - one.mean(dim=0)).square().sum(dim=1).mean().sqrt())
     if spread == 0:
         return shift
+    if math.comb(len(one) + len(two), len(one)) < tests / _CORRECTED:  # no division of so few rows can be that rare
+        permutations = min(permutations, 999)
     test = mmd_test(linear_kernel(torch.cat([one, two])), len(one), permutations=permutations, seed=seed, unbiased=False)
     distance, chance = (math.sqrt(max(value, 0.0)) / spread for value in (test.value, test.null95))
     return ClassShift(shift.name, shift.samples, shift.shares, distance, chance, min(1.0, test.p_value * tests))

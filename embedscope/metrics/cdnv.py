@@ -38,7 +38,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
         A value of at least 0, lower is more collapsed. `by_class`: "to_others", the mean over the pairs that a class is in.
 
     Raises:
-        UndefinedError: fewer than two classes, or two classes with the same mean.
+        UndefinedError: fewer than two classes, every class has one row, or two classes have the same mean.
 
     Reference: Galanti, György and Hutter 2022, arXiv:2112.15121, definition 1.
     """
@@ -47,6 +47,8 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
     count = len(labels_of)
     if count < 2:
         raise UndefinedError("there is one class only, and no pair of classes")
+    if float(moments.counts.max()) == 1:
+        raise UndefinedError("every class has one row: there is no spread within classes")
     variance = moments.spread / moments.counts
     means = moments.means - moments.means.mean(dim=0)
     squared = squared_distances(means, means).clamp(min=0).fill_diagonal_(torch.inf)

@@ -26,7 +26,7 @@ def class_kl_pseudo_values(
     """
     values = pseudo_values(result.value, divergence_without_each(result.state, features, direction=direction, fixed=fixed))
     centre, count, classes = values.mean(), len(values), len(result.state.classes)
-    linear = values.var() / count
+    linear = values.var() / count if count > 1 else values.new_tensor(float("nan"))
     quadratic = 2 * (result.value - centre).square() / max(classes - 1, 1)
     return centre + (values - centre) * ((linear + quadratic) / linear.clamp(min=1e-300)).sqrt()
 

@@ -41,7 +41,8 @@ def davies_bouldin(features: Rows, labels: Tensor) -> Result:
         maximum for each class.
 
     Raises:
-        UndefinedError: fewer than two classes, or two classes with the same mean (scikit-learn leaves such a pair out).
+        UndefinedError: fewer than two classes, every class has one row (scikit-learn raises ValueError too), or two classes
+            have the same mean (scikit-learn leaves such a pair out).
 
     Reference: Davies and Bouldin 1979, doi:10.1109/TPAMI.1979.4766909.
     """
@@ -49,6 +50,8 @@ def davies_bouldin(features: Rows, labels: Tensor) -> Result:
     moments, classes = gatherer.moments, gatherer.classes
     if len(classes) < 2:
         raise UndefinedError("there is one class only, and none to compare it with")
+    if float(moments.counts.max()) == 1:
+        raise UndefinedError("every class has one row: there is no spread within classes")
     means = moments.means
     total = torch.zeros(len(classes), dtype=torch.float64, device=means.device)
     for block, rows in over_rows(features, torch.float64, means.device):

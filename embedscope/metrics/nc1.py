@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedscope.errors import check_choice
+from embedscope.errors import UndefinedError, check_choice
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_scatter import between_directions, class_scatter
 from embedscope.ops.gathering import gathered
@@ -40,13 +40,15 @@ def nc1(features: Rows, labels: Tensor, *, form: str = "pinv") -> Result:
         (float64) of the largest, of which there is at least one where D >= K. `arrays`: "rank", the number that is left.
 
     Raises:
-        UndefinedError: fewer than two classes, or all class means are equal.
+        UndefinedError: fewer than two classes, every class has one row, or all class means are equal.
 
     Reference: Papyan, Han and Donoho 2020, doi:10.1073/pnas.2015509117.
     """
     check_choice("form", form, _FORMS)
     scatter = gathered(class_scatter, features, labels)
     means = scatter.between()
+    if float(scatter.counts.max()) == 1:
+        raise UndefinedError("every class has one row: there is no spread within classes")
     within = scatter.within / float(scatter.counts.sum())
     variances, axes = between_directions(means)
     if form == "trace":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import distributed
+from embedscope.errors import UsageError
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.evaluating import bound
 from embedscope.extraction.borrowing import borrowed, unwrapped
@@ -136,6 +137,8 @@ class Monitor:
         `loss`, a number or a tensor with one, stands beside the values in the run file, and tells findings whether it fell.
         """
         started = time.perf_counter()
+        if not isinstance(model, torch.nn.Module):
+            raise UsageError(f"a monitor is called with the model and the step; got {type(model).__name__} for the model")
         told = None if loss is None else float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
         measured = self._measured(unwrapped(model))
         seconds = time.perf_counter() - started

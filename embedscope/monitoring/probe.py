@@ -154,6 +154,8 @@ def open_probe(
         given = _batched(given, _labels_of(given), rows, size, seed)
     elif isinstance(given, tuple) and len(given) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in given):
         inputs, labels = map(torch.as_tensor, given)
+        if len(inputs) != len(labels):
+            raise InputError(f"the probe has {len(inputs):,} inputs and {len(labels):,} labels")
         given = _batched(data.TensorDataset(inputs, labels), labels.numpy(force=True), rows, size, seed)
     elif rows is not None:
         raise UsageError(f"a number of rows is for data that know their labels, not for {type(given).__name__}; give a Dataset")

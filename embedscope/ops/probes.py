@@ -66,10 +66,14 @@ class LinearProbe:
     C: float
     rows: int
 
+    def logits(self, rows: Tensor) -> Tensor:
+        """Compute the logits of the known classes: (B, D) -> (B, k) float64."""
+        return ((rows.double() - self.centre) / self.scale) @ self.weight.double() + self.bias.double()
+
     def probabilities(self, rows: Tensor) -> Tensor:
         """Compute class probabilities: (B, D) -> (B, K) float64, rows sum to 1; 0 for a class that the fit had no rows of."""
-        logits = ((rows.double() - self.centre) / self.scale) @ self.weight.double() + self.bias.double()
-        return rows.new_zeros(len(rows), self.num_classes, dtype=torch.float64).index_copy(1, self.known, logits.softmax(dim=1))
+        found = self.logits(rows).softmax(dim=1)
+        return rows.new_zeros(len(rows), self.num_classes, dtype=torch.float64).index_copy(1, self.known, found)
 
 
 def fit(rows: Tensor, index: Tensor, num_classes: int, *, C: float | None = None, seed: int = 0) -> LinearProbe:

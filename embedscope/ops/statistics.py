@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,14 +102,17 @@ def mean_with_error(values: Tensor, groups: Tensor | None = None) -> Estimate:
     return Estimate(mean, error, (mean - reach, mean + reach))
 
 
-def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+def wilson_interval(hits: int, total: int, tests: int = 1) -> tuple[float, float]:
     """Return the 95% score interval of a share: `hits` of `total` >= 1 -> (low, high) in [0, 1].
+
+    With several `tests`, the intervals of all of them hold together with at least 95% (Bonferroni).
 
     Reference: Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
-    share, square = hits / total, Z95**2
+    z = Z95 if tests == 1 else NormalDist().inv_cdf(1 - 0.025 / max(tests, 1))
+    share, square = hits / total, z**2
     middle = (share + square / (2 * total)) / (1 + square / total)
-    reach = Z95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
+    reach = z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total**2))
     return (0.0 if hits == 0 else middle - reach), (1.0 if hits == total else middle + reach)
 
 

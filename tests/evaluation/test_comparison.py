@@ -243,3 +243,11 @@ def test_command(make_store, capsys):
     assert said.count("*") == 1 + sum(line.rstrip().endswith("*") for line in said.splitlines())
     assert main(["score", stores[0], "--compare"]) == 2
     assert "--compare needs two embeddings or more, got 1" in capsys.readouterr().err
+
+
+def test_embeddings_without_a_common_class_are_said_to_have_none():
+    features, labels = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
+    names = np.array(["cat", "dog", "owl", "fox"])
+    found = score({"one": (features, names[labels]), "other": (features, names[labels + 2])}, metrics="gini", compare=True)
+    assert found.comparisons[0].classes == ()
+    assert "no class is in both embeddings" in found.comparisons[0].notes

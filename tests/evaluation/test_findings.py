@@ -185,3 +185,64 @@ def test_copies_across_splits_are_a_finding():
     assert found["leakage"].severity == "high"
     assert found["leakage"].evidence["rows"] == issues.counts["leakage"] == 20
     assert "leakage between splits" in entry.examined
+
+
+def test_a_wide_class_beside_a_narrow_one_is_not_called_confused_where_neighbors_agree_with_the_labels():
+    """Half of a long thin class lies nearer, on average, to the narrow one at its middle, yet no row has a neighbor of it."""
+    generator = np.random.default_rng(0)
+    wide = np.stack([np.linspace(-20, 20, 200), np.zeros(200)], axis=1)
+    narrow = np.stack([np.zeros(200), np.full(200, 6.0)], axis=1)
+    features = np.concatenate([wide, narrow]) + 0.3 * generator.normal(size=(400, 2))
+    labels = np.repeat([0, 1], 200)
+    assert [each.id for each in findings(features, labels, ["silhouette"])] == ["confused_classes"]
+    assert findings(features, labels, ["silhouette", "knn_accuracy(distance='euclidean')"]) == ()
+
+
+def test_classes_of_fewer_than_five_samples_are_not_called_confused():
+    features, labels = healthy(0)
+    members = np.flatnonzero(labels == 5)
+    features[members[0]] = features[np.flatnonzero(labels == 2)[0]]
+    keep = np.setdiff1d(np.arange(len(labels)), members[3:])  # one of three on the wrong side
+    assert [each.id for each in findings(features[keep], labels[keep])] == ["small_classes"]
+
+
+def test_equal_rows_are_a_collapse():
+    found = only(findings(np.ones((40, 8)), np.arange(40) % 4))
+    assert (found.id, found.severity, found.evidence) == ("collapsed", "high", {"samples": 40})
+
+
+def test_the_means_of_three_classes_may_lie_along_one_direction():
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    means = 8 * np.eye(8)[[0, 0, 1]] * np.array([[1.0], [-1.0], [0.5]])
+    features = means[labels] + generator.normal(size=(120, 8))
+    assert findings(features, labels) == ()
+
+
+def test_nearest_classes_are_those_of_the_silhouette_whatever_comes_first():
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = generator.normal(size=(60, 4)) * np.array([[1.0], [5.0], [9.0]])[labels]
+    first = evaluate((features, labels), ["silhouette", "soft_silhouette"])
+    other = evaluate((features, labels), ["soft_silhouette", "silhouette"])
+    alone = evaluate((features, labels), ["soft_silhouette"])
+    assert first.table.nearest.tolist() == other.table.nearest.tolist() != alone.table.nearest.tolist()
+    assert first.findings == other.findings
+
+
+def test_embeddings_of_other_classes_are_not_called_better():
+    features, labels = healthy(0)
+    one_class = np.zeros(len(labels), dtype=int)
+    scores = score({"all": (features, labels), "one": (features, one_class)}, metrics="gini", ci=True)
+    assert scores.differences[0].significant
+    assert "better" not in [each.id for each in scores[1].findings]
+
+
+def test_a_shift_that_no_linear_classifier_sees_is_said_to_be_one_of_the_permutation_test():
+    """Three times the spread about the same mean."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    one, other = generator.normal(size=(200, 4)), 3 * generator.normal(size=(200, 4))
+    scores = score(one, labels, metrics="gini", against=other)
+    assert scores.shifts[0].auc_ci95[0] <= 0.5
+    assert "a permutation test says so (MMD p = " in only(scores[0].findings).text

@@ -9,6 +9,7 @@ from embedscope.cli import main
 from embedscope.errors import UsageError
 from embedscope.evaluation import score
 from embedscope.evaluation.comparing import difference_interval
+from embedscope.evaluation.ranking import check_ranked
 
 
 @pytest.fixture
@@ -96,3 +97,9 @@ def test_command(layers, make_store, capsys):
     assert "take embedding (8 dimensions): the smallest whose silhouette is not significantly worse" in out
     assert main(["score", stores[0], "--layers", "-m", "explained-variance"]) == 2
     assert "layers cannot be ranked by explained" in capsys.readouterr().err
+
+
+def test_layers_are_ranked_by_the_first_metric_of_a_set(layers):
+    assert check_ranked(["retrieval"]) == check_ranked(["map_at_r"]) == "higher"
+    with pytest.raises(UsageError, match="neither more nor less is better"):
+        check_ranked(["collapse"])

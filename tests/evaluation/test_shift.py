@@ -57,7 +57,7 @@ def test_area_against_scikit_learn():
     areas = []
     for train, test in StratifiedKFold(5, shuffle=True, random_state=3).split(rows[1], origin):
         scaler = StandardScaler().fit(rows[1][train])
-        model = LogisticRegression(max_iter=200).fit(scaler.transform(rows[1][train]), origin[train])
+        model = LogisticRegression(tol=1e-10, max_iter=10_000).fit(scaler.transform(rows[1][train]), origin[train])
         areas.append(roc_auc_score(origin[test], model.decision_function(scaler.transform(rows[1][test]))))
     assert measure_shift(here, other, seed=3).auc == pytest.approx(np.mean(areas), abs=1e-6)
 
@@ -174,3 +174,19 @@ def test_command(make_store, blobs, capsys):
     (found,) = json.loads(capsys.readouterr().out)["shifts"]
     assert found["detected"] is False
     assert found["shared"] == 90
+
+
+def test_many_classes_of_two_rows_are_not_called_moved():
+    """Four rows have six divisions: none can be as rare as the correction for 300 classes asks."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(300), 2)
+    one, other = generator.normal(size=(2, 600, 4))
+    found = score(one, labels, metrics="gini", against=(other + 3, labels)).shifts[0]
+    assert len(found.classes) == 300
+    assert {each.p_value for each in found.classes} == {1.0}
+
+
+def test_a_number_is_no_rows():
+    features, labels = np.eye(4).repeat(10, axis=0), np.arange(40) % 2
+    with pytest.raises(UsageError, match="int without labels is not an embedding"):
+        score(features, labels, metrics="gini", against=3)

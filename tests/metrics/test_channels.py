@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from embedscope.errors import UndefinedError, UsageError
+from embedscope.evaluation import evaluate
 from embedscope.metrics.class_kl import class_kl
 from embedscope.metrics.gini import gini, gini_channels
 from embedscope.ops.blocks import limits
@@ -116,3 +117,8 @@ def test_unknown_activation(sample):
 def test_unknown_direction(sample):
     with pytest.raises(UsageError, match="no direction 'both'"):
         class_kl(*sample, direction="both")
+
+
+def test_class_kl_of_one_row_has_no_interval():
+    found = evaluate((torch.tensor([[1.0, 2.0]]), torch.tensor([0])), "class_kl", ci=True).metrics["class_kl"]
+    assert (found.value, found.ci95) == (0.0, None)

@@ -119,6 +119,13 @@ def test_two_classes_at_one_place(name):
         load(name)(features, torch.tensor([0, 0, 1, 1, 2]))
 
 
+@pytest.mark.parametrize("name", ["calinski_harabasz", "davies_bouldin", "cdnv", "nc1", "lda_rank"])
+def test_classes_of_one_row_each_have_no_spread_and_are_not_called_perfect(name):
+    features, _ = data(rows=12)
+    with pytest.raises(UndefinedError, match="no spread within classes"):
+        load(name)(features, torch.arange(12))
+
+
 @pytest.mark.parametrize("name", ["nc1", "nc2", "lda_rank"])
 @pytest.mark.parametrize("rows", [6, 300])
 def test_equal_class_means(name, rows):

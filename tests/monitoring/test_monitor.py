@@ -376,3 +376,13 @@ def test_processes_share_one_evaluation(tmp_path, net):
     for name, value in expected.items():
         assert values[0][name] == pytest.approx(value, abs=1e-6 if "silhouette" in name else 1e-12, rel=1e-12), name
     assert len((tmp_path / "monitor.jsonl").read_text().splitlines()) == 4  # two layers at two steps, from one process
+
+
+def test_inputs_without_labels_of_their_own_are_refused(net, images):
+    with pytest.raises(InputError, match="the probe has 40 inputs and 39 labels"):
+        Monitor((images[0], images[1][:39]), every=1)(net, 0)
+
+
+def test_a_call_without_a_model_is_refused(images):
+    with pytest.raises(UsageError, match="got int"):
+        Monitor(images, every=1)(3, 0)
