@@ -15,11 +15,12 @@ from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, 
 from embedscope.evaluation.issues import KINDS, Issue, Issues
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.constant_channels import constant_channels
-from embedscope.ops.label_issues import check_labels, neighbor_shares
+from embedscope.ops.label_issues import check_labels, neighbor_shares, strangers
 from embedscope.ops.near_copies import near_copies
 from embedscope.ops.neighbors import nearest_neighbors
 from embedscope.ops.outliers import NEIGHBORS, outliers
 from embedscope.ops.probes import cross_fitted_probabilities
+from embedscope.ops.shared_neighbors import shared_neighbors
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import select, select_split
 from embedscope.store.in_memory import feature_set
@@ -117,7 +118,7 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     count = features.features.shape[0]
     if count < 2:
         raise InputError(f"{features.source} has one row, and issues are found by comparing rows")
-    found = nearest_neighbors(features.features, _NEIGHBORS, device=device)
+    found = shared_neighbors(features.features, _NEIGHBORS, distance="euclidean", device=device)
     neighbors = replace(found, indices=found.indices.cpu(), distances=found.distances.cpu())
     rows: list[Issue] = []
     missing: dict[str, str] = {}
@@ -136,7 +137,7 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     rows += copies.rows
     notes += [copies.note] if copies.note else []
     try:
-        rows += outlying_rows(features, neighbors, outliers(neighbors))
+        rows += outlying_rows(features, neighbors, outliers(neighbors, torch.from_numpy(features.labels)))
     except UndefinedError as error:
         missing["outlier"] = str(error)
     counts = Counter(row.kind for row in rows)
@@ -178,6 +179,14 @@ def _checked_labels(
     most = min(indices.shape[1], max(_FOLDS, len(given) // (2 * len(names))))
     votes = [neighbor_shares(indices[:, :k], given, len(names)) for k in sorted({min(NEIGHBORS, most), most})]
     check = check_labels([probe, *votes], given, seed=seed)
+    sure, home = strangers(indices[:, :NEIGHBORS], given, len(names))
+    more = sure > check.wrong
+    check = replace(
+        check,
+        wrong=torch.where(more, sure, check.wrong),
+        suggested=torch.where(more, home, check.suggested),
+        sure=torch.where(more, sure, check.sure),
+    )
     small = int(((counts > 0) & ~enough[:-1]).sum())
     whose = "class has" if small == 1 else "classes have"
     note = f"label: {small:,} {whose} fewer than {_FOLDS} rows, whose labels are not checked" if small else None
