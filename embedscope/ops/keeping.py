@@ -47,4 +47,3 @@ def fingerprint(*arrays: Rows) -> bytes:
         for span in blocks.row_slices(each.shape[0], row):
             found.update(each[span].contiguous().cpu().view(torch.uint8).numpy().data)
     return found.digest()
-

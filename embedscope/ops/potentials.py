@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Rows and columns of a tile, which several operations pass over; and how much longer than a distance a potential takes.
 _TILE = 1024
-_DEARER = 1.3
+_DEARER = 1.4
 
 
 def log_potentials(x: Tensor, y: Tensor, t: float) -> Tensor:

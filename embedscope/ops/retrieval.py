@@ -1,9 +1,9 @@
 """Ranks of the rows of the own class among all others: what retrieval metrics are made of, a block of rows at a time.
 
-R-precision and MAP@R look at as many nearest rows as the own class has, thousands at times: they are reduced to numbers per row
-while a block is there, and never stored. One pass serves all of them. Squared distances are products in float64. What differs by
-less than their rounding (2 ** -40 of the norms, and 2 ** -32 of the distance among a million rows) counts as equal, and is ordered
-by position.
+R-precision and MAP@R look at as many nearest rows as the own class has, thousands at times: they are reduced to numbers per
+row while a block is there, and never stored. One pass serves all of them. Squared distances are products in float64. What
+differs by less than their rounding (2 ** -40 of the norms, and 2 ** -32 of the distance among a million rows) counts as equal,
+and is ordered by position.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OWN_ORIGIN = 64
 _TILE_BYTES = 2**21
 
 # How much longer than a distance a rank takes.
-_DEARER = 1.5
+_DEARER = 1.7
 
 _GRID = 2.0**-40
 _ITSELF = torch.iinfo(torch.int64).max
