@@ -6,6 +6,13 @@ A population is a way to draw samples; its value of a metric is that of a very l
 sample of N rows, with numbers of samples per class that are drawn too, or fixed. Printed is the share of draws whose interval
 holds the value: of 200 draws, its own standard error is 0.015 at 0.95. With --paired, the same for the difference between two
 embeddings of the same rows, the width of its interval as a share of that for different rows, and how often each excludes 0.
+
+Values of neighbor metrics depend on the number of samples, and their intervals are for samples of the same size:
+
+    python benchmarks/coverage.py --same-size [--draws 60] [--sizes 300] [--populations overlapping imbalanced] [--seed 5000]
+
+prints how often the interval holds the mean over the draws, how often one from the deviation of values per sample does,
+and the mean width of the interval as a share of what 95% of draws span by their standard deviation.
 """
 
 import argparse
@@ -95,7 +102,7 @@ def paired(options):
         )
         found = {metric: [] for metric in options.metrics}
         for number in range(options.draws):
-            generator = torch.Generator().manual_seed(1000 + number)
+            generator = torch.Generator().manual_seed(options.seed + number)
             labels = labels_of(shares, size, False, generator)
             rows = draw(labels, generator)
             table = score({"first": rows, "second": noisier(rows, generator)}, labels, metrics=options.metrics, ci=True)
@@ -116,14 +123,43 @@ def paired(options):
                 )
 
 
+NEIGHBORS = ["knn_accuracy", "map_at_r", "neighbor_purity", "recall_at_k", "mrr", "r_precision"]
+
+
+def same_size(options):
+    print(f"{'population':16}{'N':>6} {'metric':16}{'held':>7}{'by sample':>11}{'width':>7}")
+    for name, size in itertools.product(options.populations, options.sizes):
+        draw, shares = POPULATIONS[name]
+        found = {metric: [] for metric in options.metrics}
+        for number in range(options.draws):
+            generator = torch.Generator().manual_seed(options.seed + number)
+            labels = labels_of(shares, size, False, generator)
+            scores = evaluate((draw(labels, generator), labels), options.metrics, ci=True, device="cpu")
+            for metric, each in scores.metrics.items():
+                values = scores.table.values[metric]
+                values = values[~np.isnan(values)]
+                found[metric].append((each.value, *each.ci95, Z95 * values.std(ddof=1) / math.sqrt(len(values))))
+        for metric, rows in found.items():
+            value, low, high, reach = np.array(rows).T
+            truth, spread = value.mean(), value.std(ddof=1)
+            held, alone = ((low <= truth) & (truth <= high)).mean(), (abs(value - truth) <= reach).mean()
+            width = (high - low).mean() / (2 * Z95 * spread)
+            print(f"{name:16}{size:>6} {metric:16}{held:>7.3f}{alone:>11.3f}{width:>7.2f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000])
-    parser.add_argument("--metrics", nargs="+", default=METRICS)
+    parser.add_argument("--metrics", nargs="+")
     parser.add_argument("--populations", nargs="+", default=list(POPULATIONS), choices=list(POPULATIONS))
     parser.add_argument("--paired", action="store_true")
+    parser.add_argument("--same-size", action="store_true")
+    parser.add_argument("--seed", type=int, default=1000)
     options = parser.parse_args()
+    options.metrics = options.metrics or (NEIGHBORS if options.same_size else METRICS)
+    if options.same_size:
+        return same_size(options)
     if options.paired:
         return paired(options)
     print(f"{'population':16}{'N':>6} {'labels':7}" + "".join(f"{name[:14]:>16}" for name in options.metrics))
@@ -135,7 +171,7 @@ def main():
         held = dict.fromkeys(options.metrics, 0)
         given = dict.fromkeys(options.metrics, 0)
         for number in range(options.draws):
-            generator = torch.Generator().manual_seed(1000 + number)
+            generator = torch.Generator().manual_seed(options.seed + number)
             labels = labels_of(shares, size, fixed, generator)
             found = evaluate(
                 (draw(labels, generator), labels), options.metrics, ci="fixed" if fixed else "drawn", device="cpu"

@@ -6,10 +6,12 @@ by chance or to the most similar class, and with 17% flipped as a weak classifie
     python benchmarks/issues.py [FOLDER_WITH_IDX_FILES]
 """
 
+import itertools
 import sys
 import time
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -70,6 +72,33 @@ def measure(name, x, y):
             print(line, counts, flush=True)
 
 
+def network(seed=31):
+    """Features of a small network that was trained on the wrong labels: the longer, the more of them it knows by heart."""
+    x, y = load_digits(return_X_y=True)
+    rows = torch.from_numpy(x / 16).float()
+    for how, epochs in itertools.product(("chance", "difficult"), (10, 30, 150)):
+        labels = flipped(x, y, how, seed)
+        torch.manual_seed(seed)
+        sizes = [torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)]
+        model, target = torch.nn.Sequential(*sizes), torch.from_numpy(labels)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(target)).split(64):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(rows[batch]), target[batch]).backward()
+                optimizer.step()
+        with torch.no_grad():
+            fitted = float((model(rows).argmax(dim=1) == target).double().mean())
+            found = find_issues(model[:4](rows).numpy(), labels)
+        wrong, flagged = labels != y, found.wrong > 0.5
+        precision = wrong[flagged].mean() if flagged.any() else np.nan
+        print(
+            f"network {how}, {epochs} epochs, fits {fitted:.3f}: AUROC {roc_auc_score(wrong, found.wrong):.4f}, "
+            f"precision {precision:.3f}, recall {flagged[wrong].mean():.3f}",
+            flush=True,
+        )
+
+
 def false_alarms():
     for width in (2, 8, 64):
         counts = []
@@ -91,3 +120,4 @@ if __name__ == "__main__":
         images = np.stack([np.asarray(data.inputs[row]).ravel() for row in rows]) / 255
         measure("fashion", PCA(64, random_state=0).fit_transform(images), data.labels[rows])
     false_alarms()
+    network()

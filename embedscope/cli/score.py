@@ -11,7 +11,7 @@ import typer
 from embedscope.cli import checkpoints
 from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
 from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
-from embedscope.cli.issue_files import write_issues
+from embedscope.cli.issue_files import unmeasured, without_labels, write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
 
@@ -140,6 +140,7 @@ def score(
     from embedscope.evaluation.scores import sample_columns
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
     from embedscope.metrics import STANDARD
+    from embedscope.ops.keeping import keeping
     from embedscope.store.files import check_output
     from embedscope.store.sources import open_sources
     from embedscope.store.tables import check_table, write_table
@@ -191,10 +192,17 @@ def score(
             scores = checkpoints.measured(features, model, data, output, preparation, **options)
         else:
             sources: Any = features
-            if issues is not None:
-                sources = open_sources(features, layers=layer or ())
-                found = write_issues(issues, sources, talk, split=split, memory=memory_limit, device=device, seed=seed)
-            scores = evaluation.score(sources, compare=compare, against=against, **options)
+            bare = False
+            with keeping():  # issues and metrics share neighbours and probes
+                if issues is not None:
+                    sources = open_sources(features, layers=layer or ())
+                    asked = bool(metric or thresholds or samples or compare or layers or against)
+                    bare = without_labels(sources, split, asked=asked)
+                    found = write_issues(issues, sources, talk, split=split, memory=memory_limit, device=device, seed=seed)
+                if bare:
+                    scores = unmeasured(sources, found)
+                else:
+                    scores = evaluation.score(sources, compare=compare, against=against, **options)
         if distributed.rank() > 0:
             return
     if issues is not None:

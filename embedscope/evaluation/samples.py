@@ -15,11 +15,12 @@ from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, 
 from embedscope.evaluation.issues import KINDS, Issue, Issues
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.constant_channels import constant_channels
-from embedscope.ops.label_issues import check_labels, neighbor_shares
+from embedscope.ops.label_issues import check_labels, neighbor_shares, strangers
 from embedscope.ops.near_copies import near_copies
 from embedscope.ops.neighbors import nearest_neighbors
 from embedscope.ops.outliers import NEIGHBORS, outliers
 from embedscope.ops.probes import cross_fitted_probabilities
+from embedscope.ops.shared_neighbors import shared_neighbors
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import select, select_split
 from embedscope.store.in_memory import feature_set
@@ -56,7 +57,8 @@ def find_issues(
 
     Labels are checked out of sample: by a linear probe that was fitted without the row, and by its 10 and its up to 50 nearest
     neighbours. A model of the label noise weighs them against one another and gives the probability that a label is wrong
-    (`ops.label_issues`); those above one half are flagged. The features themselves may know the labels: those of a network
+    (`ops.label_issues`); those above one half are flagged. So are a few rows of a class within a part of the data that another
+    class leads, if no neighbours connect it with their own. The features themselves may know the labels: those of a network
     that memorised wrong labels hide them.
 
     Copies are rows much nearer to one another than rows usually are (`ops.near_copies`), outliers rows much further away
@@ -85,10 +87,10 @@ def find_issues(
         >>> generator = np.random.default_rng(0)
         >>> labels = np.repeat(["cat", "dog"], 50)
         >>> features = generator.normal(size=(100, 4)) + 9 * (labels == "dog")[:, None]
-        >>> labels[:5], labels[-5:], features[60] = "dog", "cat", features[80]
+        >>> labels[:8], features[60] = "dog", features[80]
         >>> found = find_issues(features, labels)
         >>> found.counts
-        {'label': 10, 'leakage': None, 'duplicate': 2, 'outlier': 0}
+        {'label': 8, 'leakage': None, 'duplicate': 2, 'outlier': 0}
         >>> [(row.label, row.suggested) for row in found.rows if row.id == "3"]
         [('dog', 'cat')]
     """
@@ -117,7 +119,7 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     count = features.features.shape[0]
     if count < 2:
         raise InputError(f"{features.source} has one row, and issues are found by comparing rows")
-    found = nearest_neighbors(features.features, _NEIGHBORS, device=device)
+    found = shared_neighbors(features.features, _NEIGHBORS, distance="euclidean", device=device)
     neighbors = replace(found, indices=found.indices.cpu(), distances=found.distances.cpu())
     rows: list[Issue] = []
     missing: dict[str, str] = {}
@@ -136,7 +138,7 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     rows += copies.rows
     notes += [copies.note] if copies.note else []
     try:
-        rows += outlying_rows(features, neighbors, outliers(neighbors))
+        rows += outlying_rows(features, neighbors, outliers(neighbors, torch.from_numpy(features.labels)))
     except UndefinedError as error:
         missing["outlier"] = str(error)
     counts = Counter(row.kind for row in rows)
@@ -178,6 +180,14 @@ def _checked_labels(
     most = min(indices.shape[1], max(_FOLDS, len(given) // (2 * len(names))))
     votes = [neighbor_shares(indices[:, :k], given, len(names)) for k in sorted({min(NEIGHBORS, most), most})]
     check = check_labels([probe, *votes], given, seed=seed)
+    sure, home = strangers(indices[:, :NEIGHBORS], given, len(names))
+    more = sure > check.wrong
+    check = replace(
+        check,
+        wrong=torch.where(more, sure, check.wrong),
+        suggested=torch.where(more, home, check.suggested),
+        sure=torch.where(more, sure, check.sure),
+    )
     small = int(((counts > 0) & ~enough[:-1]).sum())
     whose = "class has" if small == 1 else "classes have"
     note = f"label: {small:,} {whose} fewer than {_FOLDS} rows, whose labels are not checked" if small else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.metrics import Result, metric
-from embedscope.ops.retrieval import mean_over_retrievable, precisions
+from embedscope.ops.retrieval import mean_over_retrievable, retrieved
 from embedscope.ops.shared_neighbors import once, ranked_by
 
 if TYPE_CHECKING:
@@ -44,5 +44,5 @@ def map_at_r(features: Rows, labels: Tensor, *, distance: str = "cosine", anchor
 
     Reference: Musgrave et al. 2020, arXiv:2003.08505.
     """
-    _, average = once(precisions, features, labels, distance=distance, anchors=anchors)
+    average = once(retrieved, features, labels, distance=distance, anchors=anchors)[:, 2]
     return Result(mean_over_retrievable(average), average)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.metrics import Result, metric
-from embedscope.ops.retrieval import first_ranks, mean_over_retrievable
+from embedscope.ops.retrieval import mean_over_retrievable, retrieved
 from embedscope.ops.shared_neighbors import once, ranked_by
 
 if TYPE_CHECKING:
@@ -43,6 +43,5 @@ def mrr(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Te
 
     Reference: of the protocol, Musgrave et al. 2020, arXiv:2003.08505.
     """
-    ranks = once(first_ranks, features, labels, distance=distance, anchors=anchors)
-    reciprocal = 1 / ranks
+    reciprocal = 1 / once(retrieved, features, labels, distance=distance, anchors=anchors)[:, 0]
     return Result(mean_over_retrievable(reciprocal), reciprocal)

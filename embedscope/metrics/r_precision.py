@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.metrics import Result, metric
-from embedscope.ops.retrieval import mean_over_retrievable, precisions
+from embedscope.ops.retrieval import mean_over_retrievable, retrieved
 from embedscope.ops.shared_neighbors import once, ranked_by
 
 if TYPE_CHECKING:
@@ -43,5 +43,5 @@ def r_precision(features: Rows, labels: Tensor, *, distance: str = "cosine", anc
 
     Reference: Musgrave et al. 2020, arXiv:2003.08505.
     """
-    share, _ = once(precisions, features, labels, distance=distance, anchors=anchors)
+    share = once(retrieved, features, labels, distance=distance, anchors=anchors)[:, 1]
     return Result(mean_over_retrievable(share), share)

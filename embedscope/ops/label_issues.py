@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn.functional import softplus
 
@@ -44,6 +45,7 @@ _REJECTED = 2.0
 _SHARP = 2.0  # sum of weights from which evidence counts as strong
 _INFORMED = 5.0  # by how much evidence has to explain the labels better than their frequencies do
 _HALVINGS = 8
+_LEADS = 0.75  # share of a part from which a class leads it, and of a class that has to be at home
 
 # What of the confusions is used to tell wrong labels, as a power of C: 1 is best where labels are wrong for one class only, and
 # up to 0.013 of AUROC worse where difficult rows are mislabelled more often; 0 the other way round (benchmarks/issues.py).
@@ -93,6 +95,40 @@ def neighbor_shares(indices: Tensor, given: Tensor, classes: int) -> Tensor:
     shares = prior.double().repeat(count, 1)
     shares.scatter_add_(1, given[indices], torch.ones(count, k, dtype=torch.float64))
     return shares / (k + 1)
+
+
+def strangers(indices: Tensor, given: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Return for rows among those of another class, how sure it is that they belong to it, and the class: (N,), (N,).
+
+    In data that fall into parts that are not connected by neighbours, a class that is at home in one part, and of which a few
+    rows are spread through another, is no class that is ambiguous there: these rows are wrong labels, or the features fail.
+    The noise model has one rate for all classes, and takes errors in one direction for ambiguity.
+
+    Args:
+        indices: (N, k) neighbours, whose union connects the rows.
+        given: (N,) int64, the labels, from 0 to K - 1.
+        classes: K.
+
+    Returns:
+        (N,) float64, the share of the leading class in the part for the rows of other classes that have their home elsewhere,
+        0 for the others; and (N,) int64, the leading class. A class leads a part with 3 quarters of the rows. Home is where a
+        class leads, and has to hold 3 quarters of it. At most a quarter of a class is called wrong.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count, k = indices.shape
+    links = coo_array((np.ones(count * k, bool), (np.repeat(np.arange(count), k), indices.numpy().ravel())), (count, count))
+    parts = connected_components(links, directed=False)[1]
+    held = np.zeros((parts.max() + 1, classes), np.int64)
+    np.add.at(held, (parts, given.numpy()), 1)
+    lead = held.argmax(axis=1)
+    share = held.max(axis=1) / held.sum(axis=1)
+    leads = np.zeros_like(held, bool)
+    leads[np.arange(len(held)), lead] = share >= _LEADS
+    settled = (held * leads).sum(axis=0) >= _LEADS * held.sum(axis=0)
+    foreign = (share >= _LEADS)[parts] & (lead[parts] != given.numpy()) & settled[given.numpy()]
+    return torch.from_numpy(np.where(foreign, share[parts], 0.0)), torch.from_numpy(lead[parts])
 
 
 def check_labels(evidence: Sequence[Tensor], given: Tensor, *, seed: int = 0) -> LabelCheck:

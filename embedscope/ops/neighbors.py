@@ -19,12 +19,16 @@ from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import blocks
 from embedscope.ops.neighbor_space import Space, lower_bounds, surveyed
 from embedscope.ops.neighbor_tiles import Candidates, closest, kept_count
+from embedscope.ops.pass_costs import announce_all_pairs
 from embedscope.ops.rows import gathered
 
 if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
 
 DISTANCES = ("euclidean", "cosine")
+
+# How much longer than a distance a pair takes, and by what share of that each further neighbor adds to it.
+_DEARER, _KEEPING = 1.5, 0.01
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,17 @@ def nearest_neighbors(
     positions = None
     if alone:
         positions = torch.arange(searched, device=where) if anchors is None else anchors.to(where)
+    announce_all_pairs(
+        asked.shape[0],
+        searched,
+        features.shape[1],
+        space.dtype,
+        where,
+        once=asked is features,
+        what="neighbors",
+        factor=_DEARER * (1 + _KEEPING * k),
+        sampled=False,
+    )
     found = [
         _searched(space, features, asked, group, positions, k, symmetric=group == slice(0, searched) and asked is features)
         for group in blocks.row_slices(asked.shape[0], kept_count(k, searched) * 48, blocks.memory() // 3)

@@ -38,12 +38,17 @@ class Outliers:
     found: Tensor
 
 
-def outliers(neighbors: Neighbors) -> Outliers:
+def outliers(neighbors: Neighbors, labels: Tensor | None = None) -> Outliers:
     """Find the rows that are far from their nearest: (N, k) neighbours, k at least 10 -> Outliers.
 
-    An outlier is beyond 4 standard deviations of the logarithms of the ratios, which the median of those above 0 estimates, and
-    further from its neighbours than they are from theirs. Outliers that form a group of more than 10 are near one another, and
-    are not found.
+    An outlier is beyond 4 standard deviations of the logarithms of three ratios: of its mean distance to its 10 nearest to the
+    median of all rows, to that of its class, and to that of its neighbours, as in the local outlier factor
+    (doi:10.1145/342009.335388). The median of the logarithms above 0 estimates each deviation. Outliers that form a group of
+    more than 10 are near one another, and are not found.
+
+    Args:
+        neighbors: of all rows.
+        labels: (N,) integers; negative ones, and those of classes of fewer than 20 rows, are compared with all rows only.
 
     Raises:
         UndefinedError: fewer than 20 rows, or most rows have 10 exact copies.
@@ -56,8 +61,21 @@ def outliers(neighbors: Neighbors) -> Outliers:
     if usual == 0:
         raise UndefinedError(f"outliers are undefined: more than half of the rows have {NEIGHBORS} exact copies")
     ratio = mean / usual
-    above = ratio[ratio > 1]
-    spread = above.log().median() / _QUARTILE if len(above) else torch.tensor(0.0)
-    threshold = float((_DEVIATIONS * spread).exp())
+    threshold = _threshold(ratio)
     around = mean[near.indices].median(dim=1).values
-    return Outliers(ratio, threshold, (ratio > threshold) & (mean > _AROUND * around))
+    # Where the neighbours are copies of one another, the row is as far from them as can be.
+    local = torch.where(around > 0, mean / around, torch.where(mean > 0, torch.inf, 1.0))
+    found = (ratio > threshold) & (local > max(_AROUND, _threshold(local[local.isfinite()])))
+    if labels is not None:
+        for label in torch.unique(labels[labels >= 0]).tolist():
+            members = (labels == label).nonzero().squeeze(1)
+            own = mean[members]
+            if len(members) >= _FEWEST_ROWS and (middle := own.median()) > 0:
+                found[members] &= own / middle > _threshold(own / middle)
+    return Outliers(ratio, threshold, found)
+
+
+def _threshold(ratio: Tensor) -> float:
+    """Return what is beyond 4 standard deviations: (n,) ratios to a typical value -> at least 1."""
+    above = ratio[ratio > 1]
+    return float((_DEVIATIONS * above.log().median() / _QUARTILE).exp()) if len(above) else 1.0

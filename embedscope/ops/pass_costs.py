@@ -47,19 +47,41 @@ def all_pairs_cost(rows: int, others: int, width: int, *, once: bool) -> float:
     return rows * others * (width + _PAIR) / (2 if once else 1)
 
 
-def announce_all_pairs(rows: int, others: int, width: int, dtype: torch.dtype, device: torch.device, *, once: bool) -> None:
-    """Say how long distances between all pairs, or of some rows to all others, will take, if that is more than a minute.
+def announce_all_pairs(
+    rows: int,
+    others: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    once: bool,
+    what: str = "distances",
+    factor: float = 1.0,
+    sampled: bool = True,
+) -> None:
+    """Say how long a pass over all pairs, or over some rows with all others, will take, if that is more than a minute.
 
     The speed of this machine is measured on one tile, where the work is large enough for that to matter.
+
+    Args:
+        rows: how many rows are compared.
+        others: with how many.
+        width: D.
+        dtype: of the products.
+        device: that computes.
+        once: whether each pair is computed once.
+        what: is computed of the pairs.
+        factor: how much longer than a distance it takes.
+        sampled: whether `sample=` makes it shorter.
     """
-    work = all_pairs_cost(rows, others, width, once=once) / distributed.world_size()
+    work = factor * all_pairs_cost(rows, others, width, once=once) / distributed.world_size()
     if work < _WORTH_TIMING:
         return
     seconds = work / _speed(width, dtype, device)
     if seconds <= _LONG:
         return
-    said = f"distances of {rows:,} rows to {others:,} take about {_duration(seconds)}"
-    if rows == others:
+    said = f"{what} of {rows:,} rows to {others:,} take about {_duration(seconds)}"
+    if rows == others and sampled:
         fewer = seconds * _OFFERED / rows * (2 if once else 1)
         said += f"; `sample={_OFFERED}` measures {_OFFERED:,} rows against all of them in about {_duration(fewer)}"
     blocks.announce(said)

@@ -1,8 +1,9 @@
 """Ranks of the rows of the own class among all others: what retrieval metrics are made of, a block of rows at a time.
 
-R-precision and MAP@R look at as many nearest rows as the own class has, thousands at times: they are reduced to numbers per row
-while a block is there, and never stored. Squared distances are products in float64. What differs by less than their rounding
-(2 ** -40 of the norms, and 2 ** -32 of the distance among a million rows) counts as equal, and is ordered by position.
+R-precision and MAP@R look at as many nearest rows as the own class has, thousands at times: they are reduced to numbers per
+row while a block is there, and never stored. One pass serves all of them. Squared distances are products in float64. What
+differs by less than their rounding (2 ** -40 of the norms, and 2 ** -32 of the distance among a million rows) counts as equal,
+and is ordered by position.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from embedscope.ops import blocks
 from embedscope.ops.class_moments import present_classes, zero_rows
 from embedscope.ops.neighbor_space import RIGHT_ANGLE, Space, surveyed
 from embedscope.ops.neighbors import DISTANCES
+from embedscope.ops.pass_costs import announce_all_pairs
 from embedscope.ops.rows import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from embedscope.ops.class_moments import Classes
     from embedscope.ops.rows import Rows
@@ -29,54 +31,21 @@ if TYPE_CHECKING:
 # The size from which the rows of a class are measured from one of their own, so that those near each other keep their digits.
 _OWN_ORIGIN = 64
 
+# Bytes of a tile of distances, which several operations pass over.
+_TILE_BYTES = 2**21
+
+# How much longer than a distance a rank takes.
+_DEARER = 1.7
+
 _GRID = 2.0**-40
 _ITSELF = torch.iinfo(torch.int64).max
 
 
-def first_ranks(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None = None) -> Tensor:
-    """Return at which rank each row meets the first other row of its class: (M,) float64, at least 1; NaN if there is none.
+def retrieved(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None = None) -> Tensor:
+    """Return what retrieval metrics read of each row, from one pass over the pairs: (M, 3) float64; NaN where R is 0.
 
-    The rank is counted, not sorted for: one more than the rows that are nearer.
-    """
-
-    def ranks(keys: Tensor, same: Tensor, _: Tensor) -> Tensor:
-        first = keys.masked_fill(~same, _ITSELF).amin(dim=1, keepdim=True)
-        return ((keys < first).sum(dim=1) + 1).double()[:, None]
-
-    return _reduced(features, labels, distance, anchors, ranks, 1)[:, 0]
-
-
-def precisions(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return R-precision and the average precision at R of each row: (M,), (M,) float64 in [0, 1]; NaN where R is 0.
-
-    R is how many other rows the class has.
-    """
-    index = present_classes(labels).index
-
-    def both(keys: Tensor, same: Tensor, sizes: Tensor) -> Tensor:
-        nearest = keys.topk(int(sizes.max()), dim=1, largest=False, sorted=True).values
-        hits = same.gather(1, nearest & _position_mask(len(index)))
-        ranks = torch.arange(1, hits.shape[1] + 1, device=keys.device)
-        hits &= ranks <= sizes[:, None]
-        average = (hits * hits.cumsum(dim=1) / ranks.double()).sum(dim=1)
-        return torch.stack([hits.sum(dim=1).double(), average], dim=1) / sizes[:, None]
-
-    found = _reduced(features, labels, distance, anchors, both, 2)
-    return found[:, 0], found[:, 1]
-
-
-def _reduced(
-    features: Rows,
-    labels: Tensor,
-    distance: str,
-    anchors: Tensor | None,
-    reduce: Callable[[Tensor, Tensor, Tensor], Tensor],
-    width: int,
-) -> Tensor:
-    """Reduce the keys of each row by `reduce(keys (B, N), whether of its class (B, N), other rows of it (B,)) -> (B, width)`.
-
-    Returns:
-        (M, width) float64; NaN for a row that is alone in its class.
+    R is how many other rows the class has. The columns are the rank of the first row of the own class, at least 1; R-precision
+    and the average precision at R, both in [0, 1].
 
     Raises:
         UndefinedError: every class has one row.
@@ -85,19 +54,75 @@ def _reduced(
     classes = present_classes(labels)
     if not bool((classes.counts > 1).any()):
         raise UndefinedError("no class has two rows: there is nothing to retrieve")
+    count, width = features.shape
+    asked = torch.arange(count, device=labels.device) if anchors is None else anchors
+    announce_all_pairs(len(asked), count, width, torch.float64, labels.device, once=False, what="ranks", factor=_DEARER)
     space = surveyed(features, None, unit=unit, device=labels.device)
-    asked = torch.arange(len(labels), device=labels.device) if anchors is None else anchors
     mine = asked[distributed.share(len(asked))]
-    found = torch.full((len(mine), width), torch.nan, dtype=torch.float64, device=labels.device)
+    found = torch.full((len(mine), 3), torch.nan, dtype=torch.float64, device=labels.device)
     groups = list(_groups(classes.index[mine], classes.counts))
+    searched = _Searched(space, features)
+    buffer = torch.empty(0, dtype=torch.int64, device=labels.device)
     for here, own in blocks.tracked(groups, "ranks", len(groups)):
         origin, typical = _origin(space, features, classes, own)
-        for block in blocks.row_slices(len(here), len(labels) * 40, blocks.memory() // 8):
+        searched.move(origin)
+        for block in blocks.row_slices(len(here), count * 40, blocks.memory() // 8):
             positions = mine[here[block]]
-            keys = _keys(space, features, positions, origin, typical)
-            same = classes.index[positions, None] == classes.index
-            found[here[block]] = reduce(keys, same, classes.counts[classes.index[positions]] - 1)
+            if buffer.numel() < len(positions) * count:  # fresh memory for each block takes as long as the product
+                buffer = torch.empty(len(positions) * count, dtype=torch.int64, device=labels.device)
+            keys = buffer[: len(positions) * count].view(len(positions), count)
+            _fill(keys, searched, _in_any_order(features, positions), positions, typical)
+            found[here[block]] = _measured(keys, classes, positions)
     return distributed.all_gather(found)
+
+
+def _measured(keys: Tensor, classes: Classes, positions: Tensor) -> Tensor:
+    """Turn keys into the first rank, R-precision and average precision at R: (B, N) -> (B, 3)."""
+    count, own = keys.shape[1], classes.index[positions, None]
+    sizes = classes.counts[own] - 1  # (B, 1)
+    nearest = keys.topk(int(sizes.max()), dim=1, largest=False, sorted=True).values
+    hits = classes.index[nearest.bitwise_and_(_position_mask(count))] == own
+    first = hits.double().argmax(dim=1) + 1
+    for row in (~hits.any(dim=1)).nonzero().squeeze(1).tolist():
+        best = keys[row][classes.index == own[row]].amin()
+        first[row] = (keys[row] < best).sum() + 1
+    ranks = torch.arange(1, hits.shape[1] + 1, device=keys.device)
+    hits &= ranks <= sizes
+    average = (hits * hits.cumsum(dim=1) / ranks.double()).sum(dim=1)
+    return torch.stack([first.double(), hits.sum(dim=1) / sizes[:, 0].double(), average / sizes[:, 0]], dim=1)
+
+
+class _Searched:
+    """All rows in float64, measured from one origin after another; kept in memory where that fits."""
+
+    def __init__(self, space: Space, features: Rows) -> None:
+        self.space, self.features = space, features
+        count, width = features.shape
+        self.origin = space.centre
+        self._exact = self._moved = self._void = None
+        if 16 * count * width <= blocks.memory() // 4:
+            self._exact = torch.empty(count, width, dtype=torch.float64, device=space.centre.device)
+            for span in blocks.row_slices(count, width * 24):
+                self._exact[span] = space.exact(features[span])
+            self._void = zero_rows(self._exact) if space.unit else None
+            self._moved = torch.empty_like(self._exact)
+
+    def move(self, origin: Tensor) -> None:
+        """Measure from here from now on."""
+        self.origin = origin
+        if self._exact is not None:
+            torch.sub(self._exact, origin, out=self._moved)
+
+    def parts(self, rows: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """Give (columns, the rows (C, D), which have no direction), so that a tile of so many rows stays in the cache."""
+        count, width = self.features.shape
+        if self._moved is not None:
+            for span in blocks.row_slices(count, 8 * rows, _TILE_BYTES):
+                yield span, self._moved[span], None if self._void is None else self._void[span]
+            return
+        for span in blocks.row_slices(count, width * 24):
+            y = self.space.exact(self.features[span])
+            yield span, y - self.origin, zero_rows(y) if self.space.unit else None
 
 
 def _groups(index: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, int | None]]:
@@ -125,29 +150,24 @@ def _origin(space: Space, features: Rows, classes: Classes, own: int | None) -> 
     return origin, float((rows - origin).square().sum(dim=1).median())
 
 
-def _keys(space: Space, features: Rows, positions: Tensor, origin: Tensor, typical: float) -> Tensor:
-    """Order all rows by (distance, position) from some: (B,) -> (B, N) int64, whose lowest bits are positions."""
-    count = features.shape[0]
-    x = space.exact(_in_any_order(features, positions))
+def _fill(keys: Tensor, searched: _Searched, rows: Tensor, positions: Tensor, typical: float) -> None:
+    """Order all rows by (distance, position) from some, in place: (B, N) int64, whose lowest bits are positions."""
+    count, space = keys.shape[1], searched.space
+    x = space.exact(rows)
     blank = zero_rows(x) if space.unit else None
-    x = x - origin
+    x = x - searched.origin
     norms = x.square().sum(dim=1)  # (B,)
     grid = torch.exp2(torch.ceil(torch.log2((norms + typical).clamp(min=2.0**-900)))) * _GRID
-    keys = torch.empty(len(x), count, dtype=torch.int64, device=x.device)
-    mask = _position_mask(count)
-    for span in blocks.row_slices(count, features.shape[1] * 24):
-        y = space.exact(features[span])
-        void = zero_rows(y) if blank is not None else None
-        y = y - origin
+    mask, places = _position_mask(count), torch.arange(count, device=x.device)
+    for span, y, void in searched.parts(len(x)):
         squared = torch.addmm(y.square().sum(dim=1)[None, :], x, y.T, alpha=-2).add_(norms[:, None])
         if blank is not None and void is not None:
             squared[blank] = RIGHT_ANGLE
             squared[:, void] = RIGHT_ANGLE
         squared = squared.clamp_(min=0).div_(grid[:, None]).round_().mul_(grid[:, None]).add_(0.0)
         # The bits of positive numbers are ordered as the numbers are.
-        keys[:, span] = (squared.view(torch.int64) & ~mask) | torch.arange(span.start, span.stop, device=x.device)
+        torch.bitwise_or(squared.view(torch.int64).bitwise_and_(~mask), places[span], out=keys[:, span])
     keys[torch.arange(len(x), device=x.device), positions] = _ITSELF
-    return keys
 
 
 def _in_any_order(features: Rows, positions: Tensor) -> Tensor:

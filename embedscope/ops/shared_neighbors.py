@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedscope.errors import check_choice, check_whole
+from embedscope.ops.keeping import fingerprint, kept
 from embedscope.ops.neighbors import DISTANCES, Neighbors, nearest_neighbors
 
 if TYPE_CHECKING:
@@ -73,11 +74,22 @@ def shared_neighbors(
     """Return the k nearest rows of each row, or of each of the anchors; see `nearest_neighbors`."""
     run, key = _RUN.get(), (id(features), distance)
     if run is None or run.needs.get(key, 0) < k:
-        return nearest_neighbors(features, k, distance=distance, anchors=anchors, device=device)
+        return _kept_neighbors(features, k, distance, anchors, device)
     if key not in run.found:
-        run.found[key] = nearest_neighbors(features, run.needs[key], distance=distance, anchors=run.anchors, device=device)
+        run.found[key] = _kept_neighbors(features, run.needs[key], distance, run.anchors, device)
     found: Neighbors = run.found[key]
     return (found.of(anchors) if anchors is not None and run.anchors is None else found).first(k)
+
+
+def _kept_neighbors(features: Rows, k: int, distance: str, anchors: Tensor | None, device: torch.device) -> Neighbors:
+    results = kept(16 * features.shape[0] * k) if anchors is None else None
+    if results is None:
+        return nearest_neighbors(features, k, distance=distance, anchors=anchors, device=device)
+    key = "neighbors", fingerprint(features), distance, device
+    if key not in results or results[key][0] < k:
+        results[key] = k, nearest_neighbors(features, k, distance=distance, device=device)
+    found: Neighbors = results[key][1]
+    return found.first(k)
 
 
 def once(compute: Callable[..., T], features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None) -> T:

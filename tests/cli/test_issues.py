@@ -63,15 +63,39 @@ def test_no_issues_is_a_file_with_a_heading(make_store, blobs, tmp_path, capsys)
     assert "store: leakage: not computed: the data have no splits" in capsys.readouterr().err
 
 
-def test_unlabelled_rows_still_have_issues(make_store, tmp_path, capsys):
+@pytest.fixture
+def bare(make_store):
     features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     features[7] = features[3]
-    store = make_store(features, np.full(40, -1), class_names=["a"])
-    assert run("score", store, "--issues", tmp_path / "i.csv") == 1
+    return make_store(features, np.full(40, -1), class_names=["a"])
+
+
+def test_unlabelled_rows_still_have_issues(bare, tmp_path, capsys):
+    assert run("score", bare, "--issues", tmp_path / "i.csv", "--json") == 0
     printed = capsys.readouterr()
     assert [row["id"] for row in rows_of(tmp_path / "i.csv")] == ["row3", "row7"]
     assert "label: not computed: needs two classes of at least 5 rows each, and there is none" in printed.err
-    assert "none of them has a label" in printed.err
+    assert "no row has a label: metrics are not computed" in printed.err
+    (result,) = json.loads(printed.out)["results"]
+    assert (result["metrics"], result["samples"], result["issues"]["duplicate"]) == ({}, 40, 2)
+    assert run("score", bare, "--issues", tmp_path / "j.csv") == 0
+    assert "copies of one another" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["-m", "silhouette"], ["--fail-under", "silhouette=0.1"]])
+def test_metrics_of_unlabelled_rows_are_refused_before_the_work(bare, tmp_path, capsys, options):
+    assert run("score", bare, "--issues", tmp_path / "i.csv", *options) == 1
+    assert "none of them has a label" in capsys.readouterr().err
+    assert not (tmp_path / "i.csv").exists()
+
+
+def test_issues_and_metrics_share_their_probes(store, tmp_path, monkeypatch):
+    from embedscope.ops import probes
+
+    fits, fit = [], probes.fit
+    monkeypatch.setattr(probes, "fit", lambda *args, **options: fits.append(1) or fit(*args, **options))
+    assert run("score", store, "-m", "linear_probe", "--issues", tmp_path / "i.csv", "--json") == 0
+    assert len(fits) == 5
 
 
 @pytest.mark.parametrize(

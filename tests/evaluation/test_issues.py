@@ -65,6 +65,26 @@ def test_wrong_labels_of_digits_are_found(digits, how):
     assert np.mean([suggested[str(row)] == str(y[row]) for row in np.flatnonzero(flagged & wrong)]) > 0.95
 
 
+@pytest.mark.parametrize("wrong", [[3], [0, 1, 2, 3, 4, 5, 6, 7]], ids=["one", "one direction"])
+def test_few_wrong_labels_of_separated_classes_are_found(wrong):
+    generator = np.random.default_rng(21)
+    y = np.repeat([0, 1], 50)
+    x = generator.normal(size=(100, 4)) + 9 * y[:, None]
+    labels = y.copy()
+    labels[wrong] = 1
+    found = find_issues(x, labels)
+    assert np.flatnonzero(found.wrong > 0.5).tolist() == wrong
+    assert {row.suggested for row in found.rows if row.kind == "label"} == {"0"}
+    assert find_issues(x, y).counts["label"] == 0
+
+
+def test_rows_of_a_wide_class_are_no_outliers():
+    generator = np.random.default_rng(22)
+    x, y = generator.normal(size=(1000, 16)), np.arange(1000) < 200
+    x[:200] *= 5
+    assert find_issues(x, y.astype(int)).counts["outlier"] == 0
+
+
 def test_healthy_digits_have_no_issues(digits):
     found = find_issues(*digits, splits=["train", "test"] * 898 + ["test"])
     assert found.counts["label"] <= 3

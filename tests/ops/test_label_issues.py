@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from embedscope.errors import UndefinedError
-from embedscope.ops.label_issues import check_labels, neighbor_shares
+from embedscope.ops.label_issues import check_labels, neighbor_shares, strangers
 
 
 def drawn(rate, *, rows=6000, classes=4, sharpness=2.0, seed=0):
@@ -99,3 +99,30 @@ def test_neighbor_shares_equal_loops():
             votes = sum(given[other] == label for other in indices[row])
             assert found[row, label] == pytest.approx((votes + (given == label).mean()) / 8, abs=1e-7)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+def connected(parts, k=4, seed=8):
+    """Neighbours that are all in the row's own part."""
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(np.stack([generator.choice(np.flatnonzero(parts == part), k) for part in parts]))
+
+
+def test_strangers_are_rows_in_the_part_of_another_class():
+    parts = np.repeat([0, 1, 2], 60)
+    given = parts.copy()
+    given[:6] = 1
+    given[150:] = 0  # half of part 2: nobody leads it
+    sure, home = strangers(connected(parts), torch.from_numpy(given), 3)
+    assert sure.nonzero().squeeze(1).tolist() == list(range(6))
+    assert sure[:6].tolist() == pytest.approx(6 * [54 / 60])
+    assert home[:6].tolist() == 6 * [0]
+
+
+def test_rows_of_connected_or_split_classes_are_no_strangers():
+    given = np.repeat([0, 1], 60)
+    given[:6] = 1
+    one_part = torch.from_numpy(np.random.default_rng(9).integers(0, 120, (120, 4)))
+    assert (strangers(one_part, torch.from_numpy(given), 2)[0] == 0).all()
+    given[:] = 0
+    given[:6], given[60:70] = 1, 1  # 10 of 16 rows of class 1 among 50 of class 0: no home
+    assert (strangers(connected(np.repeat([0, 1], 60)), torch.from_numpy(given), 2)[0] == 0).all()

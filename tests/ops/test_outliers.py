@@ -11,26 +11,37 @@ from embedscope.ops.neighbors import nearest_neighbors
 from embedscope.ops.outliers import outliers
 
 
-def found_in(x):
-    return outliers(nearest_neighbors(torch.as_tensor(x), 15))
+def found_in(x, labels=None):
+    return outliers(nearest_neighbors(torch.as_tensor(x), 15), None if labels is None else torch.as_tensor(labels))
 
 
-def test_outliers_equal_loops():
+def threshold_of(values, middle):
+    above = sorted(value / middle for value in values if value > middle)
+    return above[(len(above) - 1) // 2] ** (4 / 0.6745)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_outliers_equal_loops(labelled):
     x = np.random.default_rng(0).normal(size=(101, 5))
     x[7] += 8
     x[30] -= 5
+    y = np.arange(101) % 3
+    y[:15] = -1, *14 * [7]  # 14 rows: too few to compare with
     near = [sorted((math.dist(x[one], x[other]), other) for other in range(101) if other != one)[:10] for one in range(101)]
     mean = [sum(distance for distance, _ in row) / 10 for row in near]
     usual = sorted(mean)[50]
-    above = sorted(value / usual for value in mean if value > usual)
-    threshold = above[(len(above) - 1) // 2] ** (4 / 0.6745)
+    local = [mean[row] / sorted(mean[other] for _, other in near[row])[4] for row in range(101)]
     flagged = []
     for row in range(101):
-        around = sorted(mean[other] for _, other in near[row])[4]
-        flagged.append(mean[row] / usual > threshold and mean[row] > 1.25 * around)
-    found = found_in(x)
+        out = mean[row] / usual > threshold_of(mean, usual) and local[row] > max(1.25, threshold_of(local, 1))
+        own = sorted(mean[other] for other in range(101) if y[other] == y[row])
+        if labelled and y[row] >= 0 and len(own) >= 20:
+            middle = own[(len(own) - 1) // 2]
+            out = out and mean[row] / middle > threshold_of(own, middle)
+        flagged.append(out)
+    found = found_in(x, y if labelled else None)
     np.testing.assert_allclose(found.ratio.numpy(), np.array(mean) / usual, rtol=1e-12)
-    assert found.threshold == pytest.approx(threshold, rel=1e-12)
+    assert found.threshold == pytest.approx(threshold_of(mean, usual), rel=1e-12)
     assert found.found.tolist() == flagged
     assert {7, 30} <= set(found.found.nonzero().squeeze(1).tolist())
 
@@ -43,10 +54,13 @@ def test_healthy_data_are_not_flooded(width, share):
         assert float(found_in(x).found.double().mean()) <= share
 
 
-def test_wide_class_is_not_flooded():
-    x = np.random.default_rng(4).normal(size=(1000, 16))
-    x[:500] = 5 * x[:500] + 100
-    assert int(found_in(x).found.sum()) <= 2
+@pytest.mark.parametrize("wide", [200, 500])
+def test_wide_class_is_not_flooded(wide):
+    x, y = np.random.default_rng(4).normal(size=(1000, 16)), np.arange(1000) < wide
+    x[:wide] *= 5
+    assert int(found_in(x, y.astype(int)).found.sum()) == 0
+    x[:wide] += 100
+    assert int(found_in(x).found.sum()) == 0
 
 
 def test_collapsed_features_are_refused():
