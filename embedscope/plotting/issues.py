@@ -171,7 +171,7 @@ def _said(issue: Issue) -> str:
 
 def _sure(issue: Issue) -> str:
     if issue.kind == "label":
-        return f"{issue.score:.0%} likely wrong"
+        return f"{_percent(issue.score)} likely wrong"
     return issue.why
 
 
@@ -184,7 +184,7 @@ def _draw_table(sheet: Sheet, axes: Any, gallery: Gallery, _columns: int) -> Non
         axes.text(0, top, _TITLES[name], fontweight="bold", va="center", fontsize=sheet.width.font)
         top += 1.1 * line
         for each in rows:
-            sure = f"{each.score:.0%} likely wrong; {each.why}" if each.kind == "label" else each.why
+            sure = f"{_percent(each.score)} likely wrong; {each.why}" if each.kind == "label" else each.why
             ids = ", ".join([each.id, *(each.near if each.kind in _COPIES else ())])
             for start, end, text in zip(starts, ends, (ids, _said(each), sure), strict=True):
                 axes.text(start * inches, top, fitted(text, (end - start) * inches, small), va="center", fontsize=small)
@@ -266,3 +266,8 @@ def _images(each: Embedding, ids: Sequence[str], images: str | None) -> tuple[di
             found[name] = visible(item)
             found[name].thumbnail((_SIDE, _SIDE))
     return found, f"images from {location}" if found else f"no images: {location} has none of these ids"
+
+
+def _percent(score: float) -> str:
+    """Write a probability in per cent; nothing is 100% sure."""
+    return ">99%" if score > 0.99 else f"{score:.0%}"

@@ -69,7 +69,7 @@ def test_pca_against_the_singular_value_decomposition(blobs, embed):
     expected *= np.abs(layout.points).max() / np.abs(expected).max()
     np.testing.assert_allclose(np.abs(layout.points), np.abs(expected), atol=1e-10)
     shares = scale**2 / (scale**2).sum()
-    assert layout.axes == (f"component 1 ({100 * shares[0]:.0f} %)", f"component 2 ({100 * shares[1]:.0f} %)")
+    assert layout.axes == (f"component 1 ({100 * shares[0]:.0f}%)", f"component 2 ({100 * shares[1]:.0f}%)")
 
 
 def test_pca_of_a_rotated_input_is_turned_back(blobs, embed):

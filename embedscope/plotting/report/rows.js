@@ -108,7 +108,7 @@ function issueCards(view, rows) {
     if (copies(row)) [row.id, ...row.near.map(([id]) => id)].forEach((id) => seen.add(id));
     const images = [row.place, ...beside.map(([, place]) => place)].map((place) => picture(view.set, place, "card"));
     const label = row.suggested ? `${row.label || "unlabelled"} → ${row.suggested}` : row.label || "unlabelled";
-    const sure = row.kind === "label" ? `${percent(row.score)} likely wrong` : row.why;
+    const sure = row.kind === "label" ? `${row.score > 0.99 ? ">99%" : percent(row.score)} likely wrong` : row.why;
     cards.push(make("button", { type: "button", class: "card", title: `${row.id}: ${row.why}`, onclick: () => pin({ view, place: row.place }, true) },
       make("span", { class: "images" }, ...images), make("b", {}, label), make("span", { class: "small" }, sure), make("span", { class: "hidden" }, ` Show ${row.id} in the maps`)));
   }
