@@ -11,7 +11,7 @@ RUN := $(BIN)/embedscope
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: help demo docs pictures notebooks lint test test-lowest test-package bench clean
+.PHONY: help demo docs pictures notebooks lint lint-js test coverage test-lowest test-package bench clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -45,8 +45,15 @@ lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The scripts of the page; needs Node.js, and so is not part of `lint`.
+lint-js:  ## Biome's linter and formatter on the page's scripts
+	npx --yes @biomejs/biome@2.6.8 ci
+
 test: lint  ## lint, then pytest on all cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+coverage: $(READY)  ## pytest with branches covered; fails below the floor in pyproject.toml
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --cov --cov-report=term:skip-covered
 
 # In an environment of its own. uv resolves each dependency to the lowest version that pyproject.toml allows, and what those need
 # to the newest, of which they may use deprecated parts.

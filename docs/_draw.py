@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,7 @@ CHECKPOINTS = ("early", "late")
 OBJECTIVES = ("ce", "ce + silhouette", "0.5*ce + 0.5*latent_boost")
 
 # What is drawn of the two checkpoints, of one of them, and of a run.
-_OF_BOTH = ("tsne", "umap", "pca", "trajectory", "compare")
+_OF_BOTH = ("tsne", "umap", "pca", "trajectory", "compare", "neighbors")
 _OF_ONE = ("silhouette", "classes", "gini", "spectrum")
 _OF_RUNS = ("training", "comparison")
 
@@ -47,6 +48,7 @@ def draw(folder: Path) -> None:
         *((kind, [*stores, "--split", "test"]) for kind in _OF_BOTH),
         *((kind, of_one) for kind in _OF_ONE),
         ("layers", [folder / "layers.h5", "--split", "test"]),
+        ("issues", [spoiled(folder, model, checkpoint)]),
         *((kind, [folder / "run"]) for kind in _OF_RUNS),
     ]
     for kind, given in jobs:
@@ -54,6 +56,19 @@ def draw(folder: Path) -> None:
         shrink(PICTURES / f"{kind}.png")
     run("plot", *stores, "--split", "test", "--kind", "tsne", "-o", folder / "report.html", "-q")
     photograph(folder / "report.html")
+
+
+def spoiled(folder: Path, model: str, checkpoint: Path) -> Path:
+    """Make features of the digits with ten in a wrong class folder, and four training images among the test images."""
+    digits, generator = folder / "digits", random.Random(0)
+    shutil.copytree(SAMPLE / "digits", digits)
+    for image in generator.sample(sorted((digits / "train").glob("*/*.png")), 10):
+        other = str((int(image.parent.name) + generator.randint(1, 9)) % 10)
+        image.rename(digits / "train" / other / image.name)
+    for image in generator.sample(sorted((digits / "train").glob("*/*.png")), 4):
+        shutil.copy(image, digits / "test" / image.parent.name / f"copy-{image.name}")
+    run("extract", model, digits, "--checkpoint", checkpoint, "-o", folder / "spoiled.h5", "-q")
+    return folder / "spoiled.h5"
 
 
 def shrink(picture: Path) -> None:

@@ -18,7 +18,11 @@ function plain(text, most = 28) {
 // Colours are those of the pictures that embedscope draws: a class has one colour in all of them.
 function litClasses(picked) {
   if (CLASSES.length <= FEW) {
-    const lit = new Map(present.map((code) => [code, data.slots[code]]).map(([code, at]) => [code, { colour: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]));
+    const lit = new Map(
+      present
+        .map((code) => [code, data.slots[code]])
+        .map(([code, at]) => [code, { colour: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]),
+    );
     return picked.size ? new Map([...lit].filter(([code]) => picked.has(code))) : lit;
   }
   const lit = new Map(data.lowest.map((code, at) => [code, { colour: VIVID[at % 8], symbol: "circle" }]));
@@ -32,13 +36,24 @@ function litClasses(picked) {
 function viewColour(index) {
   if (views.length <= VIVID.length) return VIVID[index];
   const share = index / (views.length - 1); // many are a sequence: from blue to yellow by way of grey, as in cividis
-  const stops = [[0, 81, 162], [124, 132, 140], [240, 190, 40]];
+  const stops = [
+    [0, 81, 162],
+    [124, 132, 140],
+    [240, 190, 40],
+  ];
   const [low, high, at] = share < 0.5 ? [stops[0], stops[1], share * 2] : [stops[1], stops[2], share * 2 - 1];
   return `rgb(${low.map((value, i) => Math.round(value + (high[i] - value) * at)).join(",")})`;
 }
 
 function frame(theme, more = {}) {
-  const axis = { gridcolor: theme.line, zeroline: false, zerolinecolor: theme.quiet, linecolor: theme.line, automargin: true, fixedrange: true };
+  const axis = {
+    gridcolor: theme.line,
+    zeroline: false,
+    zerolinecolor: theme.quiet,
+    linecolor: theme.line,
+    automargin: true,
+    fixedrange: true,
+  };
   return {
     autosize: true,
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -61,7 +76,9 @@ function mapFigure(view, title, picked, theme, webgl) {
   const { x, y } = view.layouts[title];
   const lit = litClasses(picked);
   const rest = [];
-  view.set.labels.forEach((label, place) => lit.has(label) || rest.push(place));
+  view.set.labels.forEach((label, place) => {
+    if (!lit.has(label)) rest.push(place);
+  });
   const size = Math.max(3, Math.min(9, 260 / Math.sqrt(x.length)));
   const trace = (places, marker) => ({
     type: webgl ? "scattergl" : "scatter",
@@ -77,7 +94,9 @@ function mapFigure(view, title, picked, theme, webgl) {
   const dimmed = picked.size ? 0.15 : 0.55;
   const traces = [
     trace(rest, { color: theme.rest, opacity: dimmed }),
-    ...[...lit].map(([code, { colour, symbol }]) => trace(view.members[code], { color: colour, symbol, opacity: 0.85, size: few && !picked.size ? size : 1.4 * size })),
+    ...[...lit].map(([code, { colour, symbol }]) =>
+      trace(view.members[code], { color: colour, symbol, opacity: 0.85, size: few && !picked.size ? size : 1.4 * size }),
+    ),
   ].filter((each) => each.places.length);
   const room = 2000; // of the 65535 steps that coordinates are written in
   const axis = { showgrid: false, showline: false, showticklabels: false, ticks: "", fixedrange: false };
@@ -119,14 +138,20 @@ function silhouetteFigure(view, picked, theme) {
     const asked = order.filter((code) => picked.has(code) && !ends.has(code)).slice(0, 10);
     named = order.filter((code) => ends.has(code) || asked.includes(code));
   }
-  const bands = named.map((code) => ({ code, places: view.members[code], label: `${plain(CLASSES[code], 18)} (${whole(view.members[code].length)})` }));
+  const bands = named.map((code) => ({
+    code,
+    places: view.members[code],
+    label: `${plain(CLASSES[code], 18)} (${whole(view.members[code].length)})`,
+  }));
   const others = order.filter((code) => !named.includes(code));
   if (others.length) {
     const places = others.flatMap((code) => view.members[code]);
     bands.splice(12, 0, { code: null, places, label: `${whole(others.length)} others` });
   }
   const traces = bands.map(({ code, places }, at) => {
-    const values = Float32Array.from(places, (place) => view.silhouette[place]).sort().reverse();
+    const values = Float32Array.from(places, (place) => view.silhouette[place])
+      .sort()
+      .reverse();
     const steps = Math.min(values.length, 120);
     const x = [0];
     const y = [at - 0.42];
@@ -139,8 +164,18 @@ function silhouetteFigure(view, picked, theme) {
     y.push(at + 0.42);
     const style = lit.get(code);
     return {
-      type: "scatter", mode: "lines", x, y, fill: "toself", fillcolor: style?.colour ?? theme.rest, line: { width: 0 },
-      opacity: style || !picked.size ? 1 : 0.5, hoverinfo: "none", hoveron: "points+fills", showlegend: false, band: bands[at],
+      type: "scatter",
+      mode: "lines",
+      x,
+      y,
+      fill: "toself",
+      fillcolor: style?.colour ?? theme.rest,
+      line: { width: 0 },
+      opacity: style || !picked.size ? 1 : 0.5,
+      hoverinfo: "none",
+      hoveron: "points+fills",
+      showlegend: false,
+      band: bands[at],
     };
   });
   const [low, high] = extent(views.flatMap((each) => (each.silhouette ? extent(each.silhouette) : [])));
@@ -151,8 +186,26 @@ function silhouetteFigure(view, picked, theme) {
     height: 70 + 21 * bands.length,
     layout: frame(theme, {
       xaxis: { range: [Math.min(low, 0) - 0.03, Math.max(high, 0.2) + 0.03], zeroline: true, title: { text: "silhouette" } },
-      yaxis: { tickvals: bands.map((_, at) => at), ticktext: bands.map((band) => band.label), range: [bands.length - 0.4, -0.6], showgrid: false },
-      shapes: mean === null ? [] : [{ type: "line", x0: mean, x1: mean, yref: "paper", y0: 0, y1: 1, line: { color: theme.ink, width: 1.5, dash: "dash" } }],
+      yaxis: {
+        tickvals: bands.map((_, at) => at),
+        ticktext: bands.map((band) => band.label),
+        range: [bands.length - 0.4, -0.6],
+        showgrid: false,
+      },
+      shapes:
+        mean === null
+          ? []
+          : [
+              {
+                type: "line",
+                x0: mean,
+                x1: mean,
+                yref: "paper",
+                y0: 0,
+                y1: 1,
+                line: { color: theme.ink, width: 1.5, dash: "dash" },
+              },
+            ],
     }),
   };
 }
@@ -160,7 +213,9 @@ function silhouetteFigure(view, picked, theme) {
 // From the mean silhouette of each class in the first view to that in another; of many classes those that changed most.
 function changesFigure(found, picked, theme) {
   const gap = ([, before, after]) => after - before;
-  const kept = [...found.classes].sort((a, b) => picked.has(b[0]) - picked.has(a[0]) || Math.abs(gap(b)) - Math.abs(gap(a))).slice(0, LISTED);
+  const kept = [...found.classes]
+    .sort((a, b) => picked.has(b[0]) - picked.has(a[0]) || Math.abs(gap(b)) - Math.abs(gap(a)))
+    .slice(0, LISTED);
   const classes = kept.sort((a, b) => gap(b) - gap(a));
   const groups = { gained: PALETTE[0], lost: PALETTE[2], "no significant change": theme.quiet };
   const outcome = (each) => (!each[4] ? "no significant change" : gap(each) > 0 ? "gained" : "lost");
@@ -168,10 +223,35 @@ function changesFigure(found, picked, theme) {
     const rows = classes.map((each, row) => [each, row]).filter(([each]) => outcome(each) === name);
     if (!rows.length) return [];
     const faded = (each) => (picked.size && !picked.has(each[0]) ? 0.3 : 1);
-    const points = rows.flatMap(([each, row]) => [[each[1], row, "circle", 5, each], [each[2], row, gap(each) < 0 ? "triangle-left" : "triangle-right", 11, each]]);
+    const points = rows.flatMap(([each, row]) => [
+      [each[1], row, "circle", 5, each],
+      [each[2], row, gap(each) < 0 ? "triangle-left" : "triangle-right", 11, each],
+    ]);
     return [
-      { type: "scatter", mode: "lines", x: rows.flatMap(([each]) => [each[1], each[2], null]), y: rows.flatMap(([, row]) => [row, row, null]), line: { color: colour, width: 2 }, opacity: picked.size ? 0.5 : 1, hoverinfo: "skip", showlegend: false },
-      { type: "scatter", mode: "markers", name, x: points.map(([x]) => x), y: points.map(([, y]) => y), hoverinfo: "none", marker: { color: colour, opacity: points.map(([, , , , each]) => faded(each)), symbol: points.map(([, , symbol]) => symbol), size: points.map(([, , , size]) => size) } },
+      {
+        type: "scatter",
+        mode: "lines",
+        x: rows.flatMap(([each]) => [each[1], each[2], null]),
+        y: rows.flatMap(([, row]) => [row, row, null]),
+        line: { color: colour, width: 2 },
+        opacity: picked.size ? 0.5 : 1,
+        hoverinfo: "skip",
+        showlegend: false,
+      },
+      {
+        type: "scatter",
+        mode: "markers",
+        name,
+        x: points.map(([x]) => x),
+        y: points.map(([, y]) => y),
+        hoverinfo: "none",
+        marker: {
+          color: colour,
+          opacity: points.map(([, , , , each]) => faded(each)),
+          symbol: points.map(([, , symbol]) => symbol),
+          size: points.map(([, , , size]) => size),
+        },
+      },
     ];
   });
   return {
@@ -180,7 +260,12 @@ function changesFigure(found, picked, theme) {
     height: 110 + 22 * classes.length,
     layout: frame(theme, {
       xaxis: { zeroline: true, title: { text: "mean silhouette" } },
-      yaxis: { tickvals: classes.map((_, row) => row), ticktext: classes.map(([code]) => plain(CLASSES[code], 18)), range: [classes.length - 0.4, -0.6], showgrid: true },
+      yaxis: {
+        tickvals: classes.map((_, row) => row),
+        ticktext: classes.map(([code]) => plain(CLASSES[code], 18)),
+        range: [classes.length - 0.4, -0.6],
+        showgrid: true,
+      },
       showlegend: true,
     }),
   };
@@ -195,7 +280,9 @@ function confusionFigure(view, picked, theme) {
     const chosen = [...pairs.filter((pair) => picked.has(pair.own)), ...pairs.filter((pair) => !picked.has(pair.own))];
     rows = [...new Set(chosen.map((pair) => pair.own))].slice(0, MOST_CONFUSED).sort((a, b) => a - b);
     const asked = new Set(rows);
-    columns = [...new Set(chosen.filter((pair) => asked.has(pair.own)).map((pair) => pair.other))].slice(0, MOST_CONFUSED).sort((a, b) => a - b);
+    columns = [...new Set(chosen.filter((pair) => asked.has(pair.own)).map((pair) => pair.other))]
+      .slice(0, MOST_CONFUSED)
+      .sort((a, b) => a - b);
   }
   const rowOf = new Map(rows.map((code, index) => [code, index]));
   const columnOf = new Map(columns.map((code, index) => [code, index]));
@@ -206,15 +293,37 @@ function confusionFigure(view, picked, theme) {
     z[rowOf.get(pair.own)][columnOf.get(pair.other)] = pair.nearest / view.members[pair.own].length;
     cells.set(`${rowOf.get(pair.own)} ${columnOf.get(pair.other)}`, pair);
   }
-  const ticks = (codes) => ({ tickvals: codes.map((_, index) => index), ticktext: codes.map((code) => plain(CLASSES[code], 14)), showgrid: false });
-  const outline = { type: "rect", line: { color: theme.ink, width: 2 }, fillcolor: "rgba(0,0,0,0)", x0: -0.5, x1: columns.length - 0.5 };
+  const ticks = (codes) => ({
+    tickvals: codes.map((_, index) => index),
+    ticktext: codes.map((code) => plain(CLASSES[code], 14)),
+    showgrid: false,
+  });
+  const outline = {
+    type: "rect",
+    line: { color: theme.ink, width: 2 },
+    fillcolor: "rgba(0,0,0,0)",
+    x0: -0.5,
+    x1: columns.length - 0.5,
+  };
   const marked = rows.flatMap((code, index) => (picked.has(code) ? [{ ...outline, y0: index - 0.5, y1: index + 0.5 }] : []));
   const short = columns.every((code) => CLASSES[code].length < 4);
   return {
-    traces: [{
-      type: "heatmap", z, zmin: 0, zmax: Math.max(0.1, ...z.flat()), colorscale: [[0, theme.raised], [1, theme.accent]], hoverinfo: "none",
-      xgap: 1, ygap: 1, colorbar: { thickness: 10, tickformat: ".0%", outlinewidth: 0, len: 0.8 },
-    }],
+    traces: [
+      {
+        type: "heatmap",
+        z,
+        zmin: 0,
+        zmax: Math.max(0.1, ...z.flat()),
+        colorscale: [
+          [0, theme.raised],
+          [1, theme.accent],
+        ],
+        hoverinfo: "none",
+        xgap: 1,
+        ygap: 1,
+        colorbar: { thickness: 10, tickformat: ".0%", outlinewidth: 0, len: 0.8 },
+      },
+    ],
     cells,
     height: 110 + (short ? 0 : 70) + 21 * rows.length,
     layout: frame(theme, {
@@ -233,22 +342,46 @@ function classBars(values, order, unit, picked, theme, reference) {
   const x = codes.map((_, index) => index);
   const traces = views.flatMap((view, index) =>
     values[index]
-      ? [{
-          type: "bar", name: plain(view.name), x, y: codes.map((code) => values[index].get(code) ?? 0), hoverinfo: "none",
-          marker: { color: viewColour(index), opacity: fade }, view, codes,
-        }]
+      ? [
+          {
+            type: "bar",
+            name: plain(view.name),
+            x,
+            y: codes.map((code) => values[index].get(code) ?? 0),
+            hoverinfo: "none",
+            marker: { color: viewColour(index), opacity: fade },
+            view,
+            codes,
+          },
+        ]
       : [],
   );
   if (reference) {
     traces.push({
-      type: "scatter", mode: "markers", name: "share of the samples", x, y: codes.map((code) => reference.get(code) ?? 0), codes,
-      hoverinfo: "none", marker: { symbol: "line-ew-open", size: Math.max(6, Math.min(26, 500 / codes.length)), line: { width: 2 }, color: theme.ink },
+      type: "scatter",
+      mode: "markers",
+      name: "share of the samples",
+      x,
+      y: codes.map((code) => reference.get(code) ?? 0),
+      codes,
+      hoverinfo: "none",
+      marker: {
+        symbol: "line-ew-open",
+        size: Math.max(6, Math.min(26, 500 / codes.length)),
+        line: { width: 2 },
+        color: theme.ink,
+      },
     });
   }
   return {
     traces,
     layout: frame(theme, {
-      xaxis: { tickvals: x, ticktext: codes.map((code) => plain(CLASSES[code], 16)), tickangle: codes.length > 12 ? -60 : "auto", showgrid: false },
+      xaxis: {
+        tickvals: x,
+        ticktext: codes.map((code) => plain(CLASSES[code], 16)),
+        tickangle: codes.length > 12 ? -60 : "auto",
+        showgrid: false,
+      },
       yaxis: { ...unit, rangemode: "tozero" },
       barmode: "group",
       showlegend: views.length > 1 || Boolean(reference),
@@ -257,7 +390,9 @@ function classBars(values, order, unit, picked, theme, reference) {
 }
 
 function histogramFigure(picked, theme) {
-  const values = views.map((view) => (view.metrics.class_kl.value === null ? null : new Map(view.metrics.class_kl.feature_histogram)));
+  const values = views.map((view) =>
+    view.metrics.class_kl.value === null ? null : new Map(view.metrics.class_kl.feature_histogram),
+  );
   const labels = new Map(views.findLast((_, index) => values[index])?.metrics.class_kl.label_histogram);
   const last = values.findLast(Boolean) ?? new Map();
   const gap = (code) => Math.abs((last.get(code) ?? 0) - (labels.get(code) ?? 0));
@@ -269,7 +404,13 @@ function ownedFigure(picked, theme) {
   const last = values.findLast(Boolean) ?? new Map();
   const most = Math.max(0, ...values.flatMap((each) => [...(each?.values() ?? [])]));
   const unit = { title: { text: "channels" }, dtick: most < 10 ? 1 : undefined };
-  return classBars(values, chosenClasses(picked, (code) => last.get(code) ?? 0), unit, picked, theme);
+  return classBars(
+    values,
+    chosenClasses(picked, (code) => last.get(code) ?? 0),
+    unit,
+    picked,
+    theme,
+  );
 }
 
 // All classes if an axis can name them; else the picked ones and those with the largest value.
@@ -293,28 +434,57 @@ function impurityFigure(theme) {
   const traces = views.flatMap((view, index) => {
     if (!channels[index]) return [];
     const shares = new Array(bins).fill(0);
-    for (const value of channels[index]) shares[Math.min(bins - 1, Math.floor(((value - start) / (1 - start)) * bins))] += 1 / channels[index].length;
+    for (const value of channels[index])
+      shares[Math.min(bins - 1, Math.floor(((value - start) / (1 - start)) * bins))] += 1 / channels[index].length;
     return [line(view, edges, [...shares, shares.at(-1)], { shape: "hv" })];
   });
   return {
     traces,
-    layout: frame(theme, { xaxis: { range: [start, 1], title: { text: "Gini impurity of a channel" } }, yaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "channels" } } }),
+    layout: frame(theme, {
+      xaxis: { range: [start, 1], title: { text: "Gini impurity of a channel" } },
+      yaxis: { rangemode: "tozero", tickformat: ".0%", title: { text: "channels" } },
+    }),
   };
 }
 
-const curves = views.map((view) => (view.metrics.explained_variance.value === null ? null : Array.from(decode(view.metrics.explained_variance.curve))));
+const curves = views.map((view) =>
+  view.metrics.explained_variance.value === null ? null : Array.from(decode(view.metrics.explained_variance.curve)),
+);
 
 function varianceFigure(theme) {
   const traces = views.flatMap((view, index) =>
-    curves[index] ? [{ ...line(view, curves[index].map((_, at) => at + 1), curves[index]), mode: curves[index].length < 80 ? "lines+markers" : "lines", marker: { size: 4 } }] : [],
+    curves[index]
+      ? [
+          {
+            ...line(
+              view,
+              curves[index].map((_, at) => at + 1),
+              curves[index],
+            ),
+            mode: curves[index].length < 80 ? "lines+markers" : "lines",
+            marker: { size: 4 },
+          },
+        ]
+      : [],
   );
   const thresholds = [0.9, 0.95, 0.99];
   return {
     traces,
     layout: frame(theme, {
-      xaxis: { title: { text: "principal components" }, type: Math.max(...curves.map((curve) => curve?.length ?? 1)) > 100 ? "log" : "linear" },
+      xaxis: {
+        title: { text: "principal components" },
+        type: Math.max(...curves.map((curve) => curve?.length ?? 1)) > 100 ? "log" : "linear",
+      },
       yaxis: { range: [0, 1.02], tickformat: ".0%", title: { text: "variance" } },
-      shapes: thresholds.map((share) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: share, y1: share, line: { color: theme.quiet, width: 1, dash: "dot" } })),
+      shapes: thresholds.map((share) => ({
+        type: "line",
+        xref: "paper",
+        x0: 0,
+        x1: 1,
+        y0: share,
+        y1: share,
+        line: { color: theme.quiet, width: 1, dash: "dot" },
+      })),
     }),
   };
 }
@@ -324,7 +494,17 @@ function eigenvalueFigure(theme) {
     if (!curves[index]) return [];
     const shares = curves[index].map((value, at) => value - (at ? curves[index][at - 1] : 0));
     const kept = shares.map((_, at) => at).filter((at) => shares[at] > 1e-12); // what is smaller is rounding of the curve
-    return [{ ...line(view, kept.map((at) => at + 1), kept.map((at) => shares[at])), mode: kept.length < 80 ? "lines+markers" : "lines", marker: { size: 4 } }];
+    return [
+      {
+        ...line(
+          view,
+          kept.map((at) => at + 1),
+          kept.map((at) => shares[at]),
+        ),
+        mode: kept.length < 80 ? "lines+markers" : "lines",
+        marker: { size: 4 },
+      },
+    ];
   });
   return {
     traces,
@@ -340,17 +520,51 @@ function objectiveFigure(run, metric, theme) {
   const rows = run.objectives.map((objective) => objective.trials.map((trial) => trial.after[metric]));
   const before = run.objectives[0].trials[0].before[metric] ?? null;
   const dots = rows.flatMap((values, row) => values.filter((value) => value !== null).map((value) => [value, row]));
-  const means = run.objectives.map((objective, row) => [objective.summary[metric]?.mean ?? null, row]).filter(([mean]) => mean !== null);
+  const means = run.objectives
+    .map((objective, row) => [objective.summary[metric]?.mean ?? null, row])
+    .filter(([mean]) => mean !== null);
   return {
     traces: [
-      { type: "scatter", mode: "markers", x: dots.map(([x]) => x), y: dots.map(([, y]) => y), marker: { color: VIVID[0], size: 8, opacity: 0.6 }, hoverinfo: "none" },
-      { type: "scatter", mode: "markers", x: means.map(([x]) => x), y: means.map(([, y]) => y), marker: { symbol: "line-ns-open", size: 20, line: { width: 3 }, color: theme.ink }, hoverinfo: "none" },
+      {
+        type: "scatter",
+        mode: "markers",
+        x: dots.map(([x]) => x),
+        y: dots.map(([, y]) => y),
+        marker: { color: VIVID[0], size: 8, opacity: 0.6 },
+        hoverinfo: "none",
+      },
+      {
+        type: "scatter",
+        mode: "markers",
+        x: means.map(([x]) => x),
+        y: means.map(([, y]) => y),
+        marker: { symbol: "line-ns-open", size: 20, line: { width: 3 }, color: theme.ink },
+        hoverinfo: "none",
+      },
     ],
     height: 70 + 30 * rows.length,
     layout: frame(theme, {
       xaxis: { nticks: 5 },
-      yaxis: { tickvals: rows.map((_, row) => row), ticktext: run.objectives.map((each) => plain(each.expression, 26)), range: [rows.length - 0.5, -0.5], showgrid: false },
-      shapes: before === null ? [] : [{ type: "line", x0: before, x1: before, yref: "paper", y0: 0, y1: 1, line: { color: theme.quiet, width: 1.5, dash: "dash" } }],
+      yaxis: {
+        tickvals: rows.map((_, row) => row),
+        ticktext: run.objectives.map((each) => plain(each.expression, 26)),
+        range: [rows.length - 0.5, -0.5],
+        showgrid: false,
+      },
+      shapes:
+        before === null
+          ? []
+          : [
+              {
+                type: "line",
+                x0: before,
+                x1: before,
+                yref: "paper",
+                y0: 0,
+                y1: 1,
+                line: { color: theme.quiet, width: 1.5, dash: "dash" },
+              },
+            ],
       showlegend: false,
     }),
   };
@@ -368,17 +582,42 @@ function trainingFigure(objective, columns, theme) {
   const traces = columns.flatMap((column, index) => {
     const colour = VIVID[index % VIVID.length];
     const epochs = objective.logs.map((log) => log.epoch).sort((a, b) => b.length - a.length)[0]; // trials may stop early
-    const series = epochs.map((_, at) => objective.logs.map((log) => log[column]?.[at] ?? null).filter((value) => value !== null));
+    const series = epochs.map((_, at) =>
+      objective.logs.map((log) => log[column]?.[at] ?? null).filter((value) => value !== null),
+    );
     const known = epochs.map((_, at) => at).filter((at) => series[at].length);
     const x = known.map((at) => epochs[at]);
-    const band = objective.logs.length > 1
-      ? [{
-          type: "scatter", mode: "lines", x: [...x, ...x.toReversed()], hoverinfo: "skip", showlegend: false, line: { width: 0 }, fill: "toself", opacity: 0.25, fillcolor: colour,
-          y: [...known.map((at) => Math.max(...series[at])), ...known.toReversed().map((at) => Math.min(...series[at]))],
-        }]
-      : [];
+    const band =
+      objective.logs.length > 1
+        ? [
+            {
+              type: "scatter",
+              mode: "lines",
+              x: [...x, ...x.toReversed()],
+              hoverinfo: "skip",
+              showlegend: false,
+              line: { width: 0 },
+              fill: "toself",
+              opacity: 0.25,
+              fillcolor: colour,
+              y: [...known.map((at) => Math.max(...series[at])), ...known.toReversed().map((at) => Math.min(...series[at]))],
+            },
+          ]
+        : [];
     const mean = known.map((at) => series[at].reduce((sum, value) => sum + value, 0) / series[at].length);
-    return [...band, { type: "scatter", mode: "lines", name: plain(column), column, x, y: mean, hoverinfo: "none", line: { color: colour, width: 2 } }];
+    return [
+      ...band,
+      {
+        type: "scatter",
+        mode: "lines",
+        name: plain(column),
+        column,
+        x,
+        y: mean,
+        hoverinfo: "none",
+        line: { color: colour, width: 2 },
+      },
+    ];
   });
   return { traces, layout: frame(theme, { xaxis: { title: { text: "epoch" } }, showlegend: true }) };
 }

@@ -39,7 +39,12 @@ function setTheme(dark) {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
   byId("theme").setAttribute("aria-pressed", dark);
   const style = getComputedStyle(document.documentElement);
-  theme = Object.fromEntries(["paper", "raised", "ink", "quiet", "line", "accent", "rest"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  theme = Object.fromEntries(
+    ["paper", "raised", "ink", "quiet", "line", "accent", "rest"].map((name) => [
+      name,
+      style.getPropertyValue(`--${name}`).trim(),
+    ]),
+  );
 }
 setTheme(darkSystem.matches);
 byId("theme").addEventListener("click", () => {
@@ -133,7 +138,8 @@ function hover(figure, event) {
     state.hovered = event ? { view: figure.map, place } : null;
     drawRings();
   }
-  const content = event && (figure.map ? sampleLines(figure.map, state.hovered.place) : figure.tip?.(event.points[0], figure.made));
+  const content =
+    event && (figure.map ? sampleLines(figure.map, state.hovered.place) : figure.tip?.(event.points[0], figure.made));
   tip.hidden = !content;
   if (!content) return;
   tip.replaceChildren(...content);
@@ -142,7 +148,9 @@ function hover(figure, event) {
   tip.style.left = `${Math.max(4, Math.min(clientX + 16, innerWidth - width - 4))}px`;
   tip.style.top = `${clientY + 18 + height > innerHeight ? Math.max(4, clientY - height - 14) : clientY + 18}px`;
 }
-const lines = (...texts) => [make("div", {}, ...texts.filter(Boolean).map((text, at) => make("div", {}, at ? text : make("b", {}, text))))];
+const lines = (...texts) => [
+  make("div", {}, ...texts.filter(Boolean).map((text, at) => make("div", {}, at ? text : make("b", {}, text)))),
+];
 
 function picture(set, place, kind) {
   const encoded = set.thumbnails?.[place];
@@ -156,21 +164,26 @@ function sampleLines(view, place) {
   if (view.silhouette) text.push(`silhouette ${decimal(view.silhouette[place])}`);
   for (const other of views) {
     const there = other === view || !other.silhouette || views.length > 5 ? -1 : placeIn(other, view, place);
-    if (there >= 0) text.push(`${other.name}: ${decimal(other.silhouette[there])}, nearest other ${CLASSES[other.nearest[there]]}`);
+    if (there >= 0)
+      text.push(`${other.name}: ${decimal(other.silhouette[there])}, nearest other ${CLASSES[other.nearest[there]]}`);
   }
   return [picture(set, place, "tip"), ...lines(...text)].filter(Boolean);
 }
 
 function rings(view) {
   const found = [];
-  for (const [sample, colour, width] of [[state.hovered, theme.ink, 1.5], [state.sample, theme.accent, 3]]) {
+  for (const [sample, colour, width] of [
+    [state.hovered, theme.ink, 1.5],
+    [state.sample, theme.accent, 3],
+  ]) {
     const place = sample ? placeIn(view, sample.view, sample.place) : -1;
     if (place >= 0) found.push(ring(view.layouts[state.layout], place, colour, width));
   }
   return found;
 }
 function drawRings() {
-  for (const figure of figures.filter((each) => each.map && each.bound)) Plotly.relayout(figure.plot, { shapes: rings(figure.map) });
+  for (const figure of figures.filter((each) => each.map && each.bound))
+    Plotly.relayout(figure.plot, { shapes: rings(figure.map) });
 }
 
 // Keys on a focused map: + and - zoom, arrows move, 0 shows all.
@@ -189,7 +202,10 @@ function makeMapKeys(figure) {
         const half = ((high - low) / 2) * (zoom ?? 1);
         return [middle - half, middle + half];
       };
-      Plotly.relayout(figure.plot, { "xaxis.range": moved(seen.xaxis.range, right), "yaxis.range": moved(seen.yaxis.range, up) });
+      Plotly.relayout(figure.plot, {
+        "xaxis.range": moved(seen.xaxis.range, right),
+        "yaxis.range": moved(seen.yaxis.range, up),
+      });
     } else return;
     event.preventDefault();
   });
@@ -198,7 +214,12 @@ function makeMapKeys(figure) {
 // Sections.
 
 function section(id, short, title, ...notes) {
-  const node = make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), ...notes.map((note) => make("p", { class: "note" }, note)));
+  const node = make(
+    "section",
+    { id, "aria-labelledby": `${id}-title` },
+    make("h2", { id: `${id}-title` }, title),
+    ...notes.map((note) => make("p", { class: "note" }, note)),
+  );
   main.append(node);
   document.querySelector("nav").append(make("a", { href: `#${id}` }, short));
   return node;
@@ -211,12 +232,32 @@ function makeFindings() {
   for (const view of views) {
     if (views.length > 1) parent.append(make("h3", {}, view.name, make("span", { class: "small" }, ` ${view.layer}`)));
     if (!view.findings.length) {
-      parent.append(make("p", {}, "Nothing stands out.", make("span", { class: "small" }, view.examined.length ? ` Looked at: ${view.examined.join(", ")}.` : "")));
+      parent.append(
+        make(
+          "p",
+          {},
+          "Nothing stands out.",
+          make("span", { class: "small" }, view.examined.length ? ` Looked at: ${view.examined.join(", ")}.` : ""),
+        ),
+      );
       continue;
     }
     const items = view.findings.map((each) => {
-      const show = each.classes.length ? make("button", { type: "button", onclick: () => setPicked(new Set(each.classes)) }, each.classes.length > 1 ? "Show these classes" : "Show this class") : null;
-      return make("li", { class: each.severity }, make("span", { class: "severity" }, each.severity), ` ${each.text}. `, make("span", { class: "small" }, `${each.next}. `), show);
+      const show = each.classes.length
+        ? make(
+            "button",
+            { type: "button", onclick: () => setPicked(new Set(each.classes)) },
+            each.classes.length > 1 ? "Show these classes" : "Show this class",
+          )
+        : null;
+      return make(
+        "li",
+        { class: each.severity },
+        make("span", { class: "severity" }, each.severity),
+        ` ${each.text}. `,
+        make("span", { class: "small" }, `${each.next}. `),
+        show,
+      );
     });
     parent.append(make("ul", { class: "findings" }, ...items));
   }
@@ -229,7 +270,14 @@ function makeScores() {
     const entries = views.map((view) => view.metrics[name]);
     const { better } = entries[0];
     const best = data.best[name];
-    const arrow = better ? make("span", { title: `${better} is better` }, better === "higher" ? " ↑" : " ↓", make("span", { class: "hidden" }, ` ${better} is better`)) : null;
+    const arrow = better
+      ? make(
+          "span",
+          { title: `${better} is better` },
+          better === "higher" ? " ↑" : " ↓",
+          make("span", { class: "hidden" }, ` ${better} is better`),
+        )
+      : null;
     const cells = entries.map(({ value, ci95, note }, place) => {
       if (note && !notes.has(note)) notes.set(note, notes.size + 1);
       const digits = better ? 4 : 0;
@@ -239,17 +287,55 @@ function makeScores() {
     });
     return make("tr", {}, make("th", { scope: "row" }, name, arrow), ...cells);
   });
-  const counted = (title, value) => make("tr", {}, make("th", { scope: "row" }, title), ...views.map((view) => make("td", { class: "number" }, whole(value(view)))));
-  const head = make("thead", {}, make("tr", {}, make("td"), ...views.map((view) => make("th", { scope: "col", class: "number" }, view.name, make("span", { class: "small" }, view.layer)))));
-  const body = make("tbody", {}, counted("samples", (view) => view.samples), counted("dimensions", (view) => view.dimensions), counted("classes", (view) => view.classes), ...rows);
+  const counted = (title, value) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, title),
+      ...views.map((view) => make("td", { class: "number" }, whole(value(view)))),
+    );
+  const head = make(
+    "thead",
+    {},
+    make(
+      "tr",
+      {},
+      make("td"),
+      ...views.map((view) =>
+        make("th", { scope: "col", class: "number" }, view.name, make("span", { class: "small" }, view.layer)),
+      ),
+    ),
+  );
+  const body = make(
+    "tbody",
+    {},
+    counted("samples", (view) => view.samples),
+    counted("dimensions", (view) => view.dimensions),
+    counted("classes", (view) => view.classes),
+    ...rows,
+  );
   parent.append(scrolling("Scores", make("table", {}, head, body)));
-  const legend = ["Below each value: its 95% interval over samples, corrected for bias. The interval covers the choice of samples, not the randomness of training."];
-  const seeds = new Set(views.flatMap((view) => view.provenance.filter(([name]) => name === "finetune seed").map(([, seed]) => seed)));
-  if (seeds.size) legend.push(`After training: one trial per objective, seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are in the section Training" : ""}.`);
+  const legend = [
+    "Below each value: its 95% interval over samples, corrected for bias. The interval covers the choice of samples, not the randomness of training.",
+  ];
+  const seeds = new Set(
+    views.flatMap((view) => view.provenance.filter(([name]) => name === "finetune seed").map(([, seed]) => seed)),
+  );
+  if (seeds.size)
+    legend.push(
+      `After training: one trial per objective, seed ${[...seeds].join(", ")}${data.runs.length ? "; the means over trials are in the section Training" : ""}.`,
+    );
   if (views.length > 1) legend.push("* best in its row, if the interval of the difference to the next best excludes 0.");
   parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, legend.join(" ")));
   for (const [text, number] of notes) parent.append(make("p", { class: "note" }, `(${number}) ${text}`));
-  for (const view of views.filter((each) => each.unlabelled)) parent.append(make("p", { class: "note" }, `${view.name}: ${plural(view.unlabelled, "unlabelled row is", "unlabelled rows are")} left out.`));
+  for (const view of views.filter((each) => each.unlabelled))
+    parent.append(
+      make(
+        "p",
+        { class: "note" },
+        `${view.name}: ${plural(view.unlabelled, "unlabelled row is", "unlabelled rows are")} left out.`,
+      ),
+    );
 }
 
 function toggles(label, options) {
@@ -257,33 +343,68 @@ function toggles(label, options) {
 }
 
 let mapGrid;
-let perView = []; // what is shown anew when other inputs are chosen: { parent, add }
+const perView = []; // what is shown anew when other inputs are chosen: { parent, add }
 function makeMap() {
-  const parent = section("map", "Map", "Map", "Each point is a sample. Hover over or click a point to find it on the other maps; select classes to highlight them everywhere.");
-  if (!webgl) parent.append(make("p", { class: "note" }, "This browser has no WebGL, so maps with many points are drawn slowly."));
+  const parent = section(
+    "map",
+    "Map",
+    "Map",
+    "Each point is a sample. Hover over or click a point to find it on the other maps; select classes to highlight them everywhere.",
+  );
+  if (!webgl)
+    parent.append(make("p", { class: "note" }, "This browser has no WebGL, so maps with many points are drawn slowly."));
   if (LAYOUTS.length > 1) {
     const buttons = LAYOUTS.map((title) =>
-      make("button", { type: "button", "aria-pressed": title === state.layout, onclick: () => {
-        state.layout = title;
-        buttons.forEach((button) => button.setAttribute("aria-pressed", button.textContent === title));
-        showViews();
-      } }, title),
+      make(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": title === state.layout,
+          onclick: () => {
+            state.layout = title;
+            for (const button of buttons) button.setAttribute("aria-pressed", button.textContent === title);
+            showViews();
+          },
+        },
+        title,
+      ),
     );
     parent.append(toggles("Layout", buttons));
   }
   if (views.length > 2) {
     const buttons = views.map((view) =>
-      make("button", { type: "button", onclick: () => {
-        const others = state.shown.filter((index) => index !== view.index);
-        state.shown = others.length < state.shown.length ? (others.length ? others : state.shown) : [...state.shown, view.index].slice(-MOST_PANELS);
-        update();
-        showViews();
-      } }, view.name),
+      make(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            const others = state.shown.filter((index) => index !== view.index);
+            state.shown =
+              others.length < state.shown.length
+                ? others.length
+                  ? others
+                  : state.shown
+                : [...state.shown, view.index].slice(-MOST_PANELS);
+            update();
+            showViews();
+          },
+        },
+        view.name,
+      ),
     );
-    const update = () => buttons.forEach((button, index) => button.setAttribute("aria-pressed", state.shown.includes(index)));
+    const update = () => {
+      for (const [index, button] of buttons.entries()) button.setAttribute("aria-pressed", state.shown.includes(index));
+    };
     update();
     parent.append(toggles("Inputs", buttons));
-    if (views.length > MOST_PANELS) parent.append(make("p", { class: "note" }, `Up to ${MOST_PANELS} inputs are shown side by side; selecting another replaces the first.`));
+    if (views.length > MOST_PANELS)
+      parent.append(
+        make(
+          "p",
+          { class: "note" },
+          `Up to ${MOST_PANELS} inputs are shown side by side; selecting another replaces the first.`,
+        ),
+      );
   }
   mapGrid = make("div", { class: "grid" });
   parent.append(mapGrid, make("div", { id: "sample", "aria-live": "polite" }));
@@ -298,8 +419,15 @@ function makeMap() {
         build: () => mapFigure(view, state.layout, state.picked, theme, webgl),
         caption: () => {
           const drawn = view.set.ids.length;
-          const many = CLASSES.length > FEW && !state.picked.size && data.lowest.length ? ` In colour: the ${data.lowest.length} classes with the lowest silhouettes in ${views[0].name}, of ${whole(present.length)}.` : "";
-          return (drawn < view.samples ? `${whole(drawn)} of ${plural(view.samples, "sample")}, a stratified sample.` : `${plural(drawn, "sample")}.`) + many;
+          const many =
+            CLASSES.length > FEW && !state.picked.size && data.lowest.length
+              ? ` In colour: the ${data.lowest.length} classes with the lowest silhouettes in ${views[0].name}, of ${whole(present.length)}.`
+              : "";
+          return (
+            (drawn < view.samples
+              ? `${whole(drawn)} of ${plural(view.samples, "sample")}, a stratified sample.`
+              : `${plural(drawn, "sample")}.`) + many
+          );
         },
         click: (point, made) => pin({ view, place: made.traces[point.curveNumber].places[point.pointNumber] }),
       }),
@@ -310,23 +438,47 @@ function makeMap() {
 
 let tableBody, tableHead, tableMore, tableStatus;
 function makeSamples() {
-  const parent = section("samples", "Samples", judged.silhouette ? "Lowest-silhouette samples" : "Samples", "Sort by any column; select an id to show the sample on the maps. If classes are selected, only their samples are listed.");
+  const parent = section(
+    "samples",
+    "Samples",
+    judged.silhouette ? "Lowest-silhouette samples" : "Samples",
+    "Sort by any column; select an id to show the sample on the maps. If classes are selected, only their samples are listed.",
+  );
   if (views.length > 1) {
-    const select = make("select", { "aria-label": "Input", onchange: () => {
-      state.table.view = Number(select.value);
-      state.table.rows = PAGE_ROWS;
-      drawTable();
-    } }, ...views.map((view) => make("option", { value: view.index, selected: view.index === state.table.view ? "" : null }, view.name)));
+    const select = make(
+      "select",
+      {
+        "aria-label": "Input",
+        onchange: () => {
+          state.table.view = Number(select.value);
+          state.table.rows = PAGE_ROWS;
+          drawTable();
+        },
+      },
+      ...views.map((view) =>
+        make("option", { value: view.index, selected: view.index === state.table.view ? "" : null }, view.name),
+      ),
+    );
     parent.append(make("div", { class: "controls" }, make("label", {}, "Input ", select)));
   }
   tableHead = make("tr");
   tableBody = make("tbody");
   tableStatus = make("span", { class: "small", role: "status" });
-  tableMore = make("button", { type: "button", onclick: () => {
-    state.table.rows += PAGE_ROWS;
-    drawTable();
-  } }, `Show ${PAGE_ROWS} more`);
-  parent.append(scrolling("Samples", make("table", {}, make("thead", {}, tableHead), tableBody)), make("div", { class: "controls", style: "margin-top: .6rem" }, tableMore, tableStatus));
+  tableMore = make(
+    "button",
+    {
+      type: "button",
+      onclick: () => {
+        state.table.rows += PAGE_ROWS;
+        drawTable();
+      },
+    },
+    `Show ${PAGE_ROWS} more`,
+  );
+  parent.append(
+    scrolling("Samples", make("table", {}, make("thead", {}, tableHead), tableBody)),
+    make("div", { class: "controls", style: "margin-top: .6rem" }, tableMore, tableStatus),
+  );
   drawTable();
 }
 
@@ -338,13 +490,26 @@ function tableColumns() {
     { key: "class", title: "class", value: (place) => CLASSES[set.labels[place]] },
   ];
   if (set.split) columns.push({ key: "split", title: "split", value: (place) => set.split.names[set.split.codes[place]] });
-  if (view.nearest) columns.push({ key: "nearest", title: "nearest other class", value: (place) => CLASSES[view.nearest[place]] });
-  if (view.silhouette) columns.push({ key: "silhouette", title: "silhouette", number: true, value: (place) => view.silhouette[place] });
+  if (view.nearest)
+    columns.push({ key: "nearest", title: "nearest other class", value: (place) => CLASSES[view.nearest[place]] });
+  if (view.silhouette)
+    columns.push({ key: "silhouette", title: "silhouette", number: true, value: (place) => view.silhouette[place] });
   const before = views[view.index ? 0 : views.length - 1];
   if (view.silhouette && before !== view && before.silhouette) {
     const there = (place) => placeIn(before, view, place);
-    columns.push({ key: "other", title: `in ${before.name}`, number: true, value: (place) => before.silhouette[there(place)] ?? null });
-    columns.push({ key: "change", title: view.index ? "gained" : "gains", number: true, value: (place) => (there(place) < 0 ? null : (view.silhouette[place] - before.silhouette[there(place)]) * (view.index ? 1 : -1)) });
+    columns.push({
+      key: "other",
+      title: `in ${before.name}`,
+      number: true,
+      value: (place) => before.silhouette[there(place)] ?? null,
+    });
+    columns.push({
+      key: "change",
+      title: view.index ? "gained" : "gains",
+      number: true,
+      value: (place) =>
+        there(place) < 0 ? null : (view.silhouette[place] - before.silhouette[there(place)]) * (view.index ? 1 : -1),
+    });
   }
   return columns;
 }
@@ -358,12 +523,20 @@ function drawTable() {
     ...(view.set.thumbnails ? [make("td", {}, make("span", { class: "hidden" }, "image"))] : []),
     ...columns.map((column) => {
       const sorted = column === sorting ? (table.descending ? "descending" : "ascending") : "none";
-      const button = make("button", { type: "button", "data-key": column.key, onclick: () => {
-        table.descending = table.key === column.key && !table.descending;
-        table.key = column.key;
-        drawTable();
-        tableHead.querySelector(`[data-key="${column.key}"]`).focus();
-      } }, column.title);
+      const button = make(
+        "button",
+        {
+          type: "button",
+          "data-key": column.key,
+          onclick: () => {
+            table.descending = table.key === column.key && !table.descending;
+            table.key = column.key;
+            drawTable();
+            tableHead.querySelector(`[data-key="${column.key}"]`).focus();
+          },
+        },
+        column.title,
+      );
       return make("th", { scope: "col", "aria-sort": sorted, class: column.number ? "number" : "" }, button);
     }),
   );
@@ -379,11 +552,22 @@ function drawTable() {
   tableBody.replaceChildren(
     ...places.slice(0, table.rows).map((place) => {
       const pinned = state.sample && placeIn(view, state.sample.view, state.sample.place) === place;
-      return make("tr", pinned ? { class: "pinned" } : {},
+      return make(
+        "tr",
+        pinned ? { class: "pinned" } : {},
         ...(view.set.thumbnails ? [make("td", {}, picture(view.set, place, "row"))] : []),
         ...columns.map((column) => {
           const value = column.value(place);
-          if (column.key === "id") return make("td", {}, make("button", { type: "button", "aria-label": `Show ${value} in the maps`, onclick: () => pin({ view, place }, true) }, value));
+          if (column.key === "id")
+            return make(
+              "td",
+              {},
+              make(
+                "button",
+                { type: "button", "aria-label": `Show ${value} in the maps`, onclick: () => pin({ view, place }, true) },
+                value,
+              ),
+            );
           return make("td", { class: column.number ? "number" : "" }, column.number ? decimal(value) : value);
         }),
       );
@@ -399,16 +583,56 @@ function pin(sample, scroll) {
   drawTable();
   const { view, place } = sample;
   const rows = views.map((other) => [other, placeIn(other, view, place)]).filter(([, there]) => there >= 0);
-  const table = make("table", {}, make("thead", {}, make("tr", {}, make("td"), make("th", { scope: "col", class: "number" }, "silhouette"), make("th", { scope: "col" }, "nearest other class"))),
-    make("tbody", {}, ...rows.map(([other, there]) => make("tr", {}, make("th", { scope: "row" }, other.name), make("td", { class: "number" }, other.silhouette ? decimal(other.silhouette[there]) : "–"), make("td", {}, other.nearest ? CLASSES[other.nearest[there]] : "–")))));
+  const table = make(
+    "table",
+    {},
+    make(
+      "thead",
+      {},
+      make(
+        "tr",
+        {},
+        make("td"),
+        make("th", { scope: "col", class: "number" }, "silhouette"),
+        make("th", { scope: "col" }, "nearest other class"),
+      ),
+    ),
+    make(
+      "tbody",
+      {},
+      ...rows.map(([other, there]) =>
+        make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, other.name),
+          make("td", { class: "number" }, other.silhouette ? decimal(other.silhouette[there]) : "–"),
+          make("td", {}, other.nearest ? CLASSES[other.nearest[there]] : "–"),
+        ),
+      ),
+    ),
+  );
   const split = view.set.split ? `, split ${view.set.split.names[view.set.split.codes[place]]}` : "";
-  const close = make("button", { type: "button", "aria-label": "Deselect the sample", onclick: () => {
-    state.sample = null;
-    byId("sample").replaceChildren();
-    drawRings();
-    drawTable();
-  } }, "×");
-  const text = make("div", {}, make("h3", {}, view.set.ids[place]), make("p", { class: "note" }, `class ${CLASSES[view.set.labels[place]]}${split}`), make("div", { class: "scroll" }, table));
+  const close = make(
+    "button",
+    {
+      type: "button",
+      "aria-label": "Deselect the sample",
+      onclick: () => {
+        state.sample = null;
+        byId("sample").replaceChildren();
+        drawRings();
+        drawTable();
+      },
+    },
+    "×",
+  );
+  const text = make(
+    "div",
+    {},
+    make("h3", {}, view.set.ids[place]),
+    make("p", { class: "note" }, `class ${CLASSES[view.set.labels[place]]}${split}`),
+    make("div", { class: "scroll" }, table),
+  );
   const card = make("div", { class: "sample" }, picture(view.set, place, "large"), text, close);
   byId("sample").replaceChildren(card);
   if (scroll) byId("map").scrollIntoView();
@@ -421,8 +645,12 @@ let legendButtons = new Map();
 function makeLegend() {
   const orders = judged.silhouette ? ["given", "worst", "most"] : ["given", "most"];
   const usual = present.length > FEW && judged.silhouette ? "worst" : "given";
-  byId("order").append(...orders.map((key) => make("option", { value: key, selected: key === usual ? "" : null }, ORDERS[key])));
-  byId("columns").textContent = judged.silhouette ? `samples, silhouette${views.length > 1 ? ` in ${judged.name}` : ""}` : "samples";
+  byId("order").append(
+    ...orders.map((key) => make("option", { value: key, selected: key === usual ? "" : null }, ORDERS[key])),
+  );
+  byId("columns").textContent = judged.silhouette
+    ? `samples, silhouette${views.length > 1 ? ` in ${judged.name}` : ""}`
+    : "samples";
   byId("order").addEventListener("change", fillLegend);
   byId("find").addEventListener("input", fillLegend);
   byId("clear").addEventListener("click", () => setPicked(new Set()));
@@ -430,16 +658,26 @@ function makeLegend() {
 }
 
 function fillLegend() {
-  const sorted = { given: present, worst: worstFirst, most: [...present].sort((a, b) => counts[b] - counts[a]) }[byId("order").value];
+  const sorted = { given: present, worst: worstFirst, most: [...present].sort((a, b) => counts[b] - counts[a]) }[
+    byId("order").value
+  ];
   const sought = byId("find").value.trim().toLowerCase();
   const found = sorted.filter((code) => CLASSES[code].toLowerCase().includes(sought));
-  legendButtons = new Map(found.map((code) => {
-    const mean = judged.mean[code];
-    const about = `${plural(counts[code], "sample")}${mean === null ? "" : `, mean silhouette ${decimal(mean)} in ${judged.name}`}`;
-    const button = make("button", { type: "button", title: `${CLASSES[code]}: ${about}`, onclick: () => togglePicked(code) },
-      make("span", { class: "swatch" }), make("span", { class: "name" }, CLASSES[code]), make("span", { class: "number" }, whole(counts[code])), make("span", { class: "number" }, mean === null ? "" : decimal(mean, 2)));
-    return [code, button];
-  }));
+  legendButtons = new Map(
+    found.map((code) => {
+      const mean = judged.mean[code];
+      const about = `${plural(counts[code], "sample")}${mean === null ? "" : `, mean silhouette ${decimal(mean)} in ${judged.name}`}`;
+      const button = make(
+        "button",
+        { type: "button", title: `${CLASSES[code]}: ${about}`, onclick: () => togglePicked(code) },
+        make("span", { class: "swatch" }),
+        make("span", { class: "name" }, CLASSES[code]),
+        make("span", { class: "number" }, whole(counts[code])),
+        make("span", { class: "number" }, mean === null ? "" : decimal(mean, 2)),
+      );
+      return [code, button];
+    }),
+  );
   byId("legend").replaceChildren(...legendButtons.values());
   if (!found.length) byId("legend").append(make("p", { class: "note" }, "No class matches."));
   markLegend();
@@ -455,7 +693,9 @@ function markLegend() {
     swatch.style.background = style?.colour ?? theme.rest;
     swatch.classList.toggle("diamond", style?.symbol === "diamond");
   }
-  byId("chosen").textContent = state.picked.size ? `${whole(state.picked.size)} of ${whole(present.length)} selected` : `${plural(present.length, "class", "classes")}; select some`;
+  byId("chosen").textContent = state.picked.size
+    ? `${whole(state.picked.size)} of ${whole(present.length)} selected`
+    : `${plural(present.length, "class", "classes")}; select some`;
   byId("clear").hidden = !state.picked.size;
 }
 

@@ -43,7 +43,9 @@ function placeIn(view, from, place) {
 for (const view of views) {
   const { labels } = view.set;
   const members = CLASSES.map(() => []);
-  labels.forEach((label, place) => members[label].push(place));
+  labels.forEach((label, place) => {
+    members[label].push(place);
+  });
   view.members = members;
   view.mean = members.map((places) =>
     view.silhouette && places.length ? places.reduce((sum, place) => sum + view.silhouette[place], 0) / places.length : null,
@@ -78,7 +80,10 @@ const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1
 function decimal(value, digits = 3) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value !== 0 && (Math.abs(value) >= 1e5 || Math.abs(value) < 1e-4)) return value.toExponential(2).replace("-", "−");
-  return value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−"); // no minus before a zero
+  return value
+    .toFixed(digits)
+    .replace(/^-(?=[0.]*$)/, "")
+    .replace("-", "−"); // no minus before a zero
 }
 const plural = (count, one, many = `${one}s`) => `${whole(count)} ${count === 1 ? one : many}`;
 function shortened(text, most) {
