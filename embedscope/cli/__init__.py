@@ -21,6 +21,7 @@ from embedscope.cli.demo import demo
 from embedscope.cli.env import env
 from embedscope.cli.extract import extract
 from embedscope.cli.finetune import finetune
+from embedscope.cli.help import EXAMPLES, Command, examples
 from embedscope.cli.inspect import inspect
 from embedscope.cli.merge import merge
 from embedscope.cli.plot import plot
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (extract, score, finetune, plot, merge, inspect, demo, env):
-    app.command()(_command)
+    app.command(cls=Command, epilog=examples(*EXAMPLES[_command.__name__]))(_command)
 
 
 def _version(wanted: bool) -> None:

@@ -17,35 +17,56 @@ _PANEL = "Checkpoints"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model to load checkpoints into, as in extract: the arguments are then files or folders of weights.",
+        help="Model to load checkpoints into, as in extract. The arguments are then files or folders of weights.",
+        metavar="SPEC",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="Data to measure checkpoints on, as in extract.", rich_help_panel=_PANEL, show_default=False),
+    typer.Option(
+        help="Data to score checkpoints on, as in extract.", metavar="SPEC", rich_help_panel=_PANEL, show_default=False
+    ),
 ]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
-        help="Append each checkpoint to this .jsonl when it is measured; what it holds already is not measured again.",
+        help="Append each checkpoint to this .jsonl file once it is scored; checkpoints already in it are skipped.",
+        metavar="PATH",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(help="Measure N rows, spread evenly over the data.", metavar="N", min=1, rich_help_panel=_PANEL),
+    typer.Option(help="Maximum number of rows, spread evenly over the data.", metavar="N", min=1, rich_help_panel=_PANEL),
 ]
-Size = Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160.", rich_help_panel=_PANEL)]
-Mean = Annotated[str | None, typer.Option(help="Mean of the channels, as in 0.485,0.456,0.406.", rich_help_panel=_PANEL)]
-Std = Annotated[str | None, typer.Option(help="Standard deviation of the channels.", rich_help_panel=_PANEL)]
-Channels = Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.", rich_help_panel=_PANEL)]
+Size = Annotated[
+    str | None,
+    typer.Option(help="Resize images, e.g. to 224, or to 224x160 (height x width).", metavar="SIZE", rich_help_panel=_PANEL),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Channel means, e.g. 0.485,0.456,0.406.", metavar="VALUES", rich_help_panel=_PANEL),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="Channel standard deviations, e.g. 0.229,0.224,0.225.", metavar="VALUES", rich_help_panel=_PANEL),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(help="Number of image channels: 3 converts to RGB, 1 to grayscale.", metavar="N", rich_help_panel=_PANEL),
+]
 Weights = Annotated[
-    str | None, typer.Option(help="Which weights of a checkpoint: raw, ema or a prefix.", rich_help_panel=_PANEL)
+    str | None,
+    typer.Option(
+        help="Which weights to load if a checkpoint has several: raw, ema or a prefix.",
+        metavar="NAME",
+        rich_help_panel=_PANEL,
+    ),
 ]
 
 

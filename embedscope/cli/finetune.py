@@ -146,7 +146,7 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
-    listed: Annotated[bool, listing("losses")] = False,
+    listed: Annotated[bool, listing("losses", "losses")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     **settings: Any,

@@ -61,7 +61,7 @@ def plot(
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
-    listed: Annotated[bool, listing("plotting")] = False,
+    listed: Annotated[bool, listing("plotting", "plot kinds")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
