@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedscope.cli.options import preparation
 from embedscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,30 +45,11 @@ Limit = Annotated[
     int | None,
     typer.Option(help="Maximum number of rows, spread evenly over the data.", metavar="N", min=1, rich_help_panel=_PANEL),
 ]
-Size = Annotated[
-    str | None,
-    typer.Option(help="Resize images, e.g. to 224, or to 224x160 (height x width).", metavar="SIZE", rich_help_panel=_PANEL),
-]
-Mean = Annotated[
-    str | None,
-    typer.Option(help="Channel means, e.g. 0.485,0.456,0.406.", metavar="VALUES", rich_help_panel=_PANEL),
-]
-Std = Annotated[
-    str | None,
-    typer.Option(help="Channel standard deviations, e.g. 0.229,0.224,0.225.", metavar="VALUES", rich_help_panel=_PANEL),
-]
-Channels = Annotated[
-    int | None,
-    typer.Option(help="Number of image channels: 3 converts to RGB, 1 to grayscale.", metavar="N", rich_help_panel=_PANEL),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Which weights to load if a checkpoint has several: raw, ema or a prefix.",
-        metavar="NAME",
-        rich_help_panel=_PANEL,
-    ),
-]
+Size = Annotated[str | None, preparation("size", _PANEL)]
+Mean = Annotated[str | None, preparation("mean", _PANEL)]
+Std = Annotated[str | None, preparation("std", _PANEL)]
+Channels = Annotated[int | None, preparation("channels", _PANEL)]
+Weights = Annotated[str | None, preparation("weights", _PANEL)]
 
 
 def check(model: str | None, data: str | None, **others: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-METRICS, CERTAINTY, COMPARISON = "Metrics", "Certainty", "Comparison"
+METRICS, CERTAINTY, COMPARISON, PLOTS = "Metrics", "Certainty", "Comparison", "Plots"
 MODEL, LAYERS, DATA, TRAINING = "Model", "Layers", "Data", "Training"
 OUTPUT, EXECUTION, GENERAL = "Output", "Execution", "General"
 

@@ -37,7 +37,7 @@ Seed = Annotated[
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print JSON instead of a table.", envvar="EMBEDSCOPE_JSON", rich_help_panel=OUTPUT),
+    typer.Option("--json", help="Print JSON to stdout.", envvar="EMBEDSCOPE_JSON", rich_help_panel=OUTPUT),
 ]
 # No variable for this one: forgotten in a shell, it would replace whatever is written from there.
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing output.", rich_help_panel=OUTPUT)]
@@ -66,6 +66,22 @@ Split = Annotated[
         help="Use only the rows of this split, e.g. test.", metavar="NAME", envvar="EMBEDSCOPE_SPLIT", rich_help_panel=DATA
     ),
 ]
+
+
+# How inputs are prepared and weights chosen, in three commands: option -> its help and what it takes.
+_PREPARATION = {
+    "weights": ("Which weights to load if the checkpoint has several: raw, ema or a prefix.", "NAME"),
+    "size": ("Resize images, e.g. to 224, or to 224x160 (height x width).", "SIZE"),
+    "mean": ("Channel means, e.g. 0.485,0.456,0.406.", "VALUES"),
+    "std": ("Channel standard deviations, e.g. 0.229,0.224,0.225.", "VALUES"),
+    "channels": ("Number of image channels: 3 converts to RGB, 1 to grayscale.", "N"),
+}
+
+
+def preparation(name: str, panel: str) -> Any:
+    """Make the option `--weights`, `--size`, `--mean`, `--std` or `--channels`."""
+    meaning, metavar = _PREPARATION[name]
+    return typer.Option(f"--{name}", help=meaning, metavar=metavar, show_default=False, rich_help_panel=panel)
 
 
 def show_sets() -> None:

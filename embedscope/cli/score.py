@@ -39,7 +39,7 @@ def score(
         typer.Option(
             "--metric",
             "-m",
-            help="Metric, e.g. gini(dead='ignore'), or set of metrics, e.g. collapse; repeatable. By default, the set standard.",
+            help="Metric, e.g. gini(dead='ignore'), or a set, e.g. collapse; repeatable; by default, the set standard.",
             metavar="SPEC",
             show_default=False,
             rich_help_panel=METRICS,
@@ -94,8 +94,8 @@ def score(
         bool,
         typer.Option(
             "--layers",
-            help="Rank layers by the first metric and name the smallest that is not significantly worse than the best. Adds 95% "
-            "intervals. Silhouettes compare across widths; explained_variance and ranks grow with the width.",
+            help="Rank layers by the first metric and name the smallest that is not significantly worse than the best. Adds "
+            "95% intervals. Silhouettes compare across widths; explained_variance and ranks grow with the width.",
             rich_help_panel=COMPARISON,
         ),
     ] = False,
