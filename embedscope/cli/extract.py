@@ -39,8 +39,8 @@ def extract(
     data: Annotated[
         str,
         typer.Argument(
-            help="Labelled data: a folder with a subfolder per class (splits are recognized), a .npz with X and y, a table with "
-            "a column of paths or texts, idx files, hf:NAME or torchvision:NAME(root=...)."
+            help="Labelled data: a folder with a subfolder per class (splits are recognized), a .npz with X and y, a table "
+            "with a column of paths or texts, idx files, hf:NAME or torchvision:NAME(root=...)."
         ),
     ],
     output: Annotated[
@@ -90,14 +90,7 @@ def extract(
             "--allow-partial", help="Allow layers whose weights are missing from the checkpoint.", rich_help_panel=MODEL
         ),
     ] = False,
-    unsafe_pickle: Annotated[
-        bool,
-        typer.Option(
-            "--unsafe-pickle",
-            help="Allow a checkpoint, .pt2 or TorchScript file to run code while loading.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
+    unsafe_pickle: Annotated[bool, preparation("unsafe-pickle", MODEL)] = False,
     layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,10 +102,7 @@ def extract(
             rich_help_panel=LAYERS,
         ),
     ] = None,
-    list_layers: Annotated[
-        bool,
-        typer.Option("--list-layers", help="List the layers with their output shapes and exit.", rich_help_panel=LAYERS),
-    ] = False,
+    list_layers: Annotated[bool, preparation("list-layers", LAYERS)] = False,
     pool: Annotated[
         str,
         typer.Option(
@@ -130,10 +120,7 @@ def extract(
     on_error: Annotated[
         str,
         typer.Option(
-            help="On an unreadable input: stop, or skip it.",
-            metavar="NAME",
-            envvar="EMBEDSCOPE_ON_ERROR",
-            rich_help_panel=DATA,
+            help="On an unreadable input: stop, or skip it.", metavar="NAME", envvar="EMBEDSCOPE_ON_ERROR", rich_help_panel=DATA
         ),
     ] = "stop",
     size: Annotated[str | None, preparation("size", DATA)] = None,
@@ -188,7 +175,7 @@ def extract(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a model over labelled data and store the features of its layers.
+    """Extract the features of a model's layers from labelled data.
 
     A layer is named by its module, e.g. layer4, by NAME.input for the input of a module, or by a pattern, e.g. 'layer*.1'. The
     default is the embedding: the input of the last Linear. After an interruption, --resume continues where the run stopped.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from inspect import cleandoc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 METRICS, CERTAINTY, COMPARISON, PLOTS = "Metrics", "Certainty", "Comparison", "Plots"
 MODEL, LAYERS, DATA, TRAINING = "Model", "Layers", "Data", "Training"
 OUTPUT, EXECUTION, GENERAL = "Output", "Execution", "General"
 
-# Of each command, the first one for `embedscope` alone.
+# The first one of each command is also shown by `embedscope` alone.
 EXAMPLES = {
     "extract": (
         "extract timm:resnet18 photos/ -o features.h5",
@@ -51,19 +54,43 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        _without_types(self.params)
         if self.help:  # a docstring is broken at the width of the code
             self.help = "\n\n".join(" ".join(part.split()) for part in cleandoc(self.help).split("\n\n"))
-        for each in self.params:
-            if getattr(each, "is_flag", False):
-                each.metavar = ""  # instead of <bool>
-            elif each.param_type_name == "argument":
-                vars(each)["display_type"] = lambda _: ""  # instead of <list[str]>; its name and help say more
 
     def get_help_option(self, ctx: Any) -> Any:
         """Return `--help`, in the last panel instead of one of its own before all others."""
         option: Any = super().get_help_option(ctx)
         option.rich_help_panel, option.metavar = GENERAL, ""
         return option
+
+
+class Group(TyperGroup):
+    """The program itself, with the same layout."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the options, with those for completion that Typer adds."""
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: Any) -> Any:
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""  # instead of <bool>
+        elif each.param_type_name == "argument":
+            vars(each)["display_type"] = lambda _: ""  # instead of <list[str]>; its name and help say more
+    return parameters
+
+
+def overview(commands: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield the lines that `embedscope` alone prints, from the commands with their help: what each does, and an example."""
+    yield "Usage: embedscope COMMAND [OPTIONS]"
+    for name, text in commands:
+        yield ""
+        yield f"{name:9} {text.partition(chr(10))[0]}"
+        yield f"{'':9} $ embedscope {EXAMPLES[name][0]}"
+    yield ""
+    yield "Options and more examples: embedscope COMMAND --help"
 
 
 def examples(*lines: str) -> str:

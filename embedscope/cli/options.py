@@ -68,8 +68,10 @@ Split = Annotated[
 ]
 
 
-# How inputs are prepared and weights chosen, in three commands: option -> its help and what it takes.
+# How a model is opened and its inputs are prepared, in several commands: option -> its help and what it takes.
 _PREPARATION = {
+    "list-layers": ("List the layers with their output shapes and exit.", None),
+    "unsafe-pickle": ("Allow a checkpoint, .pt2 or TorchScript file to run code while loading.", None),
     "weights": ("Which weights to load if the checkpoint has several: raw, ema or a prefix.", "NAME"),
     "size": ("Resize images, e.g. to 224, or to 224x160 (height x width).", "SIZE"),
     "mean": ("Channel means, e.g. 0.485,0.456,0.406.", "VALUES"),
@@ -79,7 +81,7 @@ _PREPARATION = {
 
 
 def preparation(name: str, panel: str) -> Any:
-    """Make the option `--weights`, `--size`, `--mean`, `--std` or `--channels`."""
+    """Make an option of a command that opens a model."""
     meaning, metavar = _PREPARATION[name]
     return typer.Option(f"--{name}", help=meaning, metavar=metavar, show_default=False, rich_help_panel=panel)
 
