@@ -21,6 +21,7 @@ from embedscope.cli.demo import demo
 from embedscope.cli.env import env
 from embedscope.cli.extract import extract
 from embedscope.cli.finetune import finetune
+from embedscope.cli.help import EXAMPLES, Command, Group, examples, overview
 from embedscope.cli.inspect import inspect
 from embedscope.cli.merge import merge
 from embedscope.cli.plot import plot
@@ -38,12 +39,13 @@ _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 app = typer.Typer(
     name="embedscope",
+    cls=Group,
     help="How good is an embedding, which checkpoint is better, what is wrong with it, and would another loss improve it?",
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (extract, score, finetune, plot, merge, inspect, demo, env):
-    app.command()(_command)
+    app.command(cls=Command, epilog=examples(*EXAMPLES[_command.__name__]))(_command)
 
 
 def _version(wanted: bool) -> None:
@@ -56,7 +58,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop.", callback=_version, is_eager=True),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", callback=_version, is_eager=True),
 ) -> None:
     pass
 
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
-        code = app(args=given or ["--help"], prog_name="embedscope", standalone_mode=False)
+        code = app(args=given, prog_name="embedscope", standalone_mode=False) if given else _overview()
     except EmbedscopeError as error:
         return _fail(str(error), error.exit_code, repeated=error.repeated)
     except _UsageError as error:
@@ -99,6 +101,13 @@ def _run(given: list[str]) -> int:
     if code == _INTERRUPTED:
         return _fail("interrupted; no output was finished", _INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _overview() -> int:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for line in overview((name, command.help) for name, command in commands.items()):
+        show(line)
+    return 0
 
 
 def _open_streams() -> None:

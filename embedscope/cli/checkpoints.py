@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedscope.cli.options import preparation
 from embedscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,36 +18,38 @@ _PANEL = "Checkpoints"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model to load checkpoints into, as in extract: the arguments are then files or folders of weights.",
+        help="Model to load checkpoints into, as in extract. The arguments are then files or folders of weights.",
+        metavar="SPEC",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="Data to measure checkpoints on, as in extract.", rich_help_panel=_PANEL, show_default=False),
+    typer.Option(
+        help="Data to score checkpoints on, as in extract.", metavar="SPEC", rich_help_panel=_PANEL, show_default=False
+    ),
 ]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
-        help="Append each checkpoint to this .jsonl when it is measured; what it holds already is not measured again.",
+        help="Append each checkpoint to this .jsonl file once it is scored; checkpoints already in it are skipped.",
+        metavar="PATH",
         rich_help_panel=_PANEL,
         show_default=False,
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(help="Measure N rows, spread evenly over the data.", metavar="N", min=1, rich_help_panel=_PANEL),
+    typer.Option(help="Maximum number of rows, spread evenly over the data.", metavar="N", min=1, rich_help_panel=_PANEL),
 ]
-Size = Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160.", rich_help_panel=_PANEL)]
-Mean = Annotated[str | None, typer.Option(help="Mean of the channels, as in 0.485,0.456,0.406.", rich_help_panel=_PANEL)]
-Std = Annotated[str | None, typer.Option(help="Standard deviation of the channels.", rich_help_panel=_PANEL)]
-Channels = Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.", rich_help_panel=_PANEL)]
-Weights = Annotated[
-    str | None, typer.Option(help="Which weights of a checkpoint: raw, ema or a prefix.", rich_help_panel=_PANEL)
-]
+Size = Annotated[str | None, preparation("size", _PANEL)]
+Mean = Annotated[str | None, preparation("mean", _PANEL)]
+Std = Annotated[str | None, preparation("std", _PANEL)]
+Channels = Annotated[int | None, preparation("channels", _PANEL)]
+Weights = Annotated[str | None, preparation("weights", _PANEL)]
 
 
 def check(model: str | None, data: str | None, **others: Any) -> None:

@@ -23,9 +23,10 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the sample data and the results.")] = Path("embedscope-demo"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Run extract, score, finetune and plot on sample data, and print each command.
+    """Run extract, score, finetune and plot on sample data.
 
-    1,797 handwritten digits, a small network and two of its checkpoints. Takes about half a minute.
+    Prints each command before running it. The data are 1,797 handwritten digits, a small network and two of its checkpoints.
+    Takes about half a minute.
     """
     from embedscope.data.shipped import write_sample_data
 

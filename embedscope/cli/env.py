@@ -14,7 +14,7 @@ from embedscope.cli.options import Json
 
 
 def env(json: Json = False) -> None:
-    """Print versions, devices and thread counts, for bug reports."""
+    """Print versions, devices and thread counts for bug reports."""
     found = _environment()
     if json:
         print_json(found)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedscope.cli.console import Talk, command_line, print_columns, print_json
-from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Verbose
+from embedscope.cli.help import DATA, EXECUTION, LAYERS, MODEL, OUTPUT
+from embedscope.cli.options import Device, Json, Overwrite, Quiet, Seed, Verbose, preparation
 from embedscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,91 +27,158 @@ if TYPE_CHECKING:
 # Layers that the last line of an extraction names.
 _MOST_SHOWN = 12
 
-_DATA = (
-    "A folder of class folders (splits are recognised), a .npz with X and y, a table with a column of paths or texts, idx "
-    "files, hf:NAME or torchvision:NAME(root=...)."
-)
-
 
 def extract(
     model: Annotated[
         str,
         typer.Argument(
-            help="timm:NAME, torchvision:NAME, hf:PATH, st:PATH, path/to/file.py:Factory, package.module:Factory, program.pt2, "
-            "scripted.pt or model.onnx; options in brackets, as in timm:resnet18(num_classes=10)."
+            help="Model: timm:NAME, torchvision:NAME, hf:PATH, st:PATH, path/to/file.py:Factory, package.module:Factory, "
+            "program.pt2, scripted.pt or model.onnx. Options go in brackets, e.g. timm:resnet18(num_classes=10)."
         ),
     ],
-    data: Annotated[str, typer.Argument(help=_DATA)],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Weights for the model: .safetensors, or saved by torch (.pt, .pth, .ckpt).")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Which weights to load if the checkpoint has several: raw, ema, or a prefix.")
-    ] = None,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Measure layers whose weights the checkpoint does not have.")
-    ] = False,
-    unsafe_pickle: Annotated[
-        bool, typer.Option("--unsafe-pickle", help="Let a checkpoint, .pt2 or TorchScript file run code while it is read.")
-    ] = False,
-    layer: Layers = None,
-    list_layers: Annotated[
-        bool, typer.Option("--list-layers", help="Print the layers with their output shapes, and stop.")
-    ] = False,
-    pool: Annotated[
+    data: Annotated[
         str,
-        typer.Option(help="auto, gap, mean, cls, flatten or none; for one layer: --layer NAME:cls.", envvar="EMBEDSCOPE_POOL"),
-    ] = "auto",
-    logits: Annotated[bool, typer.Option("--logits", help="Keep the classifier's output too.")] = False,
+        typer.Argument(
+            help="Labelled data: a folder with a subfolder per class (splits are recognized), a .npz with X and y, a table "
+            "with a column of paths or texts, idx files, hf:NAME or torchvision:NAME(root=...)."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Feature store to write, e.g. features.h5.",
+            metavar="PATH",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Data type of the stored features: float32 or float16.",
+            metavar="NAME",
+            envvar="EMBEDSCOPE_DTYPE",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "float32",
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.", rich_help_panel=OUTPUT)] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights for the model: .safetensors, or saved by torch (.pt, .pth, .ckpt).",
+            metavar="PATH",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    weights: Annotated[str | None, preparation("weights", MODEL)] = None,
     head: Annotated[
         Path | None,
-        typer.Option(help="A head.safetensors of finetune: write the embedding behind it.", show_default=False),
+        typer.Option(
+            help="Extract the embedding of a head trained by finetune, from its head.safetensors.",
+            metavar="PATH",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    size: Annotated[str | None, typer.Option(help="Bring images to 224, or 224x160 (height x width).")] = None,
-    mean: Annotated[str | None, typer.Option(help="Mean of each channel, as in 0.485,0.456,0.406.")] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, as in 0.229,0.224,0.225.")] = None,
-    channels: Annotated[int | None, typer.Option(help="3 makes all images RGB, 1 all grey.")] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial", help="Allow layers whose weights are missing from the checkpoint.", rich_help_panel=MODEL
+        ),
+    ] = False,
+    unsafe_pickle: Annotated[bool, preparation("unsafe-pickle", MODEL)] = False,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            help="Layer to extract, e.g. 'layer*.1', repeatable; by default, the embedding.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=LAYERS,
+        ),
+    ] = None,
+    list_layers: Annotated[bool, preparation("list-layers", LAYERS)] = False,
+    pool: Annotated[
+        str,
+        typer.Option(
+            help="Pooling: auto, gap, mean, cls, flatten or none. For a single layer: --layer NAME:cls.",
+            metavar="NAME",
+            envvar="EMBEDSCOPE_POOL",
+            rich_help_panel=LAYERS,
+        ),
+    ] = "auto",
+    logits: Annotated[bool, typer.Option("--logits", help="Also store the classifier output.", rich_help_panel=LAYERS)] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of rows, spread evenly over the data.", metavar="N", rich_help_panel=DATA),
+    ] = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            help="On an unreadable input: stop, or skip it.", metavar="NAME", envvar="EMBEDSCOPE_ON_ERROR", rich_help_panel=DATA
+        ),
+    ] = "stop",
+    size: Annotated[str | None, preparation("size", DATA)] = None,
+    mean: Annotated[str | None, preparation("mean", DATA)] = None,
+    std: Annotated[str | None, preparation("std", DATA)] = None,
+    channels: Annotated[int | None, preparation("channels", DATA)] = None,
     value_range: Annotated[
         str | None,
         typer.Option(
             "--range",
-            help="Black and white in images of more than 8 bits, as in 0,4095; by default 0,65535, and 0,1 for floats.",
+            help="Black and white values of images with more than 8 bits, e.g. 0,4095; by default 0,65535, or 0,1 for floats.",
+            metavar="VALUES",
             show_default=False,
+            rich_help_panel=DATA,
         ),
     ] = None,
     batch_size: Annotated[
         str,
-        typer.Option(help="Rows in a forward pass, or auto: what fits into memory.", envvar="EMBEDSCOPE_EXTRACT_BATCH_SIZE"),
+        typer.Option(
+            help="Batch size, or auto for what fits in memory.",
+            metavar="N",
+            envvar="EMBEDSCOPE_EXTRACT_BATCH_SIZE",
+            rich_help_panel=EXECUTION,
+        ),
     ] = "256",
     device: Device = "auto",
     amp: Annotated[
-        bool, typer.Option("--amp", help="Run in half precision where it is safe.", envvar="EMBEDSCOPE_AMP")
+        bool,
+        typer.Option(
+            "--amp", help="Run in half precision where it is safe.", envvar="EMBEDSCOPE_AMP", rich_help_panel=EXECUTION
+        ),
     ] = False,
-    dtype: Annotated[
-        str, typer.Option(help="Type of the features in the store: float32 or float16.", envvar="EMBEDSCOPE_DTYPE")
-    ] = "float32",
     workers: Annotated[
-        int | None, typer.Option(help="Processes that read inputs; by default as many as help.", envvar="EMBEDSCOPE_WORKERS")
+        int | None,
+        typer.Option(
+            help="Number of data-loading processes; chosen automatically by default.",
+            metavar="N",
+            envvar="EMBEDSCOPE_WORKERS",
+            rich_help_panel=EXECUTION,
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of rows at most, spread evenly over the data.")] = None,
-    on_error: Annotated[
-        str, typer.Option(help="At an input that cannot be read: stop, or skip it.", envvar="EMBEDSCOPE_ON_ERROR")
-    ] = "stop",
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Only deterministic algorithms.", envvar="EMBEDSCOPE_DETERMINISTIC")
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Use only deterministic algorithms.",
+            envvar="EMBEDSCOPE_DETERMINISTIC",
+            rich_help_panel=EXECUTION,
+        ),
     ] = False,
     seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an unfinished output.")] = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a model over labelled data and write the latent features of its layers.
+    """Extract the features of a model's layers from labelled data.
 
-    A layer is a module's name, NAME.input for what goes into it, or a pattern such as 'layer*.1'; by default the embedding,
-    which is the input of the last Linear. After an interruption, --resume continues where the run stopped.
+    A layer is named by its module, e.g. layer4, by NAME.input for the input of a module, or by a pattern, e.g. 'layer*.1'. The
+    default is the embedding: the input of the last Linear. After an interruption, --resume continues where the run stopped.
     """
     from embedscope import extraction
     from embedscope.data import open_dataset

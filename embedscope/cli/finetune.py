@@ -6,14 +6,15 @@ import inspect
 from dataclasses import fields
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
 import typer
 
 from embedscope import plugins
 from embedscope.cli.console import BEST, Talk, arrow, command_line, number, print_columns, print_json
 from embedscope.cli.extract import print_layers, say_what_was_opened, stdout_to_stderr
-from embedscope.cli.options import Device, Json, Overwrite, Quiet, Seed, Verbose, listing
+from embedscope.cli.help import DATA, EXECUTION, GENERAL, OUTPUT, TRAINING
+from embedscope.cli.options import Device, Json, Overwrite, Quiet, Seed, Verbose, listing, preparation
 from embedscope.errors import UsageError
 from embedscope.finetuning.config import TrainingConfig
 
@@ -24,13 +25,20 @@ if TYPE_CHECKING:
     from embedscope.models.encoder import Encoder
     from embedscope.store.results import Finetuning, ObjectiveResult, Summary
 
-_TRAINING, _ROWS, _NETWORK = "Training", "Rows", "Network (with DATA)"
+_VERDICT, _NETWORK = "Verdict", "Network (with DATA)"
 _PANELS = {
-    **dict.fromkeys(("epochs", "batch_size", "sampler", "weights", "optimizer", "learning_rate", "weight_decay"), _TRAINING),
-    **dict.fromkeys(("schedule", "patience", "select_by", "clip", "ema"), _TRAINING),
+    **dict.fromkeys(("objectives", "head", "epochs", "batch_size", "sampler", "weights", "optimizer"), TRAINING),
+    **dict.fromkeys(("learning_rate", "weight_decay", "schedule", "patience", "select_by", "clip", "ema"), TRAINING),
+    **dict.fromkeys(("trials", "splits", "primary", "metrics"), _VERDICT),
+    **dict.fromkeys(("test_share", "val_share"), DATA),
     **dict.fromkeys(("train", "backbone_learning_rate", "loss_layer", "augment", "amp"), _NETWORK),
-    **dict.fromkeys(("metrics", "test_share", "val_share", "memory"), _ROWS),
+    "memory": EXECUTION,
+    "tensorboard": OUTPUT,
 }
+# In the order in which a help shows them.
+_ORDER = (TRAINING, _VERDICT, DATA, _NETWORK, OUTPUT, EXECUTION, GENERAL)
+_METAVARS = {str: "SPEC", int: "N", float: "X"}
+_OTHER_METAVARS = {"memory": "SIZE", "loss_layer": "NAME", "train": "PART", "primary": "NAME", "select_by": "NAME"}
 # Settings whose option may be repeated.
 _LISTS = ("objectives", "metrics")
 # Settings whose option is not named after them alone.
@@ -53,10 +61,11 @@ def _options() -> Iterator[inspect.Parameter]:
     for each in fields(TrainingConfig):
         meaning, default = each.metadata["help"], cast("Any", each.default)
         if each.name in _LISTS:
-            meaning, default = f"{meaning} May be repeated. By default {' and '.join(default)}.", None
+            meaning, default = f"{meaning} Repeatable; by default {', '.join(map(_quoted, default))}.", None
         option = typer.Option(
             *_FLAGS.get(each.name, ()),
             help=meaning,
+            metavar=_OTHER_METAVARS.get(each.name, _metavar(kinds[each.name])),
             min=None if each.name == "memory" else each.metadata["low"],
             envvar=_VARIABLES.get(each.name),
             show_default=default is not None and default is not False,
@@ -66,94 +75,93 @@ def _options() -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
+def _quoted(spec: str) -> str:
+    return f"'{spec}'" if " " in spec else spec
+
+
+def _metavar(kind: Any) -> str:
+    """Name a value by its type, of a list or of an optional one too."""
+    inner = [each for each in get_args(kind) if each is not type(None)]
+    return _metavar(inner[0]) if inner else _METAVARS.get(kind, "")
+
+
 def finetune(
     features: Annotated[
         str,
         typer.Argument(
-            help="A feature store, or features made elsewhere: .npz, X.npy,y.npy, a table, .pt or .h5ad, as in score; or, with "
-            "DATA, a model as in extract.",
+            help="Feature store, or features made elsewhere, as in score: .npz, X.npy,y.npy, a table, .pt or .h5ad. With DATA, "
+            "a model, as in extract.",
             metavar="FEATURES|MODEL",
         ),
     ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.", show_default=False)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Run directory to write.", metavar="PATH", show_default=False, rich_help_panel=OUTPUT
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Argument(metavar="DATA", help="Data to train the network MODEL on, as in extract.", show_default=False),
     ] = None,
     *,
+    listed: Annotated[bool, listing("losses", "losses for objectives", TRAINING)] = False,
     layer: Annotated[
         str | None,
         typer.Option(
             "--layer",
             "-l",
-            help="Which layer, if the store has several; the embedding layer of a network, as in extract.",
-            rich_help_panel=_ROWS,
+            help="Layer to use, if the store has several; with DATA, the network's embedding layer, as in extract.",
+            metavar="NAME",
+            rich_help_panel=DATA,
         ),
     ] = None,
     test: Annotated[
         str | None,
         typer.Option(
-            help="Hold out the rows of this file instead, of another data set; with DATA, that data set.",
+            help="Hold out these rows instead, of another data set: features, or with DATA, a data set.",
+            metavar="PATH",
             show_default=False,
-            rich_help_panel=_ROWS,
+            rich_help_panel=DATA,
         ),
     ] = None,
     label_map: Annotated[
         Path | None,
         typer.Option(
-            help="CSV that maps class names of --test to those of FEATURES, one pair per line; an empty second name leaves a "
-            "class out.",
+            help="CSV file that maps class names of --test to those of FEATURES, one pair per line; an empty second name drops "
+            "a class.",
+            metavar="PATH",
             show_default=False,
-            rich_help_panel=_ROWS,
+            rich_help_panel=DATA,
         ),
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Weights that the network starts from.", show_default=False, rich_help_panel=_NETWORK)
-    ] = None,
-    weights_of: Annotated[
         str | None,
         typer.Option(
-            "--weights",
-            help="Which weights to load if the checkpoint has several: raw, ema, or a prefix of its names.",
+            help="Initial weights of the network, e.g. net.safetensors.",
+            metavar="PATH",
             show_default=False,
             rich_help_panel=_NETWORK,
         ),
     ] = None,
-    unsafe_pickle: Annotated[
-        bool,
-        typer.Option("--unsafe-pickle", help="Let a checkpoint run code while it is read.", rich_help_panel=_NETWORK),
-    ] = False,
-    size: Annotated[
-        str | None,
-        typer.Option(help="Bring images to 224, or 224x160 (height x width).", show_default=False, rich_help_panel=_NETWORK),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Mean of the channels, as in 0.485,0.456,0.406.", show_default=False, rich_help_panel=_NETWORK),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="Deviation of the channels, as in 0.229,0.224,0.225.", show_default=False, rich_help_panel=_NETWORK),
-    ] = None,
-    channels: Annotated[
-        int | None,
-        typer.Option(help="3 makes all images RGB, 1 all grey.", show_default=False, rich_help_panel=_NETWORK),
-    ] = None,
-    list_layers: Annotated[
-        bool,
-        typer.Option("--list-layers", help="Print the layers with their output shapes, and stop.", rich_help_panel=_NETWORK),
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    weights_of: Annotated[str | None, preparation("weights", _NETWORK)] = None,
+    unsafe_pickle: Annotated[bool, preparation("unsafe-pickle", _NETWORK)] = False,
+    size: Annotated[str | None, preparation("size", _NETWORK)] = None,
+    mean: Annotated[str | None, preparation("mean", _NETWORK)] = None,
+    std: Annotated[str | None, preparation("std", _NETWORK)] = None,
+    channels: Annotated[int | None, preparation("channels", _NETWORK)] = None,
+    list_layers: Annotated[bool, preparation("list-layers", _NETWORK)] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.", rich_help_panel=OUTPUT)] = False,
     overwrite: Overwrite = False,
     json: Json = False,
-    listed: Annotated[bool, listing("losses")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     **settings: Any,
 ) -> None:
-    """Train a head on stored features with one or more objectives and compare before and after, on held-out rows.
+    """Train with one or more objectives and compare before and after.
 
-    With MODEL and DATA, the network itself is trained, whole or in part. Under torchrun, the processes share each batch.
+    Before and after are compared on held-out rows. With FEATURES, a head is trained on them; with MODEL and DATA, the network
+    itself, whole or in part. Under torchrun, each batch is shared among the processes.
     """
     from embedscope import distributed, finetuning
     from embedscope.data import open_dataset
@@ -252,9 +260,10 @@ def _refuse_without_data(features: str, given: dict[str, Any]) -> None:
 
 
 def _with_settings(command: Any) -> None:
-    """Give a command that takes `**settings` an option per setting, before its own options."""
+    """Give a command that takes `**settings` an option per setting, and sort its options by panel."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
-    command.__signature__ = inspect.Signature([*own[:3], *_options(), *own[3:]])
+    options = sorted([*_options(), *own[3:]], key=lambda each: _ORDER.index(each.annotation.__metadata__[0].rich_help_panel))
+    command.__signature__ = inspect.Signature([*own[:3], *options])
 
 
 _with_settings(finetune)

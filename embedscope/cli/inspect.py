@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedscope.cli.console import Talk, print_columns, print_json, show
+from embedscope.cli.help import OUTPUT
 from embedscope.cli.options import Json, Quiet
 
 if TYPE_CHECKING:
@@ -19,14 +20,20 @@ _MOST_CLASSES = 20
 
 
 def inspect(
-    features: Annotated[Path, typer.Argument(help="A store written by extract, finished or not.")],
+    features: Annotated[Path, typer.Argument(help="Feature store, finished or not.")],
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every row and compare it with the digests that were written with it.")
+        bool,
+        typer.Option(
+            "--verify", help="Check every row against its stored digest; reads the whole store.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print what a store holds and where it came from; exit code 1 if it is unfinished, or damaged."""
+    """Print the contents and provenance of a feature store.
+
+    Exits with code 1 if the store is unfinished or damaged.
+    """
     from embedscope.store import describe
     from embedscope.store import verify as verified
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedscope.cli.console import Talk, print_json, show
+from embedscope.cli.help import OUTPUT
 from embedscope.cli.options import Overwrite, Quiet
 from embedscope.errors import UsageError
 
@@ -31,34 +32,44 @@ _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown", ".json": "
 
 def merge(
     files: Annotated[
-        list[Path], typer.Argument(help="What score --json printed, and run.json (or run directories) of finetune.")
+        list[Path], typer.Argument(help="JSON files of score --json, and run directories or run.json files of finetune.")
     ],
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="A .csv, .parquet, .md, .json, or .yaml (Hugging Face); by default stdout.",
+            help="File to write: .csv, .parquet, .md, .json, or .yaml (Hugging Face); by default, stdout.",
+            metavar="PATH",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     form: Annotated[
         MergeFormat | None,
         typer.Option(
             "--format",
-            help="On stdout: csv (default), markdown or hf (model-index) for a model card, or json.",
+            help="Format on stdout: csv (default), json, or for a model card markdown or hf (model-index).",
+            metavar="NAME",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="For hf: name of the data set; by default that of each source.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Data set name for hf; by default that of each source.",
+            metavar="NAME",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge the results of many runs into one table, one row per embedding.
+    """Merge the results of many runs into one table.
 
-    For a model card: embedscope merge a.json b.json --format markdown
+    The table has one row per embedding.
     """
     from embedscope.evaluation.merging import merge
     from embedscope.store.files import check_output, finished

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from embedscope.cli.console import Talk, command_line, print_json
+from embedscope.cli.help import DATA, OUTPUT, PLOTS
 from embedscope.cli.options import Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 
 
@@ -15,8 +16,8 @@ def plot(
     features: Annotated[
         list[str],
         typer.Argument(
-            help="Feature stores, features made elsewhere as in score, run directories of finetune, or files of measurements "
-            "(.jsonl of a Monitor or of score); name=path names one."
+            help="Feature stores, features made elsewhere as in score, run directories of finetune, or .jsonl measurements of "
+            "a Monitor or of score. name=path sets a name."
         ),
     ],
     output: Annotated[
@@ -24,50 +25,86 @@ def plot(
         typer.Option(
             "--output",
             "-o",
-            help="A .png, .svg or .pdf file; a folder, for one file per kind; or a .html page.",
+            help=".png, .svg or .pdf file; a folder (one file per kind); or an .html page.",
+            metavar="PATH",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="Format of the files in a folder: png, svg or pdf.", metavar="NAME", rich_help_panel=OUTPUT
+        ),
+    ] = "png",
+    coordinates: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the projected coordinates to this .csv file: id, label, input, kind, x, y.",
+            metavar="PATH",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    json: Json = False,
+    overwrite: Overwrite = False,
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", "-k", help="Kind of plot, see --list; may be repeated. By default, all that apply.", show_default=False
+            "--kind",
+            "-k",
+            help="Plot kind, e.g. tsne(perplexity=10); repeatable. By default, the standard kinds that apply.",
+            metavar="SPEC",
+            show_default=False,
+            rich_help_panel=PLOTS,
         ),
     ] = None,
+    listed: Annotated[bool, listing("plotting", "plot kinds", PLOTS)] = False,
+    width: Annotated[
+        str,
+        typer.Option(help="Figure width: column or page (of a paper), or slide.", metavar="NAME", rich_help_panel=PLOTS),
+    ] = "page",
     metric: Annotated[
         list[str] | None,
         typer.Option(
             "--metric",
             "-m",
-            help="A metric or a set of a page's scores, or of the trajectory; any number of times.",
+            help="Metric, or set of metrics, for the scores on a page and for the trajectory; repeatable.",
+            metavar="SPEC",
             show_default=False,
+            rich_help_panel=PLOTS,
+        ),
+    ] = None,
+    layout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the coordinates in this .csv file, as written by --coordinates, instead of projecting.",
+            metavar="PATH",
+            rich_help_panel=PLOTS,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images for a page and the kind issues: a folder with ids as relative paths, or other data. By default, the "
+            "local data that the features were extracted from.",
+            metavar="PATH",
+            show_default=False,
+            rich_help_panel=PLOTS,
         ),
     ] = None,
     layer: Layers = None,
     split: Split = None,
-    width: Annotated[str, typer.Option(help="column or page of a paper, or slide.")] = "page",
-    form: Annotated[str, typer.Option("--format", help="png, svg or pdf, in a folder.")] = "png",
-    max_points: Annotated[int, typer.Option(help="Thin out beyond this, class by class.", min=3)] = 10_000,
-    coordinates: Annotated[Path | None, typer.Option(help="A .csv to write id, label, input, kind, x, y to.")] = None,
-    layout: Annotated[Path | None, typer.Option(help="Such a .csv, drawn instead of projecting.")] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a page and the kind issues: the folder of the images, below which ids are paths, or other data; "
-            "by default looked for where the features were extracted from.",
-            show_default=False,
-        ),
-    ] = None,
+    max_points: Annotated[
+        int,
+        typer.Option(help="Maximum number of points, subsampled per class.", metavar="N", min=3, rich_help_panel=DATA),
+    ] = 10_000,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    listed: Annotated[bool, listing("plotting")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw embeddings side by side, a run before and after: pictures, or with .html a page to explore.
+    """Draw embeddings, or a run before and after, as pictures or a page.
 
-    With a seed, UMAP runs on one core, and is repeatable on the same machine only.
+    UMAP is reproducible on the same machine only, and runs on one core for that; --kind 'umap(seed=None)' uses all cores.
     """
     from embedscope.plotting import plot
 

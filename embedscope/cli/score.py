@@ -11,6 +11,7 @@ import typer
 from embedscope.cli import checkpoints
 from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
 from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
+from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS, OUTPUT
 from embedscope.cli.issue_files import unmeasured, without_labels, write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
@@ -29,7 +30,7 @@ def score(
         list[str],
         typer.Argument(
             help="Feature stores, or features made elsewhere: .npz (X, y), X.npy,y.npy, .csv, .parquet, .jsonl, .pt, "
-            ".safetensors or .h5ad, with columns named as in v.csv(label='species', features='d*'); name=path names one. "
+            ".safetensors or .h5ad. Columns are named as in v.csv(label='species', features='d*'); name=path sets a name. "
             "With --model, checkpoints."
         ),
     ],
@@ -38,78 +39,110 @@ def score(
         typer.Option(
             "--metric",
             "-m",
-            help="A metric, as in gini(dead='ignore'), or a set of them, as in collapse; any number of times.",
+            help="Metric, e.g. gini(dead='ignore'), or a set, e.g. collapse; repeatable; by default, the set standard.",
+            metavar="SPEC",
             show_default=False,
+            rich_help_panel=METRICS,
+        ),
+    ] = None,
+    listed: Annotated[bool, listing("metrics", "metrics", METRICS)] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also show per-class values.", rich_help_panel=METRICS)
+    ] = False,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exit with code 3 if a metric misses its threshold, e.g. silhouette=0.3 (a maximum if lower is better); "
+            "repeatable.",
+            metavar="SPEC",
+            show_default=False,
+            rich_help_panel=METRICS,
         ),
     ] = None,
     layer: Layers = None,
     split: Split = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Show the values of the classes as well.")] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample",
+            "--subsample",
+            help="Score a stratified sample of N rows, against all rows.",
+            metavar="N",
+            min=1,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     ci: Annotated[
         bool,
         typer.Option(
             "--ci",
-            help="Add 95% intervals, and those of the differences to the first embedding. `--ci fixed` takes the numbers of "
-            "samples per class as given instead of drawn with the samples.",
+            help="Add 95% confidence intervals of the values and of the differences from the first embedding. With --ci fixed, "
+            "class sizes are held fixed instead of resampled.",
+            rich_help_panel=CERTAINTY,
         ),
     ] = False,
     compare: Annotated[
         bool,
         typer.Option(
             "--compare",
-            help="Say what changed from the first embedding to each other one, on the rows that both have: metrics, structure, "
-            "classes, samples. Adds 95% intervals.",
+            help="Compare each embedding with the first on their shared rows: metrics, structure, classes, samples. Adds 95% "
+            "intervals.",
+            rich_help_panel=COMPARISON,
         ),
     ] = False,
     layers: Annotated[
         bool,
         typer.Option(
             "--layers",
-            help="Rank the layers by the first metric, and name the smallest that is not significantly worse than the best. "
-            "Adds 95% intervals. Silhouettes are ratios of distances, so they compare between widths; explained_variance and "
-            "ranks grow with the width.",
+            help="Rank layers by the first metric and name the smallest that is not significantly worse than the best. Adds "
+            "95% intervals. Silhouettes compare across widths; explained_variance and ranks grow with the width.",
+            rich_help_panel=COMPARISON,
         ),
     ] = False,
     against: Annotated[
         str | None,
         typer.Option(
-            help="Measure the shift to other rows of the same layer, such as production.h5: classifier AUC, MMD, classes, rows "
-            "furthest out. Labels are optional: p.csv(label=None) has none.",
+            help="Measure the shift to other data from the same layer, e.g. production.h5. Labels are optional, e.g. "
+            "p.csv(label=None).",
+            metavar="PATH",
             show_default=False,
-        ),
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            "--sample", "--subsample", help="Score a stratified sample of N rows, against all rows.", metavar="N", min=1
-        ),
-    ] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(
-            "--samples", "--per-sample", help="Write the values of each sample to this .csv or .parquet.", show_default=False
+            rich_help_panel=COMPARISON,
         ),
     ] = None,
     issues: Annotated[
         Path | None,
         typer.Option(
             "--issues",
-            help="Write the rows that need attention to this .csv or .parquet: probable label errors, near duplicates, leakage "
+            help="Write rows that need attention to a .csv or .parquet file: probable label errors, near duplicates, leakage "
             "between splits, outliers.",
+            metavar="PATH",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    fail_under: Annotated[
-        list[str] | None,
+    samples: Annotated[
+        Path | None,
         typer.Option(
-            help="End with exit code 3 if silhouette=0.3, say, is not reached (or exceeded, where lower is better).",
+            "--samples",
+            "--per-sample",
+            help="Write per-sample values to a .csv or .parquet file.",
+            metavar="PATH",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(help="What the run may take, as in 4GB; half of what is free.", envvar="EMBEDSCOPE_MEMORY"),
-    ] = None,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="Output format: table, json or csv.",
+            metavar="NAME",
+            envvar="EMBEDSCOPE_FORMAT",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Format.table,
+    json: Json = False,
+    overwrite: Overwrite = False,
     model: checkpoints.Model = None,
     data: checkpoints.Data = None,
     output: checkpoints.Output = None,
@@ -119,19 +152,24 @@ def score(
     std: checkpoints.Std = None,
     channels: checkpoints.Channels = None,
     weights: checkpoints.Weights = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory limit, e.g. 4GB; by default half of the free memory.",
+            metavar="SIZE",
+            envvar="EMBEDSCOPE_MEMORY",
+            rich_help_panel=EXECUTION,
+        ),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
-    form: Annotated[Format, typer.Option("--format", help="How to print.", envvar="EMBEDSCOPE_FORMAT")] = Format.table,
-    json: Json = False,
-    overwrite: Overwrite = False,
-    listed: Annotated[bool, listing("metrics")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure embeddings, side by side; * marks the best.
+    """Score embeddings side by side; * marks the best.
 
-    Silhouette, soft silhouette, Gini impurity per channel, class-histogram KL and explained variance, exact over all rows.
-    Under torchrun, the processes share the rows.
+    By default: silhouette, soft silhouette, Gini impurity per channel, class-histogram KL and explained variance, exact over
+    all rows. Under torchrun, the rows are shared among the processes.
     """
     from embedscope import distributed, evaluation
     from embedscope.devices import parse_bytes

@@ -42,65 +42,67 @@ class TrainingConfig:
     """
 
     objectives: tuple[str, ...] = _setting(
-        OBJECTIVES, "Objective, as in 'ce + 0.5*silhouette@10'. A list of numbers, 'ce + [0.1,1]*gini', makes a sweep."
+        OBJECTIVES, "Objective, e.g. 'ce + 0.5*silhouette@10'. A list of numbers, e.g. 'ce + [0.1,1]*gini', makes a sweep."
     )
-    head: str = _setting("linear", "linear, or mlp with widths, as in 'mlp(128, 64)'.")
+    head: str = _setting("linear", "Head: linear, or mlp with hidden widths, e.g. 'mlp(128, 64)'.")
     train: str = _setting(
-        "all", "Part of a network to train: all, head (its classifier), or last:N (the N last blocks before it, and it)."
+        "all", "Part of a network to train: all, head (its classifier), or last:N (its last N blocks and its classifier)."
     )
-    trials: int = _setting(1, "Number of trainings per objective, each with its own seed.", low=1)
+    trials: int = _setting(1, "Number of trials per objective, each with its own seed.", low=1)
     splits: int = _setting(
-        1,
-        "Number of divisions into training and test rows, each with all trials; from 5 on the verdict covers the split.",
-        low=1,
+        1, "Number of train/test splits, each with all trials; with 5 or more, the verdict accounts for the split.", low=1
     )
     primary: str = _setting(
-        "macro_f1", "Metric that the verdict is about: macro_f1, accuracy, knn_accuracy, or any metric such as silhouette."
+        "macro_f1", "Metric of the verdict: macro_f1, accuracy, knn_accuracy or any metric, e.g. silhouette."
     )
-    epochs: int = _setting(50, "Passes over the training rows.", low=1)
-    batch_size: int = _setting(128, "Batch size, unless the sampler decides it.", low=1)
-    sampler: str = _setting("shuffled", "shuffled, or 'balanced(classes=32, samples=8)': classes per batch, and rows of each.")
-    weights: str | None = _setting(None, "Sample weights: 'dataset_equity(eta=1, gamma=5)' makes rare samples count more.")
-    optimizer: str = _setting("adamw", "adamw, or 'sgd(momentum=0.9, nesterov=True)'.")
-    learning_rate: float = _setting(3e-3, "Learning rate at the start.")
+    epochs: int = _setting(50, "Number of epochs.", low=1)
+    batch_size: int = _setting(128, "Batch size; a balanced sampler sets its own.", low=1)
+    sampler: str = _setting(
+        "shuffled", "Sampler: shuffled, or classes and samples per batch, e.g. 'balanced(classes=32, samples=8)'."
+    )
+    weights: str | None = _setting(None, "Sample weights that upweight rare samples, e.g. 'dataset_equity(eta=1, gamma=5)'.")
+    optimizer: str = _setting("adamw", "Optimizer: adamw or sgd, e.g. 'sgd(momentum=0.9, nesterov=True)'.")
+    learning_rate: float = _setting(3e-3, "Initial learning rate.")
     backbone_learning_rate: float | None = _setting(
         None,
-        "Learning rate of a network before its classifier. By default a tenth of the learning rate if weights were loaded, "
-        "else the same.",
+        "Initial learning rate of a network below its classifier; by default a tenth of the learning rate if weights were "
+        "loaded, otherwise the same.",
     )
     loss_layer: str | None = _setting(
         None,
-        "Layer that gini and class_kl (mean |activation| of each channel) and latent_boost read instead of the embedding: "
-        "layer4, or 'features.3:flatten'.",
+        "Layer for gini, class_kl (mean |activation| per channel) and latent_boost instead of the embedding, e.g. layer4 or "
+        "'features.3:flatten'.",
     )
     augment: str | None = _setting(
-        None, "Augmentation of a network's training images: crop, flip, vflip and erase, as in 'crop(32, pad=4) + flip'."
+        None, "Augmentations of a network's training images (crop, flip, vflip, erase), e.g. 'crop(32, pad=4) + flip'."
     )
-    weight_decay: float = _setting(1e-4, "Weight decay of the optimizer.")
-    amp: bool = _setting(False, "Train a network in bfloat16 where that is safe; it is measured in float32.")
-    clip: float | None = _setting(None, "Largest norm of the gradient; larger ones are scaled down to it.")
+    weight_decay: float = _setting(1e-4, "Weight decay.")
+    amp: bool = _setting(False, "Train a network in bfloat16 where it is safe; evaluation uses float32.")
+    clip: float | None = _setting(None, "Maximum gradient norm; larger gradients are scaled down.")
     ema: float | None = _setting(
-        None, "Decay of an exponential moving average of the weights, which is validated and kept instead, as in 0.999."
+        None, "Decay of an exponential moving average of the weights, which is then validated and kept, e.g. 0.999."
     )
-    schedule: str = _setting("cosine", "Learning-rate schedule: cosine (to 0), 'plateau(factor=0.1, patience=5)', or constant.")
-    patience: int | None = _setting(None, "Stop after this many epochs without a better validation.", low=1)
+    schedule: str = _setting(
+        "cosine", "Learning-rate schedule: cosine (decay to 0), constant, or e.g. 'plateau(factor=0.1, patience=5)'."
+    )
+    patience: int | None = _setting(None, "Stop after N epochs without improvement on the validation rows.", low=1)
     select_by: str = _setting(
-        "macro_f1", "Criterion on the validation rows: macro_f1, accuracy, or a metric with a direction such as silhouette."
+        "macro_f1", "Validation criterion: macro_f1, accuracy, or a metric with a direction, e.g. silhouette."
     )
-    metrics: tuple[str, ...] = _setting(STANDARD, "Metric of the held-out rows, or a set of them, as in score.")
-    test_share: float = _setting(0.25, "Share of every class to hold out, unless the features have a split called test.")
+    metrics: tuple[str, ...] = _setting(STANDARD, "Metric, or set of metrics, on the held-out rows, as in score.")
+    test_share: float = _setting(0.25, "Share of each class to hold out, unless there is a split named test.")
     val_share: float = _setting(
-        0.1, "Share of the rest to choose the epoch by, unless there is a split called val; 0 keeps the last epoch."
+        0.1, "Share of the remaining rows for choosing the epoch, unless there is a split named val; 0 keeps the last epoch."
     )
     memory: int | None = _setting(
         None,
-        "Memory for rows, as in 4GB; beyond it they are drawn from disk, and inputs of a network are read anew. By default "
-        "half of what is free.",
+        "Memory limit for rows, e.g. 4GB; by default half of the free memory. Beyond it, rows and network inputs are read "
+        "from disk as needed.",
         low=1,
     )
-    device: str = _setting("auto", "auto, cpu, cuda or cuda:N; only auto falls back.")
-    seed: int = _setting(0, "Seed of the split and of the first trial.", low=0)
-    tensorboard: bool = _setting(False, "Write event files for TensorBoard too.")
+    device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N. Only auto falls back to the CPU.")
+    seed: int = _setting(0, "Random seed of the split and of the first trial.", low=0)
+    tensorboard: bool = _setting(False, "Also write TensorBoard event files.")
 
     def __post_init__(self) -> None:
         """Take one objective or metric for a list of one, and raise UsageError for values that could never work."""
