@@ -183,15 +183,15 @@ def print_findings(scores: Sequence[Scores]) -> None:
             continue
         looked = f" (looked at {', '.join(entry.examined)})"
         show("")
-        _fold(f"{entry.name}: {'what stands out' if entry.findings else f'nothing stands out{looked}'}", "", "  ")
+        fold(f"{entry.name}: {'what stands out' if entry.findings else f'nothing stands out{looked}'}", "", "  ")
         for finding in entry.findings[:most]:
-            _fold(f"{finding.text}.", "- ", "  ")
-            _fold(f"{finding.next}.", "  ", "  ")
+            fold(f"{finding.text}.", "- ", "  ")
+            fold(f"{finding.next}.", "  ", "  ")
         if most is not None and len(entry.findings) > most:
             show(f"  {len(entry.findings) - most} more with --json, or scored alone")
 
 
-def _fold(text: str, first: str, other: str) -> None:
+def fold(text: str, first: str, other: str) -> None:
     """Print a text on stdout, folded to the width of a terminal; in a pipe, as one line."""
     import shutil
     import textwrap

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedscope.cli.console import show
+from embedscope.cli.console import fold, show
 from embedscope.cli.help import DATA, EXECUTION, GENERAL, OUTPUT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from embedscope.plugins import Kind
 
 _LARGEST_SEED = 2**32 - 1
@@ -86,33 +88,50 @@ def preparation(name: str, panel: str) -> Any:
     return typer.Option(f"--{name}", help=meaning, metavar=metavar, show_default=False, rich_help_panel=panel)
 
 
-def show_sets() -> None:
-    """Print the sets of metrics, with what they hold."""
-    from embedscope.metrics import ALL, SETS, members
+def _groups(kind: Kind) -> Iterator[tuple[str, list[str]]]:
+    """Yield headings with the names of plugins below them, each name at least once."""
+    from embedscope import plugins
 
-    show("")
-    show("Sets, which -m takes as well:")
-    for name in SETS:
-        default = " (the default)" if name == "standard" else ""
-        show(f"{name}{default}: {', '.join(members(name) or ())}")
-    show(f"{ALL}: every metric")
+    names = plugins.names(kind)
+    if kind == "metrics":
+        from embedscope.metrics import SETS, members
+
+        for name in SETS:
+            yield f"Set {name}{' (the default)' if name == 'standard' else ''}:", members(name) or []
+        in_sets = {member for name in SETS for member in members(name) or ()}
+        yield "Other metrics:", [name for name in names if name not in in_sets]
+    elif kind == "plotting":
+        from embedscope.plotting import STANDARD
+
+        yield "Standard kinds, which are drawn by default if they apply:", [name for name in STANDARD if name in names]
+        yield "Other kinds:", [name for name in names if name not in STANDARD]
+    else:
+        yield "", names
 
 
-def listing(kind: Kind, what: str, panel: str = GENERAL) -> Any:
-    """Make the option `--list`, which prints the plugins of a kind with the first line of their docstrings, and stops."""
+def show_list(kind: Kind) -> None:
+    """Print the plugins of a kind with the first line of their docstrings."""
+    from embedscope import plugins
 
-    def show_list(wanted: bool) -> None:
+    aliases, width = plugins.aliases(kind), max(map(len, plugins.names(kind)))
+    for number, (heading, names) in enumerate(_groups(kind)):
+        for line in ([""] if number else []) + ([heading] if heading else []):
+            show(line)
+        for name in names:
+            first_line = (plugins.load(kind, name).__doc__ or "").strip().partition("\n")[0]
+            others = ", ".join(alias for alias, meant in aliases.items() if meant == name)
+            fold(f"{first_line}{f' Also: {others}.' if others else ''}", f"{name:{width}}  ", " " * (width + 2))
+    if kind == "metrics":
+        show("")
+        show("-m takes a metric, a set, or all for every metric.")
+
+
+def listing(kind: Kind, what: str, panel: str) -> Any:
+    """Make the option `--list`, which prints the plugins of a kind and exits."""
+
+    def listed(wanted: bool) -> None:
         if wanted:
-            from embedscope import plugins
-
-            known, aliases = plugins.names(kind), plugins.aliases(kind)
-            width = max(map(len, known))
-            for name in known:
-                first_line = (plugins.load(kind, name).__doc__ or "").strip().partition("\n")[0]
-                others = ", ".join(alias for alias, meant in aliases.items() if meant == name)
-                show(f"{name:{width}}  {first_line}{f' Also: {others}.' if others else ''}")
-            if kind == "metrics":
-                show_sets()
+            show_list(kind)
             raise typer.Exit
 
-    return typer.Option("--list", help=f"List the {what} and exit.", callback=show_list, is_eager=True, rich_help_panel=panel)
+    return typer.Option("--list", help=f"List the {what} and exit.", callback=listed, is_eager=True, rich_help_panel=panel)

@@ -83,8 +83,12 @@ def test_the_command_line(tmp_path, capsys):
     assert "nc3 is undefined: there are no logits; extract the features with --logits\n" in captured.err
 
 
-def test_the_list_ends_with_the_sets(capsys):
+def test_the_list_groups_metrics_by_set(capsys):
     assert main(["score", "--list"]) == 0
-    after = capsys.readouterr().out.partition("Sets, which -m takes as well:\n")[2].splitlines()
-    assert after[0] == f"standard (the default): {', '.join(STANDARD)}"
-    assert [line.partition(":")[0].partition(" ")[0] for line in after] == [*SETS, ALL]
+    *groups, last = capsys.readouterr().out.split("\n\n")
+    listed = {lines[0]: [line.split()[0] for line in lines[1:]] for lines in map(str.splitlines, groups)}
+    assert listed.pop("Set standard (the default):") == list(STANDARD)
+    others = listed.pop("Other metrics:")
+    assert listed == {f"Set {name}:": members(name) for name in SETS if name != "standard"}
+    assert {*others, *(member for name in SETS for member in SETS[name])} == set(plugins.names("metrics"))
+    assert last == f"-m takes a metric, a set, or {ALL} for every metric.\n"
