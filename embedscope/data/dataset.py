@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -54,3 +54,42 @@ class BatchedInputs(Inputs, Protocol):
     def batch(self, rows: Sequence[int], /) -> Sequence[Any] | Tensor:
         """The items of these rows: (B, ...) Tensor, or a list."""
         ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the inputs of a data set, by position."""
+
+    inputs: Inputs
+    positions: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.inputs[self.positions[index]]
+
+
+@dataclass(frozen=True)
+class ChosenBatched(Chosen):
+    """The same of inputs that are given many at once."""
+
+    inputs: BatchedInputs
+
+    def batch(self, rows: Sequence[int]) -> Sequence[Any] | Tensor:
+        """The items of these rows."""
+        return self.inputs.batch([self.positions[row] for row in rows])
+
+
+def rows_of(dataset: Dataset, positions: np.ndarray[Any, Any]) -> Dataset:
+    """Return the rows of a data set at ascending positions (n,)."""
+    if len(positions) == len(dataset.inputs):
+        return dataset
+    inputs, chosen = dataset.inputs, positions.tolist()
+    return replace(
+        dataset,
+        inputs=ChosenBatched(inputs, chosen) if isinstance(inputs, BatchedInputs) else Chosen(inputs, chosen),
+        labels=dataset.labels[positions],
+        ids=[dataset.ids[position] for position in chosen],
+        split=None if dataset.split is None else [dataset.split[position] for position in chosen],
+    )

@@ -7,21 +7,21 @@ import signal
 import threading
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils import data
 
 from embedscope import distributed
-from embedscope.data.dataset import BatchedInputs
+from embedscope.data.dataset import BatchedInputs, rows_of
 from embedscope.errors import EmbedscopeError, InputError
 from embedscope.models.preparation import advice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from embedscope.data.dataset import Dataset, Inputs
+    from embedscope.data.dataset import Dataset
     from embedscope.models.encoder import Items, Preparation
 
 # More readers than this wait for each other, or for the disk.
@@ -112,44 +112,11 @@ class Batches(data.Dataset[Batch]):
         return self._prepared([rows[place] for place in good], [items[place] for place in good], skipped)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Some of the inputs of a data set, by position."""
-
-    inputs: Inputs
-    positions: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.inputs[self.positions[index]]
-
-
-@dataclass(frozen=True)
-class ChosenBatched(Chosen):
-    """The same of inputs that are given many at once."""
-
-    inputs: BatchedInputs
-
-    def batch(self, rows: Sequence[int]) -> Items:
-        """The items of these rows."""
-        return self.inputs.batch([self.positions[row] for row in rows])
-
-
 def limited(dataset: Dataset, limit: int) -> Dataset:
     """Take at most `limit` inputs, spread evenly over the data, in their order: class folders come class by class."""
     if limit >= len(dataset.inputs):
         return dataset
-    positions: list[int] = np.linspace(0, len(dataset.inputs) - 1, limit).round().astype(int).tolist()
-    inputs = dataset.inputs
-    return replace(
-        dataset,
-        inputs=ChosenBatched(inputs, positions) if isinstance(inputs, BatchedInputs) else Chosen(inputs, positions),
-        labels=dataset.labels[positions],
-        ids=[dataset.ids[position] for position in positions],
-        split=None if dataset.split is None else [dataset.split[position] for position in positions],
-    )
+    return rows_of(dataset, np.linspace(0, len(dataset.inputs) - 1, limit).round().astype(int))
 
 
 def first_readable(batches: Batches) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 
 from embedscope import distributed
 from embedscope.data import open_dataset
+from embedscope.data.dataset import rows_of
 from embedscope.errors import InputError, OutputError, UsageError, unknown
 from embedscope.evaluation import Measurement, Scores, ScoreTable, evaluate
 from embedscope.evaluation.comparing import differences
@@ -25,7 +26,7 @@ from embedscope.metrics import STANDARD
 from embedscope.models import open_model
 from embedscope.models._reading import sha256_of
 from embedscope.monitoring.embedding import embed
-from embedscope.monitoring.probe import ReadProbe, rows_of
+from embedscope.monitoring.probe import ReadProbe
 from embedscope.progress import Track, silent, untracked
 from embedscope.store.trajectories import Point, append_points, read_points
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ from torch.utils import data
 
 from embedscope import devices, distributed
 from embedscope.data import open_dataset
-from embedscope.data.dataset import BatchedInputs, Dataset
+from embedscope.data.dataset import Dataset, rows_of
 from embedscope.errors import InputError, UsageError
-from embedscope.extraction.loading import Batches, Chosen, ChosenBatched, choose_workers, first_readable, load
+from embedscope.extraction.loading import Batches, choose_workers, first_readable, load
 from embedscope.extraction.modules import parts
 from embedscope.models.inputs import count_rows, cut
 from embedscope.models.preparation import Pixels
@@ -194,20 +194,6 @@ def _drawn(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
     if rows is not None:
         labelled = labelled[stratified_sample(torch.from_numpy(dataset.labels[labelled]), rows, seed).numpy()]
     return rows_of(dataset, labelled)
-
-
-def rows_of(dataset: Dataset, positions: Array) -> Dataset:
-    """Take the rows of a data set at ascending positions (n,)."""
-    if len(positions) == len(dataset.inputs):
-        return dataset
-    inputs, chosen = dataset.inputs, positions.tolist()
-    return replace(
-        dataset,
-        inputs=ChosenBatched(inputs, chosen) if isinstance(inputs, BatchedInputs) else Chosen(inputs, chosen),
-        labels=dataset.labels[positions],
-        ids=[dataset.ids[position] for position in chosen],
-        split=None if dataset.split is None else [dataset.split[position] for position in chosen],
-    )
 
 
 def _labels_of(dataset: Any) -> Array:
