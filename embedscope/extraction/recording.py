@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import sysconfig
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,8 @@ from embedscope import _version
 from embedscope._version import __version__
 from embedscope.extraction.running import LOGITS
 from embedscope.models._reading import sha256_of
-from embedscope.models.encoder import Weights, weights_digest
-from embedscope.store.provenance import DataOrigin, HeadOrigin, LayerOrigin, ModelOrigin, Provenance, RunOrigin
+from embedscope.models.encoder import model_origin
+from embedscope.store.provenance import DataOrigin, HeadOrigin, LayerOrigin, Provenance, RunOrigin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,18 +40,10 @@ def recorded(
     head: TrainedHead | None,
 ) -> Provenance:
     """Record a run whose layers are planned: the model has run once, and what it imports is imported."""
-    weights = encoder.weights or Weights()
     modules = dict(encoder.module.named_modules())
     return Provenance(
-        model=ModelOrigin(
-            spec=encoder.spec,
-            code_sha256=encoder.code_sha256,
-            checkpoint=weights.file,
-            sha256=weights.sha256,
-            weights_sha256=None if weights.sha256 else weights_digest(encoder),
-            origin=None if encoder.weights is None else weights.origin,
-            matched=tuple(weights.matched),
-            missing=tuple(weights.missing),
+        model=replace(
+            model_origin(encoder),
             head=None if head is None else HeadOrigin(str(head.path), head.sha256, head.objective),
             sources=_imported_sources(encoder),
             libraries=_library_versions(encoder),

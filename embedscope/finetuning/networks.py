@@ -15,14 +15,14 @@ from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, UsageError
 from embedscope.finetuning.inputs import InputBank, Prepared, items, prepare_inputs
 from embedscope.finetuning.validation import apply
-from embedscope.models.encoder import Encoder, Weights, weights_digest
+from embedscope.models.encoder import Encoder, model_origin, weights_digest
 from embedscope.models.network import Network, Plan, check_trainable, plan
 from embedscope.models.normalization import own_statistics
 from embedscope.models.precision import autocast_type
 from embedscope.models.preparation import Pixels
 from embedscope.progress import silent
 from embedscope.store.features import FeatureSet
-from embedscope.store.provenance import DataOrigin, LayerOrigin, ModelOrigin, Provenance
+from embedscope.store.provenance import DataOrigin, LayerOrigin, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +184,6 @@ def _start(encoder: Encoder, where: Plan, num_classes: int, train: str, seed: in
 
 
 def _features(encoder: Encoder, dataset: Dataset, where: Plan, embedding: Tensor) -> FeatureSet:
-    weights = encoder.weights or Weights()
     module = encoder.module.get_submodule(where.layer.module)
     return FeatureSet(
         name=dataset.location,
@@ -196,16 +195,7 @@ def _features(encoder: Encoder, dataset: Dataset, where: Plan, embedding: Tensor
         ids=np.array(list(dataset.ids), dtype=object),
         split=None if dataset.split is None else np.array(list(dataset.split), dtype=object),
         provenance=Provenance(
-            model=ModelOrigin(
-                spec=encoder.spec,
-                code_sha256=encoder.code_sha256,
-                checkpoint=weights.file,
-                sha256=weights.sha256,
-                weights_sha256=None if weights.sha256 else weights_digest(encoder),
-                origin=weights.origin or None,
-                matched=tuple(weights.matched),
-                missing=tuple(weights.missing),
-            ),
+            model=model_origin(encoder),
             data=DataOrigin(dataset.location, dataset.fingerprint),
             layers={where.layer.name: LayerOrigin(type(module).__name__, where.pooling.name, where.pooling.shape)},
             transform=encoder.prepare.text,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from embedscope.store.provenance import ModelOrigin
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -104,3 +106,18 @@ def weights_digest(encoder: Encoder) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def model_origin(encoder: Encoder) -> ModelOrigin:
+    """Return what provenance records of a model that is ready to run."""
+    weights = encoder.weights or Weights()
+    return ModelOrigin(
+        spec=encoder.spec,
+        code_sha256=encoder.code_sha256,
+        checkpoint=weights.file,
+        sha256=weights.sha256,
+        weights_sha256=None if weights.sha256 else weights_digest(encoder),
+        origin=None if encoder.weights is None else weights.origin,
+        matched=tuple(weights.matched),
+        missing=tuple(weights.missing),
+    )
