@@ -19,6 +19,7 @@ from torch import Tensor
 
 from embedscope.ops.blocks import row_slices
 from embedscope.ops.class_moments import unit_rows
+from embedscope.ops.influences import slopes
 from embedscope.ops.silhouettes import hard_silhouette
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def class_influences(
     members = (classes.index == place).nonzero().squeeze(1)
     count = len(members)
     own, other, alone = found.own[members], found.other[members], found.alone[members]
-    values = hard_silhouette(own, other, alone)
-    by_own, by_other = _slopes(own, other, alone)
+    values, by_own, by_other = slopes(_of_nearest, own, other[None], alone)
+    apart = ((own > 0) | (other > 0)).double()  # where both distances are 0, there is no direction
+    by_own, by_other = by_own * apart, by_other[0] * apart
     result = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     result[members] = (values - values.mean()) / count
     here = _prepared(rows[members], distance)
@@ -59,15 +61,8 @@ def class_influences(
     return result
 
 
-def _slopes(own: Tensor, other: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
-    """Derivatives of (b - a) / max(a, b) by a and by b: (n,) each; 0 for an only member and where both are 0."""
-    larger = torch.maximum(own, other)
-    still = alone | (larger == 0)
-    larger = larger.masked_fill(larger == 0, 1)
-    inside = own < other
-    by_own = torch.where(inside, -1 / larger, -other / larger.square())
-    by_other = torch.where(inside, own / larger.square(), 1 / larger)
-    return by_own.masked_fill(still, 0), by_other.masked_fill(still, 0)
+def _of_nearest(own: Tensor, other: Tensor, alone: Tensor) -> Tensor:
+    return hard_silhouette(own, other[0], alone)
 
 
 def _prepared(rows: Tensor, distance: str) -> Tensor:

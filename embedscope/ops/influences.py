@@ -89,7 +89,7 @@ def _distances(left: Tensor, right: Tensor, buffer: Tensor) -> Tensor:
     return squared.clamp_(min=0).sqrt_()
 
 
-def _slopes(silhouette: Silhouette, a: Tensor, d: Tensor, alone: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def slopes(silhouette: Silhouette, a: Tensor, d: Tensor, alone: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Values and slopes: a (B,), d (K, B), alone (B,) -> s (B,), ds/da (B,), ds/dd (K, B), 0 at the own class."""
     with torch.enable_grad():
         a, d = a.detach().requires_grad_(), d.detach().requires_grad_()
@@ -101,7 +101,7 @@ def _slopes(silhouette: Silhouette, a: Tensor, d: Tensor, alone: Tensor) -> tupl
 def _of_nearest_class(rows: Tensor, classes: Classes, silhouette: Silhouette, found: ClassDistances) -> Tensor:
     """Compare each class with its own rows and with those it is nearest to."""
     nearest = torch.searchsorted(classes.labels, found.nearest)
-    values, by_own, by_other = _slopes(silhouette, found.own, found.other[None], found.alone)
+    values, by_own, by_other = slopes(silhouette, found.own, found.other[None], found.alone)
     result = values - values.mean()
     sides = _sides(rows)
     buffer = rows.new_empty(_TILE * _TILE)
@@ -158,7 +158,7 @@ def _of_all_classes(rows: Tensor, classes: Classes, silhouette: Silhouette) -> T
         peers = counts[here] - 1
         own = sums[here, places] / peers.clamp(min=1)
         means = sums / counts[:, None]
-        values[slab], by_own, by_other = _slopes(
+        values[slab], by_own, by_other = slopes(
             silhouette, own, means.index_put((here, places), means.new_tensor(torch.inf)), peers == 0
         )
         weight = by_other / counts[:, None]  # (K, B)
@@ -197,7 +197,7 @@ def _in_closed_form(rows: Tensor, classes: Classes, silhouette: Silhouette, *, u
         means = half * between.clamp(min=0) + extra[block] + zeros
         peers = counts[here] - 1
         own = (means[here, places] * counts[here] - 2 * extra[block]) / peers.clamp(min=1)
-        values[block], by_own, by_other = _slopes(
+        values[block], by_own, by_other = slopes(
             silhouette, own, means.index_put((here, places), means.new_tensor(torch.inf)), peers == 0
         )
         weight = by_other / counts[:, None]
