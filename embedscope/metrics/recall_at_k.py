@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_moments import present_classes
-from embedscope.ops.retrieval import mean_over_retrievable
+from embedscope.ops.retrieval import check_retrievable, mean_over_retrievable
 from embedscope.ops.shared_neighbors import by_options, shared_neighbors
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ def recall_at_k(
     """
     k, distance = by_options(k=k, distance=distance)
     classes = present_classes(labels)
-    if not bool((classes.counts > 1).any()):
-        raise UndefinedError("no class has two rows: there is nothing to retrieve")
+    check_retrievable(classes)
     found = shared_neighbors(features, k, distance=distance, device=labels.device, anchors=anchors)
     own = classes.index if anchors is None else classes.index[anchors]
     hit = (classes.index[found.indices] == own[:, None]).any(dim=1).double()

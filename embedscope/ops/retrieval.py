@@ -52,8 +52,7 @@ def retrieved(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor 
     """
     unit = check_choice("distance", distance, DISTANCES) == "cosine"
     classes = present_classes(labels)
-    if not bool((classes.counts > 1).any()):
-        raise UndefinedError("no class has two rows: there is nothing to retrieve")
+    check_retrievable(classes)
     count, width = features.shape
     asked = torch.arange(count, device=labels.device) if anchors is None else anchors
     announce_all_pairs(len(asked), count, width, torch.float64, labels.device, once=False, what="ranks", factor=_DEARER)
@@ -180,6 +179,12 @@ def _in_any_order(features: Rows, positions: Tensor) -> Tensor:
 def _position_mask(count: int) -> int:
     """Return the bits that hold a position."""
     return (1 << count.bit_length()) - 1
+
+
+def check_retrievable(classes: Classes) -> None:
+    """Raise UndefinedError if every class has one row."""
+    if not bool((classes.counts > 1).any()):
+        raise UndefinedError("no class has two rows: there is nothing to retrieve")
 
 
 def mean_over_retrievable(per_sample: Tensor) -> float:
