@@ -16,7 +16,7 @@ from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
 from embedscope.evaluation.further_findings import with_comparison
 from embedscope.evaluation.scores import ScoreTable
-from embedscope.evaluation.shift import measure_shift
+from embedscope.evaluation.shift import Shift, measure_shift
 from embedscope.metrics import STANDARD
 from embedscope.ops.blocks import allowance, limits
 from embedscope.progress import Track, silent, untracked
@@ -102,9 +102,12 @@ def score(
         )
 
     scores = [measured(features) for features in found]
-    with limits(memory=distributed.all_reduce_object(allowance(torch.device("cpu"), memory), min), track=track):
-        comparisons = _comparisons(found, scores, measured, seed) if compare else []
-        shifts = [measure_shift(one, other, seed=seed) for one, other in zip(found, others, strict=False)]
+    comparisons: list[Comparison] = []
+    shifts: list[Shift] = []
+    if compare or others:
+        with limits(memory=distributed.all_reduce_object(allowance(torch.device("cpu"), memory), min), track=track):
+            comparisons = _comparisons(found, scores, measured, seed) if compare else []
+            shifts = [measure_shift(one, other, seed=seed) for one, other in zip(found, others, strict=False)]
     gaps = [each for pair in comparisons for each in pair.differences] if compare else differences(scores) if ci else []
     return ScoreTable(with_comparison(scores, gaps, comparisons, shifts), gaps, comparisons, shifts)
 
