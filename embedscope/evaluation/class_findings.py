@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedscope.evaluation.finding import Finding
+from embedscope.evaluation.finding import Finding, first_names
 from embedscope.ops.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -172,13 +172,12 @@ def _scattered(sides: Sides) -> list[Finding]:
         interval = wilson_interval(wrong, total)
         if total >= _FEW and wilson_interval(sides.sure[name], total, len(sides.total))[0] > _SCATTERED:
             nearest = [other for (mine, other), _ in sides.towards.most_common() if mine == name]
-            most = ", ".join(nearest[:3])
             found.append(
                 Finding(
                     "scattered_class",
                     "medium",
                     f"Class {name} is scattered: {_share(wrong, total)} of its {total:,} samples lie nearer to other classes "
-                    f"({most}{', ...' if len(nearest) > 3 else ''})",
+                    f"({first_names(nearest)})",
                     {"class": name, "wrong": wrong, "samples": total, "share": wrong / total, "ci95": list(interval)},
                     f"Look at the samples of {name} with the lowest silhouettes",
                     0.5 + interval[0] / 2,
@@ -195,13 +194,13 @@ def small_classes(scores: Scores) -> list[Finding] | None:
     few = [name for name, count in counts.items() if count < _FEW]
     if not few:
         return []
-    most = ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
     verb, whose = ("class has", "its") if len(few) == 1 else ("classes have", "their")
+    which = f"{len(few):,} of {len(counts):,} {verb} fewer than {_FEW} samples ({first_names(few)})"
     return [
         Finding(
             "small_classes",
             "low",
-            f"{len(few):,} of {len(counts):,} {verb} fewer than {_FEW} samples ({most}): {whose} own values say little",
+            f"{which}: {whose} own values say little",
             {"classes": few, "fewest": min(counts.values())},
             "Add samples, or leave these classes out of a comparison",
             len(few) / len(counts),

@@ -45,6 +45,11 @@ class Finding:
         }
 
 
+def first_names(names: Sequence[str]) -> str:
+    """Write the first three names, and an ellipsis if there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Sort findings by severity and weight, and keep the first `MOST`."""
     rank = {"high": 0, "medium": 1, "low": 2}

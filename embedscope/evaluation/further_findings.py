@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from embedscope.evaluation.finding import Finding, ordered
+from embedscope.evaluation.finding import Finding, first_names, ordered
 from embedscope.ops.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ def _worse(comparison: Comparison) -> list[Finding]:
     )
     if not lost:
         return []
-    most, names = lost[0], ", ".join(each.name for each in lost[:3])
+    most, names = lost[0], first_names([each.name for each in lost])
     assert most.ci95 is not None  # or it would not be significant
     low, high = most.ci95
     subject = f"Class {names} is" if len(lost) == 1 else f"{len(lost):,} classes are"
-    which = "" if len(lost) == 1 else f" ({names}{', ...' if len(lost) > 3 else ''}), {most.name} the most"
+    which = "" if len(lost) == 1 else f" ({names}), {most.name} the most"
     return [
         Finding(
             "worse_classes",
