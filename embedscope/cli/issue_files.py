@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from embedscope.cli.console import Talk
     from embedscope.evaluation.issues import Issues
-    from embedscope.evaluation.scores import ScoreTable
     from embedscope.store.features import FeatureSet
 
 
@@ -34,41 +33,3 @@ def write_issues(
                     talk.say(f"{each.name}: {title}: {count}{f' ({remark})' if remark else ''}")
         talk.say(f"wrote {write_table(path, issue_columns(found)):,} rows to {path}")
     return found
-
-
-def without_labels(sources: Sequence[FeatureSet], split: str | None, *, asked: bool) -> bool:
-    """Tell whether no row has a label, so that only issues can be found.
-
-    Raises:
-        InputError: labels are lacking for what was `asked` of metrics, or only some of the embeddings have some.
-    """
-    from embedscope.store import select_labelled, select_split
-
-    bare = [each for each in (select_split(each, split) for each in sources) if not (each.labels >= 0).any()]
-    if bare and (asked or len(bare) < len(sources)):
-        select_labelled(bare[0])  # raises
-    return bool(bare)
-
-
-def unmeasured(sources: Sequence[FeatureSet], found: Sequence[Issues]) -> ScoreTable:
-    """Return scores that have issues and no metrics."""
-    from embedscope.evaluation.scores import Scores, ScoreTable
-
-    return ScoreTable(
-        [
-            Scores(
-                name=each.name,
-                source=each.source,
-                layer=each.layer,
-                samples=issues.samples,
-                dimensions=each.features.shape[1],
-                classes=0,
-                device="cpu",
-                metrics={},
-                warnings=["no row has a label: metrics are not computed"],
-                ids=issues.ids,
-                labels=issues.ids[:0],
-            )
-            for each, issues in zip(sources, found, strict=True)
-        ]
-    )

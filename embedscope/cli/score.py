@@ -12,7 +12,7 @@ from embedscope.cli import checkpoints
 from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
 from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
 from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS, OUTPUT
-from embedscope.cli.issue_files import unmeasured, without_labels, write_issues
+from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
 
@@ -177,6 +177,7 @@ def score(
     from embedscope.evaluation.ranking import check_ranked
     from embedscope.evaluation.scores import sample_columns
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
+    from embedscope.evaluation.unlabelled import unmeasured, without_labels
     from embedscope.metrics import STANDARD
     from embedscope.ops.keeping import keeping
     from embedscope.store.files import check_output
