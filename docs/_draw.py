@@ -38,7 +38,7 @@ def draw(folder: Path) -> None:
     for name, store in zip(CHECKPOINTS, stores, strict=True):
         model, checkpoint = f"{SAMPLE}/network.py:DigitNet", SAMPLE / f"{name}.safetensors"
         run("extract", model, SAMPLE / "digits", "--checkpoint", checkpoint, "-o", store, "-q")
-    layers = ["--layer", "conv*", "--layer", "embedding", "--layer", "classifier.input", "-o", folder / "layers.h5"]
+    layers = ["--layer", "conv*", "--layer", "embedding", "--layer", "classifier.input", "-o", folder / "network.h5"]
     run("extract", model, SAMPLE / "digits", "--checkpoint", checkpoint, *layers, "-q")
     objectives = [part for each in OBJECTIVES for part in ("--objective", each)]
     run("finetune", stores[0], "-o", folder / "run", "--head", "mlp(64, 32)", "--trials", 5, *objectives, "-q")
@@ -47,7 +47,7 @@ def draw(folder: Path) -> None:
     jobs = [
         *((kind, [*stores, "--split", "test"]) for kind in _OF_BOTH),
         *((kind, of_one) for kind in _OF_ONE),
-        ("layers", [folder / "layers.h5", "--split", "test"]),
+        ("layers", [folder / "network.h5", "--split", "test"]),
         ("issues", [spoiled(folder, model, checkpoint)]),
         *((kind, [folder / "run"]) for kind in _OF_RUNS),
     ]

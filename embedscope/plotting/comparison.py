@@ -117,7 +117,9 @@ def direction(metric: str) -> str:
 
 
 def bounds(metric: str) -> tuple[float | None, float | None]:
-    """Return the lowest and highest possible value of a metric; what only finetune measures are shares."""
+    """Return the lowest and highest possible value of a metric; what only finetune measures are shares, and the loss."""
+    if metric == "loss":  # cross-entropy
+        return (0, None)
     name = plugins.canonical(plugins.parse(metric).name)
     return metrics.declaration(plugins.load("metrics", name)).bounds if name in plugins.names("metrics") else (0, 1)
 

@@ -109,8 +109,9 @@ def _spread(band: Band, limits: tuple[float | None, float | None]) -> tuple[Arra
 
 
 def _add_legend(sheet: Sheet, axes: Any, count: int) -> None:
-    """Add a legend above all lines and bands, for which the axis is made longer."""
+    """Add a legend above all lines and bands, for which the axis is made longer; it has no ticks there."""
     low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
     taken = min(0.6, sheet.lines(1.15 * count + 0.5, 0.833) / max(sheet.panel[1] - sheet.lines(4), 0.1))
     axes.set_ylim(low, low + (high - low) / (1 - taken))
     axes.legend(loc="upper right")

@@ -18,9 +18,11 @@ from embedscope.metrics import STANDARD as METRICS
 from embedscope.metrics.class_kl import class_kl
 from embedscope.metrics.gini import gini_channels
 from embedscope.plotting import STANDARD, KindDeclaration, declaration, plot, worst_classes
+from embedscope.plotting.comparison import bounds
 from embedscope.plotting.figure import WIDTHS, palette
 from embedscope.plotting.inputs import prepare
 from embedscope.plotting.pictures import picture
+from embedscope.plotting.training import Band, _spread
 from embedscope.store import read_features
 
 
@@ -202,6 +204,14 @@ def test_comparison_against_scipy(run):
                 np.testing.assert_allclose(outcome.ci95, np.clip(expected, low, high))
             called = objective.summary[metric].called
             assert outcome.differs == bool(called)
+
+
+@pytest.mark.parametrize(("column", "limits"), [("loss", (0, None)), ("accuracy", (0, 1)), ("silhouette", (-1, 1))])
+def test_bands_of_validation_end_at_what_is_possible(column, limits):
+    band = Band(np.array([1, 2]), np.array([2.3, 0.1]), np.array([0.5, 0.4]))
+    low, high = _spread(band, bounds(column))
+    np.testing.assert_allclose(low, np.clip([1.8, -0.3], *limits), rtol=1e-15)
+    np.testing.assert_allclose(high, np.clip([2.8, 0.5], *limits), rtol=1e-15)
 
 
 def test_default_kinds_are_those_that_suit(make_store, blobs, run, tmp_path):
