@@ -167,6 +167,7 @@ def evaluate(
                 [(read, *declared.neighbors(**options)) for declared, read, options in near if declared.neighbors],
                 drawn,
                 whole=not all(declared.takes_anchors for declared, _, _ in near),
+                labels=labels,
             )
         )
         found: dict[str, tuple[Measurement, Result | None]] = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.metrics import Result, metric
-from embedscope.ops.retrieval import mean_over_retrievable, retrieved
-from embedscope.ops.shared_neighbors import once, ranked_by
+from embedscope.ops.retrieval import mean_over_retrievable
+from embedscope.ops.shared_neighbors import ranked_by, shared_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,5 +43,5 @@ def mrr(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Te
 
     Reference: of the protocol, Musgrave et al. 2020, arXiv:2003.08505.
     """
-    reciprocal = 1 / once(retrieved, features, labels, distance=distance, anchors=anchors)[:, 0]
+    reciprocal = 1 / shared_ranks(features, labels, distance=distance, anchors=anchors).first
     return Result(mean_over_retrievable(reciprocal), reciprocal)

@@ -130,6 +130,36 @@ class Space:
         """Turn lower bounds into upper ones, given |x|² + |y|²."""
         return lower + (2 * self.error * norms + self.vanishing)
 
+    def excess(self, norms: Tensor, lower: Tensor) -> Tensor:
+        """Return by how much squared distances may exceed lower bounds of at most `lower`, given |x|² alone: (B,) float64.
+
+        |y|² is at most twice |x|² plus the squared distance, so that no norms of the others are needed.
+        """
+        share = 4 * self.error
+        if share > 0.5:  # hundreds of thousands of dimensions
+            return torch.full_like(norms, torch.inf)
+        return (1.5 * share * norms + share * lower.double().clamp(min=0) + self.vanishing) / (1 - share)
+
+
+def pair_distances(space: Space, features: Rows, here: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    """Compute the squared distances of pairs: exact (B, D) rows, (P,) of these, (P,) positions in features -> (P,) float64."""
+    exact = torch.empty(len(rows), dtype=torch.float64, device=here.device)
+    if isinstance(features, Tensor):
+        for block in blocks.row_slices(len(rows), features.shape[1] * 24):
+            exact[block] = space.squared(here[rows[block]], space.exact(features[positions[block].to(features.device)]))
+        return exact
+    order = positions.argsort()
+    sorted_positions = positions[order]
+    for span in blocks.row_slices(features.shape[0], features.shape[1] * 24):
+        ends = torch.searchsorted(sorted_positions, torch.tensor([span.start, span.stop], device=here.device)).tolist()
+        if ends[0] == ends[1]:
+            continue
+        values = space.exact(features[span])
+        for block in blocks.row_slices(ends[1], features.shape[1] * 24, start=ends[0]):
+            pairs = order[block]
+            exact[pairs] = space.squared(here[rows[pairs]], values[positions[pairs] - span.start])
+    return exact
+
 
 def surveyed(features: Rows, queries: Rows | None, *, unit: bool, device: torch.device) -> Space:
     """Pass over the rows once, and over the queries, to find where they lie and what numbers their products need."""

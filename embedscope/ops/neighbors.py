@@ -17,7 +17,7 @@ from torch import Tensor
 from embedscope import distributed
 from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import blocks
-from embedscope.ops.neighbor_space import Space, lower_bounds, surveyed
+from embedscope.ops.neighbor_space import Space, lower_bounds, pair_distances, surveyed
 from embedscope.ops.neighbor_tiles import Candidates, closest, kept_count
 from embedscope.ops.pass_costs import announce_all_pairs
 from embedscope.ops.rows import gathered
@@ -108,7 +108,12 @@ def nearest_neighbors(
         for group in blocks.row_slices(asked.shape[0], kept_count(k, searched) * 48, blocks.memory() // 3)
     ]
     indices, squared = (torch.cat(each) for each in zip(*found, strict=True))
-    return Neighbors(indices, squared / 2 if unit else squared.sqrt_() / space.scale)
+    return in_space(space, indices, squared)
+
+
+def in_space(space: Space, indices: Tensor, squared: Tensor) -> Neighbors:
+    """Turn (M, k) positions and squared distances in the space into neighbors."""
+    return Neighbors(indices, squared / 2 if space.unit else squared.sqrt() / space.scale)
 
 
 def _searched(
@@ -117,14 +122,27 @@ def _searched(
     found = closest(space, features, asked, rows, positions, k, symmetric=symmetric)
     share = distributed.share(rows.stop - rows.start)
     mine = slice(rows.start + share.start, rows.start + share.stop)
-    indices, squared = _refined(space, features, asked, positions, found.part(share), k, mine)
+    indices, squared = refined(space, features, asked, positions, found.part(share), k, mine)
     return distributed.all_gather(indices), distributed.all_gather(squared)
 
 
-def _refined(
+def refined(
     space: Space, features: Rows, asked: Rows, positions: Tensor | None, found: Candidates, k: int, mine: slice
 ) -> tuple[Tensor, Tensor]:
-    """Order the candidates of some rows by their exact distances: -> (m, k) positions, (m, k) float64 squared distances."""
+    """Order the candidates of some rows by their exact distances.
+
+    Args:
+        space: where to compare.
+        features: (N, D), searched.
+        asked: what is searched for.
+        positions: where each of `asked` is among the features; None if they are not there.
+        found: candidates of the rows in `mine`.
+        k: how many neighbors are wanted.
+        mine: which rows of `asked`: m.
+
+    Returns:
+        (m, k) int64 positions, and (m, k) float64 squared distances in the space.
+    """
     count, device = mine.stop - mine.start, space.centre.device
     indices = torch.empty(count, k, dtype=torch.int64, device=device)
     squared = torch.empty(count, k, dtype=torch.float64, device=device)
@@ -136,7 +154,7 @@ def _refined(
         exact = torch.full(kept[block].shape, torch.inf, dtype=torch.float64, device=device)
         rows, columns = kept[block].nonzero(as_tuple=True)
         here = space.exact(asked[slice(mine.start + block.start, mine.start + block.stop)])
-        exact[rows, columns] = _distances(space, features, here, rows, found.indices[block][rows, columns])
+        exact[rows, columns] = pair_distances(space, features, here, rows, found.indices[block][rows, columns])
         order = found.indices[block].argsort(dim=1)
         by_position = exact.gather(1, order)
         values, second = by_position.sort(dim=1, stable=True)
@@ -148,26 +166,6 @@ def _refined(
         itself = None if positions is None else positions[chosen + mine.start]
         indices[chosen], squared[chosen] = _thorough(space, features, gathered(asked, chosen + mine.start), itself, k)
     return indices, squared
-
-
-def _distances(space: Space, features: Rows, here: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
-    """Compute the squared distances of pairs: exact (B, D) rows, (P,) of these, (P,) positions in features -> (P,) float64."""
-    exact = torch.empty(len(rows), dtype=torch.float64, device=here.device)
-    if isinstance(features, Tensor):
-        for block in blocks.row_slices(len(rows), features.shape[1] * 24):
-            exact[block] = space.squared(here[rows[block]], space.exact(features[positions[block].to(features.device)]))
-        return exact
-    order = positions.argsort()
-    sorted_positions = positions[order]
-    for span in blocks.row_slices(features.shape[0], features.shape[1] * 24):
-        ends = torch.searchsorted(sorted_positions, torch.tensor([span.start, span.stop], device=here.device)).tolist()
-        if ends[0] == ends[1]:
-            continue
-        values = space.exact(features[span])
-        for block in blocks.row_slices(ends[1], features.shape[1] * 24, start=ends[0]):
-            pairs = order[block]
-            exact[pairs] = space.squared(here[rows[pairs]], values[positions[pairs] - span.start])
-    return exact
 
 
 def _thorough(space: Space, features: Rows, asked: Tensor, itself: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
@@ -203,7 +201,7 @@ def _all_within_reach(space: Space, features: Rows, asked: Tensor, k: int) -> tu
         for bounds, norm in zip(lower, here.norms, strict=True)
     ]
     rows, positions = (lower <= torch.stack(farthest)[:, None]).nonzero(as_tuple=True)
-    exact = _distances(space, features, space.exact(asked), rows, positions)
+    exact = pair_distances(space, features, space.exact(asked), rows, positions)
     order = exact.argsort(stable=True)
     order = order[rows[order].argsort(stable=True)]  # by row, within it by distance, within that by position
     counts = torch.bincount(rows, minlength=len(asked))

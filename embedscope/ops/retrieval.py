@@ -1,13 +1,13 @@
-"""Ranks of the rows of the own class among all others: what retrieval metrics are made of, a block of rows at a time.
+"""Ranks of the rows of the own class among all others: what retrieval metrics are made of.
 
-R-precision and MAP@R look at as many nearest rows as the own class has, thousands at times: they are reduced to numbers per
-row while a block is there, and never stored. One pass serves all of them. Squared distances are products in float64. What
-differs by less than their rounding (2 ** -40 of the norms, and 2 ** -32 of the distance among a million rows) counts as equal,
-and is ordered by position.
+R-precision and MAP@R look at as many nearest rows as the own class has: they are reduced to numbers per row while a block of
+rows is there, and never stored. One pass serves all of them, and finds the nearest neighbors on the way. Rows of classes that
+are small beside the data are ranked by short products (`ops.rank_candidates`), all others by float64 (`ops.rank_keys`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,174 +16,112 @@ from torch import Tensor
 from embedscope import distributed
 from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import blocks
-from embedscope.ops.class_moments import present_classes, zero_rows
-from embedscope.ops.neighbor_space import RIGHT_ANGLE, Space, surveyed
-from embedscope.ops.neighbors import DISTANCES
+from embedscope.ops.class_moments import present_classes
+from embedscope.ops.neighbor_space import Space, surveyed
+from embedscope.ops.neighbor_tiles import kept_count
+from embedscope.ops.neighbors import DISTANCES, Neighbors, in_space, refined
 from embedscope.ops.pass_costs import announce_all_pairs
+from embedscope.ops.rank_candidates import ranks_by_candidates, worth_candidates
+from embedscope.ops.rank_keys import ranks_by_keys
 from embedscope.ops.rows import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from embedscope.ops.class_moments import Classes
+    from embedscope.ops.neighbor_tiles import Candidates
     from embedscope.ops.rows import Rows
 
-# The size from which the rows of a class are measured from one of their own, so that those near each other keep their digits.
-_OWN_ORIGIN = 64
-
-# Bytes of a tile of distances, which several operations pass over.
-_TILE_BYTES = 2**21
-
-# How much longer than a distance a rank takes.
-_DEARER = 1.7
-
-_GRID = 2.0**-40
-_ITSELF = torch.iinfo(torch.int64).max
+# How much longer than a distance a rank takes, by candidates and by keys.
+_DEARER, _DEARER_BY_KEYS = 1.7, 1.7
 
 
-def retrieved(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None = None) -> Tensor:
-    """Return what retrieval metrics read of each row, from one pass over the pairs: (M, 3) float64; NaN where R is 0.
+@dataclass(frozen=True)
+class Retrieved:
+    """Ranks of M rows, NaN for a row alone in its class, and what was found on the way.
 
-    R is how many other rows the class has. The columns are the rank of the first row of the own class, at least 1; R-precision
-    and the average precision at R, both in [0, 1].
+    Attributes:
+        first: (M,) float64, rank of the first row of the own class, at least 1.
+        r_precision: (M,) float64, share of the own class among the R nearest, R being how many other rows the class has.
+        average: (M,) float64, average precision at R.
+        neighbors: the k nearest of each row; None if none were asked for, or a search of its own is cheaper.
+    """
+
+    first: Tensor
+    r_precision: Tensor
+    average: Tensor
+    neighbors: Neighbors | None = None
+
+
+def retrieved(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None = None, k: int = 0) -> Retrieved:
+    """Return what retrieval metrics read of each row, from one pass over the pairs.
+
+    Args:
+        features: (N, D), any float dtype; read by blocks where they are not a tensor.
+        labels: (N,) integers.
+        distance: "euclidean" or "cosine". Rows at equal distances are ordered by position.
+        anchors: (M,) positions of the rows to rank; all if None.
+        k: how many neighbors to find on the way, as `nearest_neighbors` does.
 
     Raises:
         UndefinedError: every class has one row.
+        UsageError: an unknown distance.
     """
     unit = check_choice("distance", distance, DISTANCES) == "cosine"
     classes = present_classes(labels)
     check_retrievable(classes)
-    count, width = features.shape
-    asked = torch.arange(count, device=labels.device) if anchors is None else anchors
-    announce_all_pairs(len(asked), count, width, torch.float64, labels.device, once=False, what="ranks", factor=_DEARER)
-    space = surveyed(features, None, unit=unit, device=labels.device)
-    mine = asked[distributed.share(len(asked))]
-    found = torch.full((len(mine), 3), torch.nan, dtype=torch.float64, device=labels.device)
-    groups = list(_groups(classes.index[mine], classes.counts))
-    searched = _Searched(space, features)
-    buffer = torch.empty(0, dtype=torch.int64, device=labels.device)
-    for here, own in blocks.tracked(groups, "ranks", len(groups)):
-        origin, typical = _origin(space, features, classes, own)
-        searched.move(origin)
-        for block in blocks.row_slices(len(here), count * 40, blocks.memory() // 8):
-            positions = mine[here[block]]
-            if buffer.numel() < len(positions) * count:  # fresh memory for each block takes as long as the product
-                buffer = torch.empty(len(positions) * count, dtype=torch.int64, device=labels.device)
-            keys = buffer[: len(positions) * count].view(len(positions), count)
-            _fill(keys, searched, _in_any_order(features, positions), positions, typical)
-            found[here[block]] = _measured(keys, classes, positions)
-    return distributed.all_gather(found)
+    count, device = features.shape[0], labels.device
+    asked = torch.arange(count, device=device) if anchors is None else anchors
+    space = surveyed(features, None, unit=unit, device=device)
+    near = worth_candidates(classes.counts[classes.index[asked]] - 1, count)
+    k = _found_on_the_way(k, near, count)
+    _announce(space, features, near, len(asked))
+    share = distributed.share(len(asked))
+    mine, chosen = asked[share], near[share] if k == 0 else torch.ones_like(near[share])
+    ranks = torch.full((len(mine), 3), torch.nan, dtype=torch.float64, device=device)
+    nearest: Candidates | None = None
+    left = ~chosen
+    if bool(chosen.any()):
+        found = ranks_by_candidates(space, features, classes, mine[chosen], k=k)
+        ranks[chosen], left[chosen], nearest = found.ranks, found.open, found.nearest
+    if bool(left.any()):
+        ranks[left] = ranks_by_keys(space, features, classes, mine[left])
+    neighbors = _refined(space, features, anchors, asked, nearest, k, share) if k else None
+    first, precision, average = distributed.all_gather(ranks).unbind(dim=1)
+    return Retrieved(first, precision, average, neighbors)
 
 
-def _measured(keys: Tensor, classes: Classes, positions: Tensor) -> Tensor:
-    """Turn keys into the first rank, R-precision and average precision at R: (B, N) -> (B, 3)."""
-    count, own = keys.shape[1], classes.index[positions, None]
-    sizes = classes.counts[own] - 1  # (B, 1)
-    nearest = keys.topk(int(sizes.max()), dim=1, largest=False, sorted=True).values
-    hits = classes.index[nearest.bitwise_and_(_position_mask(count))] == own
-    first = hits.double().argmax(dim=1) + 1
-    for row in (~hits.any(dim=1)).nonzero().squeeze(1).tolist():
-        best = keys[row][classes.index == own[row]].amin()
-        first[row] = (keys[row] < best).sum() + 1
-    ranks = torch.arange(1, hits.shape[1] + 1, device=keys.device)
-    hits &= ranks <= sizes
-    average = (hits * hits.cumsum(dim=1) / ranks.double()).sum(dim=1)
-    return torch.stack([first.double(), hits.sum(dim=1) / sizes[:, 0].double(), average / sizes[:, 0]], dim=1)
+def _found_on_the_way(k: int, near: Tensor, count: int) -> int:
+    """Return k if neighbors are cheaper to find on the way, else 0."""
+    wanted = min(k, count - 1)
+    fits = len(near) * kept_count(wanted, count - 1) * 48 <= blocks.memory() // 3
+    return wanted if fits and int(near.sum()) * 2 > len(near) else 0
 
 
-class _Searched:
-    """All rows in float64, measured from one origin after another; kept in memory where that fits."""
-
-    def __init__(self, space: Space, features: Rows) -> None:
-        self.space, self.features = space, features
-        count, width = features.shape
-        self.origin = space.centre
-        self._exact = self._moved = self._void = None
-        if 16 * count * width <= blocks.memory() // 4:
-            self._exact = torch.empty(count, width, dtype=torch.float64, device=space.centre.device)
-            for span in blocks.row_slices(count, width * 24):
-                self._exact[span] = space.exact(features[span])
-            self._void = zero_rows(self._exact) if space.unit else None
-            self._moved = torch.empty_like(self._exact)
-
-    def move(self, origin: Tensor) -> None:
-        """Measure from here from now on."""
-        self.origin = origin
-        if self._exact is not None:
-            torch.sub(self._exact, origin, out=self._moved)
-
-    def parts(self, rows: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """Give (columns, the rows (C, D), which have no direction), so that a tile of so many rows stays in the cache."""
-        count, width = self.features.shape
-        if self._moved is not None:
-            for span in blocks.row_slices(count, 8 * rows, _TILE_BYTES):
-                yield span, self._moved[span], None if self._void is None else self._void[span]
-            return
-        for span in blocks.row_slices(count, width * 24):
-            y = self.space.exact(self.features[span])
-            yield span, y - self.origin, zero_rows(y) if self.space.unit else None
+def _refined(
+    space: Space, features: Rows, anchors: Tensor | None, asked: Tensor, found: Candidates | None, k: int, mine: slice
+) -> Neighbors:
+    rows = features if anchors is None else gathered(features, anchors)
+    if found is None:  # another process has the rows
+        indices = torch.empty(0, k, dtype=torch.int64, device=asked.device)
+        squared = torch.empty(0, k, dtype=torch.float64, device=asked.device)
+    else:
+        indices, squared = refined(space, features, rows, asked, found, k, mine)
+    return in_space(space, distributed.all_gather(indices), distributed.all_gather(squared))
 
 
-def _groups(index: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, int | None]]:
-    """Put rows together that are measured from one origin: large classes each alone, and all small ones; lone rows nowhere."""
-    size = counts[index]
-    small = ((size > 1) & (size < _OWN_ORIGIN)).nonzero().squeeze(1)
-    if len(small):
-        yield small[size[small].argsort(stable=True)], None
-    for label in (counts >= _OWN_ORIGIN).nonzero().squeeze(1).tolist():
-        here = (index == label).nonzero().squeeze(1)
-        if len(here):
-            yield here, label
+def _announce(space: Space, features: Rows, near: Tensor, asked: int) -> None:
+    few, (count, width), device = int(near.sum()), features.shape, space.centre.device
+    for rows, dtype, factor in ((few, space.dtype, _DEARER), (asked - few, torch.float64, _DEARER_BY_KEYS)):
+        announce_all_pairs(rows, count, width, dtype, device, once=False, what="ranks", factor=factor)
 
 
-def _origin(space: Space, features: Rows, classes: Classes, own: int | None) -> tuple[Tensor, float]:
-    """Return where to measure a class from, a row of it near its median, (D,) float64, and a typical |x|² from there.
-
-    Rows that are equal to that row then are exactly at 0. Small classes have the origin and the unit of the space.
-    """
-    if own is None:
-        return space.centre, 1.0
-    members = (classes.index == own).nonzero().squeeze(1)
-    rows = space.exact(gathered(features, members[:: max(1, len(members) // 256)]))
-    origin = rows[(rows - rows.median(dim=0).values).square().sum(dim=1).argmin()]
-    return origin, float((rows - origin).square().sum(dim=1).median())
-
-
-def _fill(keys: Tensor, searched: _Searched, rows: Tensor, positions: Tensor, typical: float) -> None:
-    """Order all rows by (distance, position) from some, in place: (B, N) int64, whose lowest bits are positions."""
-    count, space = keys.shape[1], searched.space
-    x = space.exact(rows)
-    blank = zero_rows(x) if space.unit else None
-    x = x - searched.origin
-    norms = x.square().sum(dim=1)  # (B,)
-    grid = torch.exp2(torch.ceil(torch.log2((norms + typical).clamp(min=2.0**-900)))) * _GRID
-    mask, places = _position_mask(count), torch.arange(count, device=x.device)
-    for span, y, void in searched.parts(len(x)):
-        squared = torch.addmm(y.square().sum(dim=1)[None, :], x, y.T, alpha=-2).add_(norms[:, None])
-        if blank is not None and void is not None:
-            squared[blank] = RIGHT_ANGLE
-            squared[:, void] = RIGHT_ANGLE
-        squared = squared.clamp_(min=0).div_(grid[:, None]).round_().mul_(grid[:, None]).add_(0.0)
-        # The bits of positive numbers are ordered as the numbers are.
-        torch.bitwise_or(squared.view(torch.int64).bitwise_and_(~mask), places[span], out=keys[:, span])
-    keys[torch.arange(len(x), device=x.device), positions] = _ITSELF
-
-
-def _in_any_order(features: Rows, positions: Tensor) -> Tensor:
-    order = positions.argsort()
-    return gathered(features, positions[order])[
-        order.argsort().to("cpu" if not isinstance(features, Tensor) else features.device)
-    ]
-
-
-def _position_mask(count: int) -> int:
-    """Return the bits that hold a position."""
-    return (1 << count.bit_length()) - 1
+def retrievable(classes: Classes) -> bool:
+    """Tell whether a class has two rows."""
+    return bool((classes.counts > 1).any())
 
 
 def check_retrievable(classes: Classes) -> None:
     """Raise UndefinedError if every class has one row."""
-    if not bool((classes.counts > 1).any()):
+    if not retrievable(classes):
         raise UndefinedError("no class has two rows: there is nothing to retrieve")
 
 

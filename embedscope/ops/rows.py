@@ -80,3 +80,11 @@ def gathered(features: Rows, positions: Tensor) -> Tensor:
             span = slice(int(inside[0]), int(inside[-1]) + 1)
             parts.append(features[span][inside - span.start])
     return torch.cat(parts)
+
+
+def gathered_in_any_order(features: Rows, positions: Tensor) -> Tensor:
+    """Read rows at positions in any order: (n, D)."""
+    if isinstance(features, Tensor):
+        return features[positions.to(features.device)]
+    order = positions.argsort()
+    return gathered(features, positions[order])[order.argsort().cpu()]

@@ -1,7 +1,8 @@
-"""Neighbours that several metrics of one run need: found once, with the largest k that is asked for.
+"""Neighbors and ranks that several metrics of one run need: found once, with the largest k that any of them asks for.
 
 A metric declares what it needs beside its definition, `@metric(neighbors=by_options)`. `sharing` holds what all metrics of a
-run declared; `shared_neighbors` finds it when the first of them asks, or finds its own where nothing is shared.
+run declared; `shared_neighbors` and `shared_ranks` find it when the first of them asks. If a run needs both for the same rows
+and distance, one pass over all pairs finds both.
 """
 
 from __future__ import annotations
@@ -9,33 +10,54 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import check_choice, check_whole
+from embedscope.ops.class_moments import present_classes
 from embedscope.ops.keeping import fingerprint, kept
 from embedscope.ops.neighbors import DISTANCES, Neighbors, nearest_neighbors
+from embedscope.ops.retrieval import Retrieved, retrievable, retrieved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
 
-T = TypeVar("T")
+_Key = tuple[int, str]  # which rows, and the distance
 
 
 @dataclass
 class _Run:
-    """What a run shares: k by rows and distance; which rows are searched for, None for all; what was found so far."""
+    """What a run shares.
 
-    needs: dict[tuple[int, str], int] = field(default_factory=dict)
+    Attributes:
+        needs: k by rows and distance; 0 if only ranks are needed.
+        ranked: the rows and distances of which ranks are needed, too.
+        labels: (N,) of the rows, for ranks.
+        anchors: (M,) which rows are measured; None for all.
+        whole: whether a metric reads the neighbors of all rows, anchors or not.
+        neighbors: what was found so far, by rows and distance.
+        ranks: what was found so far, by rows and distance.
+    """
+
+    needs: dict[_Key, int] = field(default_factory=dict)
+    ranked: set[_Key] = field(default_factory=set)
+    labels: Tensor | None = None
     anchors: Tensor | None = None
-    found: dict[Any, Any] = field(default_factory=dict)
+    whole: bool = False
+    neighbors: dict[_Key, Neighbors] = field(default_factory=dict)
+    ranks: dict[_Key, Retrieved] = field(default_factory=dict)
+
+    @property
+    def searched(self) -> Tensor | None:
+        """The rows whose neighbors are found; None for all."""
+        return None if self.whole else self.anchors
 
 
-_RUN: ContextVar[_Run | None] = ContextVar("neighbours", default=None)
+_RUN: ContextVar[_Run | None] = ContextVar("neighbors", default=None)
 
 
 def by_options(*, k: int, distance: str, **_: Any) -> tuple[int, str]:
@@ -44,23 +66,28 @@ def by_options(*, k: int, distance: str, **_: Any) -> tuple[int, str]:
 
 
 def ranked_by(*, distance: str, **_: Any) -> tuple[int, str]:
-    """Declare that a metric reads no neighbours, but shares ranks by its `distance`: see `once`."""
+    """Declare that a metric reads no neighbours, but shares ranks by its `distance`: see `shared_ranks`."""
     return 0, check_choice("distance", distance, DISTANCES)
 
 
 @contextmanager
-def sharing(needs: Iterable[tuple[Rows, int, str]], anchors: Tensor | None, *, whole: bool) -> Iterator[None]:
-    """Find neighbours once for every `shared_neighbors` inside, when the first asks.
+def sharing(
+    needs: Iterable[tuple[Rows, int, str]], anchors: Tensor | None, *, whole: bool, labels: Tensor | None = None
+) -> Iterator[None]:
+    """Find neighbors once for every `shared_neighbors` inside, and ranks for every `shared_ranks`, when the first asks.
 
     Args:
-        needs: (rows, k, distance).
+        needs: (rows, k, distance); k is 0 for ranks.
         anchors: (M,) ascending positions of the rows that are measured; None for all.
-        whole: whether a metric reads the neighbours of all rows, anchors or not.
+        whole: whether a metric reads the neighbors of all rows, anchors or not.
+        labels: (N,) of the rows; needed for ranks.
     """
-    run = _Run(anchors=None if whole else anchors)
+    run = _Run(labels=labels, anchors=anchors, whole=whole)
     for rows, k, distance in needs:
         key = id(rows), distance
         run.needs[key] = max(k, run.needs.get(key, 0))
+        if k == 0:
+            run.ranked.add(key)
     token = _RUN.set(run)
     try:
         yield
@@ -75,29 +102,56 @@ def shared_neighbors(
     run, key = _RUN.get(), (id(features), distance)
     if run is None or run.needs.get(key, 0) < k:
         return _kept_neighbors(features, k, distance, anchors, device)
-    if key not in run.found:
-        run.found[key] = _kept_neighbors(features, run.needs[key], distance, run.anchors, device)
-    found: Neighbors = run.found[key]
-    return (found.of(anchors) if anchors is not None and run.anchors is None else found).first(k)
+    if key in run.ranked and key not in run.neighbors:
+        _find_ranks(run, features, distance, device)
+    if key not in run.neighbors:
+        run.neighbors[key] = _kept_neighbors(features, run.needs[key], distance, run.searched, device)
+    found = run.neighbors[key]
+    return (found.of(anchors) if anchors is not None and run.searched is None else found).first(k)
+
+
+def shared_ranks(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None) -> Retrieved:
+    """Return what retrieval metrics read of each row, or of each of the anchors; see `retrieved`.
+
+    Raises:
+        UndefinedError: every class has one row.
+    """
+    run, key = _RUN.get(), (id(features), distance)
+    if run is None or key not in run.ranked:
+        return retrieved(features, labels, distance=distance, anchors=anchors)
+    _find_ranks(run, features, distance, labels.device)
+    return run.ranks[key] if key in run.ranks else retrieved(features, labels, distance=distance, anchors=anchors)
+
+
+def _find_ranks(run: _Run, features: Rows, distance: str, device: torch.device) -> None:
+    """Rank once per run, and find neighbors on the way if they are needed and not kept; do nothing if ranks are undefined."""
+    key = id(features), distance
+    if key in run.ranks or run.labels is None or not retrievable(present_classes(run.labels)):
+        return
+    k = run.needs[key] if run.searched is run.anchors and key not in run.neighbors else 0
+    results, name = _results(features, k, distance, run.searched, device)
+    if k and results is not None and name in results and results[name][0] >= k:
+        k = 0
+    found = run.ranks[key] = retrieved(features, run.labels, distance=distance, anchors=run.anchors, k=k)
+    if found.neighbors is not None:
+        run.neighbors[key] = found.neighbors
+        if results is not None:
+            results[name] = k, found.neighbors
 
 
 def _kept_neighbors(features: Rows, k: int, distance: str, anchors: Tensor | None, device: torch.device) -> Neighbors:
-    results = kept(16 * features.shape[0] * k) if anchors is None else None
+    results, name = _results(features, k, distance, anchors, device)
     if results is None:
         return nearest_neighbors(features, k, distance=distance, anchors=anchors, device=device)
-    key = "neighbors", fingerprint(features), distance, device
-    if key not in results or results[key][0] < k:
-        results[key] = k, nearest_neighbors(features, k, distance=distance, device=device)
-    found: Neighbors = results[key][1]
+    if name not in results or results[name][0] < k:
+        results[name] = k, nearest_neighbors(features, k, distance=distance, device=device)
+    found: Neighbors = results[name][1]
     return found.first(k)
 
 
-def once(compute: Callable[..., T], features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None) -> T:
-    """Return what `compute(features, labels, distance=, anchors=)` gives; computed once a run for rows that are shared."""
-    run, key = _RUN.get(), (compute, id(features), distance)
-    if run is None or (id(features), distance) not in run.needs:
-        return compute(features, labels, distance=distance, anchors=anchors)
-    if key not in run.found:
-        run.found[key] = compute(features, labels, distance=distance, anchors=anchors)
-    found: T = run.found[key]
-    return found
+def _results(
+    features: Rows, k: int, distance: str, anchors: Tensor | None, device: torch.device
+) -> tuple[dict[Any, Any] | None, Any]:
+    """Return what is kept between runs, None if nothing is, and the name of these neighbors in it."""
+    results = kept(16 * features.shape[0] * k) if anchors is None and k else None
+    return results, None if results is None else ("neighbors", fingerprint(features), distance, device)
