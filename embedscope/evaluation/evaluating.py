@@ -160,16 +160,11 @@ def evaluate(
         )
         logits = _logits(features, labels, where, budget) if any(each.declared.takes_logits for each in chosen) else None
         near = [
-            (each.declared, read, each.options) for each, read in zip(chosen, reads, strict=True) if each.declared.neighbors
+            (read, *each.declared.neighbors(**each.options), not each.declared.takes_anchors)
+            for each, read in zip(chosen, reads, strict=True)
+            if each.declared.neighbors
         ]
-        stack.enter_context(
-            sharing_neighbors(
-                [(read, *declared.neighbors(**options)) for declared, read, options in near if declared.neighbors],
-                drawn,
-                whole=not all(declared.takes_anchors for declared, _, _ in near),
-                labels=labels,
-            )
-        )
+        stack.enter_context(sharing_neighbors(near, drawn, labels))
         found: dict[str, tuple[Measurement, Result | None]] = {}
         for each, read in zip(chosen, reads, strict=True):
             # A metric asked for twice is told apart by the options that were used.

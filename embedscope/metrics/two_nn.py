@@ -1,19 +1,23 @@
-"""The intrinsic dimension by the two nearest neighbours of each row."""
+"""The intrinsic dimension by the two nearest neighbors of each row."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from embedscope.errors import UndefinedError, check_number
 from embedscope.metrics import Result, metric
-from embedscope.ops.neighbors import nearest_neighbors
+from embedscope.ops.shared_neighbors import shared_neighbors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
+
+
+def _two(**_: Any) -> tuple[int, str]:
+    return 2, "euclidean"
 
 
 @metric(
@@ -22,9 +26,10 @@ if TYPE_CHECKING:
     invariant=("translation", "rotation", "scale"),
     reference="doi:10.1038/s41598-017-11873-y",
     interval=False,
+    neighbors=_two,
 )
 def two_nn(features: Rows, labels: Tensor, *, discard: float = 0.1) -> Result:
-    """Intrinsic dimension from the ratio of the distances to the two nearest neighbours of each row (TwoNN).
+    """Intrinsic dimension from the ratio of the distances to the two nearest neighbors of each row (TwoNN).
 
     The slope through the origin of -ln(1 - i / n) on ln(r2 / r1), ratios in ascending order i = 1, 2, ….
 
@@ -44,8 +49,8 @@ def two_nn(features: Rows, labels: Tensor, *, discard: float = 0.1) -> Result:
     """
     check_number("discard", discard, above=0, high=1)
     if features.shape[0] < 3:
-        raise UndefinedError("two neighbours need at least three rows")
-    nearest = nearest_neighbors(features, 2, device=labels.device).distances
+        raise UndefinedError("two neighbors need at least three rows")
+    nearest = shared_neighbors(features, 2, distance="euclidean", device=labels.device).distances
     nearest = nearest[nearest[:, 0] > 0]
     ratios = (nearest[:, 1] / nearest[:, 0]).log().sort().values
     count = len(ratios)
@@ -56,7 +61,7 @@ def two_nn(features: Rows, labels: Tensor, *, discard: float = 0.1) -> Result:
     y = -torch.log1p(-torch.arange(1, kept + 1, dtype=x.dtype, device=x.device) / count)
     squares = float(x.square().sum())
     if squares <= 0:
-        raise UndefinedError("the two nearest neighbours are equally far from every row: the dimension is unbounded")
+        raise UndefinedError("the two nearest neighbors are equally far from every row: the dimension is unbounded")
     duplicates = features.shape[0] - count
     note = f"{duplicates:,} rows that have a duplicate are left out" if duplicates else None
     return Result(float((x * y).sum()) / squares, note=note)

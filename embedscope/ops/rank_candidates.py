@@ -87,7 +87,7 @@ def ranks_by_candidates(space: Space, features: Rows, classes: Classes, position
         found = _Block.of(space, x, bounds, min(max(int(own.max()), kept, _FEWEST), count - 1))
         fits = here[found.rows]
         if kept:
-            lower[fits], indices[fits] = found.values[:, :kept], found.positions[:, :kept]
+            lower[fits], indices[fits] = found.values[:, :kept], found.positions(kept)
         ranks[fits], still[fits] = found.ranks(space, features, rows, classes, positions[fits])
         missing = torch.ones_like(here, dtype=torch.bool)
         missing[found.rows] = False
@@ -132,21 +132,27 @@ class _Searched:
 
 @dataclass(frozen=True)
 class _Block:
-    """The candidates of some rows of a block, by (lower bound, position).
+    """The candidates of some rows of a block.
 
     Attributes:
         rows: (b,) which rows of the block.
-        values: (b, C) lower bounds, infinite beyond the candidates.
-        positions: (b, C) int64.
+        found: (b, C) int64, positions of the candidates, ascending.
+        order: (b, C) int64, which of these are the first by (lower bound, position).
+        values: (b, C) lower bounds in this order, infinite beyond the candidates.
         widths: (b,) float64, by how much a squared distance may exceed its lower bound.
         wanted: how many of each row are in order once the open ones are measured.
     """
 
     rows: Tensor
+    found: Tensor
+    order: Tensor
     values: Tensor
-    positions: Tensor
     widths: Tensor
     wanted: int
+
+    def positions(self, first: int) -> Tensor:
+        """Return the positions of the first ones by lower bound: (b, first)."""
+        return self.found.gather(1, self.order[:, :first])
 
     @classmethod
     def of(cls, space: Space, x: LaidRows, bounds: Tensor, wanted: int) -> _Block:
@@ -171,24 +177,24 @@ class _Block:
         positions = torch.zeros_like(values, dtype=torch.int64)
         values[line, slot], positions[line, slot] = bounds[row, position], position
         values, order = values.sort(dim=1, stable=True)
-        return cls(kept, values, positions.gather(1, order), space.excess(x.norms, threshold)[kept], wanted)
+        return cls(kept, positions, order, values, space.excess(x.norms, threshold)[kept], wanted)
 
     def ranks(self, space: Space, features: Rows, rows: Tensor, classes: Classes, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Measure what is open, and rank: (B, D) rows of the block, (b,) positions -> (b, 3) float64, (b,) bool still open."""
         own = classes.index[positions, None]
-        hits = classes.index[self.positions] == own
+        same = classes.index[self.found] == own
+        hits = same.gather(1, self.order)
         unsure = self._open(hits)
         sizes = classes.counts[own[:, 0]] - 1
         still = (unsure.sum(dim=1) > max(_FEWEST, features.shape[0] // _OPEN_PART)) | (sizes > self.wanted)
         unsure &= ~still[:, None]
-        exact = self.values.double()
         row, slot = unsure.nonzero(as_tuple=True)
         if len(row):
-            here = space.exact(rows[self.rows])
-            exact[row, slot] = _rounded(pair_distances(space, features, here, row, self.positions[row, slot]))
-            by_position = self.positions.argsort(dim=1, stable=True)
-            order = by_position.gather(1, exact.gather(1, by_position).argsort(dim=1, stable=True))
-            hits = hits.gather(1, order)
+            place = self.order[row, slot]
+            squared = pair_distances(space, features, space.exact(rows[self.rows]), row, self.found[row, place])
+            exact = torch.empty_like(self.values, dtype=torch.float64).scatter_(1, self.order, self.values.double())
+            exact[row, place] = _rounded(squared)
+            hits = same.gather(1, exact.argsort(dim=1, stable=True))
         hits = hits[:, : self.wanted]
         first = hits.double().argmax(dim=1) + 1
         return torch.cat([first.double()[:, None], precisions(hits, sizes)], dim=1), still | ~hits.any(dim=1)

@@ -38,7 +38,7 @@ class _Run:
         ranked: the rows and distances of which ranks are needed, too.
         labels: (N,) of the rows, for ranks.
         anchors: (M,) which rows are measured; None for all.
-        whole: whether a metric reads the neighbors of all rows, anchors or not.
+        whole: the rows and distances of which a metric reads the neighbors of all rows, anchors or not.
         neighbors: what was found so far, by rows and distance.
         ranks: what was found so far, by rows and distance.
     """
@@ -47,14 +47,13 @@ class _Run:
     ranked: set[_Key] = field(default_factory=set)
     labels: Tensor | None = None
     anchors: Tensor | None = None
-    whole: bool = False
+    whole: set[_Key] = field(default_factory=set)
     neighbors: dict[_Key, Neighbors] = field(default_factory=dict)
     ranks: dict[_Key, Retrieved] = field(default_factory=dict)
 
-    @property
-    def searched(self) -> Tensor | None:
-        """The rows whose neighbors are found; None for all."""
-        return None if self.whole else self.anchors
+    def searched(self, key: _Key) -> Tensor | None:
+        """Return the rows whose neighbors are found; None for all."""
+        return None if key in self.whole else self.anchors
 
 
 _RUN: ContextVar[_Run | None] = ContextVar("neighbors", default=None)
@@ -72,22 +71,23 @@ def ranked_by(*, distance: str, **_: Any) -> tuple[int, str]:
 
 @contextmanager
 def sharing(
-    needs: Iterable[tuple[Rows, int, str]], anchors: Tensor | None, *, whole: bool, labels: Tensor | None = None
+    needs: Iterable[tuple[Rows, int, str, bool]], anchors: Tensor | None, labels: Tensor | None = None
 ) -> Iterator[None]:
     """Find neighbors once for every `shared_neighbors` inside, and ranks for every `shared_ranks`, when the first asks.
 
     Args:
-        needs: (rows, k, distance); k is 0 for ranks.
+        needs: (rows, k, distance, whether a metric reads the neighbors of all rows, anchors or not); k is 0 for ranks.
         anchors: (M,) ascending positions of the rows that are measured; None for all.
-        whole: whether a metric reads the neighbors of all rows, anchors or not.
         labels: (N,) of the rows; needed for ranks.
     """
-    run = _Run(labels=labels, anchors=anchors, whole=whole)
-    for rows, k, distance in needs:
+    run = _Run(labels=labels, anchors=anchors)
+    for rows, k, distance, whole in needs:
         key = id(rows), distance
         run.needs[key] = max(k, run.needs.get(key, 0))
         if k == 0:
             run.ranked.add(key)
+        elif whole:
+            run.whole.add(key)
     token = _RUN.set(run)
     try:
         yield
@@ -105,9 +105,9 @@ def shared_neighbors(
     if key in run.ranked and key not in run.neighbors:
         _find_ranks(run, features, distance, device)
     if key not in run.neighbors:
-        run.neighbors[key] = _kept_neighbors(features, run.needs[key], distance, run.searched, device)
+        run.neighbors[key] = _kept_neighbors(features, run.needs[key], distance, run.searched(key), device)
     found = run.neighbors[key]
-    return (found.of(anchors) if anchors is not None and run.searched is None else found).first(k)
+    return (found.of(anchors) if anchors is not None and run.searched(key) is None else found).first(k)
 
 
 def shared_ranks(features: Rows, labels: Tensor, *, distance: str, anchors: Tensor | None) -> Retrieved:
@@ -128,8 +128,8 @@ def _find_ranks(run: _Run, features: Rows, distance: str, device: torch.device) 
     key = id(features), distance
     if key in run.ranks or run.labels is None or not retrievable(present_classes(run.labels)):
         return
-    k = run.needs[key] if run.searched is run.anchors and key not in run.neighbors else 0
-    results, name = _results(features, k, distance, run.searched, device)
+    k = run.needs[key] if run.searched(key) is run.anchors and key not in run.neighbors else 0
+    results, name = _results(features, k, distance, run.searched(key), device)
     if k and results is not None and name in results and results[name][0] >= k:
         k = 0
     found = run.ranks[key] = retrieved(features, run.labels, distance=distance, anchors=run.anchors, k=k)

@@ -153,7 +153,7 @@ def _profile(each: Embedding, k: int, distance: str) -> NeighborProfile:
     largest = min(k, len(labels) - 1)
     steps = np.array(sorted({step for step in _STEPS if step < largest} | {largest}))
     counted = min(_COUNTED, largest)
-    with sharing([(rows, largest, distance)], None, whole=True):
+    with sharing([(rows, largest, distance, True)], None):
         correct = np.stack([_correct(rows, labels, int(step), distance) for step in steps])  # (m, N)
         near = shared_neighbors(rows, counted, distance=distance, device=labels.device).indices
         try:

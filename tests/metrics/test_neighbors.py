@@ -190,7 +190,7 @@ def test_a_run_searches_once(sample, monkeypatch):
 
     monkeypatch.setattr(shared_neighbors, "nearest_neighbors", counted)
     monkeypatch.setattr(shared_neighbors, "retrieved", ranked)
-    together = evaluate(sample, [*ALL, "hubness(k=3, distance='euclidean')"], device="cpu").metrics
+    together = evaluate(sample, [*ALL, "two_nn", "hubness(k=3, distance='euclidean')"], device="cpu").metrics
     assert calls == [(20, "cosine"), (3, "euclidean")]  # one pass for ranks and neighbors
     for name in ALL:
         assert evaluate(sample, name, device="cpu").metrics[name].value == together[name].value
