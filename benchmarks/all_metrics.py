@@ -23,6 +23,7 @@ from embedscope.ops.keeping import keeping
 sys.path.insert(0, str(Path(__file__).parent))
 from _features import network_features
 
+SAMPLE = 5000
 SETS = ("standard", "retrieval", "neural_collapse", "collapse", "linear_probe", "two_nn")
 
 
@@ -63,6 +64,7 @@ def main():
         timed(name, lambda name=name: evaluate((x, y), name), standard)
     timed("issues", lambda: find_issues(x, y), standard)
     timed("all and issues, in one run", lambda: everything(x, y), standard)
+    timed(f"all, of a sample of {SAMPLE:,}", lambda: evaluate((x, y), "all", sample=SAMPLE), standard)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from embedscope.ops.neighbor_tiles import Candidates
     from embedscope.ops.rows import Rows
 
-# How much longer than a distance a rank takes, by candidates and by keys.
-_DEARER, _DEARER_BY_KEYS = 1.7, 1.7
+# How much longer than a distance a rank takes by candidates, with what does not depend on the dimensions; and by keys.
+_DEARER, _DEARER_IN_FEW, _DEARER_BY_KEYS = 1.6, 100, 1.7
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,12 @@ def _refined(
 
 
 def _announce(space: Space, features: Rows, near: Tensor, asked: int) -> None:
-    few, (count, width), device = int(near.sum()), features.shape, space.centre.device
-    for rows, dtype, factor in ((few, space.dtype, _DEARER), (asked - few, torch.float64, _DEARER_BY_KEYS)):
+    by_candidates, (count, width), device = int(near.sum()), features.shape, space.centre.device
+    dearer = _DEARER + _DEARER_IN_FEW / (width + 40)
+    for rows, dtype, factor in (
+        (by_candidates, space.dtype, dearer),
+        (asked - by_candidates, torch.float64, _DEARER_BY_KEYS),
+    ):
         announce_all_pairs(rows, count, width, dtype, device, once=False, what="ranks", factor=factor)
 
 
