@@ -1,11 +1,11 @@
-"""How fast are exact nearest neighbours, against scikit-learn's brute force and faiss?
+"""How fast are exact nearest neighbors, against scikit-learn's brute force and faiss?
 
     python benchmarks/neighbors_speed.py [--rows 50000] [--runs 3] [--cpu]
 
 With --cpu, everything has one thread and seconds are those of the process, for a machine that others use as well.
 
 faiss is timed where it can be imported (faiss-cpu is not a dependency). It finds each row itself first, so it is asked for one
-neighbour more, and it returns float32 distances that are not exact between near rows.
+neighbor more, and it returns float32 distances that are not exact between near rows.
 """
 
 import argparse
