@@ -60,13 +60,21 @@ def worth_candidates(sizes: Tensor, count: int) -> Tensor:
 
 
 def ranks_by_candidates(space: Space, features: Rows, classes: Classes, positions: Tensor, *, k: int = 0) -> RankedRows:
-    """Rank some rows, and collect candidates for their k nearest on the way: (n,) positions -> RankedRows."""
+    """Rank some rows, and collect candidates for their k nearest on the way.
+
+    Args:
+        space: where to compare.
+        features: (N, D), searched.
+        classes: of all rows.
+        positions: (n,) which rows to rank.
+        k: how many neighbors candidates are collected for.
+    """
     count, device = features.shape[0], space.centre.device
     sizes = classes.counts[classes.index[positions]] - 1
     near = worth_candidates(sizes, count)
     kept = kept_count(k, count - 1) if k else 0
     ranks = torch.full((len(positions), 3), torch.nan, dtype=torch.float64, device=device)
-    still = ~near
+    still = torch.ones_like(near)
     lower = torch.full((len(positions), kept), torch.inf, dtype=space.dtype, device=device)
     indices = torch.zeros(len(positions), kept, dtype=torch.int64, device=device)
     norms = torch.empty(len(positions), dtype=torch.float64, device=device)
@@ -89,9 +97,6 @@ def ranks_by_candidates(space: Space, features: Rows, classes: Classes, position
         if kept:
             lower[fits], indices[fits] = found.values[:, :kept], found.positions(kept)
         ranks[fits], still[fits] = found.ranks(space, features, rows, classes, positions[fits])
-        missing = torch.ones_like(here, dtype=torch.bool)
-        missing[found.rows] = False
-        still[here[missing]] = True
     ranks[still | (sizes == 0)] = torch.nan
     nearest = Candidates(lower, indices, norms, searched.norms, complete=kept == count - 1) if kept else None
     return RankedRows(ranks, still & (sizes > 0), nearest)
