@@ -26,8 +26,8 @@ _ON_GPU = 8192
 # Numbers of a tile that are looked at together: only a group whose smallest is below the largest one kept is looked into.
 _GROUP = 16
 
-# The share of groups from which the whole tile is sorted instead.
-_DENSE = 8
+# The share of groups from which the whole tile is looked at instead, and the share of its numbers from which it is sorted.
+_DENSE, _TOO_DENSE = 8, 4
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,22 @@ class _Kept:
             bound = torch.minimum(bound, torch.nextafter(most, torch.full_like(most, torch.inf)))
         row, group = (smallest < bound[:, None]).nonzero(as_tuple=True)
         if len(row) > smallest.numel() // (2 if first else _DENSE):
-            return False
+            return not first and self._sift_all(rows, tile, start, turned=turned)
         if len(row):
             values = parted[:, group, row].T if turned else parted[row, :, group]  # (hits, _GROUP)
             hit, member = (values < bound[row, None]).nonzero(as_tuple=True)
             self._wait(rows, (row[hit], start + member * groups + group[hit], values[hit, member]), now=first)
+        return True
+
+    def _sift_all(self, rows: slice, tile: Tensor, start: int, *, turned: bool) -> bool:
+        """Take in what is below the largest kept, without groups; False, and nothing is taken, if that is most of the tile."""
+        bound = self.largest[rows]
+        below = tile < (bound if turned else bound[:, None])
+        if int(below.sum()) > below.numel() // _TOO_DENSE:
+            return False
+        one, other = below.nonzero(as_tuple=True)
+        row, column = (other, one) if turned else (one, other)
+        self._wait(rows, (row, start + column, tile[one, other]), now=True)
         return True
 
     def _wait(self, rows: slice, found: tuple[Tensor, Tensor, Tensor], *, now: bool) -> None:
