@@ -21,7 +21,7 @@ BATCH = 256
 
 
 class Net(nn.Module):
-    """Two convolutions and two Linears, as the networks that Fashion-MNIST is learnt with."""
+    """Two convolutions and two Linears, as the networks that Fashion-MNIST is learned with."""
 
     def __init__(self) -> None:
         super().__init__()

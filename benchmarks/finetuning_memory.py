@@ -20,7 +20,7 @@ def write_store(path: Path, rows: int) -> None:
     """Write rows of 100 classes, the first HELD_OUT of them for testing, as many again for validation."""
     generator = np.random.default_rng(0)
     labels = np.arange(rows) % 100
-    centres = generator.normal(size=(100, WIDTH)).astype(np.float32)
+    centers = generator.normal(size=(100, WIDTH)).astype(np.float32)
     split = np.full(rows, "train", dtype=object)
     split[: min(HELD_OUT, rows // 4)] = "test"
     split[min(HELD_OUT, rows // 4) : 2 * min(HELD_OUT, rows // 4)] = "val"
@@ -34,7 +34,7 @@ def write_store(path: Path, rows: int) -> None:
     ) as store:
         for start in range(0, rows, 20_000):
             part = labels[start : start + 20_000]
-            store.add({"embedding": centres[part] + generator.standard_normal((len(part), WIDTH), dtype=np.float32)})
+            store.add({"embedding": centers[part] + generator.standard_normal((len(part), WIDTH), dtype=np.float32)})
 
 
 def peak(store: Path, *options: str) -> tuple[float, float]:

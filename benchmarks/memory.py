@@ -28,7 +28,7 @@ METRICS = ("silhouette(distance='cosine')", "gini", "class_kl", "explained_varia
 def write_store(path: Path, rows: int, width: int) -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(rows) % 100
-    centres = generator.normal(size=(100, width)).astype(np.float32)
+    centers = generator.normal(size=(100, width)).astype(np.float32)
     with StoreWriter(
         path,
         labels=labels,
@@ -39,7 +39,7 @@ def write_store(path: Path, rows: int, width: int) -> None:
     ) as store:
         for start in range(0, rows, 50_000):
             part = labels[start : start + 50_000]
-            store.add({"embedding": centres[part] + generator.standard_normal((len(part), width), dtype=np.float32)})
+            store.add({"embedding": centers[part] + generator.standard_normal((len(part), width), dtype=np.float32)})
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def draw() -> None:
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained", facecolor="white")
     axes.loglog(rows, seconds, "o-", label="measured")
     for power, name in ((1, "N"), (2, "N²")):
-        axes.loglog(rows, seconds[0] * (rows / rows[0]) ** power, ":", color="grey")
+        axes.loglog(rows, seconds[0] * (rows / rows[0]) ** power, ":", color="gray")
         axes.annotate(name, (rows[-1], seconds[0] * (rows[-1] / rows[0]) ** power), xytext=(4, -3), textcoords="offset points")
     axes.set(xlabel=f"rows of {WIDTH:,} float32 in {CLASSES:,} classes, from disk", ylabel="seconds of CPU")
     axes.spines[["top", "right"]].set_visible(False)

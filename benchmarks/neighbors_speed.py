@@ -48,8 +48,8 @@ def features(kind: str, rows: int, width: int) -> torch.Tensor:
     if kind == "normal":
         return torch.randn(rows, width, generator=generator)
     labels = torch.randint(100, (rows,), generator=generator)  # as of a network: a hundred classes, sorted, after a ReLU
-    centres = torch.randn(100, width, generator=generator)
-    return (centres[labels.sort().values] + torch.randn(rows, width, generator=generator)).relu()
+    centers = torch.randn(100, width, generator=generator)
+    return (centers[labels.sort().values] + torch.randn(rows, width, generator=generator)).relu()
 
 
 def main() -> None:

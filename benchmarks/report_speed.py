@@ -25,12 +25,12 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-ang
 def write_page(path: Path, count: int, classes: int, inputs: int) -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(count) % classes
-    centres = generator.normal(size=(classes, 16)) * 2
+    centers = generator.normal(size=(classes, 16)) * 2
     ids = np.array([f"train/n{label:08d}/n{label:08d}_{row:06d}.JPEG" for row, label in enumerate(labels)], dtype=object)
     names = tuple(f"n{label:08d}" for label in range(classes))
     views = []
     for each in range(inputs):
-        rows = torch.from_numpy((centres[labels] * (1 + each) + generator.normal(size=(count, 16))).astype(np.float32))
+        rows = torch.from_numpy((centers[labels] * (1 + each) + generator.normal(size=(count, 16))).astype(np.float32))
         found = FeatureSet(f"model {each}", f"{each}.h5", "layer", rows, labels, names, ids)
         views.append(report.View(found, np.arange(count), {"first two": rows[:, :2].numpy()}))
     report.write(path, views)

@@ -13,15 +13,15 @@ def cases() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     found = {}
     for classes in (10, 1000):
         labels = torch.arange(N) % classes
-        centres, noise = torch.randn(classes, D, generator=generator), torch.randn(N, D, generator=generator)
-        ordinary = centres[labels] + noise
+        centers, noise = torch.randn(classes, D, generator=generator), torch.randn(N, D, generator=generator)
+        ordinary = centers[labels] + noise
         found |= {
             f"ordinary, K = {classes}": (ordinary, labels),
             f"shifted by 1000, K = {classes}": (ordinary + 1000, labels),
-            f"clusters of radius 1e-3, K = {classes}": (centres[labels] + 1e-3 * noise, labels),
-            f"the same, in pairs, K = {classes}": (centres[labels // 2] + 1e-3 * (noise + 3 * centres[labels]), labels),
+            f"clusters of radius 1e-3, K = {classes}": (centers[labels] + 1e-3 * noise, labels),
+            f"the same, in pairs, K = {classes}": (centers[labels // 2] + 1e-3 * (noise + 3 * centers[labels]), labels),
             f"each row twice or more, K = {classes}": (ordinary[torch.randint(N // 3, (N,), generator=generator)], labels),
-            f"collapsed classes, K = {classes}": (centres[labels], labels),
+            f"collapsed classes, K = {classes}": (centers[labels], labels),
             f"one row at 1e6, K = {classes}": (torch.cat([torch.full((1, D), 1e6), ordinary[1:]]), labels),
             f"one class at 1e4, K = {classes}": (ordinary + 1e4 * (labels == 3)[:, None], labels),
             f"times 1e-30, K = {classes}": (ordinary * 1e-30, labels),

@@ -17,8 +17,8 @@ N = 20_000
 def blobs(width: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (N,), generator=generator)
-    centres = torch.randn(classes, width, generator=generator)
-    return torch.randn(N, width, generator=generator) + centres[labels], labels
+    centers = torch.randn(classes, width, generator=generator)
+    return torch.randn(N, width, generator=generator) + centers[labels], labels
 
 
 def product(features: torch.Tensor, block: int) -> None:

@@ -72,14 +72,14 @@ def spoiled(folder: Path, model: str, checkpoint: Path) -> Path:
 
 
 def shrink(picture: Path) -> None:
-    """Reduce a picture to the width that the site shows twice over, and to 255 colours."""
+    """Reduce a picture to the width that the site shows twice over, and to 255 colors."""
     from PIL import Image
 
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
     if image.width > _WIDTH:
         image = image.resize((_WIDTH, round(image.height * _WIDTH / image.width)), Image.Resampling.LANCZOS)
-    # Maximum coverage keeps the colours of small classes, which the median cut merges.
+    # Maximum coverage keeps the colors of small classes, which the median cut merges.
     image.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 

@@ -153,8 +153,8 @@ def recognises(test: Callable[[Path], bool]) -> Callable[[F], F]:
     return declare
 
 
-def recognising(kind: Kind, path: Path) -> str | None:
-    """Name the first source of a kind that recognises a path, or None."""
+def recognizing(kind: Kind, path: Path) -> str | None:
+    """Name the first source of a kind that recognizes a path, or None."""
     for name in names(kind):
         if getattr(load(kind, name), "recognises", lambda path: False)(path):
             return name

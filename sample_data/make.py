@@ -2,7 +2,7 @@
 
     python sample_data/make.py
 
-The images are those of `sklearn.datasets.load_digits`: 1797 handwritten digits, 8 x 8, 17 levels of grey. The checkpoints are
+The images are those of `sklearn.datasets.load_digits`: 1797 handwritten digits, 8 x 8, 17 levels of gray. The checkpoints are
 the network after 20 steps of training (`early`) and after 30 epochs (`late`).
 """
 

@@ -1,4 +1,4 @@
-"""A small convolutional network for 8 x 8 grey digits."""
+"""A small convolutional network for 8 x 8 gray digits."""
 
 import torch
 from torch import nn

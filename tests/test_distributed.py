@@ -26,8 +26,8 @@ data = np.load(path)
 features, labels = torch.from_numpy(data["X"]), torch.from_numpy(data["y"])
 specs = ["silhouette", "silhouette(distance='cosine')", "silhouette(distance='sqeuclidean')",
          "soft_silhouette(softmin='weighted')", "gini", "class_kl", "explained_variance", "rankme", "effective_rank",
-         "calinski_harabasz", "davies_bouldin", "lda_rank", "alignment", "uniformity", "anisotropy", "anisotropy(centred=True)",
-         "collapse_std", "two_nn", "linear_probe(C=0.1)", "neural_collapse",
+         "calinski_harabasz", "davies_bouldin", "lda_rank", "alignment", "uniformity", "anisotropy",
+         "anisotropy(centered=True)", "collapse_std", "two_nn", "linear_probe(C=0.1)", "neural_collapse",
          "knn_accuracy", "recall_at_k(distance='euclidean')", "map_at_r", "mrr", "hubness"]
 given = feature_set(features, labels)
 given = replace(given, logits=features[:, : len(given.class_names)])  # a classifier that reads one channel for each class

@@ -12,7 +12,7 @@ PAGES = {
     "metrics.md": ("Metrics", "Every metric: direction, range, invariances, options and source.", plugin_pages.metrics),
     "losses.md": ("Losses", "Every loss that an objective may contain, with its options and source.", plugin_pages.losses),
     "plots.md": ("Plot kinds", "Every kind of plot and its options.", plugin_pages.plots),
-    "sources.md": ("Models and data", "Where models and labelled data may come from.", plugin_pages.sources),
+    "sources.md": ("Models and data", "Where models and labeled data may come from.", plugin_pages.sources),
     "python.md": ("Python", "The public functions and records.", python_page.python),
     "json.md": ("JSON", "Every key of score --json and of a run's run.json.", format_pages.json_keys),
     "store.md": ("Feature store", "The layout of the HDF5 files that extract writes.", format_pages.store),

@@ -39,7 +39,7 @@ def extract(
     data: Annotated[
         str,
         typer.Argument(
-            help="Labelled data: a folder with a subfolder per class (splits are recognized), a .npz with X and y, a table "
+            help="Labeled data: a folder with a subfolder per class (splits are recognized), a .npz with X and y, a table "
             "with a column of paths or texts, idx files, hf:NAME or torchvision:NAME(root=...)."
         ),
     ],
@@ -175,7 +175,7 @@ def extract(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Extract the features of a model's layers from labelled data.
+    """Extract the features of a model's layers from labeled data.
 
     A layer is named by its module, e.g. layer4, by NAME.input for the input of a module, or by a pattern, e.g. 'layer*.1'. The
     default is the embedding: the input of the last Linear. After an interruption, --resume continues where the run stopped.

@@ -57,7 +57,7 @@ def _print(found: StoreContents) -> None:
         else (f"unfinished: {found.done:,} rows written; finish it with: {found.resume} (the command that the file records)")
     )
     show(f"{found.path}: embedscope store, format version {found.schema_version}, {state}")
-    show(f"{found.rows:,} rows, {len(found.classes):,} classes, {found.unlabelled:,} unlabelled")
+    show(f"{found.rows:,} rows, {len(found.classes):,} classes, {found.unlabelled:,} unlabeled")
     for name, count in found.splits.items():
         show(f"split {name}: {count:,} rows")
     lines = [

@@ -177,7 +177,7 @@ def score(
     from embedscope.evaluation.ranking import check_ranked
     from embedscope.evaluation.scores import sample_columns
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
-    from embedscope.evaluation.unlabelled import unmeasured, without_labels
+    from embedscope.evaluation.unlabeled import unmeasured, without_labels
     from embedscope.metrics import STANDARD
     from embedscope.ops.keeping import keeping
     from embedscope.store.files import check_output
@@ -232,7 +232,7 @@ def score(
         else:
             sources: Any = features
             bare = False
-            with keeping():  # issues and metrics share neighbours and probes
+            with keeping():  # issues and metrics share neighbors and probes
                 if issues is not None:
                     sources = open_sources(features, layers=layer or ())
                     asked = bool(metric or thresholds or samples or compare or layers or against)

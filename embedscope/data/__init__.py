@@ -1,4 +1,4 @@
-"""Data sources: a file each, `foo(location, *, options) -> Dataset`; a bare path is recognised by what it is."""
+"""Data sources: a file each, `foo(location, *, options) -> Dataset`; a bare path is recognized by what it is."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def open_dataset(location: str) -> Dataset:
-    """Open labelled inputs: `source:location(options)`, or a path that a source recognises, with options or without.
+    """Open labeled inputs: `source:location(options)`, or a path that a source recognizes, with options or without.
 
     Raises:
-        InputError: nothing is there, no source recognises it, or its source cannot use it.
+        InputError: nothing is there, no source recognizes it, or its source cannot use it.
         UsageError: an option that the source does not have.
 
     Example:
@@ -36,7 +36,7 @@ def open_dataset(location: str) -> Dataset:
         inner = spec.name
         if not Path(inner).exists():
             raise InputError(f"no such data: {inner}")
-        source = plugins.recognising("data", Path(inner)) or ""
+        source = plugins.recognizing("data", Path(inner)) or ""
         if not source:
             known = ", ".join(plugins.names("data"))
             raise InputError(

@@ -48,7 +48,7 @@ def _tensor(array: Array) -> torch.Tensor:
 def arrays(location: str) -> Dataset:
     """Open a `.npz` of inputs and labels.
 
-    X is given to the model row by row, as numbers (N, ...) or text (N,); y holds whole numbers (a negative one is unlabelled)
+    X is given to the model row by row, as numbers (N, ...) or text (N,); y holds whole numbers (a negative one is unlabeled)
     or text. Ids are row numbers if there are none. InputError for a file without X or y, or of different lengths.
     """
     held = load_arrays([location], text=True)

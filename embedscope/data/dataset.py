@@ -1,4 +1,4 @@
-"""The record of labelled inputs, which every data source returns."""
+"""The record of labeled inputs, which every data source returns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labelled inputs of a model; each is equal to itself only.
+    """Labeled inputs of a model; each is equal to itself only.
 
     Attributes:
         inputs: N items; `inputs[i]` is the i-th input as the source gives it: a PIL image, a Tensor or a str.
-        labels: (N,) int64; -1 is unlabelled, otherwise an index into `class_names`.
+        labels: (N,) int64; -1 is unlabeled, otherwise an index into `class_names`.
         class_names: (K,).
         ids: (N,) unique.
         split: (N,) or None.

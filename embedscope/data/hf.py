@@ -87,7 +87,7 @@ def hf(
     """Open a data set by its name on the Hub, or a folder or file on disk, through the library datasets.
 
     All splits come one after the other, if none is named. The column of images or texts and that of labels are options, or are
-    found by their types (Image, ClassLabel) or usual names. A missing label, or -1, is unlabelled. InputError for a data set
+    found by their types (Image, ClassLabel) or usual names. A missing label, or -1, is unlabeled. InputError for a data set
     that is not there or cannot be loaded, and for columns that are not there or could be several.
     """
     datasets = imported("datasets", extra="hf")

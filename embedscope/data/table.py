@@ -51,7 +51,7 @@ def table(
     """Open a table, whose columns are the options, or are found by their usual names.
 
     A column of paths, relative to the table's folder, or of images themselves makes a data set of images, one of text a data
-    set of texts. Rows with an empty label are unlabelled. Ids are the paths as written if they are unique, otherwise row
+    set of texts. Rows with an empty label are unlabeled. Ids are the paths as written if they are unique, otherwise row
     numbers. InputError for columns that are not there or could be several, files that are missing, rows that are broken or
     empty, and ids that are repeated.
     """

@@ -90,7 +90,7 @@ class Changes:
 def compare_classes(
     first: FeatureSet, second: FeatureSet, distance: str = "euclidean"
 ) -> tuple[tuple[ClassChange, ...], Pairing]:
-    """Return how the mean silhouette of each class differs, and the rows that were compared; both labelled throughout.
+    """Return how the mean silhouette of each class differs, and the rows that were compared; both labeled throughout.
 
     UndefinedError for fewer than two classes.
     """

@@ -33,10 +33,10 @@ _FEW = 5
 class Sides:
     """Which samples lie nearer to another class than to their own: of each class, how many, and nearer to which.
 
-    `sure` counts those of `wrong`, and `surely` those of `towards`, whose nearest neighbours vote against their class too, if
+    `sure` counts those of `wrong`, and `surely` those of `towards`, whose nearest neighbors vote against their class too, if
     that was measured, and all of them otherwise. Rules decide by these: on average, most samples of a wide class lie nearer to
     a narrow one beside it, and with many dimensions the distances to all classes are about equal, though no sample has a
-    neighbour of another class.
+    neighbor of another class.
     """
 
     total: Counter[str]
@@ -49,7 +49,7 @@ class Sides:
     def of(cls, labels: Array, nearest: Array, silhouettes: Array, outvoted: Array | None = None) -> Sides:
         """Count samples by the names of their classes (n,), those of the nearest other classes (n,), and silhouettes (n,).
 
-        `outvoted` (n,) bool says whose nearest neighbours vote for another class.
+        `outvoted` (n,) bool says whose nearest neighbors vote for another class.
         """
         crossed = silhouettes < 0
         sure = crossed if outvoted is None else crossed & outvoted
@@ -159,7 +159,7 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
             "samples_of_other": others,
             "more_pairs": more,
         },
-        f"Look at samples of {one} near {other}: they may be mislabelled, or the features may lack what tells them apart",
+        f"Look at samples of {one} near {other}: they may be mislabeled, or the features may lack what tells them apart",
         0.5 + low / 2,
     )
 

@@ -58,7 +58,7 @@ def differences(scores: Sequence[Scores]) -> list[Difference]:
 
 
 def pair_differences(first: Scores, second: Scores) -> list[Difference]:
-    """Compare two embeddings in all metrics that have intervals, paired where they hold the same labelled rows."""
+    """Compare two embeddings in all metrics that have intervals, paired where they hold the same labeled rows."""
     found = []
     order = _matching(first, second)
     for key, before in first.metrics.items():
@@ -98,7 +98,7 @@ def best(scores: Sequence[Scores], key: str) -> int | None:
 
 
 def _matching(first: Scores, second: Scores) -> Array | None:
-    """Find where each row of the first embedding is in the second, (N,), or None unless both hold the same labelled rows."""
+    """Find where each row of the first embedding is in the second, (N,), or None unless both hold the same labeled rows."""
     if first.ids is None or second.ids is None or first.labels is None or second.labels is None:
         return None
     if len(first.ids) != len(second.ids):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NEIGHBORS = 10
 
-# Rows among which nearest neighbours are compared; their number is that of pairs.
+# Rows among which nearest neighbors are compared; their number is that of pairs.
 NEIGHBOR_ROWS = 10_000
 
 
@@ -41,8 +41,8 @@ class Comparison:
         reason: why rows are not compared in pairs, or None.
         differences: of all metrics that have intervals; of the common rows where those are compared.
         cka: debiased linear CKA, 1 for the same structure; None without pairs.
-        mutual_knn: share of the nearest neighbours, by cosine, that both have; None without pairs.
-        neighbors: how many nearest neighbours each row has there.
+        mutual_knn: share of the nearest neighbors, by cosine, that both have; None without pairs.
+        neighbors: how many nearest neighbors each row has there.
         neighbor_rows: among how many rows, drawn at random if there are more.
         distance: of the silhouettes of classes and samples.
         classes: in the order of their labels; empty where silhouettes are undefined.
@@ -94,11 +94,11 @@ def compare(
     """Compare two embeddings, on the rows that both have where that is sound, see `pairing.paired`.
 
     Args:
-        first: its labelled rows.
+        first: its labeled rows.
         second: the same of the other.
         scores: of both, of all their rows, with intervals.
         measure: makes such scores of other rows.
-        seed: of the rows that are drawn for neighbours.
+        seed: of the rows that are drawn for neighbors.
     """
     before, after = scores
     distance = next((one.options["distance"] for one in before.metrics.values() if one.name == "silhouette"), "euclidean")
@@ -146,7 +146,7 @@ def _on_common(difference: Difference, pairing: Pairing) -> Difference:
 
 
 def _structure(first: FeatureSet, second: FeatureSet, seed: int) -> tuple[float | None, float | None, int, list[str]]:
-    """CKA and mutual neighbours of rows in the same order, how many rows the latter is of, and why one is None."""
+    """CKA and mutual neighbors of rows in the same order, how many rows the latter is of, and why one is None."""
     notes: list[str] = []
 
     def defined(function: Callable[[], float]) -> float | None:

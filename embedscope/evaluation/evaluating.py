@@ -23,7 +23,7 @@ from embedscope.ops.gathering import sharing
 from embedscope.ops.rows import SelectedColumns
 from embedscope.ops.shared_neighbors import sharing as sharing_neighbors
 from embedscope.progress import Track, silent, untracked
-from embedscope.store import select_labelled
+from embedscope.store import select_labeled
 from embedscope.store.in_memory import feature_set
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def evaluate(
         metrics: one spec or several, such as "soft_silhouette(tau_s=0.2)", or the name of a set such as "collapse".
         sample: metrics with a value per sample measure this many samples, drawn class by class, against all rows, and give the
             stratified (unbiased) mean with its 95% interval; the other metrics stay exact.
-        anchors: (M,) ascending positions among the labelled rows: measure these samples instead of drawing them.
+        anchors: (M,) ascending positions among the labeled rows: measure these samples instead of drawing them.
         ci: add 95% intervals, see `evaluation.intervals`: True or "drawn" where the numbers of samples per class are drawn
             with the samples, "fixed" where they are given.
         memory: bytes that a run may take in addition to what torch itself takes; half of what is free by default. Features
@@ -121,7 +121,7 @@ def evaluate(
         track: shows progress over blocks.
 
     Raises:
-        InputError: rows that hold NaN or infinite values, or no labelled row.
+        InputError: rows that hold NaN or infinite values, or no labeled row.
         UsageError: an unknown metric or option; a sample smaller than the number of classes.
 
     Example:
@@ -134,7 +134,7 @@ def evaluate(
         features = feature_set(*features)
     where = devices.choose(device, float64=True) if isinstance(device, str) else device
     budget = distributed.all_reduce_object(allowance(where, memory), min)  # all processes plan alike
-    features, unlabelled = select_labelled(features)
+    features, unlabeled = select_labeled(features)
     labels = torch.from_numpy(features.labels).to(where)
     if anchors is not None:
         drawn = None if len(anchors) == len(labels) else torch.from_numpy(anchors).to(where)
@@ -180,7 +180,7 @@ def evaluate(
         classes=int((counts > 0).sum()),
         device=str(where),
         metrics={key: measurement for key, (measurement, _) in found.items()},
-        warnings=_warnings([measurement for measurement, _ in found.values()], counts, unlabelled),
+        warnings=_warnings([measurement for measurement, _ in found.values()], counts, unlabeled),
         ids=features.ids,
         labels=np.array(features.class_names, dtype=object)[features.labels],
         table=_samples(features, {key: result for key, (_, result) in found.items() if result is not None}, drawn),
@@ -238,13 +238,13 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _warnings(found: Sequence[Measurement], counts: Array, unlabelled: int) -> list[str]:
+def _warnings(found: Sequence[Measurement], counts: Array, unlabeled: int) -> list[str]:
     warnings = [f"{each.name} is undefined: {each.note}" for each in found if each.value is None]
     if alone := int((counts == 1).sum()):
         whose = "class has one sample; its" if alone == 1 else "classes have one sample; their"
         warnings.append(f"{alone} {whose} silhouette is 0 by convention")
-    if unlabelled:
-        warnings.append(f"{unlabelled} unlabelled rows are left out")
+    if unlabeled:
+        warnings.append(f"{unlabeled} unlabeled rows are left out")
     return warnings
 
 

@@ -29,7 +29,7 @@ _UNUSED = 0.25
 # How far two accuracies have to be apart, at the near end of the interval of their difference.
 _HIDDEN = 0.05
 
-# Mean cosine of pairs that tells of a common offset, and the skewness from which a few rows are neighbours of most.
+# Mean cosine of pairs that tells of a common offset, and the skewness from which a few rows are neighbors of most.
 _OFFSET = 0.5
 _HUBS = 3.0
 
@@ -87,7 +87,7 @@ def _dimensions(scores: Scores) -> list[Finding] | None:
                 f"The embedding has collapsed to {used} of {width} dimensions ({share}), fewer than the {needed} that "
                 f"{scores.classes} equally distant classes take",
                 evidence,
-                "Look for a term that favours a few directions, too much weight decay, or a bottleneck before this layer",
+                "Look for a term that favors a few directions, too much weight decay, or a bottleneck before this layer",
                 1 - used / needed,
             )
         ]
@@ -121,7 +121,7 @@ def _dominant(scores: Scores) -> list[Finding] | None:
             "medium" if share > _OVERWHELMING else "low",
             f"One direction holds {100 * share:.0f}% of the variance: distances are mostly differences along it",
             {"share": share},
-            "Standardise or whiten the features before distances are computed, or look for one channel of large values",
+            "Standardize or whiten the features before distances are computed, or look for one channel of large values",
             share,
         )
     ]
@@ -142,7 +142,7 @@ def _dead(scores: Scores) -> list[Finding] | None:
             "medium" if dead > width / 4 else "low",
             f"{dead:,} of {width:,} channels are dead: 0 for every sample",
             {"dead": dead, "channels": width},
-            "A lower learning rate, another initialisation or a leaky activation keeps channels alive",
+            "A lower learning rate, another initialization or a leaky activation keeps channels alive",
             dead / width,
         )
     ]
@@ -161,10 +161,10 @@ def _hidden(scores: Scores) -> list[Finding] | None:
         Finding(
             "hidden_from_distances",
             "medium",
-            f"A linear probe reads {100 * linear.value:.1f}% of the labels and the nearest neighbours {100 * near.value:.1f}%: "
+            f"A linear probe reads {100 * linear.value:.1f}% of the labels and the nearest neighbors {100 * near.value:.1f}%: "
             "the classes are there, but distances do not show them",
             {"linear_probe": linear.value, "knn_accuracy": near.value, "difference": gap, "ci95": [gap - reach, gap + reach]},
-            "Standardise or whiten the features, or train a head with a loss on distances",
+            "Standardize or whiten the features, or train a head with a loss on distances",
             gap,
         )
     ]
@@ -198,9 +198,9 @@ def _hubs(scores: Scores) -> list[Finding] | None:
         Finding(
             "hubs",
             "low",
-            f"A few rows are neighbours of a great many others (hubness {measured.value:.1f})",
+            f"A few rows are neighbors of a great many others (hubness {measured.value:.1f})",
             {"hubness": measured.value},
-            "Center the features, or search with cosines: hubs spoil nearest-neighbour search",
+            "Center the features, or search with cosines: hubs spoil nearest-neighbor search",
             min(1.0, measured.value / 10),
         )
     ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FLAGGED = 0.5  # probability above which a label is called wrong
 _SHOWN = 5  # ids in the evidence of an issue
-_VOTES = 10  # neighbours that the evidence on a label counts
+_VOTES = 10  # neighbors that the evidence on a label counts
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CopiedRows:
     note: str | None
 
 
-def mislabelled_rows(features: FeatureSet, checked: LabelsChecked) -> list[Issue]:
+def mislabeled_rows(features: FeatureSet, checked: LabelsChecked) -> list[Issue]:
     """Make an issue of every row whose label is wrong with a probability above one half."""
     wrong = checked.check.wrong.numpy()
     found = []
@@ -137,12 +137,12 @@ def _copy(
 ) -> Issue:
     near = neighbors.indices[row].numpy()
     here = np.isin(near, others)
-    # Of a large group the copies may be among no row's neighbours: they are then connected by others, and as near as these.
+    # Of a large group the copies may be among no row's neighbors: they are then connected by others, and as near as these.
     distance = float(neighbors.distances[row][here.argmax() if here.any() else 0])
     nearest = near[here].tolist()
     shown = nearest + [other for other in others[:_SHOWN].tolist() if other not in nearest]
     more = f", {len(others):,} in all" if len(others) > _SHOWN else ""
-    agree = "labels differ" if differ else "labels agree" if int(features.labels[row]) >= 0 else "unlabelled"
+    agree = "labels differ" if differ else "labels agree" if int(features.labels[row]) >= 0 else "unlabeled"
     exact = "exact" if distance == 0 else "near"
     where = " in another split" if kind == "leakage" else ""
     why = f"{exact} cop{'y' if len(others) == 1 else 'ies'}{where}{more}; {agree}"
@@ -177,6 +177,6 @@ def _groups(group: Array) -> Iterator[Array]:
 
 
 def _majority(features: FeatureSet, labels: Sequence[int]) -> str | None:
-    """Name the class that more than half of the labelled rows have, if any."""
+    """Name the class that more than half of the labeled rows have, if any."""
     label, count = Counter(labels).most_common(1)[0]
     return features.class_names[label] if 2 * count > len(labels) else None

@@ -132,7 +132,7 @@ def _labels(issues: Issues) -> list[Finding]:
         Finding(
             "label_errors",
             "medium" if count > _MANY * issues.samples else "low",
-            f"{count:,} of {issues.samples:,} rows {verb} mislabelled (expected precision {issues.expected_precision:.2f})",
+            f"{count:,} of {issues.samples:,} rows {verb} mislabeled (expected precision {issues.expected_precision:.2f})",
             {"rows": count, "samples": issues.samples, "expected_precision": issues.expected_precision},
             "Check the labels of the rows listed, the most certain first",
             min(1.0, 0.5 + count / issues.samples),

@@ -4,7 +4,7 @@ A metric of N samples is a statistic of a sample of a population. What it would 
 pseudo-values: one number per sample (or per group of samples) whose mean is the value corrected for its bias, and whose
 standard error is that of the value. A metric declares how its pseudo-values are computed; for one that declares nothing,
 groups of samples are left out in turn and the metric is measured on the rest. Nothing is drawn with replacement: copies of
-a row move ranks, impurities and neighbours themselves.
+a row move ranks, impurities and neighbors themselves.
 
 Two questions are answered. "drawn": other samples of the population, with other numbers of samples per class. "fixed": other
 samples with the same numbers per class. Neither covers how the network was trained.

@@ -11,7 +11,7 @@ import torch
 
 from embedscope import devices
 from embedscope.errors import InputError, UndefinedError
-from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, mislabelled_rows, outlying_rows
+from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, mislabeled_rows, outlying_rows
 from embedscope.evaluation.issues import KINDS, Issue, Issues
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.constant_channels import constant_channels
@@ -56,9 +56,9 @@ def find_issues(
     """Return the rows of an embedding that need attention, with evidence: wrong labels, copies, leakage, outliers.
 
     Labels are checked out of sample: by a linear probe that was fitted without the row, and by its 10 and its up to 50 nearest
-    neighbours. A model of the label noise weighs them against one another and gives the probability that a label is wrong
+    neighbors. A model of the label noise weighs them against one another and gives the probability that a label is wrong
     (`ops.label_issues`); those above one half are flagged. So are a few rows of a class within a part of the data that another
-    class leads, if no neighbours connect it with their own. The features themselves may know the labels: those of a network
+    class leads, if no neighbors connect it with their own. The features themselves may know the labels: those of a network
     that memorised wrong labels hide them.
 
     Copies are rows much nearer to one another than rows usually are (`ops.near_copies`), outliers rows much further away
@@ -67,7 +67,7 @@ def find_issues(
     Args:
         features: (N, D) with `labels` (N,), or alone where there are none; a path, a FeatureSet, or AnnData with `labels` the
             name of a column, as `score` takes them.
-        labels: of any kind; negative numbers and gaps are unlabelled rows.
+        labels: of any kind; negative numbers and gaps are unlabeled rows.
         ids: (N,) unique, of arrays; the row numbers by default.
         splits: (N,) such as "train" and "test", of arrays: copies across splits are leakage.
         layer: which layer of a store.
@@ -128,7 +128,7 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     try:
         checked, note = _checked_labels(features, neighbors, device, seed)
         wrong[checked.positions] = checked.check.wrong.numpy()
-        rows += mislabelled_rows(features, checked)
+        rows += mislabeled_rows(features, checked)
         notes += [note] if note else []
     except UndefinedError as error:
         missing["label"] = str(error)
@@ -176,7 +176,7 @@ def _checked_labels(
     names, codes = np.unique(chosen.labels, return_inverse=True)
     given = torch.from_numpy(codes)
     probe = cross_fitted_probabilities(rows, given.to(device), _FOLDS, seed).cpu()
-    # Among more neighbours than half of a class has rows, the votes say how large the classes are.
+    # Among more neighbors than half of a class has rows, the votes say how large the classes are.
     most = min(indices.shape[1], max(_FOLDS, len(given) // (2 * len(names))))
     votes = [neighbor_shares(indices[:, :k], given, len(names)) for k in sorted({min(NEIGHBORS, most), most})]
     check = check_labels([probe, *votes], given, seed=seed)

@@ -20,7 +20,7 @@ from embedscope.evaluation.shift import Shift, measure_shift
 from embedscope.metrics import STANDARD
 from embedscope.ops.blocks import allowance, limits
 from embedscope.progress import Track, silent, untracked
-from embedscope.store import select_labelled, select_split
+from embedscope.store import select_labeled, select_split
 from embedscope.store.features import FeatureSet
 from embedscope.store.sources import open_sources
 
@@ -75,7 +75,7 @@ def score(
         One `Scores` per layer of each source, in order, in a sequence that prints as a table and has `to_dataframe()`.
 
     Raises:
-        InputError: a source that cannot be read, holds NaN, or has no labelled row.
+        InputError: a source that cannot be read, holds NaN, or has no labeled row.
         UsageError: an unknown metric, option, layer or split; a sample or a memory limit too small to work with.
 
     Example:
@@ -115,10 +115,10 @@ def score(
 def _comparisons(
     found: Sequence[FeatureSet], scores: Sequence[Scores], measured: Callable[[FeatureSet], Scores], seed: int
 ) -> list[Comparison]:
-    labelled = [select_labelled(features)[0] for features in found]
+    labeled = [select_labeled(features)[0] for features in found]
     return [
-        comparison.compare(labelled[0], other, (scores[0], its), measured, seed)
-        for other, its in zip(labelled[1:], scores[1:], strict=True)
+        comparison.compare(labeled[0], other, (scores[0], its), measured, seed)
+        for other, its in zip(labeled[1:], scores[1:], strict=True)
     ]
 
 

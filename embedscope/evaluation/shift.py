@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Rows of either side that are drawn: for the classifier and the kernel, for neighbours, and of a class.
+# Rows of either side that are drawn: for the classifier and the kernel, for neighbors, and of a class.
 ROWS = 2000
 NEIGHBOR_ROWS = 10_000
 CLASS_ROWS = 500
@@ -54,7 +54,7 @@ class ClassShift:
     Attributes:
         name: of the class.
         samples: rows of it here and in the other data.
-        shares: of the labelled rows, here and in the other data.
+        shares: of the labeled rows, here and in the other data.
         distance: between its means, in units of its spread here (root mean square distance to its mean); None for a class with
             fewer than two rows on a side, or without spread.
         by_chance: the distance that 95% of random divisions of its pooled rows stay below.
@@ -140,7 +140,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
     """Measure how far other rows are from those of an embedding. Neither needs labels; with labels on both sides, by class.
 
     Rows are drawn at random where there are many (2,000 of either side for the classifier and the kernel, 10,000 for
-    neighbours). A classifier is a logistic regression on standardised features, cross-validated in five folds.
+    neighbors). A classifier is a logistic regression on standardized features, cross-validated in five folds.
 
     Args:
         here: the embedding, such as that of the training data.
@@ -167,7 +167,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
     auc, interval = _domain_auc(sides[0], sides[1], seed)
     mmd = mmd_test(rbf_kernel(torch.cat(sides)), len(sides[0]), permutations=PERMUTATIONS, seed=seed)
     (beyond, expected), furthest, among = _far_rows(here, other, seed)
-    labelled = all((each.labels >= 0).any() for each in (here, other))
+    labeled = all((each.labels >= 0).any() for each in (here, other))
     return Shift(
         name=here.name,
         against=other.name,
@@ -186,8 +186,8 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
         neighbors=NEIGHBORS,
         neighbor_rows=among,
         furthest=furthest,
-        classes=_class_shifts(here, other, seed) if labelled else (),
-        proportions_p_value=_proportions(here, other) if labelled else None,
+        classes=_class_shifts(here, other, seed) if labeled else (),
+        proportions_p_value=_proportions(here, other) if labeled else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Run a model over labelled data and take the latent features of its layers, into a store or into memory.
+"""Run a model over labeled data and take the latent features of its layers, into a store or into memory.
 
 extracting.py is `extract`, modules.py its way for any nn.Module and loader, with borrowing.py, which leaves a module as it was.
 models/layers.py finds the layers and taps them, loading.py reads the inputs, running.py calls the model, schedule.py brings

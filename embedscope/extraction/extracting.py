@@ -1,4 +1,4 @@
-"""extract: the features of the layers of a model, over labelled data or any loader."""
+"""extract: the features of the layers of a model, over labeled data or any loader."""
 
 from __future__ import annotations
 

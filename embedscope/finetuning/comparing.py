@@ -21,8 +21,8 @@ LEAST_PAIRS = 5
 POWER = 0.8
 
 
-def summarised(result: Finetuning, over_rows: Sequence[Mapping[str, tuple[float, float]]]) -> Finetuning:
-    """Summarise every objective metric by metric, paired with the first one, with the verdict on the primary metric.
+def summarized(result: Finetuning, over_rows: Sequence[Mapping[str, tuple[float, float]]]) -> Finetuning:
+    """Summarize every objective metric by metric, paired with the first one, with the verdict on the primary metric.
 
     The trials of one split are independent pairs. Of several splits, the pairs are the means over the trials of each.
 

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 # What is measured beside the metrics of `score`; all of them are shares, higher is better.
 ACCURACIES = ("knn_accuracy", "macro_f1", "accuracy")
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
-# Rows whose neighbours are searched at once: enough that a call to the search costs nothing beside it.
+# Rows whose neighbors are searched at once: enough that a call to the search costs nothing beside it.
 _BLOCK_BYTES = 64 * 2**20
 
-# More training rows than this are not searched for neighbours: a million of them would take longer than the training.
+# More training rows than this are not searched for neighbors: a million of them would take longer than the training.
 MOST_KNOWN = 50_000
 
 
@@ -73,7 +73,7 @@ def measured(
 
 
 def searched(codes: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
-    """Choose the training rows to search for neighbours: all, or MOST_KNOWN drawn at random; ascending positions."""
+    """Choose the training rows to search for neighbors: all, or MOST_KNOWN drawn at random; ascending positions."""
     if len(codes) <= MOST_KNOWN:
         return np.arange(len(codes))
     return np.sort(np.random.default_rng(seed).choice(len(codes), MOST_KNOWN, replace=False))
@@ -85,7 +85,7 @@ def knn_accuracy(known: Tensor, codes: np.ndarray[Any, Any], rows: Rows, labels:
 
     blocks = row_slices(rows.shape[0], rows.shape[1] * 4, _BLOCK_BYTES)
     with _many_classes():
-        nearest = KNeighborsClassifier(n_neighbors=min(NEIGHBOURS, len(codes))).fit(known.cpu().numpy(), codes)
+        nearest = KNeighborsClassifier(n_neighbors=min(NEIGHBORS, len(codes))).fit(known.cpu().numpy(), codes)
         right = sum(int((nearest.predict(rows[block].float().cpu().numpy()) == labels[block]).sum()) for block in blocks)
     return right / len(labels)
 

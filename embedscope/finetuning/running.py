@@ -15,7 +15,7 @@ import numpy as np
 
 from embedscope import devices, distributed
 from embedscope.errors import InterruptedRunError, UsageError
-from embedscope.finetuning.comparing import summarised
+from embedscope.finetuning.comparing import summarized
 from embedscope.finetuning.config import TrainingConfig
 from embedscope.finetuning.material import prepare
 from embedscope.finetuning.measuring import primary_name
@@ -34,7 +34,7 @@ from embedscope.finetuning.sweeping import run_objective
 from embedscope.finetuning.trials import Trials
 from embedscope.ops.blocks import allowance, limits
 from embedscope.progress import Track, silent, untracked
-from embedscope.store import check_finite, resuming, select_labelled
+from embedscope.store import check_finite, resuming, select_labeled
 from embedscope.store.provenance import Provenance, RunOrigin
 from embedscope.store.results import Finetuning, RunData
 from embedscope.store.runs import RunWriter, check_run, directory_names
@@ -194,7 +194,7 @@ def _run(
     folder = run.resolve().parent
     subject, everything = opened(source, config, where, budget // 2, track, say=say)
     held_out, test = (None, None) if other is None else opened(other, config, where, budget // 4, track, subject, say)
-    features, unlabelled = select_labelled(everything)
+    features, unlabelled = select_labeled(everything)
     check_finite(features)
     if test is not None:
         test = with_classes_of(test, features, label_map)
@@ -277,7 +277,7 @@ def _run(
             config.splits,
             tuple(befores) if len(befores) > 1 else (),
         )
-        result = summarised(result, over_rows)
+        result = summarized(result, over_rows)
         distributed.on_main(lambda: writer.finish(result))
     return result
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from embedscope.errors import InputError, unknown
 from embedscope.ops.blocks import row_slices
-from embedscope.store import select, select_labelled
+from embedscope.store import select, select_labeled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ _VALIDATION = ("val", "valid", "validation", "dev")
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Labelled rows by what they are for.
+    """Labeled rows by what they are for.
 
     Attributes:
         train: to learn from.
@@ -52,7 +52,7 @@ def part(
     seed: int,
     other: FeatureSet | None = None,
 ) -> Parts:
-    """Part labelled rows.
+    """Part labeled rows.
 
     Test rows are those of `other`, whose class names are those of the features (see `with_classes_of`), or of the split
     "test", or a share of every class. Validation rows are those of the split "val", or a share of every class of the rest;
@@ -98,11 +98,11 @@ def draws_test_rows(features: FeatureSet) -> bool:
 
 
 def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[str, str] | None = None) -> FeatureSet:
-    """Give the rows of `other` the classes of `features`, by name or by a mapping of names; unlabelled rows are left out.
+    """Give the rows of `other` the classes of `features`, by name or by a mapping of names; unlabeled rows are left out.
 
     A class that is mapped to "" is left out. InputError for other widths, and for classes that the features do not have.
     """
-    other, _ = select_labelled(other)
+    other, _ = select_labeled(other)
     width, wanted = other.features.shape[1], features.features.shape[1]
     if width != wanted:
         raise InputError(f"{other.source} has {width} dimensions, the features to train on have {wanted}")

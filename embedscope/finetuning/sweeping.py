@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run_objective(works: Sequence[Trials], objective: str, folders: Mapping[str, str]) -> ObjectiveResult:
     """Train all objectives of a grid, choose one by the validation rows, and measure that one on the held-out rows.
 
-    Its summary is empty: that takes the other objectives (see `comparing.summarised`).
+    Its summary is empty: that takes the other objectives (see `comparing.summarized`).
 
     Args:
         works: the trainings of the run, split by split.

@@ -220,7 +220,7 @@ class Trials:
         head.to(self._device).eval()
         held_out = test.features if self.material.held_out is None else self.material.held_out
         embedding, predicted, _ = apply(head, held_out, torch.from_numpy(self._test), self._track, "measuring")
-        known, *_ = apply(head, self._searched_rows, torch.from_numpy(self._known_codes), self._track, "neighbours")
+        known, *_ = apply(head, self._searched_rows, torch.from_numpy(self._known_codes), self._track, "neighbors")
         found = {
             **measured(replace(test, features=embedding), self.config.metrics, self._primary, self._device, self._memory),
             "knn_accuracy": knn_accuracy(known, self._known_codes, embedding, self._test),
@@ -251,7 +251,7 @@ class Trials:
 
     @property
     def _known(self) -> Chosen:
-        """The training rows that neighbours are searched among, (M, D)."""
+        """The training rows that neighbors are searched among, (M, D)."""
         return Chosen(self.material.features, torch.from_numpy(self._searched).to(self._device))
 
     @property

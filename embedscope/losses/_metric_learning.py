@@ -40,9 +40,9 @@ _HIDDEN = {"self", "args", "kwargs", "mat_based_loss", "collect_stats", "weight_
 _ABSTRACT = {"GenericPairLoss", "MultipleReducers", "DoNothingReducer", "BatchedDistance"}
 _UNSUITED = {
     "MultipleLosses": "takes several losses: write them as a sum, as in pml.SupConLoss + 0.5*pml.TripletMarginLoss",
-    "SelfSupervisedLoss": "needs several views of each sample, and an objective has labelled embeddings",
-    "VICRegLoss": "needs two views of each sample and no labels, and an objective has labelled embeddings",
-    "ManifoldLoss": "takes no labels, and an objective has labelled embeddings",
+    "SelfSupervisedLoss": "needs several views of each sample, and an objective has labeled embeddings",
+    "VICRegLoss": "needs two views of each sample and no labels, and an objective has labeled embeddings",
+    "ManifoldLoss": "takes no labels, and an objective has labeled embeddings",
 }
 
 

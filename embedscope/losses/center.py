@@ -12,20 +12,20 @@ from embedscope.ops.class_moments import class_sums
 
 @loss(reference="doi:10.1007/978-3-319-46478-7_31")
 class center(nn.Module):
-    """Center loss (Wen et al. 2016): half the mean squared distance of the rows to the centres of their classes. At least 0.
+    """Center loss (Wen et al. 2016): half the mean squared distance of the rows to the centers of their classes. At least 0.
 
         L = 1 / (2 B) sum |x - c_y|²,    and then    c_j += alpha sum over rows of j of (x - c_j) / (1 + n_j)
 
     It is of the order of the squared length of the rows, which are not normalized, and alone it collapses them: add it to a
     cross-entropy with a small weight (0.003 in the paper). The paper's equation is a sum; the mean, the form in common use,
-    does not depend on the batch size. The centres are not parameters: they follow the paper's rule in each forward pass in
+    does not depend on the batch size. The centers are not parameters: they follow the paper's rule in each forward pass in
     training mode, after the loss is computed, and stay as they are in evaluation mode. They start at 0 [ours]. A class that is
-    not in the batch keeps its centre; one class or one member need no special care.
+    not in the batch keeps its center; one class or one member need no special care.
 
     Args:
         num_classes: K.
         dim: D.
-        alpha: rate of the centres, in [0, 1]; at 0 they stay at the origin.
+        alpha: rate of the centers, in [0, 1]; at 0 they stay at the origin.
     """
 
     centers: Tensor

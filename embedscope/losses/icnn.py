@@ -1,4 +1,4 @@
-"""The ICNN loss: how pure and how tight the neighbourhoods of the samples are."""
+"""The ICNN loss: how pure and how tight the neighborhoods of the samples are."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _LEAST = 1e-6
 
 @loss(reference="arXiv:2305.09062", classes=2)
 class icnn(nn.Module):
-    """-ln of the inter and intra class nearest neighbours score, in its form for training: at least 0, lower is better.
+    """-ln of the inter and intra class nearest neighbors score, in its form for training: at least 0, lower is better.
 
     For each sample, the k nearest others by Euclidean distance d; e is its distance to the nearest sample of another class and
-    r that to its k-th neighbour. score = ((same + diff) / 2 + gamma) / 2, in (0, 1], with
+    r that to its k-th neighbor. score = ((same + diff) / 2 + gamma) / 2, in (0, 1], with
 
-        same   1 - the mean of d / max(e, r) over neighbours of the sample's class
-        diff   the mean of d / w over neighbours of other classes, w the largest such d of the batch; 1 if no sample has one
-        gamma  the mean share of neighbours of the sample's class; 1 if the batch has no more than k + 2 samples
+        same   1 - the mean of d / max(e, r) over neighbors of the sample's class
+        diff   the mean of d / w over neighbors of other classes, w the largest such d of the batch; 1 if no sample has one
+        gamma  the mean share of neighbors of the sample's class; 1 if the batch has no more than k + 2 samples
 
-    means over neighbours first, then over the samples that have such neighbours. The choice of neighbours and gamma have no
-    gradient: it tightens and separates the neighbours there are, in units of their distance (no scale changes the loss). So it
-    is better at keeping neighbourhoods than at making them; combine it with another loss.
+    means over neighbors first, then over the samples that have such neighbors. The choice of neighbors and gamma have no
+    gradient: it tightens and separates the neighbors there are, in units of their distance (no scale changes the loss). So it
+    is better at keeping neighborhoods than at making them; combine it with another loss.
 
     This is the authors' training code (maumruiz/FSL-Loss) except for three choices of embedscope: e is the nearest of the whole
-    batch, not of k + 1 neighbours; `same` is 0 instead of 1 if no sample has a neighbour of its class; the score is at least
+    batch, not of k + 1 neighbors; `same` is 0 instead of 1 if no sample has a neighbor of its class; the score is at least
     1e-6.
 
     A batch of one class gives 0 with a graph. Equal rows have distance 0, which has no gradient; fewer than k others means all.
@@ -39,7 +39,7 @@ class icnn(nn.Module):
     Args:
         num_classes: not used; losses take it.
         dim: not used.
-        k: number of neighbours, from 1.
+        k: number of neighbors, from 1.
         scale: "batch", or "row" to divide the d of other classes by the sample's own r instead of w.
         root: use the square root of the shares in gamma, as the authors' score for evaluation does.
     """

@@ -33,7 +33,7 @@ def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
             pairs or triplets of the batch first: miner='MultiSimilarityMiner(epsilon=0.2)'.
 
     Raises:
-        UsageError: the library has no such loss, option or part, or the loss needs something else than labelled embeddings.
+        UsageError: the library has no such loss, option or part, or the loss needs something else than labeled embeddings.
         MissingExtraError: the library is not installed.
         InputError: (forward) the loss cannot use this batch: SmoothAPLoss wants classes of one size.
     """

@@ -19,7 +19,7 @@ class unpg(nn.Module):
 
     The cosines between rows of different classes, each pair once, join the negatives of every row, those of pairs that the
     row is not part of too; all of them get a gradient. Before that, Tukey's filter drops the cosines outside of [Q1 - w
-    IQR, Q3 + w IQR]: below are pairs that are too easy, above pairs that are likely mislabelled. The quartiles are the
+    IQR, Q3 + w IQR]: below are pairs that are too easy, above pairs that are likely mislabeled. The quartiles are the
     values at int(l / 4) and int(3 l / 4) of the l sorted cosines. A batch of one class has no such pair, and the loss is
     ArcFace or CosFace. A row of zeros has cosine 0 to all and no gradient. Evaluation mode changes nothing.
 

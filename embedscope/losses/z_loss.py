@@ -13,7 +13,7 @@ _FLAT = 1e-12
 
 @loss(reference="arXiv:1604.08859")
 class z_loss(nn.Module):
-    """Mean over the batch of ln(1 + exp(a (b - z))) / a, with z the standardised logit of the label: above 0, lower is better.
+    """Mean over the batch of ln(1 + exp(a (b - z))) / a, with z the standardized logit of the label: above 0, lower is better.
 
     z = (logit - mean of the row) / standard deviation of the row over the K classes, at most sqrt(K - 1): so the loss is
     bounded below by ln(1 + exp(a (b - sqrt(K - 1)))) / a, and no scale or shift of the logits changes it. A row of equal logits
@@ -36,7 +36,7 @@ class z_loss(nn.Module):
         # z does not depend on the unit of the logits: with a row's range as its unit, squares neither vanish nor overflow.
         width = (logits.amax(dim=1) - logits.amin(dim=1)).detach()[:, None]  # (B, 1)
         flat = width <= _FLAT
-        centred = (logits - logits.mean(dim=1, keepdim=True)) / width.masked_fill(flat, 1)
-        variance = centred.square().mean(dim=1, keepdim=True).masked_fill(flat, 1)
-        z = (centred / variance.sqrt()).masked_fill(flat, 0).gather(1, labels[:, None])
+        centered = (logits - logits.mean(dim=1, keepdim=True)) / width.masked_fill(flat, 1)
+        variance = centered.square().mean(dim=1, keepdim=True).masked_fill(flat, 1)
+        z = (centered / variance.sqrt()).masked_fill(flat, 0).gather(1, labels[:, None])
         return -nn.functional.logsigmoid(self.a * (z.squeeze(1) - self.b)) / self.a

@@ -101,7 +101,7 @@ class MetricDeclaration:
         needs: makes what the metric reads of one pass over the rows, a Gatherer (or None for nothing), from (classes, width,
             device) and those options of the metric that it takes. The metric gets it with `ops.gathering.gathered`; what
             several metrics need is gathered once, all of it in one pass.
-        neighbors: tells from all options of the metric which neighbours it reads, (k, distance); the metric gets them with
+        neighbors: tells from all options of the metric which neighbors it reads, (k, distance); the metric gets them with
             `ops.shared_neighbors.shared_neighbors`. Those of all metrics of a run are found once.
         takes_anchors: whether the metric has a value per sample and can measure M of the N samples, against all of them:
             its function then takes `anchors`, (M,) ascending positions or None.

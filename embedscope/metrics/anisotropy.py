@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Centred:
+class _Centered:
     """The rows of `base` less a vector, as float64."""
 
     base: Rows
-    centre: Tensor
+    center: Tensor
     dtype: torch.dtype
 
     @property
@@ -33,11 +33,11 @@ class _Centred:
         return self.base.shape
 
     def __getitem__(self, rows: slice) -> Tensor:
-        return self.base[rows].to(self.centre.device, self.dtype) - self.centre
+        return self.base[rows].to(self.center.device, self.dtype) - self.center
 
 
-def _first_pass(classes: Classes, width: int, device: torch.device, *, centred: bool = False) -> Gatherer:
-    return (raw_moments if centred else directions.directions)(classes, width, device)
+def _first_pass(classes: Classes, width: int, device: torch.device, *, centered: bool = False) -> Gatherer:
+    return (raw_moments if centered else directions.directions)(classes, width, device)
 
 
 @metric(
@@ -47,7 +47,7 @@ def _first_pass(classes: Classes, width: int, device: torch.device, *, centred: 
     reference="arXiv:1909.00512",
     needs=_first_pass,
 )
-def anisotropy(features: Rows, labels: Tensor, *, centred: bool = False) -> Result:
+def anisotropy(features: Rows, labels: Tensor, *, centered: bool = False) -> Result:
     """Mean cosine of all pairs of different rows; 0 for directions that cancel, 1 if all rows point the same way.
 
     In closed form from the sum of the unit rows.
@@ -55,7 +55,7 @@ def anisotropy(features: Rows, labels: Tensor, *, centred: bool = False) -> Resu
     Args:
         features: (N, D), any float dtype; zero rows have no direction and are left out.
         labels: not read, only their device is.
-        centred: subtract the mean of all rows first, which takes a second pass: what is left then is not a common offset.
+        centered: subtract the mean of all rows first, which takes a second pass: what is left then is not a common offset.
 
     Returns:
         A value in [-1 / (N - 1), 1]; neither direction is better: activations that are never negative have positive cosines.
@@ -65,10 +65,10 @@ def anisotropy(features: Rows, labels: Tensor, *, centred: bool = False) -> Resu
 
     Reference: Ethayarajh 2019, arXiv:1909.00512.
     """
-    if check_flag("centred", centred):
-        moments = gathered(_first_pass, features, labels, centred=True).moments  # type: ignore[attr-defined]
+    if check_flag("centered", centered):
+        moments = gathered(_first_pass, features, labels, centered=True).moments  # type: ignore[attr-defined]
         mean = (moments.counts[:, None] * moments.means).sum(dim=0) / moments.counts.sum()
-        found = gathered(directions.directions, _Centred(features, mean, mean.dtype), labels)
+        found = gathered(directions.directions, _Centered(features, mean, mean.dtype), labels)
     else:
-        found = gathered(_first_pass, features, labels, centred=False)  # type: ignore[assignment]
+        found = gathered(_first_pass, features, labels, centered=False)  # type: ignore[assignment]
     return Result(found.mean_cosine(), note=found.note)

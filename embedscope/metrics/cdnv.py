@@ -1,4 +1,4 @@
-"""The class-distance normalised variance: how collapsed pairs of classes are."""
+"""The class-distance normalized variance: how collapsed pairs of classes are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     needs=raw_moments,
 )
 def cdnv(features: Rows, labels: Tensor) -> Result:
-    """Class-distance normalised variance: mean over pairs of classes of (s_i² + s_j²) / (2 |mu_i - mu_j|²).
+    """Class-distance normalized variance: mean over pairs of classes of (s_i² + s_j²) / (2 |mu_i - mu_j|²).
 
     s² is the mean squared distance of the rows of a class to its mean; 0 for a class of one row.
 

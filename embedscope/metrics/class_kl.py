@@ -25,10 +25,10 @@ def class_kl_pseudo_values(
     the bias is the sum of the expectations, and 2 / (K - 1) of its square their variance, which is added to the spread.
     """
     values = pseudo_values(result.value, divergence_without_each(result.state, features, direction=direction, fixed=fixed))
-    centre, count, classes = values.mean(), len(values), len(result.state.classes)
+    center, count, classes = values.mean(), len(values), len(result.state.classes)
     linear = values.var() / count if count > 1 else values.new_tensor(float("nan"))
-    quadratic = 2 * (result.value - centre).square() / max(classes - 1, 1)
-    return centre + (values - centre) * ((linear + quadratic) / linear.clamp(min=1e-300)).sqrt()
+    quadratic = 2 * (result.value - center).square() / max(classes - 1, 1)
+    return center + (values - center) * ((linear + quadratic) / linear.clamp(min=1e-300)).sqrt()
 
 
 @metric(

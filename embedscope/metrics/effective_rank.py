@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     interval=False,
 )
 def effective_rank(features: Rows, labels: Tensor) -> Result:
-    """Effective rank: exp of the entropy of the singular values of the centred features, normalised to sum 1.
+    """Effective rank: exp of the entropy of the singular values of the centered features, normalized to sum 1.
 
     (N, D), labels unused -> a value in [1, min(N - 1, D)]; min(N - 1, D) where all directions are used alike.
     UndefinedError where all rows are equal. Roy and Vetterli, EUSIPCO 2007; as
-    in arXiv:2210.02885 section 3, of centred features.
+    in arXiv:2210.02885 section 3, of centered features.
     """
     singular = gathered(covariance, features, labels).eigenvalues().sqrt()
     if singular.sum() <= 0:

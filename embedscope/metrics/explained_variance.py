@@ -31,7 +31,7 @@ def explained_variance(features: Rows, labels: Tensor | None = None, *, threshol
     """Number of principal components that hold a share `threshold` of the variance.
 
     Args:
-        features: (N, D), any float dtype; centred inside.
+        features: (N, D), any float dtype; centered inside.
         labels: not read, only their device is.
         threshold: in (0, 1].
 

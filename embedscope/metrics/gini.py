@@ -36,7 +36,7 @@ def gini_pseudo_values(features: Tensor, labels: Tensor, result: Result, *, fixe
 def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Result:
     """How evenly the activation of a channel is spread over the classes: mean impurity over channels.
 
-    The impurity of channel i is 1 - sum_j S-bar(i, j)², S-bar being its class means, normalised to sum 1.
+    The impurity of channel i is 1 - sum_j S-bar(i, j)², S-bar being its class means, normalized to sum 1.
 
     Args:
         features: (N, C) activations, any float dtype; best the mean of |activation| over positions, if any.

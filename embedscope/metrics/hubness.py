@@ -1,4 +1,4 @@
-"""Hubness: whether a few rows are the nearest neighbours of very many."""
+"""Hubness: whether a few rows are the nearest neighbors of very many."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 def hubness(features: Rows, labels: Tensor, *, k: int = 10, distance: str = "cosine") -> Result:
     """Skewness of N_k, which counts how often a row is among the k nearest of the others.
 
-    About 0 where every row is the neighbour of about k others; above 1 or 2, a few rows (hubs) are neighbours of very many, and
+    About 0 where every row is the neighbor of about k others; above 1 or 2, a few rows (hubs) are neighbors of very many, and
     many (antihubs) of none, as happens in many dimensions. Labels only serve the values by class.
 
     Args:
         features: (N, D), any float dtype, any device.
         labels: (N,) integers.
-        k: how many neighbours; N - 1 if there are fewer.
+        k: how many neighbors; N - 1 if there are fewer.
         distance: "cosine" or "euclidean".
 
     Returns:

@@ -1,4 +1,4 @@
-"""The accuracy of a vote among nearest neighbours."""
+"""The accuracy of a vote among nearest neighbors."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def knn_accuracy(
     distance: str = "cosine",
     anchors: Tensor | None = None,
 ) -> Result:
-    """Leave-one-out accuracy of the k nearest neighbours' vote: the share of samples whose class gets the most.
+    """Leave-one-out accuracy of the k nearest neighbors' vote: the share of samples whose class gets the most.
 
     Args:
         features: (N, D), any float dtype, any device.
         labels: (N,) integers; gaps allowed.
-        k: how many neighbours vote; N - 1 if there are fewer.
-        vote: the weight of a neighbour at distance d: "dino", exp(-d / temperature), which for cosines is the vote of DINO and
+        k: how many neighbors vote; N - 1 if there are fewer.
+        vote: the weight of a neighbor at distance d: "dino", exp(-d / temperature), which for cosines is the vote of DINO and
             of instance discrimination; "uniform", 1; "distance", 1 / d.
         temperature: of the "dino" vote, > 0.
         distance: "cosine" or "euclidean".
@@ -52,7 +52,7 @@ def knn_accuracy(
 
     Returns:
         A value in [0, 1], higher is better; `per_sample` (N,) or (M,) float64, 1 for a sample whose class wins and 0 otherwise.
-        Of classes with equal votes, the one with the nearest neighbour wins. The only member of its class is always wrong.
+        Of classes with equal votes, the one with the nearest neighbor wins. The only member of its class is always wrong.
 
     Raises:
         UndefinedError: fewer than two rows.
@@ -78,11 +78,11 @@ def knn_accuracy(
 
 
 def _weights(distances: Tensor, vote: str, temperature: float) -> Tensor:
-    """Weigh neighbours by (B, k) ascending distances: (B, k), up to a factor per row."""
+    """Weigh neighbors by (B, k) ascending distances: (B, k), up to a factor per row."""
     if vote == "uniform":
         return torch.ones_like(distances)
     if vote == "dino":
         return ((distances[:, :1] - distances) / temperature).exp()
     nearest = distances[:, :1]
-    # A neighbour at distance 0 outweighs all that are not.
+    # A neighbor at distance 0 outweighs all that are not.
     return torch.where(nearest == 0, (distances == 0).double(), nearest / distances.clamp(min=torch.finfo(torch.float64).tiny))

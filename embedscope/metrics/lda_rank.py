@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from embedscope.ops.rows import Rows
 
-# The paper's, added to every normalised eigenvalue.
+# The paper's, added to every normalized eigenvalue.
 _EPS = 1e-7
 _DIVISORS = ("unbiased", "none")
 
@@ -31,7 +31,7 @@ _DIVISORS = ("unbiased", "none")
     interval=False,
 )
 def lda_rank(features: Rows, labels: Tensor, *, delta: float = 1e-4, divisors: str = "unbiased") -> Result:
-    """LDA rank: exp of the entropy of the eigenvalues of S_w^-1/2 S_b S_w^-1/2, normalised to sum 1, plus 1e-7.
+    """LDA rank: exp of the entropy of the eigenvalues of S_w^-1/2 S_b S_w^-1/2, normalized to sum 1, plus 1e-7.
 
     LiDAR (arXiv:2312.04000) with the labels as classes, where the paper has the views of one sample. S_b is of the class means
     about their mean, every class alike, and S_w of all rows about their class means.

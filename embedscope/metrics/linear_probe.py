@@ -43,7 +43,7 @@ def linear_probe(
 ) -> Result:
     """Out-of-sample accuracy of a linear classifier on the frozen features: logistic regression with an L2 penalty.
 
-    Cross-fitted: each row is predicted by a probe that was fitted to the other folds, of channels standardised there. All rows
+    Cross-fitted: each row is predicted by a probe that was fitted to the other folds, of channels standardized there. All rows
     that are measured take part, so give one split if the features were trained on the other.
 
     Args:

@@ -35,7 +35,7 @@ def nc2(features: Rows, labels: Tensor) -> Result:
     Returns:
         A value in [0, sqrt 2], lower is more collapsed; 0 for means of equal norm at equal angles, and always with two classes.
         `arrays`: "norm_variation", the standard deviation of the norms (divisor K) over their mean; "angle_error", the
-        mean over pairs of |cos + 1 / (K - 1)|, or None if a mean lies at the centre.
+        mean over pairs of |cos + 1 / (K - 1)|, or None if a mean lies at the center.
 
     Raises:
         UndefinedError: fewer than two classes, or all class means are equal.

@@ -59,10 +59,10 @@ def nc4(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result
     logits = check_logits(logits, len(means))
     if len(means) < 2:
         raise UndefinedError("there is one class only: the two always agree")
-    centre = means.mean(dim=0)
+    center = means.mean(dim=0)
     found = torch.zeros(3, len(labels), dtype=torch.float64, device=means.device)
     for place, rows in over_rows(features, torch.float64, means.device):
-        nearest = squared_distances(rows - centre, means - centre).argmin(dim=1)
+        nearest = squared_distances(rows - center, means - center).argmin(dim=1)
         predicted = logits[place].to(means.device).argmax(dim=1)
         found[:, place] = torch.stack([nearest == predicted, predicted == index[place], nearest == index[place]]).double()
     distributed.all_reduce([found])

@@ -1,4 +1,4 @@
-"""How many of the nearest neighbours have the own class."""
+"""How many of the nearest neighbors have the own class."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def neighbor_purity(
     features: Rows, labels: Tensor, *, k: int = 10, distance: str = "cosine", anchors: Tensor | None = None
 ) -> Result:
-    """Share of the k nearest neighbours that have the sample's own class: mean over samples.
+    """Share of the k nearest neighbors that have the sample's own class: mean over samples.
 
-    No vote is taken: a sample with four of ten neighbours from its class counts 0.4. Some libraries call this kNN accuracy.
+    No vote is taken: a sample with four of ten neighbors from its class counts 0.4. Some libraries call this kNN accuracy.
 
     Args:
         features: (N, D), any float dtype, any device.
         labels: (N,) integers; gaps allowed.
-        k: how many neighbours; N - 1 if there are fewer.
+        k: how many neighbors; N - 1 if there are fewer.
         distance: "cosine" or "euclidean".
         anchors: (M,) ascending positions of the samples to measure, against all rows; all samples if None.
 
@@ -43,7 +43,7 @@ def neighbor_purity(
         UndefinedError: fewer than two rows.
         UsageError: k is not a whole number from 1; an unknown distance.
 
-    Reference: of the neighbours, Wu et al. 2018, arXiv:1805.01978.
+    Reference: of the neighbors, Wu et al. 2018, arXiv:1805.01978.
     """
     k, distance = by_options(k=k, distance=distance)
     found = shared_neighbors(features, k, distance=distance, device=labels.device, anchors=anchors)

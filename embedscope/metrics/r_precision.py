@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def r_precision(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Tensor | None = None) -> Result:
     """R-precision: the share of the own class among the R nearest rows, R being how many other rows the class has.
 
-    Unlike neighbour purity, every class can reach 1, whatever its size.
+    Unlike neighbor purity, every class can reach 1, whatever its size.
 
     Args:
         features: (N, D), any float dtype, any device.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from embedscope.ops.rows import Rows
 
-# The paper's, added to every normalised singular value.
+# The paper's, added to every normalized singular value.
 _EPS = 1e-7
 
 
@@ -27,7 +27,7 @@ _EPS = 1e-7
     interval=False,
 )
 def rankme(features: Rows, labels: Tensor) -> Result:
-    """RankMe: exp of the entropy of the singular values of the features, not centred, normalised to sum 1, plus 1e-7.
+    """RankMe: exp of the entropy of the singular values of the features, not centered, normalized to sum 1, plus 1e-7.
 
     (N, D), labels unused -> a value, about 1 to min(N, D). The paper finds higher to go with better linear probes of
     joint-embedding methods; noise ranks highest of all, so no direction is claimed here.

@@ -1,4 +1,4 @@
-"""Whether the nearest neighbours hold one of the own class."""
+"""Whether the nearest neighbors hold one of the own class."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 def recall_at_k(
     features: Rows, labels: Tensor, *, k: int = 1, distance: str = "cosine", anchors: Tensor | None = None
 ) -> Result:
-    """Share of samples that have one of their class among their k nearest neighbours.
+    """Share of samples that have one of their class among their k nearest neighbors.
 
     With k = 1, this is also precision at 1.
 
     Args:
         features: (N, D), any float dtype, any device.
         labels: (N,) integers; gaps allowed.
-        k: how many neighbours; N - 1 if there are fewer.
+        k: how many neighbors; N - 1 if there are fewer.
         distance: "cosine" or "euclidean".
         anchors: (M,) ascending positions of the samples to measure, against all rows; all samples if None.
 

@@ -48,7 +48,7 @@ def silhouette(features: Rows, labels: Tensor, *, distance: str = "euclidean", a
     pairs: the value equals scikit-learn's `silhouette_score`.
 
     Args:
-        features: (N, D), any float dtype, any device; used as they are, not normalised.
+        features: (N, D), any float dtype, any device; used as they are, not normalized.
         labels: (N,) integers; gaps allowed.
         distance: "euclidean", "sqeuclidean" or "cosine".
         anchors: (M,) ascending positions of the samples to measure, against all rows; all samples if None.

@@ -38,7 +38,7 @@ def open_model(
 ) -> Encoder:
     """Make the model of a spec and load its weights.
 
-    `source:location` is a model source of that name (timm, torchvision, hf, st ...), a bare path one that recognises it
+    `source:location` is a model source of that name (timm, torchvision, hf, st ...), a bare path one that recognizes it
     (program.pt2, scripted.pt, model.onnx); `path/to/file.py:Factory` and `package.module:Factory` are Python code. Options in
     brackets go to the source, or the factory.
 
@@ -50,7 +50,7 @@ def open_model(
         size: (height, width) that images are brought to, in place of the model's own.
         mean: of the channels, likewise.
         std: of the channels, likewise.
-        channels: 1 makes images grey, 3 RGB, for models that bring no preprocessing.
+        channels: 1 makes images gray, 3 RGB, for models that bring no preprocessing.
         value_range: what is black and white in images of more than 8 bits; by default 0..65535, and 0..1 for floats.
         seed: of torch, while the model is made: what is not loaded is the same every time.
 
@@ -110,7 +110,7 @@ def open_model(
 def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
     """Find the source of a spec, and the location that it gets."""
     if Path(spec).is_file() and not spec.endswith(".py"):  # its name may hold brackets and colons
-        return _recognised(spec), spec, plugins.Spec(spec)
+        return _recognized(spec), spec, plugins.Spec(spec)
     parsed = plugins.parse(spec)
     source, separator, location = parsed.name.partition(":")
     if separator and plugins.canonical(source) in plugins.names("models"):
@@ -120,15 +120,15 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
     if separator:
         return "python", parsed.name, parsed
     if Path(parsed.name).is_file() and not parsed.name.endswith(".py"):
-        return _recognised(parsed.name), parsed.name, parsed
+        return _recognized(parsed.name), parsed.name, parsed
     raise UsageError(
         f"cannot read the model '{spec}'; give path/to/file.py:Factory, package.module:Factory, a file (.pt2, .pt, .onnx) that "
         f"is there, or SOURCE:NAME, where SOURCE is one of {', '.join(plugins.names('models'))}"
     )
 
 
-def _recognised(path: str) -> str:
-    source = plugins.recognising("models", Path(path))
+def _recognized(path: str) -> str:
+    source = plugins.recognizing("models", Path(path))
     if source is None:
         raise UsageError(
             f"{path} is not a model by itself; give the model and the file as its weights: MODEL DATA `checkpoint={path}` "

@@ -1,4 +1,4 @@
-"""Tensors of a file that cannot be taken for the numbers that they look like: without data, quantised, adapters."""
+"""Tensors of a file that cannot be taken for the numbers that they look like: without data, quantized, adapters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PACKED = (torch.int8, torch.uint8, *_FLOAT8)
 
 _PACKED_KINDS = ("I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4")  # as .safetensors has them
 
-# What stands beside quantised weights: always, and if the weight beside it is of a packed type.
+# What stands beside quantized weights: always, and if the weight beside it is of a packed type.
 _SCALES = re.compile(
     r"(.*\.)?(SCB|\w*weight_scale(_inv|_2)?|scale_weight|\w*absmax|\w*quant_map|quant_state.*|qweight|qzeros|weight_packed"
     r"|_packed_params.*|\w+_qweight|weight\.(absmax|quant_map|quant_state.*))"
@@ -41,11 +41,11 @@ _ADAPTER = re.compile(
 
 
 def check_numbers(path: str, found: Found) -> None:
-    """Raise InputError for tensors that have no data, or not one number per place: meta, sparse, nested, quantised."""
+    """Raise InputError for tensors that have no data, or not one number per place: meta, sparse, nested, quantized."""
     for key, held in found.items():
         for kind, odd in (
             ("tensors without data (device meta)", [name for name, tensor in held.items() if tensor.is_meta]),
-            ("quantised tensors", [name for name, tensor in held.items() if tensor.is_quantized]),
+            ("quantized tensors", [name for name, tensor in held.items() if tensor.is_quantized]),
             ("nested tensors", [name for name, tensor in held.items() if tensor.is_nested]),
             ("sparse tensors", [name for name, tensor in held.items() if tensor.layout != torch.strided]),
         ):
@@ -80,7 +80,7 @@ def check_adapters(path: str, expected: Iterable[str], fit: Fit | None, sets: It
 def check_exact(path: str, expected: Mapping[str, Tensor], fit: Fit) -> None:
     """Raise InputError where a tensor of the file would become other numbers in the module than the file means.
 
-    Quantised weights (int8, float8, packed 4-bit) mean nothing without their scales; whole numbers have to stay whole, and
+    Quantized weights (int8, float8, packed 4-bit) mean nothing without their scales; whole numbers have to stay whole, and
     complex ones complex.
     """
     left = [name for name in fit.held if name not in set(fit.sources.values())]
@@ -93,17 +93,17 @@ def check_exact(path: str, expected: Mapping[str, Tensor], fit: Fit) -> None:
         if held.dtype in _PACKED and target.is_floating_point:
             front = source.rpartition(".")[0]
             scales = scales or [other for other in left if other.startswith(front) and _PERHAPS_SCALES.fullmatch(other)]
-            raise _quantised(path, what, scales)
+            raise _quantized(path, what, scales)
         if (held.is_complex() and not target.is_complex) or not _is_exact(held, target):
             raise InputError(f"{path}: {what}, which cannot hold its numbers; save it in the model's dtype")
     if scales:
-        raise _quantised(path, "its weights are packed", scales)
+        raise _quantized(path, "its weights are packed", scales)
 
 
 def check_folder(what: str, folder: Path) -> None:
-    """Raise InputError if a folder of transformers holds quantised weights and a configuration that says nothing of it.
+    """Raise InputError if a folder of transformers holds quantized weights and a configuration that says nothing of it.
 
-    transformers would read them as plain numbers; if the configuration has a `quantization_config`, it dequantises or refuses.
+    transformers would read them as plain numbers; if the configuration has a `quantization_config`, it dequantizes or refuses.
     Reads the headers of `.safetensors` files alone, those of the folder and of modules of sentence-transformers in it; raises
     what safetensors raises for a file that is damaged.
     """
@@ -117,13 +117,13 @@ def check_folder(what: str, folder: Path) -> None:
         scales = [name for name in kinds if _SCALES.fullmatch(name)]
         if packed or scales:
             said = f"{packed[0]} is {kinds[packed[0]]}" if packed else "its weights are packed"
-            raise _quantised(what, said, scales)
+            raise _quantized(what, said, scales)
 
 
-def _quantised(path: str, what: str, scales: list[str]) -> InputError:
+def _quantized(path: str, what: str, scales: list[str]) -> InputError:
     beside = f", with scales beside them ({shown(scales)})" if scales else ""
     return InputError(
-        f"{path} holds quantised weights: {what}{beside}; they are not read as plain numbers: dequantise the model and save "
+        f"{path} holds quantized weights: {what}{beside}; they are not read as plain numbers: dequantize the model and save "
         "its state_dict in float32 or bfloat16"
     )
 

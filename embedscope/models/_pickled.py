@@ -126,7 +126,7 @@ def holds_code(path: Path) -> bool:
 def scripted_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a TorchScript archive by name, as state_dict() has them, and run none of its code.
 
-    InputError for modules whose state only their own code can read, and for quantised tensors; whatever unpickling raises for
+    InputError for modules whose state only their own code can read, and for quantized tensors; whatever unpickling raises for
     a file that is damaged.
     """
     with zipfile.ZipFile(path) as archive:
@@ -209,7 +209,7 @@ class _Reader(pickle._Unpickler):
         if module == "torch._utils" and name == "_rebuild_parameter":
             return _Call(lambda data, *_: data)
         if module == "torch._utils" and "qtensor" in name:
-            raise InputError(f"{self._archive.filename} holds quantised tensors; give the weights as floating-point numbers")
+            raise InputError(f"{self._archive.filename} holds quantized tensors; give the weights as floating-point numbers")
         if module == "torch.jit._pickle":
             return _Call(lambda value, *_: value)
         if (module, name) == ("collections", "OrderedDict"):

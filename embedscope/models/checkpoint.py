@@ -35,7 +35,7 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
 
     Raises:
         InputError: not there, cut short, refused as unsafe (with the names it wanted), no tensors in it, none that fits,
-            several sets of weights that fit equally well, quantised weights, or an adapter that would be left out.
+            several sets of weights that fit equally well, quantized weights, or an adapter that would be left out.
         UsageError: weights that the file does not have.
     """
     found = state_dicts(read_weights(Path(path), unsafe_pickle))

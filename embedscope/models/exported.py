@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 # Operators that know whether they train -> where: the place of the argument. batch_norm without running statistics (argument 3)
-# is how weights are standardised, and no sign of training.
+# is how weights are standardized, and no sign of training.
 _TRAINS = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}
 
 

@@ -208,7 +208,7 @@ class _Images:
         hidden = ("image_processor_type", "processor_class", "_processor_class")
         values = {name: value for name, value in self.processor.to_dict().items() if value is not None and name not in hidden}
         shown = ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
-        mode = "RGB" if self.channels == 3 else "grey"
+        mode = "RGB" if self.channels == 3 else "gray"
         rounded = "" if self._takes_floats else ", rounded to 8 bits"
         return (
             f"image: {mode}; {type(self.processor).__name__}({shown}); float array: as it is; "

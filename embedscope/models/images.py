@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Modes of one channel. Those of more than 8 bits are the second group.
-_GREY = frozenset({"1", "L", "LA", "La"})
+_GRAY = frozenset({"1", "L", "LA", "La"})
 _DEEP = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
 # Modes that Pillow takes to RGB by way of another one only.
@@ -26,23 +26,23 @@ _BY_WAY_OF = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 
 def reading(value_range: tuple[float, float] | None) -> str:
     """Say how images become pixels, for the record."""
-    deep = "16-bit grey over 65535, float grey as it is in [0, 1]"
+    deep = "16-bit gray over 65535, float gray as it is in [0, 1]"
     if value_range is not None:
-        deep = f"grey of more than 8 bits from {value_range[0]:g}..{value_range[1]:g} to [0, 1]"
+        deep = f"gray of more than 8 bits from {value_range[0]:g}..{value_range[1]:g} to [0, 1]"
     return (
-        f"images upright by EXIF, first frame, alpha dropped, CMYK by Pillow's formula, 16-bit colour by its high byte, {deep}"
+        f"images upright by EXIF, first frame, alpha dropped, CMYK by Pillow's formula, 16-bit color by its high byte, {deep}"
     )
 
 
 def standard(image: Image, channels: int | None = None, value_range: tuple[float, float] | None = None) -> Image:
-    """Return an image upright and in mode "L" or "RGB" (8 bits), or "F" (grey in [0, 1]) if it has more than 8 bits.
+    """Return an image upright and in mode "L" or "RGB" (8 bits), or "F" (gray in [0, 1]) if it has more than 8 bits.
 
-    Alpha is dropped, as `convert("RGB")` does, so that the colours are those the file holds. Palettes and bilevel images are
+    Alpha is dropped, as `convert("RGB")` does, so that the colors are those the file holds. Palettes and bilevel images are
     converted here, before anything resizes them, because Pillow resizes those by the nearest pixel.
 
     Args:
         image: of any mode; it is not changed.
-        channels: 1 gives "L", 3 gives "RGB"; None keeps grey images grey and makes all others RGB. "F" has one channel always.
+        channels: 1 gives "L", 3 gives "RGB"; None keeps gray images gray and makes all others RGB. "F" has one channel always.
         value_range: what is black and what is white in images of more than 8 bits; None stands for 0..65535 in whole numbers
             and 0..1 in floats.
 
@@ -57,14 +57,14 @@ def standard(image: Image, channels: int | None = None, value_range: tuple[float
     if "transparency" in image.info:  # Pillow would warn, or carry it over
         image = image.copy()
         del image.info["transparency"]
-    grey = image.mode in _GREY
+    gray = image.mode in _GRAY
     if image.mode in _BY_WAY_OF:
         image = image.convert(_BY_WAY_OF[image.mode])
     if image.mode == "LAB":
         image = _from_lab(image)
-    if not grey:
+    if not gray:
         image = image.convert("RGB")
-    return image.convert("L" if channels == 1 or (channels is None and grey) else "RGB")
+    return image.convert("L" if channels == 1 or (channels is None and gray) else "RGB")
 
 
 def _unit(image: Image, value_range: tuple[float, float] | None) -> Image:
@@ -91,7 +91,7 @@ def _from_lab(image: Image) -> Image:
 
 
 def to_tensor(image: Image, channels: int | None = None) -> Tensor:
-    """Turn what `standard` returned into (1, H, W) or (3, H, W) float32 in [0, 1]; with `channels` 3, grey three times."""
+    """Turn what `standard` returned into (1, H, W) or (3, H, W) float32 in [0, 1]; with `channels` 3, gray three times."""
     if image.mode == "F":  # resizing may have gone beyond, as it cannot in 8 bits
         pixels = torch.from_numpy(np.array(image)).clamp_(0, 1)[None]
     else:

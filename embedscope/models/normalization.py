@@ -48,15 +48,15 @@ def _forward(self: _BatchNorm, inputs: Tensor) -> Tensor:
     if count <= 1:
         raise ValueError(f"BatchNorm needs more than one value per channel in a batch, got {int(count)}")
     mean = summed[:-1] / count
-    centred = values - mean.view(shape)
-    variance = distributed.sum_over_processes(centred.square().sum(axes)) / count
+    centered = values - mean.view(shape)
+    variance = distributed.sum_over_processes(centered.square().sum(axes)) / count
     if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
         with torch.no_grad():
             self.num_batches_tracked += 1
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
             self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), share)
-    found = centred * (variance + self.eps).rsqrt().view(shape)
+    found = centered * (variance + self.eps).rsqrt().view(shape)
     if self.affine:
         found = found * self.weight.view(shape) + self.bias.view(shape)
     return found.to(inputs.dtype)

@@ -27,15 +27,15 @@ _LUMA = (0.299, 0.587, 0.114)
 class Pixels:
     """How images and arrays become float32 tensors where the model says nothing about it.
 
-    Images become (C, H, W) in [0, 1]: one channel for grey ones, otherwise RGB (see `images.standard`). Arrays stay as they
+    Images become (C, H, W) in [0, 1]: one channel for gray ones, otherwise RGB (see `images.standard`). Arrays stay as they
     are, but for uint8, which is divided by 255, and other floating types, which become float32. Whole numbers of other types
     (token ids) are left alone.
 
     Attributes:
-        size: (height, width) that images are brought to: the shorter side is resized (bicubic), the centre is cut out.
+        size: (height, width) that images are brought to: the shorter side is resized (bicubic), the center is cut out.
         mean: a number a channel, or one for all, subtracted from what lies in [0, 1].
         std: likewise, divided by afterwards.
-        channels: 1 makes all images grey, 3 all RGB; None leaves grey images grey and makes all others RGB.
+        channels: 1 makes all images gray, 3 all RGB; None leaves gray images gray and makes all others RGB.
         value_range: what is black and white in images of more than 8 bits, or None for what their mode implies.
     """
 
@@ -48,10 +48,10 @@ class Pixels:
     @property
     def text(self) -> str:
         """What is done, for the record."""
-        resized = "" if self.size is None else f"shorter side to {self.size[0]}x{self.size[1]} (bicubic), centre; "
-        colours = {1: "grey", 3: "RGB", None: "one channel for grey images, otherwise RGB"}[self.channels]
+        resized = "" if self.size is None else f"shorter side to {self.size[0]}x{self.size[1]} (bicubic), center; "
+        colors = {1: "gray", 3: "RGB", None: "one channel for gray images, otherwise RGB"}[self.channels]
         scaled = "" if self.mean is None and self.std is None else f"; minus {self.mean or (0.0,)}, over {self.std or (1.0,)}"
-        images = f"image: {resized}(C, H, W) float32 in [0, 1], {colours}; uint8 array: divided by 255{scaled}"
+        images = f"image: {resized}(C, H, W) float32 in [0, 1], {colors}; uint8 array: divided by 255{scaled}"
         return f"{images}; {reading(self.value_range)}"
 
     def adjusted(self, **values: Any) -> Pixels:
@@ -68,7 +68,7 @@ class Pixels:
         if isinstance(item, Tensor):
             is_image = self.size is not None or (self.channels is not None and item.dtype == torch.uint8)
             if not is_image:
-                return self._coloured(to_input(item))
+                return self._colored(to_input(item))
         image = standard(as_image(item), self.channels, self.value_range)
         if self.size is not None:
             from PIL import ImageOps
@@ -77,8 +77,8 @@ class Pixels:
             image = ImageOps.fit(image, (width, height), method=3)  # 3: bicubic, with antialiasing
         return to_tensor(image, self.channels)
 
-    def _coloured(self, pixels: Tensor) -> Tensor:
-        """Make (C, H, W) arrays grey or RGB where that is asked for; arrays that are no images stay as they are."""
+    def _colored(self, pixels: Tensor) -> Tensor:
+        """Make (C, H, W) arrays gray or RGB where that is asked for; arrays that are no images stay as they are."""
         if pixels.ndim != 3 or self.channels in (None, pixels.shape[0]) or pixels.shape[0] not in (1, 3):
             return pixels
         if self.channels == 3:
@@ -120,7 +120,7 @@ class ImagePreset:
     @property
     def text(self) -> str:
         """What is done, for the record."""
-        return f"image: {'RGB' if self.channels == 3 else 'grey'}; {self.steps}; {reading(self.value_range)}"
+        return f"image: {'RGB' if self.channels == 3 else 'gray'}; {self.steps}; {reading(self.value_range)}"
 
     def adjusted(self, **values: Any) -> ImagePreset:
         """Return one with another size, mean or std."""
@@ -142,7 +142,7 @@ class ImagePreset:
 def to_input(item: Image | Tensor | str) -> Tensor:
     """Turn a PIL image into (C, H, W) float32 in [0, 1], and an array into float32 where it is floating or uint8.
 
-    Grey images keep their one channel, all others become RGB. Other integers (token ids) stay as they are. InputError for text.
+    Gray images keep their one channel, all others become RGB. Other integers (token ids) stay as they are. InputError for text.
     """
     if isinstance(item, Tensor):
         if item.dtype == torch.uint8:
@@ -181,7 +181,7 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
 def advice(one: tuple[int, ...], other: tuple[int, ...]) -> str:
     """Say what brings two shapes of inputs together."""
     if len(one) == len(other) == 3 and one[1:] == other[1:]:
-        return "`channels=3` makes all images RGB, `channels=1` all grey"
+        return "`channels=3` makes all images RGB, `channels=1` all gray"
     return "bring them to one with `size=`"
 
 

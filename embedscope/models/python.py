@@ -25,7 +25,7 @@ def python(location: str, /, *args: Any, **options: Any) -> Encoder:
     """Import `file.py:Factory` or `package.module:Factory` and call the factory with the arguments and options.
 
     A factory is a class or a function that returns an `nn.Module`. Until it has, the file's own folder (for a package, the
-    current one) is where it imports its neighbours from.
+    current one) is where it imports its neighbors from.
 
     InputError if the code, the factory or the module is not there, or raises.
     """

@@ -50,7 +50,7 @@ class Monitor:
 
     Args:
         probe: (location, rows): a data source of `extract`, of which a stratified sample is drawn; a location or a Dataset, for
-            all of its labelled rows; a data set of torch, (X, y) tensors, either also with a number of rows as in
+            all of its labeled rows; a data set of torch, (X, y) tensors, either also with a number of rows as in
             ((X, y), 2000); or a loader, an iterable of (inputs, labels), which is read once. Its classes need not be those of
             the training.
         layers: names or patterns, as in `extract`; by default the embedding.

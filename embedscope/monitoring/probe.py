@@ -53,7 +53,7 @@ class EachItem:
 
 
 class Probe:
-    """Labelled inputs in batches that never change.
+    """Labeled inputs in batches that never change.
 
     Attributes:
         labels: (N,) int64, indices into `class_names`.
@@ -187,13 +187,13 @@ def _with_rows(given: Any) -> tuple[Any, int | None]:
 
 
 def _drawn(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
-    """Take the labelled rows of a data set, and of more than `rows` a stratified sample, in their order."""
-    labelled = np.flatnonzero(dataset.labels >= 0)
-    if not len(labelled):
-        raise InputError(f"{dataset.location} has no labelled row")
+    """Take the labeled rows of a data set, and of more than `rows` a stratified sample, in their order."""
+    labeled = np.flatnonzero(dataset.labels >= 0)
+    if not len(labeled):
+        raise InputError(f"{dataset.location} has no labeled row")
     if rows is not None:
-        labelled = labelled[stratified_sample(torch.from_numpy(dataset.labels[labelled]), rows, seed).numpy()]
-    return rows_of(dataset, labelled)
+        labeled = labeled[stratified_sample(torch.from_numpy(dataset.labels[labeled]), rows, seed).numpy()]
+    return rows_of(dataset, labeled)
 
 
 def _labels_of(dataset: Any) -> Array:

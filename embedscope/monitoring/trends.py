@@ -1,7 +1,7 @@
 """What the curves of a training say: a few faults, found by rules that healthy noise does not meet.
 
 Curves are smoothed by the median of three values, and a change counts if it exceeds the noise several times, which is estimated
-from the differences of neighbouring values. The limits were set on simulated curves: see tests/monitoring/test_trends.py.
+from the differences of neighboring values. The limits were set on simulated curves: see tests/monitoring/test_trends.py.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ belongs to one class. A tile is a product, turned into distances and added up in
 into the row's running minimum. Nothing of size N x N or N x K is ever written.
 
 Products are of float32 rows about the mean, by three TF32 products each, which is float32 precision; sums over a class are in
-float64. Rows with a neighbour so near that the product loses digits are marked, and the caller computes these again.
+float64. Rows with a neighbor so near that the product loses digits are marked, and the caller computes these again.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How alike two embeddings of the same rows are: debiased linear CKA, and the overlap of nearest neighbours.
+"""How alike two embeddings of the same rows are: debiased linear CKA, and the overlap of nearest neighbors.
 
 With kernels K = XXᵀ and L = YYᵀ whose diagonals are set to zero (K°, L°), the unbiased HSIC is
 
     HSIC = [tr K°L° + (1ᵀK°1)(1ᵀL°1) / ((n - 1)(n - 2)) - 2 / (n - 2) 1ᵀK°L°1] / (n (n - 3))
 
 and CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) (Song et al. 2012, jmlr.org/papers/v13/song12a; Kornblith et al. 2019,
-arXiv:1905.00414). It does not change when X is centred, and then the row sums of K° are -|x_i|², so that all three terms follow
-from cross moments: tr K°L° = |XᵀY|² - sum |x_i|²|y_i|². Nothing of size n x n is computed unless the features are wider than
+arXiv:1905.00414). It does not change when X is centered, and then the row sums of K° are -|x_i|², so that all terms follow from
+cross moments: tr K°L° = |XᵀY|² - sum |x_i|²|y_i|². Nothing of size n x n is computed unless the features are wider than
 that.
 """
 
@@ -109,7 +109,7 @@ def _mean_and_scale(rows: Rows) -> tuple[Tensor, float]:
 def _of_moments(
     first: Rows, second: Rows, means: tuple[Tensor, ...], scales: tuple[float, ...]
 ) -> tuple[list[float], list[Tensor]]:
-    """Stream both: |XᵀX|², |YᵀY|² and |XᵀY|², and the squared norms (N,) of the centred, scaled rows of each."""
+    """Stream both: |XᵀX|², |YᵀY|² and |XᵀY|², and the squared norms (N,) of the centered, scaled rows of each."""
     count, widths = first.shape[0], (first.shape[1], second.shape[1])
     moments = [torch.zeros(one, other, dtype=torch.float64) for one, other in ((widths[0],) * 2, (widths[1],) * 2, widths)]
     norms: list[list[Tensor]] = [[], []]
@@ -134,7 +134,7 @@ def _of_kernels(one: Tensor, other: Tensor) -> tuple[list[float], list[Tensor]]:
 
 
 def _hsic(product: float, left: Tensor, right: Tensor, count: int) -> float:
-    """Unbiased HSIC of centred rows from |XᵀY|² and the squared norms (N,) of both; see the module's docstring."""
+    """Unbiased HSIC of centered rows from |XᵀY|² and the squared norms (N,) of both; see the module's docstring."""
     both = float((left * right).sum())
     sums = float(left.sum()) * float(right.sum()) / ((count - 1) * (count - 2))
     return (product - both + sums - 2 / (count - 2) * both) / (count * (count - 3))

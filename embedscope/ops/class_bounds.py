@@ -94,11 +94,11 @@ def class_bounds(rows: Tensor, counts: Tensor, rank: int) -> ClassBounds:
         covariance, q, w = _moments_of_one(rows, means[0])
         split = _split_covariance(covariance, rank_here)
     else:
-        centred = _padded(rows, means, counts)
-        squares = centred.square().sum(dim=2)
-        w = (squares[:, None] @ centred).squeeze(1) / counts[:, None]
+        centered = _padded(rows, means, counts)
+        squares = centered.square().sum(dim=2)
+        w = (squares[:, None] @ centered).squeeze(1) / counts[:, None]
         q = squares.double()
-        split = _split_rows(centred / counts.sqrt()[:, None, None].to(rows.dtype), rank_here)
+        split = _split_rows(centered / counts.sqrt()[:, None, None].to(rows.dtype), rank_here)
     # q (K, n) is 0 where a class has no row.
     mean_q = q.sum(dim=1) / counts
     gap = (q - mean_q[:, None]).masked_fill_(torch.arange(q.shape[1], device=q.device) >= counts[:, None], 0)
@@ -109,9 +109,9 @@ def _padded(rows: Tensor, means: Tensor, counts: Tensor) -> Tensor:
     """Return the rows of each class about its mean, zeros for rows that it lacks: (K, n, D)."""
     index = torch.repeat_interleave(counts)
     place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[index]
-    centred = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
-    centred[index, place] = rows - means[index]
-    return centred
+    centered = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
+    centered[index, place] = rows - means[index]
+    return centered
 
 
 def _moments_of_one(rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,10 +121,10 @@ def _moments_of_one(rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]
     w = covariance.new_zeros(width)
     parts = []
     for part in torch.split(rows, _ROWS):
-        centred = part - mean
-        q = centred.square().sum(dim=1)
-        covariance += centred.T @ centred
-        w += q @ centred
+        centered = part - mean
+        q = centered.square().sum(dim=1)
+        covariance += centered.T @ centered
+        w += q @ centered
         parts.append(q.double())
     return (covariance / len(rows)).to(rows.dtype)[None], torch.cat(parts)[None], (w / len(rows))[None]
 

@@ -231,7 +231,7 @@ def _closed_form(
     other row.
     """
     device, size = wanted.device, len(classes)
-    centre = (moments.means * moments.counts[:, None]).sum(dim=0) / moments.counts.sum()
+    center = (moments.means * moments.counts[:, None]).sum(dim=0) / moments.counts.sum()
     # The class mean is rounded: what is below the resolution of the rows is no distance.
     floor = (4 * torch.finfo(torch.float64).eps * moments.largest) ** 2
     share = distributed.share(len(wanted))
@@ -241,8 +241,8 @@ def _closed_form(
     slices = blocks.row_slices(len(mine), 8 * (4 * size + 2 * features.shape[1]))
     for block in blocks.tracked(slices, "distances", len(slices)):
         raw = gathered(features, mine[block]).to(device, torch.float64)
-        rows = (unit_rows(raw) if unit else raw) - centre
-        squared = squared_distances(moments.means - centre, rows) + (moments.spread / moments.counts)[:, None]  # (K, B)
+        rows = (unit_rows(raw) if unit else raw) - center
+        squared = squared_distances(moments.means - center, rows) + (moments.spread / moments.counts)[:, None]  # (K, B)
         squared.masked_fill_(squared <= floor, 0)
         sums = squared * moments.counts[:, None]
         index = classes.index[mine[block]]

@@ -88,7 +88,7 @@ def class_scatter(classes: Classes, width: int, device: torch.device) -> ClassSc
 
 
 def between_directions(means: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the variances and directions in which centred class means differ: (K, d) -> (r,) descending > 0, (d, r) orthonormal.
+    """Find the variances and directions in which centered means differ: (K, d) -> (r,) descending > 0, (d, r) orthonormal.
 
     Variances are the eigenvalues of S_B, the mean of the outer products of the means, above max(K, d) eps of the largest.
     """

@@ -68,4 +68,4 @@ def surveyed(features: Rows, classes: Classes, *, unit: bool) -> Survey:
         return Survey(frame, None, squares)
     means = total / classes.counts[:, None] * scale
     spread = squares / classes.counts * scale * scale - means.square().sum(dim=1)
-    return Survey(frame, means - frame.centre, spread.clamp(min=0))
+    return Survey(frame, means - frame.center, spread.clamp(min=0))

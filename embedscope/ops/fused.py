@@ -75,7 +75,7 @@ def _difference(device: torch.device, tiling: Tiling | None) -> str:
 def fused(
     features: Tensor, classes: Classes, frame: Frame, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
 ) -> tuple[Tensor, RunningMinimum]:
-    """Do what `all_pairs_once` does by one kernel, and again, exactly, for rows with neighbours too near for that."""
+    """Do what `all_pairs_once` does by one kernel, and again, exactly, for rows with neighbors too near for that."""
     from embedscope.ops._class_distances_triton import fused_class_distances
 
     own, found, again = fused_class_distances(features, classes, frame, unit=unit, form=form, tiling=tiling)

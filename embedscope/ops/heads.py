@@ -63,9 +63,9 @@ def linear_head(features: Rows, logits: Rows, mean: Tensor) -> Head:
     cross = torch.zeros(width, len(offset), dtype=torch.float64, device=mean.device)
     total = torch.zeros(1, dtype=torch.float64, device=mean.device)
     for place, block in over_rows(features, torch.float64, mean.device):
-        centred, answers = block - mean, logits[place].to(mean.device, torch.float64) - offset
-        gram += centred.T @ centred
-        cross += centred.T @ answers
+        centered, answers = block - mean, logits[place].to(mean.device, torch.float64) - offset
+        gram += centered.T @ centered
+        cross += centered.T @ answers
         total += answers.square().sum()
     distributed.all_reduce([gram, cross, total])
     if not 0 < float(total) < torch.inf:

@@ -1,8 +1,8 @@
 """Which labels are probably wrong, from class probabilities that were predicted without the row itself.
 
-A row of the true class i is labelled y with probability (1 - e) [i = y] + e C(i, y): e is the share of wrong labels, and C,
+A row of the true class i is labeled y with probability (1 - e) [i = y] + e C(i, y): e is the share of wrong labels, and C,
 with a zero diagonal, says which classes are taken for one another. The true class has probabilities
-t = softmax(sum_s w_s log p_s) over sources s of evidence, such as a probe and the neighbours. The weights w_s >= 0 and e are
+t = softmax(sum_s w_s log p_s) over sources s of evidence, such as a probe and the neighbors. The weights w_s >= 0 and e are
 those under which the given labels are most likely; C is counted from the result, and both steps are repeated. So the estimate
 tells an ambiguous row (low t for every class) from a wrong label (high t for another class).
 
@@ -48,7 +48,7 @@ _HALVINGS = 8
 _LEADS = 0.75  # share of a part from which a class leads it, and of a class that has to be at home
 
 # What of the confusions is used to tell wrong labels, as a power of C: 1 is best where labels are wrong for one class only, and
-# up to 0.013 of AUROC worse where difficult rows are mislabelled more often; 0 the other way round (benchmarks/issues.py).
+# up to 0.013 of AUROC worse where difficult rows are mislabeled more often; 0 the other way round (benchmarks/issues.py).
 _CONFUSION_POWER = 0.5
 
 
@@ -86,9 +86,9 @@ class _NoiseModel:
 
 
 def neighbor_shares(indices: Tensor, given: Tensor, classes: int) -> Tensor:
-    """Return the shares of the classes among the neighbours of each row, smoothed: (N, k), (N,) -> (N, K) float64.
+    """Return the shares of the classes among the neighbors of each row, smoothed: (N, k), (N,) -> (N, K) float64.
 
-    One neighbour is added that has the classes as often as the data have them, so that no share is 0.
+    One neighbor is added that has the classes as often as the data have them, so that no share is 0.
     """
     count, k = indices.shape
     prior = torch.bincount(given, minlength=classes) / len(given)
@@ -100,12 +100,12 @@ def neighbor_shares(indices: Tensor, given: Tensor, classes: int) -> Tensor:
 def strangers(indices: Tensor, given: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Return for rows among those of another class, how sure it is that they belong to it, and the class: (N,), (N,).
 
-    In data that fall into parts that are not connected by neighbours, a class that is at home in one part, and of which a few
+    In data that fall into parts that are not connected by neighbors, a class that is at home in one part, and of which a few
     rows are spread through another, is no class that is ambiguous there: these rows are wrong labels, or the features fail.
     The noise model has one rate for all classes, and takes errors in one direction for ambiguity.
 
     Args:
-        indices: (N, k) neighbours, whose union connects the rows.
+        indices: (N, k) neighbors, whose union connects the rows.
         given: (N,) int64, the labels, from 0 to K - 1.
         classes: K.
 
@@ -175,17 +175,17 @@ def _fitted(logs: Tensor, given: Tensor) -> _NoiseModel:
     weights, odds = begin, torch.tensor([-3.0], dtype=torch.float64)
     confusion = _confusions(torch.softmax(2 * logs.mean(dim=0), dim=1), given)
     for _ in range(_ROUNDS):
-        found, likelihood = _most_likely(torch.cat([weights, odds]), _Labelled(logs, given, confusion))
+        found, likelihood = _most_likely(torch.cat([weights, odds]), _Labeled(logs, given, confusion))
         weights, odds = found[:-1], found[-1:]
         model = _NoiseModel(softplus(weights), float(torch.sigmoid(odds)), confusion)
         confusion = _confusions(model.posterior(logs, given)[0], given)
-    weights, odds = _lowest_rate(begin, weights, odds, likelihood, _Labelled(logs, given, model.confusion))
+    weights, odds = _lowest_rate(begin, weights, odds, likelihood, _Labeled(logs, given, model.confusion))
     return _NoiseModel(softplus(weights), float(torch.sigmoid(odds)), confusion)
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """Evidence (S, B, K), labels (B,) and which classes are labelled as others (K, K)."""
+class _Labeled:
+    """Evidence (S, B, K), labels (B,) and which classes are labeled as others (K, K)."""
 
     logs: Tensor
     given: Tensor
@@ -204,13 +204,13 @@ class _Labelled:
         return likelihood.clamp(min=torch.finfo(torch.float64).tiny).log().sum() + prior
 
 
-def _most_likely(start: Tensor, labelled: _Labelled, odds: Tensor | None = None) -> tuple[Tensor, float]:
-    """Maximise the likelihood over weights and odds, the last parameter, or over weights at given odds: parameters, maximum."""
-    count = len(labelled.given)
+def _most_likely(start: Tensor, labeled: _Labeled, odds: Tensor | None = None) -> tuple[Tensor, float]:
+    """Maximize the likelihood over weights and odds, the last parameter, or over weights at given odds: parameters, maximum."""
+    count = len(labeled.given)
 
     def loss(point: Tensor) -> tuple[float, Tensor]:
         free = point.clone().requires_grad_(True)
-        found = labelled.log_likelihood(free[:-1], free[-1:]) if odds is None else labelled.log_likelihood(free, odds)
+        found = labeled.log_likelihood(free[:-1], free[-1:]) if odds is None else labeled.log_likelihood(free, odds)
         (slope,) = torch.autograd.grad(-found / count, free)
         return -float(found.detach()) / count, slope
 
@@ -218,18 +218,18 @@ def _most_likely(start: Tensor, labelled: _Labelled, odds: Tensor | None = None)
     return found, -count * loss(found)[0]
 
 
-def _lowest_rate(begin: Tensor, weights: Tensor, odds: Tensor, likelihood: float, labelled: _Labelled) -> tuple[Tensor, Tensor]:
+def _lowest_rate(begin: Tensor, weights: Tensor, odds: Tensor, likelihood: float, labeled: _Labeled) -> tuple[Tensor, Tensor]:
     """Lower the odds as far as the labels do not reject it, with the best weights for them: weights, odds."""
     low, high = torch.full_like(odds, _NO_ERRORS), odds
-    others, reached = _most_likely(begin, labelled, low)
-    counts = torch.bincount(labelled.given).double()
+    others, reached = _most_likely(begin, labeled, low)
+    counts = torch.bincount(labeled.given).double()
     if reached <= float(torch.xlogy(counts, counts / counts.sum()).sum()) + _INFORMED:
         raise UndefinedError("the features do not tell the classes apart")
     if _kept(others, reached, likelihood):
         return others, low
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        others, reached = _most_likely(begin, labelled, middle)
+        others, reached = _most_likely(begin, labeled, middle)
         if _kept(others, reached, likelihood):
             weights, high = others, middle
         else:
@@ -243,7 +243,7 @@ def _kept(weights: Tensor, reached: float, likelihood: float) -> bool:
 
 
 def _confusions(posterior: Tensor, given: Tensor) -> Tensor:
-    """Count how often a class is labelled as another, from the probabilities of the true classes: (B, K) -> (K, K)."""
+    """Count how often a class is labeled as another, from the probabilities of the true classes: (B, K) -> (K, K)."""
     classes = posterior.shape[1]
     counts = class_sums(posterior, given, classes).T + 1 / classes  # (true, given)
     counts.fill_diagonal_(0)

@@ -1,4 +1,4 @@
-"""Where rows are compared, and how far a product of them may be off: what makes short products safe to select neighbours by."""
+"""Where rows are compared, and how far a product of them may be off: what makes short products safe to select neighbors by."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class Space:
     """Where rows are measured from, in what unit and in what numbers.
 
     Attributes:
-        centre: (D,) float64, the median of a sample of the scaled (or unit) rows: near most of them, wherever outliers are.
+        center: (D,) float64, the median of a sample of the scaled (or unit) rows: near most of them, wherever outliers are.
         scale: a power of two that brings typical numbers to about 1; distances are this many times too large. 1 for unit rows.
         unit: whether rows are divided by their length; the squared distance is then twice 1 - cosine.
         dtype: of the products: float32 or float64.
     """
 
-    centre: Tensor
+    center: Tensor
     scale: float
     unit: bool
     dtype: torch.dtype
@@ -89,16 +89,16 @@ class Space:
         A product of D + 2 terms is off by (D + 2) eps / 2 of the product of the lengths at most, whatever the order of the
         sum (Higham 2002, doi:10.1137/1.9780898718027, section 3.1); moving and rounding the rows adds a few eps.
         """
-        return (len(self.centre) + 16) * torch.finfo(self.dtype).eps
+        return (len(self.center) + 16) * torch.finfo(self.dtype).eps
 
     @property
     def vanishing(self) -> float:
         """How much numbers that are too small for the dtype may add to that."""
-        return 4 * (len(self.centre) + 16) * torch.finfo(self.dtype).tiny
+        return 4 * (len(self.center) + 16) * torch.finfo(self.dtype).tiny
 
     def exact(self, rows: Tensor) -> Tensor:
-        """Return rows in float64, not about the centre: (B, D)."""
-        rows = rows.to(device=self.centre.device, dtype=torch.float64)
+        """Return rows in float64, not about the center: (B, D)."""
+        rows = rows.to(device=self.center.device, dtype=torch.float64)
         return unit_rows(rows) if self.unit else rows * self.scale
 
     def squared(self, x: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Space:
 
     def laid(self, features: Rows, rows: slice) -> LaidRows:
         """Lay out some of the rows."""
-        width, device = features.shape[1], self.centre.device
+        width, device = features.shape[1], self.center.device
         left = torch.empty(rows.stop - rows.start, width + 2, dtype=self.dtype, device=device)
         norms = torch.empty(len(left), dtype=torch.float64, device=device)
         zero = torch.zeros(len(left), dtype=torch.bool, device=device)
@@ -119,7 +119,7 @@ class Space:
             values = self.exact(features[block])
             if self.unit:
                 zero[here] = zero_rows(values)
-            values = values - self.centre
+            values = values - self.center
             left[here, :width] = values
             norms[here] = values.square_().sum(dim=1)
         left[:, width] = norms * (1 - self.error)
@@ -172,14 +172,14 @@ def surveyed(features: Rows, queries: Rows | None, *, unit: bool, device: torch.
                 sampled = values[-block.start % step :: step]
                 found.append(unit_rows(sampled) if unit else sampled.clone())
     sample = torch.cat(found)
-    centre = sample.median(dim=0).values
+    center = sample.median(dim=0).values
     dtype = working_dtype(features.dtype)
     if unit:
-        return Space(centre, 1.0, unit, dtype)
-    typical = float((sample - centre).abs().amax(dim=1).median()) or largest
+        return Space(center, 1.0, unit, dtype)
+    typical = float((sample - center).abs().amax(dim=1).median()) or largest
     power = -math.frexp(typical)[1] if 0 < typical < math.inf else 0
     reach = math.frexp(largest)[1] + power if 0 < largest < math.inf else 0
     if reach > _RANGE[dtype]:
         dtype, power = torch.float64, power - max(0, reach - _RANGE[torch.float64])
     scale = 2.0 ** max(-1000, min(1000, power))
-    return Space(centre * scale, scale, unit, dtype)
+    return Space(center * scale, scale, unit, dtype)

@@ -161,7 +161,7 @@ class _Kept:
 
 
 def kept_count(k: int, searched: int) -> int:
-    """Choose how many candidates to keep for k neighbours among so many rows."""
+    """Choose how many candidates to keep for k neighbors among so many rows."""
     return min(k + 8 + k // 8, searched)
 
 
@@ -176,14 +176,14 @@ def closest(
         asked: what is searched for.
         rows: which of these: M.
         positions: where each of `asked` is among the features, so that it is not its own candidate; None if they are not there.
-        k: how many neighbours are wanted.
+        k: how many neighbors are wanted.
         symmetric: whether `rows` of `asked` are all features, so that a tile serves its rows and its columns.
 
     Returns:
         Candidates of all M rows, in every process; each computed a share of the tiles.
     """
     searched = features.shape[0] - (positions is not None)
-    count, device = rows.stop - rows.start, space.centre.device
+    count, device = rows.stop - rows.start, space.center.device
     kept = _Kept(count, kept_count(k, searched), torch.empty(0, dtype=space.dtype, device=device))
     norms = torch.empty(count, dtype=torch.float64, device=device)
     all_norms = torch.empty(features.shape[0], dtype=torch.float64, device=device)
@@ -220,9 +220,9 @@ def _pairs(
 def _tiles(space: Space, x: LaidRows, y: LaidRows, *, symmetric: bool) -> Iterator[tuple[slice, slice, Tensor]]:
     """Compute this process's share of the tiles: (columns, rows, lower bounds in one buffer); one half if symmetric."""
     step = _tile_rows(space)
-    buffer = torch.empty(min(step, len(x)) * min(step, len(y)), dtype=space.dtype, device=space.centre.device)
+    buffer = torch.empty(min(step, len(x)) * min(step, len(y)), dtype=space.dtype, device=space.center.device)
     downs, acrosses = (blocks.row_slices(len(each), 1, step) for each in (x, y))
-    for number, across in enumerate(blocks.tracked(acrosses, "neighbours", len(acrosses))):
+    for number, across in enumerate(blocks.tracked(acrosses, "neighbors", len(acrosses))):
         columns = y.part(across)
         right = columns.right()
         for other, down in enumerate(downs[: number + 1] if symmetric else downs):
@@ -233,7 +233,7 @@ def _tiles(space: Space, x: LaidRows, y: LaidRows, *, symmetric: bool) -> Iterat
 
 
 def _tile_rows(space: Space) -> int:
-    wanted = _TILE if space.centre.device.type == "cpu" else _ON_GPU
+    wanted = _TILE if space.center.device.type == "cpu" else _ON_GPU
     # A tile, and what is made of it where all of it has to be sorted.
     most = math.isqrt(max(1, blocks.memory() // (16 * space.dtype.itemsize)))
     return max(1, min(wanted, most))

@@ -2,7 +2,7 @@
 
 Products in the dtype of the rows (float32 for shorter ones) give lower and upper bounds of squared distances. A few more than k
 rows with the smallest lower bounds are kept per row (`ops.neighbor_tiles`); their distances, and with them the order, are
-computed again from differences in float64. A row whose neighbours the bounds do not separate from what was left out is measured
+computed again from differences in float64. A row whose neighbors the bounds do not separate from what was left out is measured
 again by products in float64, without a limit on how many rows are kept.
 """
 
@@ -85,7 +85,7 @@ def nearest_neighbors(
     searched, alone = features.shape[0], queries is None
     k = min(k, searched - 1 if alone else searched)
     if k < 1:
-        raise UndefinedError("neighbours need at least two rows")
+        raise UndefinedError("neighbors need at least two rows")
     where = device or (features.device if isinstance(features, Tensor) else torch.device("cpu"))
     space = surveyed(features, queries, unit=unit, device=where)
     asked = gathered(features, anchors) if anchors is not None else features if queries is None else queries
@@ -143,7 +143,7 @@ def refined(
     Returns:
         (m, k) int64 positions, and (m, k) float64 squared distances in the space.
     """
-    count, device = mine.stop - mine.start, space.centre.device
+    count, device = mine.stop - mine.start, space.center.device
     indices = torch.empty(count, k, dtype=torch.int64, device=device)
     squared = torch.empty(count, k, dtype=torch.float64, device=device)
     kept, settled = found.settled(k, space)
@@ -169,12 +169,12 @@ def refined(
 
 
 def _thorough(space: Space, features: Rows, asked: Tensor, itself: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-    """Find the neighbours of rows that many others are about as near to: float64 products, and every row that they leave.
+    """Find the neighbors of rows that many others are about as near to: float64 products, and every row that they leave.
 
-    Equal rows have the same neighbours, but for themselves: they are measured once, with one neighbour more.
+    Equal rows have the same neighbors, but for themselves: they are measured once, with one neighbor more.
     """
     space = replace(space, dtype=torch.float64)
-    distinct, which = torch.unique(asked.to(space.centre.device), dim=0, return_inverse=True)
+    distinct, which = torch.unique(asked.to(space.center.device), dim=0, return_inverse=True)
     more = k if itself is None else k + 1
     parts = [
         _all_within_reach(space, features, distinct[block], more)

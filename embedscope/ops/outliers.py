@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NEIGHBORS = 10
 _FEWEST_ROWS = 20
 # How many standard deviations of the logarithm, estimated from the upper half, and how many times the distances of the row's
-# neighbours. On Gaussian data at most 0.6% of the rows pass both in 2 dimensions and none in 8 or more (benchmarks/issues.py).
+# neighbors. On Gaussian data at most 0.6% of the rows pass both in 2 dimensions and none in 8 or more (benchmarks/issues.py).
 _DEVIATIONS = 4.0
 _AROUND = 1.25
 _QUARTILE = 0.6745  # of the standard normal
@@ -25,7 +25,7 @@ _QUARTILE = 0.6745  # of the standard normal
 
 @dataclass(frozen=True)
 class Outliers:
-    """How far N rows are from their neighbours.
+    """How far N rows are from their neighbors.
 
     Attributes:
         ratio: (N,) float64, mean distance to the 10 nearest rows, over the median of that over all rows.
@@ -39,10 +39,10 @@ class Outliers:
 
 
 def outliers(neighbors: Neighbors, labels: Tensor | None = None) -> Outliers:
-    """Find the rows that are far from their nearest: (N, k) neighbours, k at least 10 -> Outliers.
+    """Find the rows that are far from their nearest: (N, k) neighbors, k at least 10 -> Outliers.
 
     An outlier is beyond 4 standard deviations of the logarithms of three ratios: of its mean distance to its 10 nearest to the
-    median of all rows, to that of its class, and to that of its neighbours, as in the local outlier factor
+    median of all rows, to that of its class, and to that of its neighbors, as in the local outlier factor
     (doi:10.1145/342009.335388). The median of the logarithms above 0 estimates each deviation. Outliers that form a group of
     more than 10 are near one another, and are not found.
 
@@ -63,7 +63,7 @@ def outliers(neighbors: Neighbors, labels: Tensor | None = None) -> Outliers:
     ratio = mean / usual
     threshold = _threshold(ratio)
     around = mean[near.indices].median(dim=1).values
-    # Where the neighbours are copies of one another, the row is as far from them as can be.
+    # Where the neighbors are copies of one another, the row is as far from them as can be.
     local = torch.where(around > 0, mean / around, torch.where(mean > 0, torch.inf, 1.0))
     found = (ratio > threshold) & (local > max(_AROUND, _threshold(local[local.isfinite()])))
     if labels is not None:

@@ -125,11 +125,11 @@ def power(effect: float, pairs: int, *, comparisons: int = 1, ratio: float = 0.0
     """Compute the chance that n >= 2 pairs show a true difference of `effect` standard deviations; the rest as above."""
     from scipy import stats
 
-    centre = abs(effect) / math.sqrt(1 / pairs + ratio)
+    center = abs(effect) / math.sqrt(1 / pairs + ratio)
     reach = _quantile(pairs, comparisons)
-    if centre > 30 + 3 * reach:  # where the noncentral t is not computed well, and the power is 1 in all digits that count
+    if center > 30 + 3 * reach:  # where the noncentral t is not computed well, and the power is 1 in all digits that count
         return 1.0
-    return float(stats.nct.sf(reach, pairs - 1, centre) + stats.nct.cdf(-reach, pairs - 1, centre))
+    return float(stats.nct.sf(reach, pairs - 1, center) + stats.nct.cdf(-reach, pairs - 1, center))
 
 
 def pairs_needed(effect: float, *, least: int, wanted: float = 0.8, comparisons: int = 1, ratio: float = 0.0) -> int | None:

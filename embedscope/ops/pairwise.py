@@ -45,14 +45,14 @@ class Frame:
     """Where distances are measured from, and in what unit.
 
     Attributes:
-        centre: (D,) float64, the mean of the scaled (or unit) rows: moving the origin there changes no distance, and the nearer
+        center: (D,) float64, the mean of the scaled (or unit) rows: moving the origin there changes no distance, and the nearer
             the rows, the fewer digits cancel.
         scale: a power of two that brings the largest number to about 1, so that squares neither overflow nor vanish; distances
             are this many times too large. 1 for unit rows.
         near: how many times NEAR pairs are computed again at, for float32; see `near_for`.
     """
 
-    centre: Tensor
+    center: Tensor
     scale: float
     near: float = 1.0
 
@@ -61,7 +61,7 @@ def near_for(rows_per_class: float) -> float:
     """Return how many times NEAR the pairs reach that are computed again from their difference, in float32: 1 to 8.
 
     Errors average out in the mean distance to a class of many rows; to a class of two they do not, and a silhouette of classes
-    around a common centre, far from that of all rows, would be off by 2e-5.
+    around a common center, far from that of all rows, would be off by 2e-5.
     """
     return max(1.0, 8.0 / math.sqrt(max(1.0, rows_per_class)))
 
@@ -78,20 +78,20 @@ class PreparedRows:
     def __init__(self, features: Tensor, order: Tensor | None, frame: Frame, *, unit: bool) -> None:
         """Prepare (N, D) features as they are or, in an order (P,), by row number; at unit length if asked."""
         self._features, self._order, self._unit = features, order, unit
-        self._centre, self._scale = frame.centre.to(features.device), frame.scale
+        self._center, self._scale = frame.center.to(features.device), frame.scale
         dtype = working_dtype(features.dtype)
         self.near = NEAR[dtype] * (frame.near if dtype == torch.float32 else 1)
         rows, width = len(features) if order is None else len(order), features.shape[1]
         self.left = torch.empty(rows, width + 2, dtype=working_dtype(features.dtype), device=features.device)
-        # float32 rows need no float64 on the way: whatever the centre is rounded to, all of them are moved by the same.
+        # float32 rows need no float64 on the way: whatever the center is rounded to, all of them are moved by the same.
         direct = features.dtype == torch.float32 and not unit and self._scale < 2.0**100
         for block in row_slices(rows, width * 24):
             if direct:
                 here = features[block] if order is None else features.index_select(0, order[block])
-                torch.sub(here * self._scale, self._centre.float(), out=self.left[block, :width])
+                torch.sub(here * self._scale, self._center.float(), out=self.left[block, :width])
             else:
                 here = self.exact(torch.arange(block.start, block.stop, device=features.device))
-                self.left[block, :width] = here - self._centre
+                self.left[block, :width] = here - self._center
         self.norms = self.left[:, :width].square().sum(dim=1)
         self.left[:, width] = self.norms
         self.left[:, width + 1] = 1
@@ -118,7 +118,7 @@ class PreparedRows:
         return found
 
     def exact(self, positions: Tensor) -> Tensor:
-        """Return rows at (n,) positions in float64, not about the centre, which an outlier moves far from them: (n, D)."""
+        """Return rows at (n,) positions in float64, not about the center, which an outlier moves far from them: (n, D)."""
         rows = self._features[positions if self._order is None else self._order[positions]].double()
         return unit_rows(rows) if self._unit else rows * self._scale
 

@@ -1,4 +1,4 @@
-"""Linear probes: multinomial logistic regression on standardised features, and its predictions of rows left out of the fit."""
+"""Linear probes: multinomial logistic regression on standardized features, and its predictions of rows left out of the fit."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class LinearProbe:
     """A fitted multinomial logistic regression.
 
     Attributes:
-        centre: (D,) float64, mean of the rows that it was fitted to.
+        center: (D,) float64, mean of the rows that it was fitted to.
         scale: (D,) float64, their standard deviation; 1 for a channel that does not vary.
-        weight: (D, k) of standardised channels.
+        weight: (D, k) of standardized channels.
         bias: (k,).
         known: (k,) int64, the columns out of `num_classes` that had rows.
         num_classes: K.
@@ -58,7 +58,7 @@ class LinearProbe:
         rows: number of rows that it was fitted to.
     """
 
-    centre: Tensor
+    center: Tensor
     scale: Tensor
     weight: Tensor
     bias: Tensor
@@ -69,7 +69,7 @@ class LinearProbe:
 
     def logits(self, rows: Tensor) -> Tensor:
         """Compute the logits of the known classes: (B, D) -> (B, k) float64."""
-        return ((rows.double() - self.centre) / self.scale) @ self.weight.double() + self.bias.double()
+        return ((rows.double() - self.center) / self.scale) @ self.weight.double() + self.bias.double()
 
     def probabilities(self, rows: Tensor) -> Tensor:
         """Compute class probabilities: (B, D) -> (B, K) float64, rows sum to 1; 0 for a class that the fit had no rows of."""
@@ -80,7 +80,7 @@ class LinearProbe:
 def fit(rows: Tensor, index: Tensor, num_classes: int, *, C: float | None = None, seed: int = 0) -> LinearProbe:
     """Fit a linear probe: (n, D), (n,) in [0, K) -> LinearProbe.
 
-    Minimises C * sum of -ln p(y) + |weight|² / 2 over standardised rows, the intercept free: scikit-learn's
+    Minimizes C * sum of -ln p(y) + |weight|² / 2 over standardized rows, the intercept free: scikit-learn's
     LogisticRegression after its StandardScaler.
 
     Args:
@@ -201,17 +201,17 @@ def _chosen_strength(rows: Tensor, index: Tensor, num_classes: int, seed: int) -
 
 
 class _Problem:
-    """The rows of a fit, standardised, in coordinates of at most n dimensions."""
+    """The rows of a fit, standardized, in coordinates of at most n dimensions."""
 
     def __init__(self, rows: Tensor, index: Tensor, num_classes: int) -> None:
         rows = rows.double()
         self.num_classes, self.count = num_classes, len(rows)
         self.known, self.target = torch.unique(index, return_inverse=True)
-        self.centre = rows.mean(dim=0)
-        spread = (rows - self.centre).square().mean(dim=0).sqrt()
+        self.center = rows.mean(dim=0)
+        spread = (rows - self.center).square().mean(dim=0).sqrt()
         rounding = 1e-12 * rows.abs().amax(dim=0)  # a channel that does not vary keeps this much around a rounded mean
         self.scale = spread.masked_fill(spread <= rounding, 1)
-        rows = (rows - self.centre) / self.scale
+        rows = (rows - self.center) / self.scale
         # The penalty is the same in any rotation, and the best weights lie in the span of the rows.
         self.basis: Tensor | None = None
         if rows.shape[1] > self.count:
@@ -222,7 +222,7 @@ class _Problem:
         self.rows = rows.float() if self.large else rows
 
     def solve(self, C: float, start: tuple[Tensor, Tensor] | None = None, *, rough: bool = False) -> tuple[Tensor, Tensor]:
-        """Find weights (d, k) float64 and bias (k,), from those of a neighbouring C if given; `rough` to compare strengths.
+        """Find weights (d, k) float64 and bias (k,), from those of a neighboring C if given; `rough` to compare strengths.
 
         L-BFGS in the coordinates in which Böhning's bound of the Hessian, X'X / 2 + penalty, is the identity
         (doi:10.1007/BF00048682): correlated channels then take no more steps than independent ones.
@@ -256,7 +256,7 @@ class _Problem:
         """Turn weights of these coordinates into those of channels."""
         weight, bias = solution
         weight = weight if self.basis is None else self.basis @ weight
-        return LinearProbe(self.centre, self.scale, weight, bias, self.known, self.num_classes, C, self.count)
+        return LinearProbe(self.center, self.scale, weight, bias, self.known, self.num_classes, C, self.count)
 
 
 def minimized(

@@ -69,7 +69,7 @@ def ranks_by_candidates(space: Space, features: Rows, classes: Classes, position
         positions: (n,) which rows to rank.
         k: how many neighbors candidates are collected for.
     """
-    count, device = features.shape[0], space.centre.device
+    count, device = features.shape[0], space.center.device
     sizes = classes.counts[classes.index[positions]] - 1
     near = worth_candidates(sizes, count)
     kept = kept_count(k, count - 1) if k else 0
@@ -112,7 +112,7 @@ class _Searched:
     def __init__(self, space: Space, features: Rows) -> None:
         self.space, self.features = space, features
         count, width = features.shape
-        self.norms = torch.empty(count, dtype=torch.float64, device=space.centre.device)
+        self.norms = torch.empty(count, dtype=torch.float64, device=space.center.device)
         size = 2 * (width + 2) * space.dtype.itemsize
         step = count if count * size <= blocks.memory() // 4 else max(1, blocks.memory() // 8 // size)
         self._spans = blocks.row_slices(count, 1, step)

@@ -84,10 +84,10 @@ class _Searched:
     def __init__(self, space: Space, features: Rows) -> None:
         self.space, self.features = space, features
         count, width = features.shape
-        self.origin = space.centre
+        self.origin = space.center
         self._exact = self._moved = self._void = None
         if 16 * count * width <= blocks.memory() // 4:
-            self._exact = torch.empty(count, width, dtype=torch.float64, device=space.centre.device)
+            self._exact = torch.empty(count, width, dtype=torch.float64, device=space.center.device)
             for span in blocks.row_slices(count, width * 24):
                 self._exact[span] = space.exact(features[span])
             self._void = zero_rows(self._exact) if space.unit else None
@@ -129,7 +129,7 @@ def _origin(space: Space, features: Rows, classes: Classes, own: int | None) -> 
     Rows that are equal to that row then are exactly at 0. Small classes have the origin and the unit of the space.
     """
     if own is None:
-        return space.centre, 1.0
+        return space.center, 1.0
     members = (classes.index == own).nonzero().squeeze(1)
     rows = space.exact(gathered(features, members[:: max(1, len(members) // 256)]))
     origin = rows[(rows - rows.median(dim=0).values).square().sum(dim=1).argmin()]

@@ -109,7 +109,7 @@ def _refined(
 
 
 def _announce(space: Space, features: Rows, near: Tensor, asked: int) -> None:
-    by_candidates, (count, width), device = int(near.sum()), features.shape, space.centre.device
+    by_candidates, (count, width), device = int(near.sum()), features.shape, space.center.device
     dearer = _DEARER + _DEARER_IN_FEW / (width + 40)
     for rows, dtype, factor in (
         (by_candidates, space.dtype, dearer),

@@ -1,4 +1,4 @@
-"""Weights that make rare samples count more, by how likely a sample's neighbourhood is."""
+"""Weights that make rare samples count more, by how likely a sample's neighborhood is."""
 
 from __future__ import annotations
 

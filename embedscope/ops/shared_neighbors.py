@@ -65,7 +65,7 @@ def by_options(*, k: int, distance: str, **_: Any) -> tuple[int, str]:
 
 
 def ranked_by(*, distance: str, **_: Any) -> tuple[int, str]:
-    """Declare that a metric reads no neighbours, but shares ranks by its `distance`: see `shared_ranks`."""
+    """Declare that a metric reads no neighbors, but shares ranks by its `distance`: see `shared_ranks`."""
     return 0, check_choice("distance", distance, DISTANCES)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Covariance:
-    """Gathers the mean and the centred products of rows (Chan et al. 1979, doi:10.1007/978-3-642-51461-6_3).
+    """Gathers the mean and the centered products of rows (Chan et al. 1979, doi:10.1007/978-3-642-51461-6_3).
 
     Where there are fewer rows than dimensions, it keeps the rows and takes their N x N Gram matrix instead. All in float64.
     """
@@ -36,9 +36,9 @@ class Covariance:
             self._kept.append(block)
             return
         mean = block.mean(dim=0)
-        centred = block - mean
+        centered = block - mean
         self._count, self._mean, self._product = _merged(
-            (self._count, self._mean, self._product), (len(block), mean, centred.T @ centred)
+            (self._count, self._mean, self._product), (len(block), mean, centered.T @ centered)
         )
 
     def fold(self) -> None:

@@ -43,7 +43,7 @@ def rbf_kernel(rows: Tensor) -> Tensor:
 
 
 def linear_kernel(rows: Tensor) -> Tensor:
-    """Return the inner products of the centred rows, with which MMD is the distance between means: (N, D) -> (N, N) float64."""
+    """Return the inner products of the centered rows, with which MMD is the distance of means: (N, D) -> (N, N) float64."""
     rows = rows.double() - rows.double().mean(dim=0)
     return rows @ rows.T
 

@@ -12,7 +12,7 @@ import torch
 from embedscope.evaluation.class_findings import Sides, confusions
 from embedscope.metrics.class_kl import class_kl
 from embedscope.plotting import kind
-from embedscope.plotting.figure import GREY, INK, extremes, fitted, series
+from embedscope.plotting.figure import GRAY, INK, extremes, fitted, series
 from embedscope.plotting.inputs import described
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
             *(f"{each.of.name}: {each.finding}." for each in relations if each.finding),
             *notes,
             "Data, channels: a ring is a class's share of all samples, a dot its share of the activation (KL in nats).",
-            "Confused most: samples of the first class whose nearest other class is the second; in colour those that lie "
+            "Confused most: samples of the first class whose nearest other class is the second; in color those that lie "
             "nearer to it than to their own. Pairs without any are left out.",
         ],
     )
@@ -100,7 +100,7 @@ def _draw_shares(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
     kept = [*order[:start], *order[len(order) - end :]]
     gap = start if end else len(kept)
     places = np.array([row + (row >= gap) for row in range(len(kept))])
-    axes.hlines(places, each.label_share[kept], each.feature_share[kept], color=GREY, linewidth=1)
+    axes.hlines(places, each.label_share[kept], each.feature_share[kept], color=GRAY, linewidth=1)
     axes.plot(each.label_share[kept], places, "o", color=INK, markerfacecolor="white", markersize=3.5, markeredgewidth=0.8)
     axes.plot(each.feature_share[kept], places, "o", color=series(1)[0], markersize=3.5)
     names = [each.of.features.class_names[each.classes[row]] for row in kept]
@@ -126,7 +126,7 @@ def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations, *, darkest: floa
     count = len(each.classes)
     own, other = np.searchsorted(each.classes, each.pairs.T)
     if count > MOST_NAMED:
-        order = _neighbours_together(count, own, other, each.share)
+        order = _neighbors_together(count, own, other, each.share)
         place = np.argsort(order)
         own, other = place[own], place[other]
     if count > MOST_CELLS:
@@ -136,7 +136,7 @@ def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations, *, darkest: floa
     else:
         matrix = np.zeros((count, count))
         matrix[own, other] = each.share
-        axes.imshow(matrix, cmap="Greys", vmin=0, vmax=darkest, interpolation="nearest", origin="upper")
+        axes.imshow(matrix, cmap="Grays", vmin=0, vmax=darkest, interpolation="nearest", origin="upper")
     axes.spines[["top", "right"]].set_visible(True)
     axes.set_anchor("N")
     if count <= MOST_NAMED:
@@ -169,7 +169,7 @@ def _draw_matrix(sheet: Sheet, axes: Any, each: ClassRelations, *, darkest: floa
         axes.set_xlabel(f"{count:,} classes, clustered", fontsize="small")
 
 
-def _neighbours_together(count: int, own: Array, other: Array, share: Array) -> Array:
+def _neighbors_together(count: int, own: Array, other: Array, share: Array) -> Array:
     """Order classes so that those that are near one another are side by side: leaves of an average linkage, (k,)."""
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope.evaluation.changes import compare_classes
 from embedscope.plotting import kind
-from embedscope.plotting.figure import GREY, INK, extremes, fitted, series
+from embedscope.plotting.figure import GRAY, INK, extremes, fitted, series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,18 +45,18 @@ def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
     from matplotlib.lines import Line2D
 
     first = found[0].first.name
-    colours = _colours()
+    colors = _colors()
     titles = []
     for each in found:
         gained, lost = (sum(one.significant and sign * one.difference > 0 for one in each.changes) for sign in (1, -1))
         titles.append(f"{each.of.name}\n{gained:,} gained\n{lost:,} lost")
     counts = {f"{each.rows:,} rows" if each.rows else "different rows" for each in found}
     most = max(min(len(each.changes), MOST_CLASSES + 1) for each in found)
-    notes = ["From dot to arrowhead; coloured where the 95% interval of the difference excludes 0, for all classes at once."]
+    notes = ["From dot to arrowhead; colored where the 95% interval of the difference excludes 0, for all classes at once."]
     if most > MOST_CLASSES:
         notes.insert(0, "The classes that changed most in either direction are shown.")
     there = {_outcome(change) for each in found for change in each.changes}
-    legend = [Line2D([], [], color=colour, linewidth=1.6, label=name) for name, colour in colours.items() if name in there]
+    legend = [Line2D([], [], color=color, linewidth=1.6, label=name) for name, color in colors.items() if name in there]
     panels = sheet.arrange(
         titles,
         heading=f"Silhouette by class, from {first}{f', {counts.pop()}' if len(counts) == 1 else ''}",
@@ -66,10 +66,10 @@ def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
         notes=notes,
     )
     for axes, each in zip(panels, found, strict=True):
-        _draw(sheet, axes, each, colours)
+        _draw(sheet, axes, each, colors)
 
 
-def _colours() -> dict[str, str]:
+def _colors() -> dict[str, str]:
     palette = series(3)
     return {"gained": palette[0], "lost": palette[2], "no significant change": "#a0a0a0"}
 
@@ -80,7 +80,7 @@ def _outcome(change: ClassChange) -> str:
     return "gained" if change.difference > 0 else "lost"
 
 
-def _draw(sheet: Sheet, axes: Any, found: ClassChanges, colours: dict[str, str]) -> None:
+def _draw(sheet: Sheet, axes: Any, found: ClassChanges, colors: dict[str, str]) -> None:
     best, worst = extremes(len(found.changes), MOST_CLASSES)
     shown = [*found.changes[:best], *found.changes[len(found.changes) - worst :]]
     ends = [end for each in shown for end in (each.first, each.second)]
@@ -88,15 +88,15 @@ def _draw(sheet: Sheet, axes: Any, found: ClassChanges, colours: dict[str, str])
     margin = 0.06 * (high - low or 1.0)
     axes.set(xlim=(low - margin, high + margin), ylim=(len(shown) - 0.4, -0.6), xlabel="mean silhouette")
     if worst:
-        axes.axhline(best - 0.5, color=GREY, linewidth=0.6, linestyle=(0, (2, 2)))
+        axes.axhline(best - 0.5, color=GRAY, linewidth=0.6, linestyle=(0, (2, 2)))
     for row, each in enumerate(shown):
-        colour = colours[_outcome(each)]
-        axes.plot(each.first, row, "o", color=colour, markersize=3)
+        color = colors[_outcome(each)]
+        axes.plot(each.first, row, "o", color=color, markersize=3)
         axes.annotate(
             "",
             (each.second, row),
             (each.first, row),
-            arrowprops={"arrowstyle": "-|>,head_length=0.3,head_width=0.15", "color": colour, "linewidth": 1.4, "shrinkA": 0,
+            arrowprops={"arrowstyle": "-|>,head_length=0.3,head_width=0.15", "color": color, "linewidth": 1.4, "shrinkA": 0,
                         "shrinkB": 0},
         )  # fmt: skip
     axes.axvline(0, color=INK, linewidth=0.6, zorder=0)

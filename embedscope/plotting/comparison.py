@@ -60,9 +60,9 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
     from matplotlib.lines import Line2D
 
     objectives = list(dict.fromkeys(name for each in comparisons for after in each.after.values() for name in after))
-    colours = dict(zip(objectives, series(len(objectives)), strict=True))
+    colors = dict(zip(objectives, series(len(objectives)), strict=True))
     wanted = [(each, metric) for each in comparisons for metric in each.after]
-    legend = [Line2D([], [], marker="o", markersize=4, color=colour, label=name) for name, colour in colours.items()]
+    legend = [Line2D([], [], marker="o", markersize=4, color=color, label=name) for name, color in colors.items()]
     legend.append(Line2D([], [], color="#666666", linestyle=(0, (3, 2)), linewidth=0.9, label="before"))
     counts = {len(objective.trials) for each in comparisons for objective in each.of.result.objectives}
     trials = max(counts)
@@ -87,10 +87,10 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
     for axes, (each, metric) in zip(panels, wanted, strict=True):
         for name, outcome in each.after[metric].items():
             row = objectives.index(name)
-            axes.plot(outcome.values, [row] * len(outcome.values), "o", color=colours[name], markersize=2, alpha=0.6)
+            axes.plot(outcome.values, [row] * len(outcome.values), "o", color=colors[name], markersize=2, alpha=0.6)
             if outcome.ci95:
-                axes.plot(outcome.ci95, [row, row], color=colours[name], linewidth=1.4)
-            axes.plot(outcome.mean, row, "o", color=colours[name], markersize=4.5)
+                axes.plot(outcome.ci95, [row, row], color=colors[name], linewidth=1.4)
+            axes.plot(outcome.mean, row, "o", color=colors[name], markersize=4.5)
             if outcome.differs:
                 axes.annotate("*", (1, row), xycoords=("axes fraction", "data"), ha="right", va="center", fontweight="bold")
         before = each.before.get(metric)

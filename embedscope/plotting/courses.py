@@ -102,19 +102,19 @@ def chosen(courses: Sequence[Course], metrics: Sequence[str]) -> list[Course]:
 def draw_courses(sheet: Sheet, courses: Sequence[Course]) -> None:
     """Draw a panel per metric, a line per course over the steps, and the loss last."""
     names = sorted(dict.fromkeys(name for each in courses for name in each.values), key=LOSS.__eq__)
-    colours = series(len(courses))
-    handles = _handles([each.name for each in courses], colours) if len(courses) > 1 else []
+    colors = series(len(courses))
+    handles = _handles([each.name for each in courses], colors) if len(courses) > 1 else []
     layers = {each.layer for each in courses}
     heading = f"Metrics of {layers.pop()} by step" if len(layers) == 1 else "Metrics by step"
     panels = sheet.arrange([_title(name) for name in names], heading=heading, aspect=0.8, legend=handles)
     for axes, name in zip(panels, names, strict=True):
         drawn: list[Course] = []
-        for each, colour in zip(courses, colours, strict=True):
+        for each, color in zip(courses, colors, strict=True):
             if name not in each.values or (name == LOSS and any(_same(each, other) for other in drawn)):
                 continue  # layers of one training share its loss
             drawn.append(each)
             few = len(each.steps) <= 40
-            axes.plot(each.steps, each.values[name], "-o" if few else "-", color=colour, markersize=2.5, linewidth=1.2)
+            axes.plot(each.steps, each.values[name], "-o" if few else "-", color=color, markersize=2.5, linewidth=1.2)
         axes.set_xlabel("step")
         axes.locator_params(axis="x", nbins=4, integer=True)
         axes.xaxis.set_major_formatter(lambda step, place: f"{step:,.0f}")
@@ -135,7 +135,7 @@ def _title(name: str) -> str:
     return name if name == LOSS else f"{name}{arrows[direction(name)]}"
 
 
-def _handles(names: Sequence[str], colours: Sequence[str]) -> list[Any]:
+def _handles(names: Sequence[str], colors: Sequence[str]) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    return [Line2D([], [], color=colour, label=name) for name, colour in zip(names, colours, strict=True)]
+    return [Line2D([], [], color=color, label=name) for name, color in zip(names, colors, strict=True)]

@@ -56,7 +56,7 @@ def plot(
     say: Callable[[str], None] = silent,
     track: Track = untracked,
 ) -> Any:
-    """Draw embeddings side by side, one colour per class throughout; return a matplotlib Figure, or the files written.
+    """Draw embeddings side by side, one color per class throughout; return a matplotlib Figure, or the files written.
 
     Without `output`, nothing is written, and all kinds stand in one Figure. Scores are drawn too: they hold the silhouettes of
     samples, but no features, so that keeping them keeps no memory; kinds that need features refuse them.
@@ -89,7 +89,7 @@ def plot(
         track: shows progress over kinds.
 
     Raises:
-        InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows; a kind that does not suit.
+        InputError: a source that cannot be read, holds NaN, or has fewer than three labeled rows; a kind that does not suit.
         UsageError: an unknown kind, option, layer or split, or another suffix.
         OutputError: a picture exists.
 
@@ -201,16 +201,16 @@ def plot(
     if output is not None and paged:
         _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, images, measured, track)
         return files
-    colours = cache(partial(_palette, given))
+    colors = cache(partial(_palette, given))
     if output is None:
-        with figure_of(preset, colours, len(drawn)) as (figure, stack):
+        with figure_of(preset, colors, len(drawn)) as (figure, stack):
             for sheet, each in zip(stack, drawn, strict=True):
                 each.declared.draw(sheet, found[each.spec])
         return figure
     kept = [path for path, each in zip(files, chosen, strict=True) if each.spec in found] if in_folder else files
     sheets = [[each] for each in drawn] if in_folder else [drawn]
     for path, together in zip(kept, sheets, strict=True):
-        with picture(path, preset, colours, len(together)) as stack:
+        with picture(path, preset, colors, len(together)) as stack:
             for sheet, each in zip(stack, together, strict=True):
                 each.declared.draw(sheet, found[each.spec])
     if in_folder and overwrite and output is not None:
@@ -277,11 +277,11 @@ def _file_names(chosen: Sequence[Chosen]) -> list[str]:
 
 
 def _palette(given: Given) -> Palette:
-    """Give every class its colour; where there are too many, those with the lowest silhouette in the first input."""
+    """Give every class its color; where there are too many, those with the lowest silhouette in the first input."""
     first = given.embeddings[0]
     worst = worst_classes(first) if len(given.class_names) > MAX_CLASSES else []
     return palette(
-        given.class_names, worst, f"coloured are the {WORST} with the lowest silhouette in {first.name}", slots=given.slots
+        given.class_names, worst, f"colored are the {WORST} with the lowest silhouette in {first.name}", slots=given.slots
     )
 
 

@@ -1,4 +1,4 @@
-"""What all pictures share: widths, sheets of panels, colours of classes, text that fits; no display, no global state.
+"""What all pictures share: widths, sheets of panels, colors of classes, text that fits; no display, no global state.
 
 A picture is a stack of sheets, one a kind. A kind says once what its sheet holds (`Sheet.arrange`: heading, panels, legend,
 notes) and then draws into the panels; the sheet works out how high it has to be, so that type has one size in every picture.
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# More classes than this are not told apart by ten colours and two shapes.
+# More classes than this are not told apart by ten colors and two shapes.
 MAX_CLASSES = 20
 
-# Of more classes, as many have a colour: those of the ten that are not greyish. The others are grey.
+# Of more classes, as many have a color: those of the ten that are not grayish. The others are gray.
 _VIVID = (0, 1, 2, 4, 5, 6, 7, 9)
 WORST = len(_VIVID)
 
-GREY = "#c4c4c4"
+GRAY = "#c4c4c4"
 INK = "#333333"
 
 
@@ -88,7 +88,7 @@ def style() -> dict[str, Any]:
 
 
 def series(count: int) -> list[str]:
-    """Colours for lines and bars, "#rrggbb": `count` of them, from the start again after ten."""
+    """Colors for lines and bars, "#rrggbb": `count` of them, from the start again after ten."""
     known: list[str] = style()["axes.prop_cycle"].by_key()["color"]
     return [known[place % len(known)] for place in range(count)]
 
@@ -99,14 +99,14 @@ class Palette:
 
     Attributes:
         names: (K,) of the classes.
-        colours: (K,) "#rrggbb".
-        markers: (K,) matplotlib's: ten colours as dots, and the same as triangles.
+        colors: (K,) "#rrggbb".
+        markers: (K,) matplotlib's: ten colors as dots, and the same as triangles.
         listed: classes that the legend names, in its order.
-        note: why the others are grey; empty where all have a colour.
+        note: why the others are gray; empty where all have a color.
     """
 
     names: tuple[str, ...]
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     markers: tuple[str, ...]
     listed: tuple[int, ...]
     note: str = ""
@@ -117,10 +117,10 @@ class Palette:
 
         return [
             Line2D(
-                [], [], linestyle="", markersize=size, markeredgewidth=0, marker=marker, color=colour, label=self.names[place]
+                [], [], linestyle="", markersize=size, markeredgewidth=0, marker=marker, color=color, label=self.names[place]
             )
             for place in self.listed
-            for marker, colour in [(self.markers[place], self.colours[place])]
+            for marker, color in [(self.markers[place], self.colors[place])]
         ]
 
 
@@ -135,25 +135,25 @@ def lowest(labels: Array, silhouettes: Array) -> list[int]:
 
 
 def palette(names: Sequence[str], worst: Sequence[int] = (), why: str = "", *, slots: Sequence[int] = ()) -> Palette:
-    """Give each of (K,) classes its colour and shape; beyond MAX_CLASSES, only the worst ones, which `why` explains.
+    """Give each of (K,) classes its color and shape; beyond MAX_CLASSES, only the worst ones, which `why` explains.
 
-    `slots` (K,) are the places of the classes among the colours, below MAX_CLASSES; their order by default.
+    `slots` (K,) are the places of the classes among the colors, below MAX_CLASSES; their order by default.
     """
     count = len(names)
     if count <= MAX_CLASSES:
         known = series(MAX_CLASSES)
         taken = slots or range(count)
-        colours = [known[slot] for slot in taken]
+        colors = [known[slot] for slot in taken]
         markers = ["o" if slot < 10 else "^" for slot in taken]
-        return Palette(tuple(names), tuple(colours), tuple(markers), tuple(range(count)))
+        return Palette(tuple(names), tuple(colors), tuple(markers), tuple(range(count)))
     vivid = [series(10)[place] for place in _VIVID]
     chosen = dict(zip(worst, vivid, strict=False))
     return Palette(
         tuple(names),
-        tuple(chosen.get(place, GREY) for place in range(count)),
+        tuple(chosen.get(place, GRAY) for place in range(count)),
         ("o",) * count,
         tuple(chosen),
-        f"{count:,} classes: {why}; the other {count - len(chosen):,} are grey.",
+        f"{count:,} classes: {why}; the other {count - len(chosen):,} are gray.",
     )
 
 
@@ -166,9 +166,9 @@ class Sheet:
         panel: (width, height) of a panel in inches, likewise.
     """
 
-    def __init__(self, figure: SubFigure, width: Width, colours: Callable[[], Palette]) -> None:
+    def __init__(self, figure: SubFigure, width: Width, colors: Callable[[], Palette]) -> None:
         self.width = width
-        self._colours = colours
+        self._colors = colors
         self.height = 0.0
         self.panel = (0.0, 0.0)
         self._figure = figure
@@ -176,7 +176,7 @@ class Sheet:
     @property
     def palette(self) -> Palette:
         """How the classes look."""
-        return self._colours()
+        return self._colors()
 
     def lines(self, count: float, size: float = 1.0) -> float:
         """How high `count` lines of type are, in inches; `size` is relative to the preset's."""

@@ -43,20 +43,20 @@ class ChannelProfile:
 
 
 def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
-    """Draw the distribution of impurity over channels, and how many channels each class owns; a colour an input."""
+    """Draw the distribution of impurity over channels, and how many channels each class owns; a color an input."""
     from matplotlib.lines import Line2D
 
     heading, titles, notes = described("Gini impurity of the channels", [each.of for each in profiles], drawn=False)
-    colours = series(len(profiles))
+    colors = series(len(profiles))
     legend = [
         Line2D(
             [],
             [],
-            color=colour,
+            color=color,
             label=f"{title.replace(chr(10), ' ')}: {len(each.impurity):,} channels, {each.dead:,} dead, "
             f"mean {each.impurity.mean():.3f}",
         )
-        for colour, title, each in zip(colours, titles, profiles, strict=True)
+        for color, title, each in zip(colors, titles, profiles, strict=True)
     ]
     names = profiles[0].of.features.class_names
     named = len(names) <= MOST_CLASSES
@@ -71,25 +71,25 @@ def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
     )
     low = min(float(each.impurity.min()) for each in profiles)
     bins = np.linspace(low - 0.05 * (1 - low), 1.0, 31)
-    for colour, each in zip(colours, profiles, strict=True):
-        panels[0].hist(each.impurity, bins=bins.tolist(), histtype="step", color=colour, linewidth=1.2)
+    for color, each in zip(colors, profiles, strict=True):
+        panels[0].hist(each.impurity, bins=bins.tolist(), histtype="step", color=color, linewidth=1.2)
     panels[0].set(xlabel="0: answers to one class", ylabel="channels", xlim=(bins[0], 1 + 0.02 * (1 - bins[0])))
     panels[0].locator_params(axis="y", integer=True)
     panels[0].locator_params(axis="x", nbins=max(2, int(sheet.panel[0] / sheet.lines(4))))
-    _draw_owned(sheet, panels[1], profiles, colours, named=named)
+    _draw_owned(sheet, panels[1], profiles, colors, named=named)
 
 
-def _draw_owned(sheet: Sheet, axes: Any, profiles: Sequence[ChannelProfile], colours: Sequence[str], *, named: bool) -> None:
+def _draw_owned(sheet: Sheet, axes: Any, profiles: Sequence[ChannelProfile], colors: Sequence[str], *, named: bool) -> None:
     names = profiles[0].of.features.class_names
-    for shift, (colour, each) in enumerate(zip(colours, profiles, strict=True)):
+    for shift, (color, each) in enumerate(zip(colors, profiles, strict=True)):
         there = each.owned >= 0
         if named:
             places = np.arange(len(names)) + 0.5 * (shift - (len(profiles) - 1) / 2) / len(profiles)
-            axes.hlines(places[there], 0, each.owned[there], color=colour, linewidth=0.8)
-            axes.plot(each.owned[there], places[there], "o", color=colour, markersize=3, clip_on=False)
+            axes.hlines(places[there], 0, each.owned[there], color=color, linewidth=0.8)
+            axes.plot(each.owned[there], places[there], "o", color=color, markersize=3, clip_on=False)
         else:
             ranked = np.sort(each.owned[there])[::-1]
-            axes.step(np.arange(1, len(ranked) + 1), ranked, where="mid", color=colour)
+            axes.step(np.arange(1, len(ranked) + 1), ranked, where="mid", color=color)
             none = int((ranked == 0).sum())
             text = (
                 f"{fitted(each.of.name, 0.3 * sheet.panel[0], 0.833 * sheet.width.font)}: {none:,} of {len(ranked):,} own none"
@@ -100,7 +100,7 @@ def _draw_owned(sheet: Sheet, axes: Any, profiles: Sequence[ChannelProfile], col
                 xycoords="axes fraction",
                 ha="right",
                 va="top",
-                color=colour,
+                color=color,
                 fontsize="small",
             )
             note.set_in_layout(False)

@@ -16,7 +16,7 @@ from embedscope.metrics.silhouette import silhouette
 from embedscope.ops.statistics import stratified_sample
 from embedscope.plotting.courses import Course, read_courses
 from embedscope.plotting.figure import MAX_CLASSES
-from embedscope.store import check_finite, distinct_names, select_labelled, select_split
+from embedscope.store import check_finite, distinct_names, select_labeled, select_split
 from embedscope.store.reader import named
 from embedscope.store.results import Finetuning, is_run, read_run
 from embedscope.store.runs import open_run, read_log
@@ -49,7 +49,7 @@ class Embedding:
     """One input.
 
     Attributes:
-        features: the labelled rows; `class_names` (K,) are those of all inputs, so that a label is the same class in each.
+        features: the labeled rows; `class_names` (K,) are those of all inputs, so that a label is the same class in each.
         shown: (n,) int64 ascending: the rows that are drawn one by one, all of them or a stratified sample.
         unlabelled: how many rows were left out.
         known: silhouettes of the rows that are shown, if they were measured before.
@@ -114,8 +114,8 @@ class Given:
         runs: those of the sources that are run directories.
         class_names: of the classes that have a row in any embedding.
         courses: what files of measurements hold; there are no embeddings beside them.
-        slots: place of each class among the colours: that among all classes the sources know, so that a class has the same
-            colour in every split. Empty if these are more than have colours.
+        slots: place of each class among the colors: that among all classes the sources know, so that a class has the same
+            color in every split. Empty if these are more than have colors.
     """
 
     embeddings: tuple[Embedding, ...]
@@ -162,12 +162,12 @@ def prepare(
     max_points: int,
     seed: int,
 ) -> Given:
-    """Open the sources, take the labelled rows of the split, and choose at most `max_points` rows of each to show.
+    """Open the sources, take the labeled rows of the split, and choose at most `max_points` rows of each to show.
 
     Inputs that are thinned and hold nearly the same ids show the same rows.
 
     Raises:
-        InputError: a source that cannot be read, holds NaN, or has fewer than three labelled rows.
+        InputError: a source that cannot be read, holds NaN, or has fewer than three labeled rows.
         UsageError: an unknown layer or split, or more classes than points.
     """
     if max_points < 3:
@@ -176,7 +176,7 @@ def prepare(
         return Given((), (), (), tuple(courses))
     paths = _paths(sources)
     opened = open_sources(sources, labels, layers=layers) if paths is None else _open(paths, layers)
-    found = [select_labelled(select_split(features, split)) for features in opened]
+    found = [select_labeled(select_split(features, split)) for features in opened]
     present = [np.unique(features.labels) for features, _ in found]
     names = tuple(
         dict.fromkeys(features.class_names[label] for (features, _), some in zip(found, present, strict=True) for label in some)
@@ -184,7 +184,7 @@ def prepare(
     embeddings: list[Embedding] = []
     for features, unlabelled in found:
         if len(features.labels) < 3:
-            raise InputError(f"{features.source} has {len(features.labels)} labelled rows, a picture needs at least 3")
+            raise InputError(f"{features.source} has {len(features.labels)} labeled rows, a picture needs at least 3")
         check_finite(features)
         place = {name: code for code, name in enumerate(names)}
         codes = np.array([place.get(name, -1) for name in features.class_names])  # no row has a class that is not present
@@ -270,7 +270,7 @@ def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tup
     for each in embeddings:
         total, shown = len(each.features.labels), len(each.shown)
         counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{total:,} samples")
-    notes = [f"{each.name}: {each.unlabelled:,} unlabelled rows are left out." for each in embeddings if each.unlabelled]
+    notes = [f"{each.name}: {each.unlabelled:,} unlabeled rows are left out." for each in embeddings if each.unlabelled]
     heads = [each.features.provenance.finetune for each in embeddings]
     seeds = {head.seed for head in heads if head is not None and head.seed is not None}
     if seeds:

@@ -135,9 +135,9 @@ def _draw_cell(sheet: Sheet, axes: Any, gallery: Gallery, issue: Issue, left: fl
             axes.text(left + (place + 0.5) * room, top + high / 2, "no image", ha="center", color=_QUIET, fontsize="x-small")
     small = 0.8 * sheet.width.font
     texts = [(_said(issue), INK), (_sure(issue), _QUIET), (issue.id, _QUIET)]
-    for line, (text, colour) in enumerate(text for text in texts if text[0]):
+    for line, (text, color) in enumerate(text for text in texts if text[0]):
         at = top + high + sheet.lines(0.55 + line, 0.8)
-        axes.text(left, at, fitted(text, 0.95 * width, small), va="center", fontsize=small, color=colour)
+        axes.text(left, at, fitted(text, 0.95 * width, small), va="center", fontsize=small, color=color)
 
 
 def _draw_image(axes: Any, image: Any, left: float, top: float, width: float, height: float) -> None:
@@ -165,8 +165,8 @@ def _draw_image(axes: Any, image: Any, left: float, top: float, width: float, he
 def _said(issue: Issue) -> str:
     """What a label is and should be, or that a row is a copy or an outlier."""
     if issue.suggested:
-        return f"{issue.label or 'unlabelled'} → {issue.suggested}"
-    return issue.label or "unlabelled"
+        return f"{issue.label or 'unlabeled'} → {issue.suggested}"
+    return issue.label or "unlabeled"
 
 
 def _sure(issue: Issue) -> str:

@@ -55,10 +55,10 @@ def draw_layers(sheet: Sheet, layers: Sequence[LayerValues]) -> None:
         notes.append("Bars: 95% intervals over samples.")
     if any(layer.taken for layer in layers):
         notes.append("Ring: the smallest layer that is not significantly worse than the best (95% interval of the difference).")
-    colours = series(len(stores))
+    colors = series(len(stores))
     legend = [
-        Line2D([], [], marker="o", markersize=4, color=colour, label=source)
-        for colour, source in zip(colours, sources, strict=True)
+        Line2D([], [], marker="o", markersize=4, color=color, label=source)
+        for color, source in zip(colors, sources, strict=True)
     ]
     counts = {len(each.of.features.labels) for each in layers}
     panels = sheet.arrange(
@@ -72,8 +72,8 @@ def draw_layers(sheet: Sheet, layers: Sequence[LayerValues]) -> None:
     room = 0.45 * sheet.panel[1]
     ticks = [fitted(label, room, 0.833 * sheet.width.font) for label in labels]
     for axes, name in zip(panels, names, strict=True):
-        for colour, store, start in zip(colours, stores, starts, strict=True):
-            _draw(axes, store, name, colour, start, layers)
+        for color, store, start in zip(colors, stores, starts, strict=True):
+            _draw(axes, store, name, color, start, layers)
         axes.set_xticks(range(len(columns)), ticks, rotation=90)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.margins(y=0.18)
@@ -86,17 +86,17 @@ def _source(layer: LayerValues) -> str:
     return features.name.removesuffix(f":{features.layer}")
 
 
-def _draw(axes: Any, store: Sequence[LayerValues], name: str, colour: str, start: int, layers: Sequence[LayerValues]) -> None:
+def _draw(axes: Any, store: Sequence[LayerValues], name: str, color: str, start: int, layers: Sequence[LayerValues]) -> None:
     there = [(start + place, each) for place, each in enumerate(store) if name in each.metrics]
     places = [place for place, _ in there]
     values = [each.metrics[name].value for _, each in there]
     widths = [each.dimensions for each in layers]
-    axes.plot(places, values, color=colour, linewidth=0.8)
+    axes.plot(places, values, color=color, linewidth=0.8)
     for place, each in there:
         if (ends := each.metrics[name].ci95) is not None:
             axes.plot([place, place], ends, color=INK, linewidth=0.9, zorder=5)  # above dots that are wider than it is high
     areas = [_area(each.dimensions, min(widths), max(widths)) for _, each in there]
-    axes.scatter(places, values, s=areas, color=colour, linewidth=0, zorder=3)
+    axes.scatter(places, values, s=areas, color=color, linewidth=0, zorder=3)
     for (place, each), value, area in zip(there, values, areas, strict=True):
         if name in each.taken:
             axes.scatter([place], [value], s=2.2 * area + 40, facecolors="none", edgecolors=INK, linewidths=0.9, zorder=4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope.errors import InputError, UsageError
-from embedscope.plotting.figure import GREY
+from embedscope.plotting.figure import GRAY
 from embedscope.plotting.inputs import described
 from embedscope.store.files import finished
 from embedscope.store.tables import unguarded, write_rows
@@ -135,33 +135,33 @@ def _about_the_mean(embedding: Embedding) -> Array | None:
 
 
 def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
-    """Draw a panel an input, coloured by class; axes have no scale worth reading."""
+    """Draw a panel an input, colored by class; axes have no scale worth reading."""
     heading, titles, notes = described(layouts[0].title, [each.of for each in layouts], drawn=True)
-    colours = sheet.palette
+    colors = sheet.palette
     shown = np.unique(np.concatenate([each.of.labels for each in layouts]))
     for how in dict.fromkeys(each.aligned for each in layouts if each.aligned):
         notes.append(f"{', '.join(each.of.name for each in layouts if each.aligned == how)}: {how}.")
     notes += list(dict.fromkeys(each.made for each in layouts if each.made))
     handles = [
-        handle for place, handle in zip(colours.listed, colours.handles(0.6 * sheet.width.font), strict=True) if place in shown
+        handle for place, handle in zip(colors.listed, colors.handles(0.6 * sheet.width.font), strict=True) if place in shown
     ]
-    panels = sheet.arrange(titles, heading=heading, legend=handles, notes=[colours.note, *notes] if colours.note else notes)
+    panels = sheet.arrange(titles, heading=heading, legend=handles, notes=[colors.note, *notes] if colors.note else notes)
     area = sheet.panel[0] * sheet.panel[1] * 72**2
     for axes, each in zip(panels, layouts, strict=True):
         size = float(np.clip(0.1 * area / len(each.points), 1.0, 14.0))
         order = np.random.default_rng(0).permutation(len(each.points))  # no class is always on top
         labels = each.of.labels[order]
-        painted = np.array(colours.colours)[labels]
-        marks = np.array(colours.markers)[labels]
-        grey = painted == GREY
-        for rows, depth in [(grey, 1), *((~grey & (marks == mark), 2) for mark in ("o", "^"))]:
+        painted = np.array(colors.colors)[labels]
+        marks = np.array(colors.markers)[labels]
+        gray = painted == GRAY
+        for rows, depth in [(gray, 1), *((~gray & (marks == mark), 2) for mark in ("o", "^"))]:
             chosen = order[rows]
             axes.scatter(
                 each.points[chosen, 0],
                 each.points[chosen, 1],
                 c=painted[rows],
                 marker="o" if depth == 1 else marks[rows][0] if len(chosen) else "o",
-                s=0.6 * size if depth == 1 else max(size, 5.0) if grey.any() else size,
+                s=0.6 * size if depth == 1 else max(size, 5.0) if gray.any() else size,
                 linewidths=0,
                 alpha=0.85,
                 zorder=depth,
@@ -238,7 +238,7 @@ def given_layouts(inputs: Sequence[Embedding], coordinates: Coordinates, path: P
         place = {str(name): row for row, name in enumerate(each.features.ids)}
         if strangers := [name for name in points if name not in place]:
             raise InputError(
-                f"{path}: {len(strangers)} of {len(points)} ids are not labelled rows of {each.name}, such as "
+                f"{path}: {len(strangers)} of {len(points)} ids are not labeled rows of {each.name}, such as "
                 f"'{strangers[0]}'; coordinates belong to the rows that they were made from"
             )
         order = sorted(points, key=place.__getitem__)

@@ -1,4 +1,4 @@
-"""What the nearest neighbours say: accuracy of their vote, and how often rows are neighbours of others."""
+"""What the nearest neighbors say: accuracy of their vote, and how often rows are neighbors of others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# What is measured: these numbers of neighbours, as far as there are as many rows.
+# What is measured: these numbers of neighbors, as far as there are as many rows.
 _STEPS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 
 # The k that titles name, that of `knn_accuracy`, and the one that occurrences are counted for, that of `hubness`.
@@ -38,11 +38,11 @@ _COUNTED = 10
 
 @dataclass(frozen=True)
 class NeighborProfile:
-    """What the nearest neighbours of an input say.
+    """What the nearest neighbors of an input say.
 
     Attributes:
         of: the input.
-        steps: (m,) int64 ascending, numbers of neighbours.
+        steps: (m,) int64 ascending, numbers of neighbors.
         accuracy: (m,) float64 in [0, 1], leave-one-out accuracy of the vote of that many, as the metric `knn_accuracy`.
         by_class: (K, m) float64, the same of the samples of each class that has any.
         counted: the k of `occurrences`.
@@ -60,14 +60,14 @@ class NeighborProfile:
 
     @property
     def usual(self) -> int:
-        """Place in `steps` of the number of neighbours that titles name."""
+        """Place in `steps` of the number of neighbors that titles name."""
         return int(np.abs(self.steps - _USUAL).argmin())
 
 
 def draw_neighbors(sheet: Sheet, profiles: Sequence[NeighborProfile]) -> None:
     """Draw two panels per input: accuracy against k with the spread over classes, and the distribution of occurrences."""
-    heading, titles, notes = described("Nearest neighbours", [each.of for each in profiles], drawn=False)
-    colours = series(len(profiles))
+    heading, titles, notes = described("Nearest neighbors", [each.of for each in profiles], drawn=False)
+    colors = series(len(profiles))
     order, columns = _arranged(len(profiles), sheet.columns(len(profiles)))
     said = (_measured, _hubs)
     texts = [f"{titles[place]}\n{said[part](profiles[place])}" for place, part in order]
@@ -88,9 +88,9 @@ def draw_neighbors(sheet: Sheet, profiles: Sequence[NeighborProfile]) -> None:
     most = max(int(each.occurrences.max()) for each in profiles)
     for axes, (place, part) in zip(panels, order, strict=True):
         if part:
-            _draw_occurrences(axes, profiles[place], colours[place], most)
+            _draw_occurrences(axes, profiles[place], colors[place], most)
         else:
-            _draw_accuracy(axes, profiles[place], colours[place], low)
+            _draw_accuracy(axes, profiles[place], colors[place], low)
 
 
 def _arranged(count: int, columns: int) -> tuple[list[tuple[int, int]], int]:
@@ -110,13 +110,13 @@ def _hubs(each: NeighborProfile) -> str:
     return f"{skewness}, {(each.occurrences == 0).mean():.1%} antihubs"
 
 
-def _draw_accuracy(axes: Any, each: NeighborProfile, colour: str, low: float) -> None:
+def _draw_accuracy(axes: Any, each: NeighborProfile, color: str, low: float) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     lower, upper = np.percentile(each.by_class, (10, 90), axis=0)
-    axes.fill_between(each.steps, lower, upper, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(each.steps, each.by_class.min(axis=0), color=colour, linewidth=0.8, linestyle=(0, (1, 2)))
-    axes.plot(each.steps, each.accuracy, "-o", color=colour, markersize=2.5)
+    axes.fill_between(each.steps, lower, upper, color=color, alpha=0.2, linewidth=0)
+    axes.plot(each.steps, each.by_class.min(axis=0), color=color, linewidth=0.8, linestyle=(0, (1, 2)))
+    axes.plot(each.steps, each.accuracy, "-o", color=color, markersize=2.5)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator([step for step in (1, 3, 10, 30, 100, 300, 1000) if step <= each.steps[-1]]))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -125,11 +125,11 @@ def _draw_accuracy(axes: Any, each: NeighborProfile, colour: str, low: float) ->
     axes.grid(True, axis="y")
 
 
-def _draw_occurrences(axes: Any, each: NeighborProfile, colour: str, most: int) -> None:
+def _draw_occurrences(axes: Any, each: NeighborProfile, color: str, most: int) -> None:
     width = max(1, -(-(most + 1) // 40))
     edges = np.arange(0, most + width + 1, width) - 0.5
     counts, _ = np.histogram(each.occurrences, bins=edges)
-    axes.stairs(counts / len(each.occurrences), edges, color=colour, fill=True, alpha=0.85)
+    axes.stairs(counts / len(each.occurrences), edges, color=color, fill=True, alpha=0.85)
     axes.axvline(float(each.occurrences.mean()), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda share, place: f"{100 * share:g}%")
@@ -137,9 +137,9 @@ def _draw_occurrences(axes: Any, each: NeighborProfile, colour: str, most: int) 
     axes.locator_params(axis="x", nbins=5, integer=True)
 
 
-@kind("Neighbours", takes="embeddings", draw=draw_neighbors)
+@kind("Neighbors", takes="embeddings", draw=draw_neighbors)
 def neighbors(inputs: Sequence[Embedding], *, k: int = 100, distance: str = "cosine") -> list[NeighborProfile]:
-    """Accuracy of the vote of 1 to k nearest neighbours, with the spread over classes, and hubness, the skew of occurrences.
+    """Accuracy of the vote of 1 to k nearest neighbors, with the spread over classes, and hubness, the skew of occurrences.
 
     Of all rows, by one search. The values are those of the metrics `knn_accuracy` and `hubness`.
     """

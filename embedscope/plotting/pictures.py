@@ -38,10 +38,10 @@ _MARKS = {".png": b"Software\0embedscope", ".svg": b"<dc:title>embedscope</dc:ti
 
 
 @contextmanager
-def figure_of(width: Width, colours: Callable[[], Palette], count: int) -> Iterator[tuple[Figure, list[Sheet]]]:
+def figure_of(width: Width, colors: Callable[[], Palette], count: int) -> Iterator[tuple[Figure, list[Sheet]]]:
     """Make a figure of `count` sheets, one below the other; leaving the context gives it its size.
 
-    `colours` is asked when a sheet needs the palette of the classes, which may take measuring.
+    `colors` is asked when a sheet needs the palette of the classes, which may take measuring.
     """
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -49,7 +49,7 @@ def figure_of(width: Width, colours: Callable[[], Palette], count: int) -> Itera
     with _styled(width):
         figure = Figure(layout="constrained")
         grid = figure.add_gridspec(count, 1, hspace=0)
-        sheets = [Sheet(figure.add_subfigure(grid[place]), width, colours) for place in range(count)]
+        sheets = [Sheet(figure.add_subfigure(grid[place]), width, colors) for place in range(count)]
         yield figure, sheets
         heights = [sheet.height for sheet in sheets]
         figure.set_size_inches(width.inches, sum(heights))
@@ -59,14 +59,14 @@ def figure_of(width: Width, colours: Callable[[], Palette], count: int) -> Itera
 
 
 @contextmanager
-def picture(path: Path, width: Width, colours: Callable[[], Palette], count: int) -> Iterator[list[Sheet]]:
+def picture(path: Path, width: Width, colors: Callable[[], Palette], count: int) -> Iterator[list[Sheet]]:
     """Make such a figure; leaving the context writes it in the format of the path's suffix.
 
     The file bears its name only when it is complete; an error leaves nothing behind. The same drawing gives the same bytes,
     but for some identifiers in an .svg, which matplotlib draws from memory addresses.
     """
     with _styled(width):
-        with figure_of(width, colours, count) as (figure, sheets):
+        with figure_of(width, colors, count) as (figure, sheets):
             yield sheets
         form = path.suffix[1:].lower()
         metadata: dict[str, dict[str, str | None]] = {

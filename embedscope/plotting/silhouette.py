@@ -10,7 +10,7 @@ import torch
 
 from embedscope.ops.statistics import stratified_mean
 from embedscope.plotting import kind
-from embedscope.plotting.figure import GREY, INK, extremes, fitted
+from embedscope.plotting.figure import GRAY, INK, extremes, fitted
 from embedscope.plotting.inputs import described, measured_silhouettes
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def draw_silhouettes(sheet: Sheet, profiles: Sequence[SilhouetteProfile]) -> Non
     ]
     most = max(min(len(each.classes), MOST_CLASSES + 1) for each in profiles)
     if most > MOST_CLASSES:
-        notes.insert(0, "The best and the worst classes are shown; grey in the middle: the values of all others, sorted.")
+        notes.insert(0, "The best and the worst classes are shown; gray in the middle: the values of all others, sorted.")
     height = max(0.75 * sheet.width.tallest, sheet.lines(1.15 * most + 5))
     panels = sheet.arrange(
         titles, heading=heading, height=height, names=_NAMES, notes=[*notes, "Dashed: the mean of all samples."]
@@ -92,8 +92,8 @@ def _draw(sheet: Sheet, axes: Any, profile: SilhouetteProfile, height: float) ->
     for (place, chosen), high in zip(groups, heights, strict=True):
         values = np.sort(profile.values[chosen])[::-1]
         depth = top + high * np.linspace(0.04, 0.96, len(values) + 1).repeat(2)[1:-1]
-        colour = GREY if place < 0 else sheet.palette.colours[place]
-        axes.fill_betweenx(depth, 0, values.repeat(2), color=colour, linewidth=0.3)
+        color = GRAY if place < 0 else sheet.palette.colors[place]
+        axes.fill_betweenx(depth, 0, values.repeat(2), color=color, linewidth=0.3)
         ticks.append(top + high / 2)
         count = f"{len(hidden):,} others" if place < 0 else names[place]
         texts.append(fitted(count, room, 0.833 * sheet.width.font))

@@ -48,28 +48,28 @@ def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     heading, titles, notes = described("Spectrum", [each.of for each in spectra], drawn=False)
-    colours = series(len(spectra))
+    colors = series(len(spectra))
     legend = [
         Line2D(
             [],
             [],
-            color=colour,
+            color=color,
             label=f"{title.replace(chr(10), ' ')}: {', '.join(str(count) for count in each.components.values())}",
         )
-        for colour, title, each in zip(colours, titles, spectra, strict=True)
+        for color, title, each in zip(colors, titles, spectra, strict=True)
     ]
     notes.append("Dashed: 90, 95 and 99% of the variance; in the legend: how many components hold them.")
     panels = sheet.arrange(
         ["cumulative share", "eigenvalues over their sum"], heading=heading, aspect=0.8, most=2, legend=legend, notes=notes
     )
     last = max(each.components[THRESHOLDS[-1]] for each in spectra)
-    for colour, each in zip(colours, spectra, strict=True):
+    for color, each in zip(colors, spectra, strict=True):
         places = np.arange(1, len(each.shares) + 1)
-        panels[0].plot(np.r_[0, places], np.r_[0.0, each.curve], color=colour)
+        panels[0].plot(np.r_[0, places], np.r_[0.0, each.curve], color=color)
         for threshold, count in each.components.items():
-            panels[0].plot(count, each.curve[count - 1], "o", color=colour, markersize=3)
-            panels[0].plot([count, count], [0, threshold], color=colour, linewidth=0.5, linestyle=":")
-        panels[1].plot(places, each.shares, color=colour, marker="o" if len(places) < 3 else None, markersize=3)
+            panels[0].plot(count, each.curve[count - 1], "o", color=color, markersize=3)
+            panels[0].plot([count, count], [0, threshold], color=color, linewidth=0.5, linestyle=":")
+        panels[1].plot(places, each.shares, color=color, marker="o" if len(places) < 3 else None, markersize=3)
     for threshold in THRESHOLDS:
         panels[0].axhline(threshold, color=INK, linewidth=0.5, linestyle=(0, (4, 3)), zorder=0)
     panels[0].set(xlim=(0, 1.15 * last + 0.5), ylim=(0, 1.02), xlabel="components")
@@ -88,7 +88,7 @@ def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
 def spectrum(inputs: Sequence[Embedding]) -> list[Spectrum]:
     """Cumulative explained variance, and the eigenvalues on logarithmic axes: how many dimensions the embedding uses.
 
-    Of all rows, centred. UndefinedError if all rows are equal. Jolliffe 2002, doi:10.1007/b98835, section 6.1.1.
+    Of all rows, centered. UndefinedError if all rows are equal. Jolliffe 2002, doi:10.1007/b98835, section 6.1.1.
     """
     return [_spectrum(each) for each in inputs]
 

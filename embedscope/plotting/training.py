@@ -60,8 +60,8 @@ class Curves:
 
 def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
     """Draw a panel an objective with its terms, and a panel a validation curve with the objectives; bands are the spread."""
-    objectives = _coloured(name for each in curves for name in each.terms)  # as the comparison of the run has them
-    parts = _coloured(term for each in curves for terms in each.terms.values() for term in terms if term != "objective")
+    objectives = _colored(name for each in curves for name in each.terms)  # as the comparison of the run has them
+    parts = _colored(term for each in curves for terms in each.terms.values() for term in terms if term != "objective")
     titles, lines = [], []
     bounded: list[tuple[float | None, float | None]] = []
     for each in curves:
@@ -117,7 +117,7 @@ def _add_legend(sheet: Sheet, axes: Any, count: int) -> None:
     axes.legend(loc="upper right")
 
 
-def _coloured(names: Iterable[str]) -> dict[str, str]:
+def _colored(names: Iterable[str]) -> dict[str, str]:
     distinct = list(dict.fromkeys(names))
     return dict(zip(distinct, series(len(distinct)), strict=True))
 

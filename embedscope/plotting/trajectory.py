@@ -64,13 +64,13 @@ def _draw_checkpoints(sheet: Sheet, stages: Sequence[Stage]) -> None:
     if len(ticks) > 2 and ticks[-1] - ticks[-2] < step:
         del ticks[-2]
     labels = [fitted(stages[tick].of.name, 0.35 * sheet.panel[1], 0.833 * sheet.width.font) for tick in ticks]
-    [colour] = series(1)
+    [color] = series(1)
     for axes, name in zip(panels, names, strict=True):
         there = [(place, each.metrics[name]) for place, each in enumerate(stages) if name in each.metrics]
-        axes.plot([place for place, _ in there], [each.value for _, each in there], "-o", color=colour, markersize=3.5)
+        axes.plot([place for place, _ in there], [each.value for _, each in there], "-o", color=color, markersize=3.5)
         for place, each in there:
             if each.ci95:
-                axes.plot([place, place], each.ci95, color=colour, linewidth=1)
+                axes.plot([place, place], each.ci95, color=color, linewidth=1)
         upright = max(map(len, labels)) * len(labels) <= 24
         axes.set_xticks(ticks, labels, rotation=0 if upright else 90)
         axes.set_xlim(-0.4, len(stages) - 0.6)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @kind("UMAP", takes="points", draw=draw_layouts)
 def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 15) -> list[Layout]:
-    """UMAP: keeps neighbourhoods and something of the larger shape; distances between clusters mean little.
+    """UMAP: keeps neighborhoods and something of the larger shape; distances between clusters mean little.
 
     A layout an input, of its first 50 principal components. It starts from UMAP's own spectral layout; where rows are the same
     as those of the first input, from the layout of that, and it is turned onto it in the end. A seed makes it repeatable on one
@@ -53,7 +53,7 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
             points if anchors is None else anchors.turned(points),
             "UMAP",
             ("UMAP 1", "UMAP 2"),
-            f"umap-learn {importlib.metadata.version('umap-learn')}, {nearest} neighbours, {repeatable}.",
+            f"umap-learn {importlib.metadata.version('umap-learn')}, {nearest} neighbors, {repeatable}.",
             "" if anchors is None else f"started from the layout of {anchors.name} and turned onto it",
         )
 

@@ -2,7 +2,7 @@
 
 from embedscope.store.provenance import Provenance
 from embedscope.store.reader import describe, distinct_names, open_features, read_features, resuming, stored_provenance, verify
-from embedscope.store.selection import check_finite, select, select_labelled, select_split
+from embedscope.store.selection import check_finite, select, select_labeled, select_split
 from embedscope.store.unfinished import Unfinished, read_unfinished
 from embedscope.store.writer import StoreWriter
 
@@ -18,7 +18,7 @@ __all__ = [
     "read_unfinished",
     "resuming",
     "select",
-    "select_labelled",
+    "select_labeled",
     "select_split",
     "stored_provenance",
     "verify",

@@ -22,11 +22,11 @@ _NAMES = ("X", "y", "ids", "split", "class_names")
 
 
 def load_arrays(
-    files: Sequence[str], *, text: bool = False, keys: Mapping[str, str] | None = None, labelled: bool = True
+    files: Sequence[str], *, text: bool = False, keys: Mapping[str, str] | None = None, labeled: bool = True
 ) -> dict[str, Array]:
     """Read one `.npz`, or the `.npy` of X and that of y, into arrays by name; "X" and "y" are there and belong together.
 
-    Of rows that are not `labelled`, a lone `.npy` will do, and y is -1 throughout.
+    Of rows that are not `labeled`, a lone `.npy` will do, and y is -1 throughout.
 
     Whatever else an archive holds is left unread, and nothing is ever unpickled. Numbers come in the machine's byte order. y of
     (N, 1) becomes (N,). With `text`, X may be text (N,) too. `keys` says what an archive calls an array instead of "X", ...
@@ -35,8 +35,8 @@ def load_arrays(
     with other than numbers in X.
     """
     path = ",".join(files)
-    arrays = {name: _native(array) for name, array in _read(path, files, keys or {}, labelled=labelled).items()}
-    if not labelled:
+    arrays = {name: _native(array) for name, array in _read(path, files, keys or {}, labeled=labeled).items()}
+    if not labeled:
         arrays["y"] = np.full(arrays["X"].shape[:1], -1)
     return check_arrays(path, arrays, text=text)
 
@@ -66,9 +66,9 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
     return arrays
 
 
-def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labelled: bool) -> dict[str, Array]:
+def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: bool) -> dict[str, Array]:
     single = len(files) == 1
-    lone = single and not labelled and files[0].lower().endswith(".npy")
+    lone = single and not labeled and files[0].lower().endswith(".npy")
     if single and not lone and files[0].lower().endswith(".npy"):
         raise InputError(f"{path}: a .npy holds features without labels; give both as X.npy,y.npy")
     if not single and (len(files) != 2 or not all(file.lower().endswith(".npy") for file in files)):
@@ -76,7 +76,7 @@ def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labelled:
     try:
         if not single or lone:
             return dict(zip("Xy", map(load_npy, files), strict=False))
-        return _load_npz(path, keys, labelled=labelled)
+        return _load_npz(path, keys, labeled=labeled)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -102,16 +102,16 @@ def load_npy(file: str) -> Array:
     return array
 
 
-def _load_npz(path: str, keys: Mapping[str, str], *, labelled: bool) -> dict[str, Array]:
+def _load_npz(path: str, keys: Mapping[str, str], *, labeled: bool) -> dict[str, Array]:
     archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise InputError(f"{path} holds a single array; give features and labels as X.npy,y.npy")
     with archive:
-        members = {name: keys.get(name, name) for name in _NAMES if labelled or name not in ("y", "class_names")}
+        members = {name: keys.get(name, name) for name in _NAMES if labeled or name not in ("y", "class_names")}
         for key in keys.values():
             if key not in archive.files:
                 raise InputError(f"{path}: {unknown('array', key, archive.files)}")
-        for name in ("X", "y") if labelled else ("X",):
+        for name in ("X", "y") if labeled else ("X",):
             if members[name] not in archive.files:
                 raise InputError(
                     f"{path} has no {name}; it holds {', '.join(archive.files[:20]) or 'nothing'}; an archive needs X (N, ...) "

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureSet:
-    """Labelled features of one layer, wherever they came from; each is equal to itself only.
+    """Labeled features of one layer, wherever they came from; each is equal to itself only.
 
     Attributes:
         name: what tables call it.
         source: the file it was read from.
         layer: the layer's name in that file.
         features: (N, D), float32 or float16, possibly still on disk; float64 too if they were made elsewhere.
-        labels: (N,) int64; -1 is unlabelled, otherwise an index into `class_names`.
+        labels: (N,) int64; -1 is unlabeled, otherwise an index into `class_names`.
         class_names: (K,); a class may have no row.
         ids: (N,) str, unique: what a row can be traced back with.
         logits: (N, L) float32, what the network's classifier gave for the rows, or None if it was not kept.

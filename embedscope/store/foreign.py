@@ -109,19 +109,19 @@ def open_foreign(source: Source) -> FeatureSet:
         UsageError: an option that the kind of file does not have.
     """
     suffixes = {Path(file).suffix.lower() for file in source.files}
-    labelled = source.options.get("label", "") is not None
-    if not labelled and suffixes & set(SUFFIXES):
+    labeled = source.options.get("label", "") is not None
+    if not labeled and suffixes & set(SUFFIXES):
         raise UsageError(f"{source.path}: label=None is for arrays and tables; give X.npy, a .npz or a table")
-    if not labelled:
+    if not labeled:
         source = replace(source, options={name: value for name, value in source.options.items() if name != "label"})
     if len(source.files) == 1 and is_table(Path(source.files[0])):
-        return _from_table(source, labelled=labelled)
+        return _from_table(source, labeled=labeled)
     known = _ARRAY_OPTIONS if len(source.files) == 1 else {}
     keys = {_ARRAY_OPTIONS[name]: value for name, value in check_options(source, known).items()}
     if suffixes & set(SUFFIXES):
         arrays = check_arrays(source.path, load_tensors(source.files, keys))
     else:
-        arrays = load_arrays(source.files, keys=keys, labelled=labelled)
+        arrays = load_arrays(source.files, keys=keys, labeled=labeled)
     if arrays["X"].ndim != 2:
         raise InputError(f"{source.path}: X has to be numbers of shape (N, D), got {arrays['X'].dtype} {arrays['X'].shape}")
     return feature_set(
@@ -189,7 +189,7 @@ def narrowed(values: Array) -> Array:
     return narrow if np.array_equal(narrow, values, equal_nan=True) else values
 
 
-def _from_table(source: Source, *, labelled: bool) -> FeatureSet:
+def _from_table(source: Source, *, labeled: bool) -> FeatureSet:
     path = source.path
     patterns = source.options.get("features")
     texts = {name: value for name, value in source.options.items() if name != "features" or isinstance(value, str)}
@@ -204,7 +204,7 @@ def _from_table(source: Source, *, labelled: bool) -> FeatureSet:
         raise UsageError(f"{path}: features has to be a pattern or a list of them, as in 'd*', got {patterns!r}")
     columns = open_columns(path, Path(path))
     roles = {}
-    if labelled:
+    if labeled:
         roles["label"] = choose(
             path, columns.names, given={"label": given.get("label")}, candidates={"label": named(columns.names, "label")}
         )[0]
@@ -213,14 +213,14 @@ def _from_table(source: Source, *, labelled: bool) -> FeatureSet:
         if role in given or candidates:
             roles[role] = choose(path, columns.names, given={role: given.get(role)}, candidates={role: candidates})[0]
     others = [name for name in columns.names if name not in roles.values()]
-    wanted = _recognised(path, columns, others) if patterns is None else _matching(path, others, patterns)
+    wanted = _recognized(path, columns, others) if patterns is None else _matching(path, others, patterns)
     found = dict(zip(roles, columns.take(*roles.values()), strict=True))
-    if labelled and not found["label"]:
+    if labeled and not found["label"]:
         raise InputError(f"{path} has no rows")
     values = numbers(path, columns, wanted)
     if not len(values):
         raise InputError(f"{path} has no rows")
-    labels = encode(path, roles["label"], found["label"]) if labelled else ((), np.full(len(values), -1))
+    labels = encode(path, roles["label"], found["label"]) if labeled else ((), np.full(len(values), -1))
     if not values.shape[1]:
         raise InputError(f"{path}: {wanted[0]} holds empty lists; expected numbers")
     ids, split = ([str(value) for value in found[role]] if role in found else None for role in ("id", "split"))
@@ -247,7 +247,7 @@ def _matching(path: str, names: Sequence[str], patterns: Sequence[str]) -> list[
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def _recognised(path: str, columns: Columns, names: Sequence[str]) -> list[str]:
+def _recognized(path: str, columns: Columns, names: Sequence[str]) -> list[str]:
     """Name the columns that are features: the only one of lists, those numbered alike, or all that hold numbers.
 
     InputError if there are none, or some that may be and may not.

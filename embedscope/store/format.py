@@ -4,7 +4,7 @@
                            float64 in a run's before.h5 if finetune was given float64
     /magnitudes/<layer>    float32 (N, C): mean of |activation| over positions, for layers that have positions
     /logits                float32 (N, K)     the classifier's output, where it was asked for
-    /labels                int64 (N,)         -1: unlabelled, otherwise an index into class_names
+    /labels                int64 (N,)         -1: unlabeled, otherwise an index into class_names
     /class_names           UTF-8 (K,)
     /ids                   UTF-8 (N,)         unique
     /split                 UTF-8 (N,)         where the data has splits

@@ -34,7 +34,7 @@ def feature_set(
     Args:
         features: numbers as an array, a tensor of any device, a data frame or nested lists; whole numbers become float32 where
             that is exact, else float64.
-        labels: whole numbers (negative ones are unlabelled) or text; the distinct values are the classes, in order.
+        labels: whole numbers (negative ones are unlabeled) or text; the distinct values are the classes, in order.
         name: what tables call it.
         ids: unique; the row numbers by default.
         split: such as "train" and "test".

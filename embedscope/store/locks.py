@@ -1,6 +1,6 @@
 """A lock beside an output: `NAME.lock` says which process writes it, whatever locks the file system or HDF5 have.
 
-It names host, process and when that process started, so that the lock of a process that was killed is recognised and taken
+It names host, process and when that process started, so that the lock of a process that was killed is recognized and taken
 over. The lock of another machine cannot be checked; it counts as left behind once it was not refreshed for an hour.
 """
 

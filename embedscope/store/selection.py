@@ -73,8 +73,8 @@ def select_split(features: FeatureSet, split: str | None) -> FeatureSet:
     return select(features, features.split == split)
 
 
-def select_labelled(features: FeatureSet) -> tuple[FeatureSet, int]:
-    """Leave out the unlabelled rows, and count them; InputError if no row is left."""
+def select_labeled(features: FeatureSet) -> tuple[FeatureSet, int]:
+    """Leave out the unlabeled rows, and count them; InputError if no row is left."""
     keep = features.labels >= 0
     if not keep.any():
         raise InputError(f"{features.source} has {len(keep)} rows and none of them has a label")

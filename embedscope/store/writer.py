@@ -40,7 +40,7 @@ class StoreWriter:
 
     Args:
         path: of the finished store.
-        labels: (N,) int64, -1 for unlabelled.
+        labels: (N,) int64, -1 for unlabeled.
         class_names: (K,).
         ids: (N,) unique.
         split: (N,) or None.

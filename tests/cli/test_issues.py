@@ -70,7 +70,7 @@ def bare(make_store):
     return make_store(features, np.full(40, -1), class_names=["a"])
 
 
-def test_unlabelled_rows_still_have_issues(bare, tmp_path, capsys):
+def test_unlabeled_rows_still_have_issues(bare, tmp_path, capsys):
     assert run("score", bare, "--issues", tmp_path / "i.csv", "--json") == 0
     printed = capsys.readouterr()
     assert [row["id"] for row in rows_of(tmp_path / "i.csv")] == ["row3", "row7"]
@@ -83,7 +83,7 @@ def test_unlabelled_rows_still_have_issues(bare, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [["-m", "silhouette"], ["--fail-under", "silhouette=0.1"]])
-def test_metrics_of_unlabelled_rows_are_refused_before_the_work(bare, tmp_path, capsys, options):
+def test_metrics_of_unlabeled_rows_are_refused_before_the_work(bare, tmp_path, capsys, options):
     assert run("score", bare, "--issues", tmp_path / "i.csv", *options) == 1
     assert "none of them has a label" in capsys.readouterr().err
     assert not (tmp_path / "i.csv").exists()

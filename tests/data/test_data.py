@@ -226,7 +226,7 @@ def test_image_with_too_many_pixels(tmp_path, monkeypatch):
 
 
 def png_of_16_bits(kind, values):
-    """A PNG of 2 x 1 pixels with 16 bits per channel, which Pillow does not write in colour."""
+    """A PNG of 2 x 1 pixels with 16 bits per channel, which Pillow does not write in color."""
     size = struct.pack(">II", 2, 1) + bytes([16, kind, 0, 0, 0])
     row = b"\0" + struct.pack(f">{len(values)}H", *values) * 2
     parts = ((b"IHDR", size), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
@@ -242,7 +242,7 @@ def test_images_of_16_bits_that_pillow_rounds(tmp_path, kind, values):
         open_dataset(str(tmp_path)).inputs[1]
 
 
-def test_grey_images_of_16_bits(tmp_path):
+def test_gray_images_of_16_bits(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one.png").write_bytes(png_of_16_bits(0, (300,)))
     assert open_dataset(str(tmp_path)).inputs[0].getpixel((0, 0)) == 300

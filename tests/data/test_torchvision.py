@@ -96,7 +96,7 @@ def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch):
 
 
 def own(monkeypatch, **values):
-    """Put a class of two grey images into torchvision.datasets, with the targets and names that are given."""
+    """Put a class of two gray images into torchvision.datasets, with the targets and names that are given."""
     from torchvision import datasets
 
     class Own(datasets.VisionDataset):

@@ -119,8 +119,8 @@ def test_planted_leakage_is_found_without_a_false_one(digits, noise):
         row = leaked[str(copy)]
         assert row.split == "test"
         assert row.evidence.startswith(f"{source} (")
-        labelled = "labels differ" if copy == copies[0] else "labels agree" if copy == copies[1] else "unlabelled"
-        assert row.evidence.endswith(f"; {labelled})")
+        labeled = "labels differ" if copy == copies[0] else "labels agree" if copy == copies[1] else "unlabeled"
+        assert row.evidence.endswith(f"; {labeled})")
         assert ("exact copy" in row.evidence) == (noise == 0)
         assert row.score == 1 if noise == 0 else 0.85 < row.score < 1
 

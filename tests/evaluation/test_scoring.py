@@ -65,11 +65,11 @@ def test_constant_features(make_store):
     assert found.metrics["explained_variance"].note == "all rows are equal: there is no variance to explain"
 
 
-def test_unlabelled_rows_and_lonely_classes_are_counted(make_store):
+def test_unlabeled_rows_and_lonely_classes_are_counted(make_store):
     labels = [0, 0, 1, 1, 2, -1, -1]
     (found,) = score([str(make_store(np.random.default_rng(0).normal(size=(7, 3)), labels))])
     assert found.samples == 5
-    assert found.warnings == ["1 class has one sample; its silhouette is 0 by convention", "2 unlabelled rows are left out"]
+    assert found.warnings == ["1 class has one sample; its silhouette is 0 by convention", "2 unlabeled rows are left out"]
 
 
 def test_classes_without_rows_do_not_count(make_store, blobs):
@@ -108,7 +108,7 @@ def test_nan(make_store, blobs):
         score([str(make_store(*blobs))])
 
 
-def test_nan_in_an_unlabelled_row_does_not_matter(make_store, blobs):
+def test_nan_in_an_unlabeled_row_does_not_matter(make_store, blobs):
     blobs[0][3, 1] = np.nan
     blobs[1][3] = -1
     assert score([str(make_store(*blobs))])[0].samples == 89

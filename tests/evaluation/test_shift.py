@@ -18,21 +18,21 @@ from embedscope.evaluation.shift import measure_shift
 from embedscope.store.in_memory import feature_set
 
 
-def drawn(size, seed, *, move=0.0, labelled=True):
+def drawn(size, seed, *, move=0.0, labeled=True):
     """Three classes in 5 dimensions, the third moved along one axis."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 3, size)
     rows = generator.normal(size=(size, 5)) + 2 * np.eye(5)[labels]
     rows[labels == 2, 4] += move
     return feature_set(
-        rows, labels if labelled else np.full(size, -1), name=f"data{seed}", ids=[f"{seed}:{row}" for row in range(size)]
+        rows, labels if labeled else np.full(size, -1), name=f"data{seed}", ids=[f"{seed}:{row}" for row in range(size)]
     )
 
 
 def test_no_shift_is_rarely_detected(monkeypatch):
     """5% of 15 draws at most: more than 4 of them alarm in 1 of 1,000 such tests."""
     monkeypatch.setattr("embedscope.evaluation.shift.PERMUTATIONS", 99)
-    unlabelled = [(drawn(80, seed, labelled=False), drawn(60, seed + 500, labelled=False)) for seed in range(15)]
+    unlabelled = [(drawn(80, seed, labeled=False), drawn(60, seed + 500, labeled=False)) for seed in range(15)]
     assert sum(measure_shift(*pair, seed=seed).detected for seed, pair in enumerate(unlabelled)) <= 4
 
 
@@ -66,7 +66,7 @@ def test_far_rows_against_scikit_learn():
     here, other = drawn(90, 0), drawn(70, 1, move=4.0)
     found = measure_shift(here, other)
     one, two = (each.features[:].double().numpy() for each in (here, other))
-    usual = NearestNeighbors(n_neighbors=11).fit(one).kneighbors(one)[0][:, -1]  # each row is its own first neighbour
+    usual = NearestNeighbors(n_neighbors=11).fit(one).kneighbors(one)[0][:, -1]  # each row is its own first neighbor
     far = NearestNeighbors(n_neighbors=10).fit(one).kneighbors(two)[0][:, -1]
     assert found.beyond == (far > np.sort(usual)[89]).mean()  # 99% of 90 rows are all of them
     assert found.beyond_expected == 1 / 91
@@ -92,7 +92,7 @@ def test_classes_against_numpy():
 
 @pytest.mark.parametrize(("one", "other"), [(True, False), (False, True), (False, False)])
 def test_labels_are_not_needed(one, other):
-    found = measure_shift(drawn(60, 0, labelled=one), drawn(60, 1, labelled=other))
+    found = measure_shift(drawn(60, 0, labeled=one), drawn(60, 1, labeled=other))
     expected = measure_shift(drawn(60, 0), drawn(60, 1))
     assert (found.classes, found.proportions_p_value) == ((), None)
     assert (found.auc, found.mmd, found.furthest) == (expected.auc, expected.mmd, expected.furthest)

@@ -7,7 +7,7 @@ from scipy import stats
 
 from embedscope.errors import InterruptedRunError, UsageError
 from embedscope.finetuning import conclusions, finetune
-from embedscope.finetuning.comparing import summarised
+from embedscope.finetuning.comparing import summarized
 from embedscope.finetuning.splitting import part
 from embedscope.ops.paired import holm
 from embedscope.store import read_features
@@ -32,7 +32,7 @@ def made_up(values, *, splits=1, primary="macro_f1", drawn=True, over_rows=None)
         objectives.append(ObjectiveResult(expression, tuple(trials), {}))
     data = RunData(train=65, validation=10, test=25, drawn=drawn)
     run = Finetuning(None, {}, data, tuple(objectives), 0.0, {}, primary, splits)
-    return summarised(run, over_rows or [{}] * (len(objectives) - 1))
+    return summarized(run, over_rows or [{}] * (len(objectives) - 1))
 
 
 NOISE = [0.01, -0.02, 0.005, 0.0, 0.015]

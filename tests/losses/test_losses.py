@@ -313,13 +313,13 @@ def test_terms_of_one_name_are_numbered(batch):
 
 
 def test_parameters_of_a_loss_join(monkeypatch, batch):
-    class Centre(torch.nn.Module):
+    class Center(torch.nn.Module):
         def __init__(self, num_classes, dim):
             super().__init__()
-            self.centres = torch.nn.Parameter(torch.zeros(num_classes, dim))
+            self.centers = torch.nn.Parameter(torch.zeros(num_classes, dim))
 
-    monkeypatch.setattr(plugins, "load", lambda kind, name: Centre)
-    assert [tuple(p.shape) for p in build("centre + centre", 5, 4).parameters()] == [(5, 4), (5, 4)]
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Center)
+    assert [tuple(p.shape) for p in build("center + center", 5, 4).parameters()] == [(5, 4), (5, 4)]
 
 
 @pytest.mark.parametrize(

@@ -376,14 +376,14 @@ def test_a_sample_is_not_part_of_its_prototype():
 
 
 def test_icnn_of_pure_and_tight_classes_is_near_zero():
-    centres = 100 * torch.eye(4, dtype=torch.float64)
+    centers = 100 * torch.eye(4, dtype=torch.float64)
     labels = torch.arange(24) % 4
-    features = centres[labels] + 1e-3 * torch.randn(24, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features = centers[labels] + 1e-3 * torch.randn(24, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert 0 <= float(make("icnn")(features, labels, features)) < 1e-4
 
 
-def test_icnn_of_foreign_neighbourhoods_only_is_not_perfect():
-    """Pairs of two classes, far from one another: no sample has one of its class among its k=1 neighbours."""
+def test_icnn_of_foreign_neighborhoods_only_is_not_perfect():
+    """Pairs of two classes, far from one another: no sample has one of its class among its k=1 neighbors."""
     features = torch.tensor([[0.0], [0.1], [10.0], [10.1]], dtype=torch.float64, requires_grad=True)
     value = make("icnn", k=1)(features, torch.tensor([0, 1, 0, 1]), features)
     # same = 0 and not 1, diff = 1, gamma = 0

@@ -57,7 +57,7 @@ def test_more_dimensions_than_rows_give_what_a_rotation_into_fewer_does(name):
         pytest.skip("is of channels")
     generator = torch.Generator().manual_seed(3)
     wide = features @ torch.linalg.qr(torch.randn(40, 7, generator=generator, dtype=torch.float64))[0].T
-    options = {"C": 1e-9} if name == "linear_probe" else {}  # standardised channels are others after a rotation
+    options = {"C": 1e-9} if name == "linear_probe" else {}  # standardized channels are others after a rotation
     found, expected = float(load(name)(wide, labels, **options)), float(load(name)(features, labels, **options))
     if name == "linear_probe":
         assert 0 <= found <= 1
@@ -218,7 +218,7 @@ def test_linear_probe_of_lone_rows_and_many_rows(monkeypatch):
         ("lda_rank", {"divisors": "n"}),
         ("uniformity", {"t": -1}),
         ("two_nn", {"discard": 0}),
-        ("anisotropy", {"centred": "yes"}),
+        ("anisotropy", {"centered": "yes"}),
         ("linear_probe", {"folds": 1}),
         ("linear_probe", {"C": -1}),
     ],

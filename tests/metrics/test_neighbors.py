@@ -43,7 +43,7 @@ def test_knn_accuracy_equals_scikit_learn(sample, vote, k):
     expected = classifier.predict(None) == y  # None: each sample without itself
     found = knn_accuracy(features, labels, k=k, vote=vote)
     tied = np.sort(classifier.predict_proba(None), axis=1)
-    clear = tied[:, -1] > tied[:, -2] + 1e-9  # scikit-learn gives ties to the first class, we to the nearest neighbour's
+    clear = tied[:, -1] > tied[:, -2] + 1e-9  # scikit-learn gives ties to the first class, we to the nearest neighbor's
     assert clear.mean() > 0.8
     assert (found.per_sample.numpy()[clear] == expected[clear]).all()
 
@@ -198,7 +198,7 @@ def test_a_run_searches_once(sample, monkeypatch):
 
 @pytest.mark.parametrize("with_hubness", [False, True])
 def test_anchors_of_a_run(sample, with_hubness):
-    """Where one metric reads the neighbours of all rows, those of the anchors are taken from them."""
+    """Where one metric reads the neighbors of all rows, those of the anchors are taken from them."""
     specs = ALL if with_hubness else ALL[:-1]
     found = evaluate(sample, specs, sample=60, device="cpu")
     everyone = evaluate(sample, specs, device="cpu")

@@ -35,7 +35,7 @@ OPTIONS = {
     "lda_rank": [{}, {"delta": 1e-6, "divisors": "none"}],
     "alignment": [{}],
     "uniformity": [{}, {"t": 0.5}],
-    "anisotropy": [{}, {"centred": True}],
+    "anisotropy": [{}, {"centered": True}],
     "collapse_std": [{}],
     "two_nn": [{}, {"discard": 0.3}],
     "linear_probe": [{}, {"C": 0.1}, {"C": 1.0, "folds": 3, "seed": 4}],

@@ -100,43 +100,43 @@ def test_any_float_dtype_gives_float64(digits, dtype):
     torch.testing.assert_close(found, silhouette_samples(features.double(), labels), atol=1e-6, rtol=0)
 
 
-def labelled(name):
+def labeled(name):
     """Features that are hard on float32: (600, 48), and labels of 12 classes."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(600) % 12
-    centres = torch.randn(12, 48, generator=generator)
+    centers = torch.randn(12, 48, generator=generator)
     noise = torch.randn(600, 48, generator=generator)
     if name == "offset":
-        return centres[labels] + noise + 1000, labels
+        return centers[labels] + noise + 1000, labels
     if name == "tiny clusters":
-        return centres[labels] + 1e-3 * noise, labels
+        return centers[labels] + 1e-3 * noise, labels
     if name == "tiny clusters in pairs":
-        return centres[labels // 2] + 1e-3 * (noise + 3 * centres[labels]), labels
+        return centers[labels // 2] + 1e-3 * (noise + 3 * centers[labels]), labels
     if name == "duplicates":
-        return (centres[labels] + noise)[torch.randint(0, 300, (600,), generator=generator)], labels
+        return (centers[labels] + noise)[torch.randint(0, 300, (600,), generator=generator)], labels
     if name == "collapsed classes":
-        return centres[labels], labels
+        return centers[labels], labels
     if name == "classes of 1 to 300":
         labels = torch.repeat_interleave(torch.arange(12), torch.tensor([1, 1, 2, 3, 5, 9, 17, 30, 52, 80, 100, 300]))
-        return centres[labels] + noise, labels
+        return centers[labels] + noise, labels
     if name == "outlier":
-        features = centres[labels] + noise
+        features = centers[labels] + noise
         features[0] = 1e6
         return features, labels
     if name.startswith("outlier of"):
-        features = centres[labels] + noise
+        features = centers[labels] + noise
         features[0] = float(name.split()[-1])
         return features, labels
-    if name == "pairs around a few centres":
+    if name == "pairs around a few centers":
         labels = torch.arange(600) % 300
-        return 10 * centres[labels % 5] + 0.3 * torch.randn(300, 48, generator=generator)[labels] + 1.3 * noise, labels
+        return 10 * centers[labels % 5] + 0.3 * torch.randn(300, 48, generator=generator)[labels] + 1.3 * noise, labels
     if name == "far class":
-        return centres[labels] + noise + 1e4 * (labels == 11)[:, None], labels
+        return centers[labels] + noise + 1e4 * (labels == 11)[:, None], labels
     if name in ("tiny", "huge"):
-        return (centres[labels] + noise) * (1e-30 if name == "tiny" else 1e30), labels
+        return (centers[labels] + noise) * (1e-30 if name == "tiny" else 1e30), labels
     if name == "few dimensions":
-        return centres[labels, :2] + 0.3 * noise[:, :2], labels
-    return centres[labels] + noise, labels
+        return centers[labels, :2] + 0.3 * noise[:, :2], labels
+    return centers[labels] + noise, labels
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def labelled(name):
         ("outlier of 1e15", 1e-5),
         ("outlier of 1e20", 1e-5),
         ("outlier of 1e30", 1e-5),
-        ("pairs around a few centres", 1e-6),
+        ("pairs around a few centers", 1e-6),
         ("far class", 1e-5),
         ("tiny", 1e-6),
         ("huge", 1e-6),
@@ -162,7 +162,7 @@ def labelled(name):
 )
 def test_float32_is_near_float64(name, bound, monkeypatch):
     monkeypatch.setattr("embedscope.ops.all_pairs._TILE", 100)
-    features, labels = labelled(name)
+    features, labels = labeled(name)
     error = silhouette_samples(features, labels) - silhouette_samples(features.double(), labels)
     assert error.abs().max() <= bound
 

@@ -26,7 +26,7 @@ def changed(**entries):
 
 INT8 = torch.ones(4, 4, dtype=torch.int8)
 FLOAT8 = torch.ones(4, 4).to(torch.float8_e4m3fn)
-QUANTISED = {
+QUANTIZED = {
     "bitsandbytes": (
         {"0__weight": INT8, "0__SCB": torch.ones(4)},
         r"0\.weight is int8 .* scales beside them \(0\.SCB\)",
@@ -49,14 +49,14 @@ QUANTISED = {
 }
 
 
-@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize("kind", QUANTIZED)
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_quantised_weights(tmp_path, kind, suffix):
-    entries, message = QUANTISED[kind]
+def test_quantized_weights(tmp_path, kind, suffix):
+    entries, message = QUANTIZED[kind]
     held = changed(**entries)
     path = tmp_path / f"w.{suffix}"
     save_file(held, path) if suffix == "safetensors" else torch.save(held, path)
-    with pytest.raises(InputError, match=f"w.{suffix} holds quantised weights: .*{message}"):
+    with pytest.raises(InputError, match=f"w.{suffix} holds quantized weights: .*{message}"):
         load_checkpoint(network(), str(path))
 
 
@@ -70,7 +70,7 @@ def test_scales_of_the_network_itself(tmp_path):
     ("make", "kind"),
     [
         (lambda: torch.empty(4, 4, device="meta"), r"tensors without data \(device meta\)"),
-        (lambda: torch.quantize_per_tensor(torch.ones(4, 4), 0.1, 0, torch.qint8), "quantised tensors"),
+        (lambda: torch.quantize_per_tensor(torch.ones(4, 4), 0.1, 0, torch.qint8), "quantized tensors"),
         (lambda: torch.eye(4).to_sparse(), "sparse tensors"),
         (lambda: torch.eye(4).to_sparse_csr(), "sparse tensors"),
     ],

@@ -314,7 +314,7 @@ def test_absent():
         open_model("exported:nowhere.pt2")
 
 
-def test_quantised_program(save):
+def test_quantized_program(save):
     class Rounded(nn.Module):
         def forward(self, inputs):
             operators = torch.ops.quantized_decomposed

@@ -284,7 +284,7 @@ def test_tokenizer_without_a_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize("scales", [True, False])
-def test_quantised_weights_that_the_configuration_is_silent_of(bert, scales):
+def test_quantized_weights_that_the_configuration_is_silent_of(bert, scales):
     path = Path(bert) / "model.safetensors"
     state = load_file(path)
     name = next(name for name in state if name.endswith("query.weight"))
@@ -292,7 +292,7 @@ def test_quantised_weights_that_the_configuration_is_silent_of(bert, scales):
     if scales:
         state[name.replace("weight", "SCB")] = torch.ones(8)
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(InputError, match=rf"hf:.* holds quantised weights: {name} is I8.*SCB" if scales else f"{name} is I8"):
+    with pytest.raises(InputError, match=rf"hf:.* holds quantized weights: {name} is I8.*SCB" if scales else f"{name} is I8"):
         open_model(f"hf:{bert}")
 
 

@@ -13,7 +13,7 @@ from embedscope.models.images import eight_bits, parse_range, standard, to_tenso
 from embedscope.models.preparation import Pixels
 
 RAMP = np.linspace(0, 65535, 32 * 32).round().reshape(32, 32)
-# Five ways of writing one grey ramp; the mean of each is 0.5.
+# Five ways of writing one gray ramp; the mean of each is 0.5.
 RAMPS = {
     "8 bits": Image.fromarray((RAMP / 257).round().astype(np.uint8)),
     "16 bits": Image.fromarray(RAMP.astype(np.uint16)),

@@ -12,18 +12,18 @@ from embedscope.models.encoder import Encoder
 from embedscope.models.preparation import Pixels, to_input
 
 CODE = """
-import neighbour
+import neighbor
 from torch import nn
 
 def Net(width=3, bias=True):
-    return nn.Linear(neighbour.INPUTS, width, bias)
+    return nn.Linear(neighbor.INPUTS, width, bias)
 
 def wrong():
     return 42
 
 def late(width):
-    import neighbour
-    return nn.Linear(neighbour.INPUTS, width)
+    import neighbor
+    return nn.Linear(neighbor.INPUTS, width)
 
 def leaves():
     import sys
@@ -36,10 +36,10 @@ def fails():
 
 @pytest.fixture
 def code(tmp_path):
-    (tmp_path / "neighbour.py").write_text("INPUTS = 2\n")
+    (tmp_path / "neighbor.py").write_text("INPUTS = 2\n")
     (tmp_path / "net.py").write_text(CODE)
     yield f"{tmp_path}/net.py"
-    sys.modules.pop("neighbour", None)
+    sys.modules.pop("neighbor", None)
 
 
 def test_factory_in_a_file(code):

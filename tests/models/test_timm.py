@@ -65,7 +65,7 @@ def test_pretrained_weights_are_recorded_and_a_new_classifier_is_not(monkeypatch
     assert open_model("timm:test_resnet").weights.missing == ()
 
 
-def test_grey_models_get_grey_images_with_the_mean_over_channels(images):
+def test_gray_models_get_gray_images_with_the_mean_over_channels(images):
     encoder = open_model("timm:test_resnet(pretrained=False, in_chans=1)")
     found = encoder.prepare(images[:1])
     import timm

@@ -153,9 +153,9 @@ def test_any_probe_is_the_same_rows(net, images):
         assert Monitor(probe)(net, 0) == expected
     (features,) = extract(net, [images])
     assert score(features, metrics="silhouette")[0].metrics["silhouette"].value == expected["fc.input/silhouette"]
-    labelled = TensorDataset(rows, labels)
-    labelled.targets = labels.tolist()
-    assert Monitor((labelled, 40))(net, 0) == expected
+    labeled = TensorDataset(rows, labels)
+    labeled.targets = labels.tolist()
+    assert Monitor((labeled, 40))(net, 0) == expected
 
 
 def test_a_sample_is_stratified_and_fixed_by_the_seed(net):

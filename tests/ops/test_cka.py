@@ -1,4 +1,4 @@
-"""CKA and mutual neighbours against loops over all pairs, and the laws they obey."""
+"""CKA and mutual neighbors against loops over all pairs, and the laws they obey."""
 
 import math
 

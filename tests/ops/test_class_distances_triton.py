@@ -129,7 +129,7 @@ def test_kernel_passes_its_self_check(interpreted):
     assert interpreted[0]
 
 
-def test_rows_with_near_neighbours_are_computed_again(interpreted):
+def test_rows_with_near_neighbors_are_computed_again(interpreted):
     assert interpreted[1][3] == 0
     assert interpreted[9][3] == 4  # two pairs of twins
     assert interpreted[10][3] == 76  # every row but the only member of its class

@@ -102,7 +102,7 @@ def test_neighbor_shares_equal_loops():
 
 
 def connected(parts, k=4, seed=8):
-    """Neighbours that are all in the row's own part."""
+    """Neighbors that are all in the row's own part."""
     generator = np.random.default_rng(seed)
     return torch.from_numpy(np.stack([generator.choice(np.flatnonzero(parts == part), k) for part in parts]))
 

@@ -15,7 +15,7 @@ def groups(x, k=50):
 
 
 def naive(x, threshold, k):
-    """Connect rows by loops over the pairs: both nearer than the threshold by all rows and by the neighbours of the row."""
+    """Connect rows by loops over the pairs: both nearer than the threshold by all rows and by the neighbors of the row."""
     count = len(x)
     between = np.array([[math.dist(one, other) for other in x] for one in x])
     np.fill_diagonal(between, math.inf)
@@ -55,8 +55,8 @@ def test_ordinary_data_have_no_copies(width, classes):
     generator = np.random.default_rng(width)
     false = 0
     for _ in range(3):
-        centres = 4 * generator.normal(size=(classes, width))
-        x = generator.normal(size=(1000, width)) + centres[np.arange(1000) % classes]
+        centers = 4 * generator.normal(size=(classes, width))
+        x = generator.normal(size=(1000, width)) + centers[np.arange(1000) % classes]
         false += int((groups(x) != np.arange(1000)).sum())
     assert false <= 9  # one row in each is expected by the bound, and Poisson exceeds 9 of 3 once in 1,000 times
 

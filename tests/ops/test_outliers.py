@@ -20,8 +20,8 @@ def threshold_of(values, middle):
     return above[(len(above) - 1) // 2] ** (4 / 0.6745)
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_outliers_equal_loops(labelled):
+@pytest.mark.parametrize("labeled", [False, True])
+def test_outliers_equal_loops(labeled):
     x = np.random.default_rng(0).normal(size=(101, 5))
     x[7] += 8
     x[30] -= 5
@@ -35,11 +35,11 @@ def test_outliers_equal_loops(labelled):
     for row in range(101):
         out = mean[row] / usual > threshold_of(mean, usual) and local[row] > max(1.25, threshold_of(local, 1))
         own = sorted(mean[other] for other in range(101) if y[other] == y[row])
-        if labelled and y[row] >= 0 and len(own) >= 20:
+        if labeled and y[row] >= 0 and len(own) >= 20:
             middle = own[(len(own) - 1) // 2]
             out = out and mean[row] / middle > threshold_of(own, middle)
         flagged.append(out)
-    found = found_in(x, y if labelled else None)
+    found = found_in(x, y if labeled else None)
     np.testing.assert_allclose(found.ratio.numpy(), np.array(mean) / usual, rtol=1e-12)
     assert found.threshold == pytest.approx(threshold_of(mean, usual), rel=1e-12)
     assert found.found.tolist() == flagged

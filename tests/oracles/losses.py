@@ -118,13 +118,13 @@ def latent_boost(
     }[beta_schedule]
     beta = max(beta, beta_min)
     labels = labels.tolist()
-    centred = np.asarray(features) - np.asarray(features).mean(axis=0)
-    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = np.asarray(features) - np.asarray(features).mean(axis=0)
+    _, singular, axes = np.linalg.svd(centered, full_matrices=False)
     dims, held = 0, 0.0
     while held < (explained_variance - 1e-12) * (singular**2).sum():
         held += singular[dims] ** 2
         dims += 1
-    projected = (centred @ axes[:dims].T).tolist()
+    projected = (centered @ axes[:dims].T).tolist()
     clusters = _means_and_spread(projected, labels)
     pooled = sum(spread for _, spread in clusters.values()) / (len(labels) - 1)
     variances = {c: spread / (labels.count(c) - 1) if labels.count(c) > 1 else pooled for c, (_, spread) in clusters.items()}

@@ -93,14 +93,14 @@ def class_kl(features, labels, direction="target_to_feature", activation="abs"):
 
 
 def explained_variance(features):
-    """The cumulative curve, by singular values of the centred rows instead of eigenvalues of a covariance."""
-    centred = features - features.mean(axis=0)
-    variances = np.linalg.svd(centred, compute_uv=False) ** 2
+    """The cumulative curve, by singular values of the centered rows instead of eigenvalues of a covariance."""
+    centered = features - features.mean(axis=0)
+    variances = np.linalg.svd(centered, compute_uv=False) ** 2
     return np.cumsum(variances) / variances.sum()
 
 
-def _singular_values(features, centred):
-    rows = features - features.mean(axis=0) if centred else features
+def _singular_values(features, centered):
+    rows = features - features.mean(axis=0) if centered else features
     values = np.linalg.svd(np.asarray(rows), compute_uv=False)
     return [value for value in values.tolist() if value > 1e-12 * values[0]]
 
@@ -122,8 +122,8 @@ def participation_ratio(features):
 
 
 def stable_rank(features):
-    centred = np.asarray(features - features.mean(axis=0))
-    return np.linalg.norm(centred, "fro") ** 2 / np.linalg.norm(centred, 2) ** 2
+    centered = np.asarray(features - features.mean(axis=0))
+    return np.linalg.norm(centered, "fro") ** 2 / np.linalg.norm(centered, 2) ** 2
 
 
 def power_law_alpha(features, first=4, last=100):
@@ -225,8 +225,8 @@ def uniformity(features, t=2.0):
     return math.log(sum(pairs) / len(pairs))
 
 
-def anisotropy(features, centred=False):
-    rows = _unit(features - features.mean(axis=0) if centred else features)
+def anisotropy(features, centered=False):
+    rows = _unit(features - features.mean(axis=0) if centered else features)
     pairs = [1 - _distance(x, y, "cosine") for i, x in enumerate(rows) for y in rows[:i]]
     return sum(pairs) / len(pairs)
 

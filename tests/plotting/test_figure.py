@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from embedscope.plotting.figure import GREY, MAX_CLASSES, WIDTHS, fitted, palette, series, text_width
+from embedscope.plotting.figure import GRAY, MAX_CLASSES, WIDTHS, fitted, palette, series, text_width
 from embedscope.plotting.pictures import picture
 
 # Machado et al. 2009, doi:10.1109/TVCG.2009.113: what is left of linear RGB with full protanopia, deuteranopia, tritanopia.
@@ -17,9 +17,9 @@ BLINDNESS = {
 }
 
 
-def lab(colours, blindness):
+def lab(colors, blindness):
     """CIELAB (n, 3) of "#rrggbb" as an eye with a blindness sees them."""
-    rgb = np.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in colours])
+    rgb = np.array([[int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)] for color in colors])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(BLINDNESS[blindness]).T, 0, 1)
     xyz = seen @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
@@ -29,7 +29,7 @@ def lab(colours, blindness):
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_colours_are_told_apart_by_every_eye(blindness):
+def test_colors_are_told_apart_by_every_eye(blindness):
     """A difference of 2.3 in CIELAB is just noticeable; matplotlib's tab10 comes down to 3.8 and tab20 to 1.5."""
     seen = lab([*series(10), "#ffffff"], blindness)
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)[np.triu_indices(11, 1)]
@@ -39,18 +39,18 @@ def test_colours_are_told_apart_by_every_eye(blindness):
 @pytest.mark.parametrize("count", [1, 10, 11, MAX_CLASSES])
 def test_a_look_a_class(count):
     made = palette([str(place) for place in range(count)])
-    assert len(set(zip(made.colours, made.markers, strict=True))) == count
+    assert len(set(zip(made.colors, made.markers, strict=True))) == count
     assert made.listed == tuple(range(count))
     assert not made.note
 
 
-def test_of_many_classes_the_worst_have_colours():
+def test_of_many_classes_the_worst_have_colors():
     made = palette([str(place) for place in range(45)], worst=[7, 3, *range(10, 45)], why="because")
     assert made.listed[:2] == (7, 3)
     assert len(made.listed) == 8
-    assert made.colours.count(GREY) == 37
-    assert len(set(made.colours)) == 9
-    assert made.note == "45 classes: because; the other 37 are grey."
+    assert made.colors.count(GRAY) == 37
+    assert len(set(made.colors)) == 9
+    assert made.note == "45 classes: because; the other 37 are gray."
 
 
 def test_a_long_text_loses_its_middle():

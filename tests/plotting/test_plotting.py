@@ -150,14 +150,14 @@ def test_a_folder_drawn_again_holds_what_was_asked_for(make_store, blobs, tmp_pa
     assert {text.removesuffix(", which was drawn before") for text in said} >= {f"removed {out / f'gini.{form}'}"}
 
 
-def test_a_class_has_one_colour_in_every_split(make_store, blobs, tmp_path):
+def test_a_class_has_one_color_in_every_split(make_store, blobs, tmp_path):
     rows, labels = blobs
     split = np.where(labels == 1, "train", np.where(np.arange(90) < 45, "train", "test"))
     store = str(make_store(rows, labels, class_names=["a", "b", "c"], split=split.tolist()))
     chosen = [prepare([store], layers=(), split=part, max_points=100, seed=0) for part in ("train", "test")]
     assert [each.class_names for each in chosen] == [("a", "b", "c"), ("a", "c")]
-    colours = [dict(zip(each.class_names, _palette(each).colours, strict=True)) for each in chosen]
-    assert colours[1] == {name: colours[0][name] for name in "ac"}
+    colors = [dict(zip(each.class_names, _palette(each).colors, strict=True)) for each in chosen]
+    assert colors[1] == {name: colors[0][name] for name in "ac"}
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e30])
@@ -184,7 +184,7 @@ def test_run_by_name_and_with_a_layer(make_store, blobs, tmp_path):
 
 
 def test_too_few_rows(make_store, tmp_path):
-    with pytest.raises(InputError, match="has 2 labelled rows, a picture needs at least 3"):
+    with pytest.raises(InputError, match="has 2 labeled rows, a picture needs at least 3"):
         plot([str(make_store(np.eye(2), [0, 1]))], tmp_path / "a.png", kinds=["pca"])
 
 

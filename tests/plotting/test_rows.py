@@ -20,7 +20,7 @@ def numbers(kind, *inputs, **options):
 
 @pytest.fixture
 def flawed():
-    """Two classes of 50 rows; the first and last five mislabelled; 10, 11 and 20 copies; 70 far away: (100, 6), (100,)."""
+    """Two classes of 50 rows; the first and last five mislabeled; 10, 11 and 20 copies; 70 far away: (100, 6), (100,)."""
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1], 50)
     rows = generator.normal(size=(100, 6)) + 9 * np.eye(6)[labels]

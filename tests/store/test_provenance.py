@@ -12,7 +12,7 @@ WHOLE = {
         "matched": ["a", "b"],
         "head": {"file": "h", "sha256": "0", "objective": "ce"},
     },
-    "data": {"spec": "d.npz", "fingerprint": "f", "limit": 3, "licence": "CC0"},
+    "data": {"spec": "d.npz", "fingerprint": "f", "limit": 3, "license": "CC0"},
     "layers": {"conv": {"type": "Conv2d", "pooling": "gap", "shape": [4, 3]}, "fc": {}},
     "transform": "none",
     "run": {"command": "embedscope extract", "seed": 0, "logits": False, "host": {"name": "a", "cores": 2}},
@@ -24,7 +24,7 @@ WHOLE = {
 def test_json_comes_back_as_it_was_with_keys_that_are_not_known():
     found = Provenance.parse(json.dumps(WHOLE), "a.h5")
     assert found.model.head.objective == "ce"
-    assert found.data.extra == {"licence": "CC0"}
+    assert found.data.extra == {"license": "CC0"}
     assert found.layers["conv"] == LayerOrigin("Conv2d", "gap", (4, 3))
     assert found.pooling("fc") is None
     assert json.loads(found.text()) == WHOLE

@@ -11,7 +11,7 @@ from embedscope.store import (
     open_features,
     read_features,
     select,
-    select_labelled,
+    select_labeled,
     select_split,
 )
 from embedscope.store import format as layout
@@ -444,7 +444,7 @@ def test_selection_reads_the_chosen_rows(make_store):
     features = np.arange(24, dtype=np.float32).reshape(12, 2)
     labels = np.array([0, 1, -1] * 4)
     found = read_features(str(make_store(features, labels, split=["train"] * 6 + ["test"] * 6, magnitudes=features)))
-    kept, unlabelled = select_labelled(select_split(found, "test"))
+    kept, unlabelled = select_labeled(select_split(found, "test"))
     rows = [6, 7, 9, 10]
     assert unlabelled == 2
     assert torch.equal(kept.features[:], torch.from_numpy(features[rows]))
@@ -475,7 +475,7 @@ def test_split_of_features_without(make_store):
 def test_no_label_at_all(make_store):
     found = read_features(str(make_store(np.zeros((2, 2)), [-1, -1])))
     with pytest.raises(InputError, match="has 2 rows and none of them has a label"):
-        select_labelled(found)
+        select_labeled(found)
 
 
 def test_rows_that_are_not_finite_are_named(make_store):

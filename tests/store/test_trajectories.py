@@ -70,7 +70,7 @@ def test_a_damaged_line_in_the_middle_is_named(path, line):
 
 def test_later_versions_may_add_keys(path):
     with path.open("a") as file:
-        file.write('{"step": 900, "layer": "fc", "metrics": {}, "colour": "red"}\n')
+        file.write('{"step": 900, "layer": "fc", "metrics": {}, "color": "red"}\n')
     assert read_points(path)[-1] == Point(900, "fc", {})
 
 

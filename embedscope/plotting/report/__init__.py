@@ -60,7 +60,7 @@ class View:
     """One embedding on the page.
 
     Attributes:
-        features: its labelled rows, all of them.
+        features: its labeled rows, all of them.
         drawn: (n,) int64, ascending positions of the rows that the page shows.
         layouts: title such as "t-SNE" -> (n, 2) coordinates of those rows; at least one, the same titles in every view.
         unlabelled: rows that were left out because they have no label.
@@ -78,7 +78,7 @@ def check_available() -> None:
 
 
 def _lowest(view: View, scores: Scores, class_names: Sequence[str]) -> list[int]:
-    """List the codes of the classes that have a colour where not all can have one, as pictures choose them."""
+    """List the codes of the classes that have a color where not all can have one, as pictures choose them."""
     values = silhouettes(scores)
     if values is None:
         return []
@@ -139,7 +139,7 @@ def write(
         command: what was typed, for the provenance.
         seed: of groups that are left out for intervals.
         images: where the images of the samples are, see `thumbnails.make_thumbnails`.
-        slots: place of each class among the colours, as `figure.palette` takes it.
+        slots: place of each class among the colors, as `figure.palette` takes it.
         track: shows progress over views.
 
     Raises:

@@ -1,11 +1,11 @@
 "use strict";
 // Every figure as a pure function: what is shown and chosen -> plotly's traces and layout. Nothing here touches the page.
 
-// The palette of Petroff (arXiv:2107.02270), made for readers who see colours differently; without its greys where the rest is grey.
+// The palette of Petroff (arXiv:2107.02270), made for readers who see colors differently; without its grays where the rest is gray.
 const PALETTE = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
-const VIVID = PALETTE.filter((colour) => colour !== "#94a4a2" && colour !== "#717581");
+const VIVID = PALETTE.filter((color) => color !== "#94a4a2" && color !== "#717581");
 const DASHES = ["solid", "dash", "dot", "dashdot"];
-const FEW = 20; // classes that colours and two shapes tell apart
+const FEW = 20; // classes that colors and two shapes tell apart
 const LISTED = 30; // classes that an axis can name
 const MOST_CONFUSED = 20; // rows, and columns, of the matrix of more classes than that
 
@@ -14,28 +14,28 @@ function plain(text, most = 28) {
   return shortened(text, most).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
 
-// Which classes have a colour: the picked ones; else all of a few, or of many those with the lowest silhouettes. The rest is grey.
-// Colours are those of the pictures that embedscope draws: a class has one colour in all of them.
+// Which classes have a color: the picked ones; else all of a few, or of many those with the lowest silhouettes. The rest is gray.
+// Colors are those of the pictures that embedscope draws: a class has one color in all of them.
 function litClasses(picked) {
   if (CLASSES.length <= FEW) {
     const lit = new Map(
       present
         .map((code) => [code, data.slots[code]])
-        .map(([code, at]) => [code, { colour: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]),
+        .map(([code, at]) => [code, { color: PALETTE[at % 10], symbol: at < 10 ? "circle" : "diamond" }]),
     );
     return picked.size ? new Map([...lit].filter(([code]) => picked.has(code))) : lit;
   }
-  const lit = new Map(data.lowest.map((code, at) => [code, { colour: VIVID[at % 8], symbol: "circle" }]));
+  const lit = new Map(data.lowest.map((code, at) => [code, { color: VIVID[at % 8], symbol: "circle" }]));
   if (!picked.size) return lit;
   const others = [...picked].filter((code) => !lit.has(code));
-  const colours = [...VIVID.filter((_, at) => !picked.has(data.lowest[at])), ...VIVID]; // those not in use come first
-  const style = (at) => ({ colour: colours[at % colours.length], symbol: "diamond" });
+  const colors = [...VIVID.filter((_, at) => !picked.has(data.lowest[at])), ...VIVID]; // those not in use come first
+  const style = (at) => ({ color: colors[at % colors.length], symbol: "diamond" });
   return new Map([...picked].map((code) => [code, lit.get(code) ?? style(others.indexOf(code))]));
 }
 
-function viewColour(index) {
+function viewColor(index) {
   if (views.length <= VIVID.length) return VIVID[index];
-  const share = index / (views.length - 1); // many are a sequence: from blue to yellow by way of grey, as in cividis
+  const share = index / (views.length - 1); // many are a sequence: from blue to yellow by way of gray, as in cividis
   const stops = [
     [0, 81, 162],
     [124, 132, 140],
@@ -71,7 +71,7 @@ function frame(theme, more = {}) {
   };
 }
 
-// A view's layout: one trace a colour, the rest beneath. `traces[i].places` says which sample each point is.
+// A view's layout: one trace a color, the rest beneath. `traces[i].places` says which sample each point is.
 function mapFigure(view, title, picked, theme, webgl) {
   const { x, y } = view.layouts[title];
   const lit = litClasses(picked);
@@ -94,8 +94,8 @@ function mapFigure(view, title, picked, theme, webgl) {
   const dimmed = picked.size ? 0.15 : 0.55;
   const traces = [
     trace(rest, { color: theme.rest, opacity: dimmed }),
-    ...[...lit].map(([code, { colour, symbol }]) =>
-      trace(view.members[code], { color: colour, symbol, opacity: 0.85, size: few && !picked.size ? size : 1.4 * size }),
+    ...[...lit].map(([code, { color, symbol }]) =>
+      trace(view.members[code], { color: color, symbol, opacity: 0.85, size: few && !picked.size ? size : 1.4 * size }),
     ),
   ].filter((each) => each.places.length);
   const room = 2000; // of the 65535 steps that coordinates are written in
@@ -122,9 +122,9 @@ function extent(values) {
 }
 
 // A circle of fixed size around a sample: a shape, which plotly moves without drawing the points again.
-function ring(layout, place, colour, width) {
+function ring(layout, place, color, width) {
   const at = { xanchor: layout.x[place], yanchor: layout.y[place], xsizemode: "pixel", ysizemode: "pixel" };
-  return { type: "circle", x0: -9, x1: 9, y0: -9, y1: 9, line: { color: colour, width }, ...at };
+  return { type: "circle", x0: -9, x1: 9, y0: -9, y1: 9, line: { color: color, width }, ...at };
 }
 
 // Samples sorted within their class, classes in the order of the view that judges them, so that views can be compared; of many
@@ -169,7 +169,7 @@ function silhouetteFigure(view, picked, theme) {
       x,
       y,
       fill: "toself",
-      fillcolor: style?.colour ?? theme.rest,
+      fillcolor: style?.color ?? theme.rest,
       line: { width: 0 },
       opacity: style || !picked.size ? 1 : 0.5,
       hoverinfo: "none",
@@ -219,7 +219,7 @@ function changesFigure(found, picked, theme) {
   const classes = kept.sort((a, b) => gap(b) - gap(a));
   const groups = { gained: PALETTE[0], lost: PALETTE[2], "no significant change": theme.quiet };
   const outcome = (each) => (!each[4] ? "no significant change" : gap(each) > 0 ? "gained" : "lost");
-  const traces = Object.entries(groups).flatMap(([name, colour]) => {
+  const traces = Object.entries(groups).flatMap(([name, color]) => {
     const rows = classes.map((each, row) => [each, row]).filter(([each]) => outcome(each) === name);
     if (!rows.length) return [];
     const faded = (each) => (picked.size && !picked.has(each[0]) ? 0.3 : 1);
@@ -233,7 +233,7 @@ function changesFigure(found, picked, theme) {
         mode: "lines",
         x: rows.flatMap(([each]) => [each[1], each[2], null]),
         y: rows.flatMap(([, row]) => [row, row, null]),
-        line: { color: colour, width: 2 },
+        line: { color: color, width: 2 },
         opacity: picked.size ? 0.5 : 1,
         hoverinfo: "skip",
         showlegend: false,
@@ -246,7 +246,7 @@ function changesFigure(found, picked, theme) {
         y: points.map(([, y]) => y),
         hoverinfo: "none",
         marker: {
-          color: colour,
+          color: color,
           opacity: points.map(([, , , , each]) => faded(each)),
           symbol: points.map(([, , symbol]) => symbol),
           size: points.map(([, , , size]) => size),
@@ -335,7 +335,7 @@ function confusionFigure(view, picked, theme) {
   };
 }
 
-// Bars by class, one colour a view; `values[view]` is a Map from class to number. `reference` marks what each should be.
+// Bars by class, one color a view; `values[view]` is a Map from class to number. `reference` marks what each should be.
 function classBars(values, order, unit, picked, theme, reference) {
   const codes = [...order].sort((a, b) => a - b);
   const fade = codes.map((code) => (!picked.size || picked.has(code) ? 1 : 0.25));
@@ -349,7 +349,7 @@ function classBars(values, order, unit, picked, theme, reference) {
             x,
             y: codes.map((code) => values[index].get(code) ?? 0),
             hoverinfo: "none",
-            marker: { color: viewColour(index), opacity: fade },
+            marker: { color: viewColor(index), opacity: fade },
             view,
             codes,
           },
@@ -421,7 +421,7 @@ function chosenClasses(picked, value) {
 }
 
 function line(view, x, y, more = {}) {
-  const style = { color: viewColour(view.index), width: 2, dash: DASHES[Math.floor(view.index / VIVID.length) % 4] };
+  const style = { color: viewColor(view.index), width: 2, dash: DASHES[Math.floor(view.index / VIVID.length) % 4] };
   return { type: "scatter", mode: "lines", name: plain(view.name), x, y, view, hoverinfo: "none", line: { ...style, ...more } };
 }
 
@@ -580,7 +580,7 @@ function loggedColumns(objective) {
 // Columns of the log over the epochs: the mean over trials, and from the lowest to the highest of them.
 function trainingFigure(objective, columns, theme) {
   const traces = columns.flatMap((column, index) => {
-    const colour = VIVID[index % VIVID.length];
+    const color = VIVID[index % VIVID.length];
     const epochs = objective.logs.map((log) => log.epoch).sort((a, b) => b.length - a.length)[0]; // trials may stop early
     const series = epochs.map((_, at) =>
       objective.logs.map((log) => log[column]?.[at] ?? null).filter((value) => value !== null),
@@ -599,7 +599,7 @@ function trainingFigure(objective, columns, theme) {
               line: { width: 0 },
               fill: "toself",
               opacity: 0.25,
-              fillcolor: colour,
+              fillcolor: color,
               y: [...known.map((at) => Math.max(...series[at])), ...known.toReversed().map((at) => Math.min(...series[at]))],
             },
           ]
@@ -615,7 +615,7 @@ function trainingFigure(objective, columns, theme) {
         x,
         y: mean,
         hoverinfo: "none",
-        line: { color: colour, width: 2 },
+        line: { color: color, width: 2 },
       },
     ];
   });

@@ -172,12 +172,12 @@ function sampleLines(view, place) {
 
 function rings(view) {
   const found = [];
-  for (const [sample, colour, width] of [
+  for (const [sample, color, width] of [
     [state.hovered, theme.ink, 1.5],
     [state.sample, theme.accent, 3],
   ]) {
     const place = sample ? placeIn(view, sample.view, sample.place) : -1;
-    if (place >= 0) found.push(ring(view.layouts[state.layout], place, colour, width));
+    if (place >= 0) found.push(ring(view.layouts[state.layout], place, color, width));
   }
   return found;
 }
@@ -333,7 +333,7 @@ function makeScores() {
       make(
         "p",
         { class: "note" },
-        `${view.name}: ${plural(view.unlabelled, "unlabelled row is", "unlabelled rows are")} left out.`,
+        `${view.name}: ${plural(view.unlabelled, "unlabeled row is", "unlabeled rows are")} left out.`,
       ),
     );
 }
@@ -421,7 +421,7 @@ function makeMap() {
           const drawn = view.set.ids.length;
           const many =
             CLASSES.length > FEW && !state.picked.size && data.lowest.length
-              ? ` In colour: the ${data.lowest.length} classes with the lowest silhouettes in ${views[0].name}, of ${whole(present.length)}.`
+              ? ` In color: the ${data.lowest.length} classes with the lowest silhouettes in ${views[0].name}, of ${whole(present.length)}.`
               : "";
           return (
             (drawn < view.samples
@@ -690,7 +690,7 @@ function markLegend() {
     button.setAttribute("aria-pressed", state.picked.has(code));
     const style = all.get(code);
     const swatch = button.firstChild;
-    swatch.style.background = style?.colour ?? theme.rest;
+    swatch.style.background = style?.color ?? theme.rest;
     swatch.classList.toggle("diamond", style?.symbol === "diamond");
   }
   byId("chosen").textContent = state.picked.size

@@ -190,7 +190,7 @@ function issueCards(view, rows) {
     const beside = copies(row) ? row.near.filter(([, place]) => view.set.thumbnails[place]).slice(0, 2) : [];
     if (copies(row)) for (const id of [row.id, ...row.near.map(([near]) => near)]) seen.add(id);
     const images = [row.place, ...beside.map(([, place]) => place)].map((place) => picture(view.set, place, "card"));
-    const label = row.suggested ? `${row.label || "unlabelled"} → ${row.suggested}` : row.label || "unlabelled";
+    const label = row.suggested ? `${row.label || "unlabeled"} → ${row.suggested}` : row.label || "unlabeled";
     const sure = row.kind === "label" ? `${row.score > 0.99 ? ">99%" : percent(row.score)} likely wrong` : row.why;
     cards.push(
       make(
@@ -214,7 +214,7 @@ function makeComparisons() {
     "comparison",
     "Comparison",
     `Changes from ${views[0].name}`,
-    "Mean silhouette of each class, from the dot to the triangle. Coloured where the 95% interval of the difference excludes 0, for all classes at once.",
+    "Mean silhouette of each class, from the dot to the triangle. Colored where the 95% interval of the difference excludes 0, for all classes at once.",
   );
   const grid = make("div", { class: "grid" });
   parent.append(grid);
@@ -240,7 +240,7 @@ function makeComparisons() {
 function similarity(found) {
   const cka = found.cka === null ? "" : ` Linear CKA ${decimal(found.cka)}.`;
   return (
-    cka + (found.mutual === null ? "" : ` ${percent(found.mutual)} of the ${found.neighbors} nearest neighbours are the same.`)
+    cka + (found.mutual === null ? "" : ` ${percent(found.mutual)} of the ${found.neighbors} nearest neighbors are the same.`)
   );
 }
 

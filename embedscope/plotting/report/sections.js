@@ -44,7 +44,7 @@ function bandLines(view, { code, places, label }) {
 function makeConfusions() {
   const parent = section(
     "confusions",
-    "Neighbours",
+    "Neighbors",
     "Nearest other classes",
     "Each row is a class; each cell is the share of its samples whose nearest other class is that column. Click a cell to select both classes.",
   );
@@ -348,7 +348,7 @@ function makeProvenance() {
     return make("tr", {}, make("th", { scope: "row" }, name), cell);
   });
   const page = [
-    ["page made by", `embedscope ${data.embedscope}, plotly.js ${Plotly.version} (MIT licence)`],
+    ["page made by", `embedscope ${data.embedscope}, plotly.js ${Plotly.version} (MIT license)`],
     ["page command", data.command || "–"],
     ...[...new Set(rowSets.map((set) => set.images))].map((text) => ["images", text]),
   ];

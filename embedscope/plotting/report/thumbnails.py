@@ -94,7 +94,7 @@ def image_source(features: FeatureSet, images: str | None = None) -> tuple[str, 
 def _named(images: str) -> Callable[[str], Any]:
     """Look in data that the reader named; InputError if there is no such data."""
     root = Path(images)
-    if root.is_dir() and plugins.recognising("data", root) == "folder":
+    if root.is_dir() and plugins.recognizing("data", root) == "folder":
         root = root.resolve()
         return lambda name: _read(root / name, root)
     return _images_of(open_dataset(images))
@@ -127,7 +127,7 @@ def _local(location: str) -> tuple[Path, str]:
     path = Path(inner if known else name)
     if not path.exists():
         raise InputError(f"{location} is not on this machine")
-    return path, plugins.canonical(source) if known else plugins.recognising("data", path) or ""
+    return path, plugins.canonical(source) if known else plugins.recognizing("data", path) or ""
 
 
 def _check_bounded(path: Path) -> None:

@@ -130,7 +130,7 @@ def test_sample_data(chromium, sample_page):
     page = Page(chromium, sample_page)
     assert [heading.text for heading in page.all("nav a")] == [
         "Findings", "Scores", "Map", "Issues", "Comparison",
-        "Silhouettes", "Neighbours", "Channels", "Spectrum", "Samples", "Provenance",
+        "Silhouettes", "Neighbors", "Channels", "Spectrum", "Samples", "Provenance",
     ]  # fmt: skip
     assert page.drawn_points() == [582, 582]
     assert "0.2457" in page.text("#scores table")
@@ -247,8 +247,8 @@ def test_fifty_thousand_points(chromium, tmp_path):
     generator = np.random.default_rng(0)
     count = 50_000
     labels = generator.integers(100, size=count)
-    centres = generator.normal(size=(100, 4)) * 3
-    rows = (centres[labels] + generator.normal(size=(count, 4))).astype(np.float32)
+    centers = generator.normal(size=(100, 4)) * 3
+    rows = (centers[labels] + generator.normal(size=(count, 4))).astype(np.float32)
     ids = np.array([f"image_{row:06d}.png" for row in range(count)], dtype=object)
     names = tuple(f"class {label}" for label in range(100))
     found = FeatureSet("many", "many.h5", "layer", torch.from_numpy(rows), labels.astype(np.int64), names, ids)
@@ -313,7 +313,7 @@ def test_shapes_that_break_pages(chromium, blobs, tmp_path, case):
     page = Page(chromium, tmp_path / "a.html")
     if case == "one class":
         assert "the silhouette is undefined" in page.text("#silhouettes")
-        assert "3 unlabelled rows are left out" in page.text("#scores")
+        assert "3 unlabeled rows are left out" in page.text("#scores")
     if case == "many inputs":
         assert len(page.drawn_points()) == 2  # the first and the last
         page.run("[...document.querySelectorAll('#map .controls button')][5].click()")

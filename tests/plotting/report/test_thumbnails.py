@@ -19,7 +19,7 @@ from embedscope.store.provenance import DataOrigin, Provenance
 
 @pytest.fixture
 def photos(tmp_path):
-    """Six images in two classes, each of one grey that tells which it is."""
+    """Six images in two classes, each of one gray that tells which it is."""
     for place in range(6):
         folder = tmp_path / "photos" / "ab"[place % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,8 +49,8 @@ def test_images_at_hand(photos):
         with Image.open(BytesIO(base64.b64decode(encoded))) as image:
             assert image.format == "WEBP"
             assert image.size == (48, 36)
-            grey = int(data.ids[drawn[place]][2]) * 40
-            np.testing.assert_allclose(np.asarray(image.convert("L")), grey, atol=3)
+            gray = int(data.ids[drawn[place]][2]) * 40
+            np.testing.assert_allclose(np.asarray(image.convert("L")), gray, atol=3)
 
 
 def test_the_least_well_placed_come_first(photos, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.evaluation.scores import Scores, ScoreTable
-from embedscope.store import select_labelled, select_split
+from embedscope.store import select_labeled, select_split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ def without_labels(sources: Sequence[FeatureSet], split: str | None, *, asked: b
     """
     bare = [each for each in (select_split(each, split) for each in sources) if not (each.labels >= 0).any()]
     if bare and (asked or len(bare) < len(sources)):
-        select_labelled(bare[0])  # raises
+        select_labeled(bare[0])  # raises
     return bool(bare)
 
 
