@@ -172,7 +172,7 @@ def finetune(
     if list_layers and data is None:
         raise UsageError("--list-layers is for a network: give MODEL and DATA")
     if output is None and not list_layers:
-        raise UsageError("nothing says where to write; pass -o RUN")
+        raise UsageError("no output is named; pass -o RUN")
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         memory = settings.pop("memory")
