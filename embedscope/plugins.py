@@ -47,8 +47,10 @@ if TYPE_CHECKING:
 Kind = Literal["metrics", "losses", "models", "data", "plotting"]
 F = TypeVar("F", bound="Callable[..., Any]")
 
+# Levels of an expression, without those of sums, whose terms are read one after the other.
+_DEEPEST = 200
+
 # Brackets of a spec at which its options may begin; those before belong to a path.
-_DEEPEST = 200  # levels of an expression
 _MOST_BRACKETS = 100
 
 _SINGULAR = {
@@ -252,7 +254,7 @@ def read_expression(text: str) -> ast.expr:
         node, depth = left.pop()
         if depth > _DEEPEST:
             raise RecursionError("nested too deeply")
-        left += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
+        left += [(child, depth + (not isinstance(node, ast.BinOp))) for child in ast.iter_child_nodes(node)]
     return found
 
 
