@@ -227,7 +227,7 @@ def score(
         }
         if model is not None and data is not None:
             full = per_class or samples is not None or json or form is Format.json
-            options |= {"limit": limit, "full": full, "overwrite": overwrite}
+            options |= {"limit": limit, "full": full, "overwrite": overwrite, "warn": talk.warn}
             scores = checkpoints.measured(features, model, data, output, preparation, **options)
         else:
             sources: Any = features
@@ -273,4 +273,5 @@ def score(
         print_shifts(scores.shifts)
         if not quiet and ranking is None and model is None:  # of a row of checkpoints, the course counts
             print_findings(scores)
+    checkpoints.check_all_measured(scores)
     check_thresholds(scores, thresholds)
