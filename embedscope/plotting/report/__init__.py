@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 SUFFIX = ".html"
 
-# Of more rows, a page neither looks for issues nor compares. With 50,000 x 128 and 10 or 1,000 classes, issues take 17 or 81 CPU
-# seconds, and a comparison 15, beside the 20 to 30 of the metrics (benchmarks/RESULTS.md); `score` has no such limit.
+# Of more rows, a page neither looks for issues nor compares. With 50,000 x 128 and 10 or 1,000 classes, issues take 17 or 81
+# CPU seconds, and a comparison 15, beside the 20 to 30 of the metrics (benchmarks/RESULTS.md); `score` has no such limit.
 MOST_ROWS = 50_000
 
 # How many views are compared with the first.
