@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embedscope.evaluation.finding import Finding, first_names
 from embedscope.ops.statistics import wilson_interval
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from embedscope.evaluation.scores import Scores
 
     Array = np.ndarray[Any, Any]
@@ -65,7 +65,8 @@ def _sides(scores: Scores) -> Sides | None:
     table = scores.table
     if table is None or table.nearest is None or measured not in table.values:
         return None
-    outvoted = table.values[votes] == 0 if votes in table.values else None
+    voted = table.values.get(votes)
+    outvoted = None if voted is None or np.isnan(voted).any() else voted == 0  # NaN: of rows that only vote
     return Sides.of(table.labels, table.nearest, table.values[measured], outvoted)
 
 
