@@ -138,7 +138,10 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     rows += copies.rows
     notes += [copies.note] if copies.note else []
     try:
-        rows += outlying_rows(features, neighbors, outliers(neighbors, torch.from_numpy(features.labels)))
+        far = outliers(neighbors, torch.from_numpy(features.labels))
+        rows += outlying_rows(features, neighbors, far)
+        if far.group:
+            notes.append(f"outlier: {far.group:,} rows are far out, too many for outliers: a class or group spread wide")
     except UndefinedError as error:
         missing["outlier"] = str(error)
     counts = Counter(row.kind for row in rows)

@@ -1,5 +1,7 @@
 """Rows that need attention: planted errors, copies, leakage and outliers are found; healthy data are left alone."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,14 @@ def test_duplicates_and_leakage_are_told_apart():
     assert (rows["duplicate", "r10"].label, rows["duplicate", "r10"].suggested) == ("1", "0")
     assert rows["duplicate", "r3"].suggested == ""
     assert found.groups == {"duplicate": 1, "leakage": 1}
+
+
+def test_a_wide_group_without_labels_is_a_note():
+    x = np.random.default_rng(4).normal(size=(1000, 16))
+    x[:200] *= 5
+    found = find_issues(x)
+    assert found.counts["outlier"] == 0
+    assert any(re.match(r"outlier: 1\d\d rows are far out, too many for outliers", note) for note in found.notes)
 
 
 def test_outliers_are_found():
