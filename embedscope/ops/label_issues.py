@@ -95,7 +95,7 @@ def expected_precision(wrong: Tensor) -> tuple[float, float]:
 
     Two more labels are counted that are flagged and right: of difficult rows, which the noise model takes for errors. The bound
     is the 2.5% quantile of the beta distribution with this mean, of at most 20 labels: where the model is off, it is so for all
-    of them. On 11 data sets with 3 to 340 wrong labels, 83% of 83 estimates for up to 60 of these were at most 0.1 too high
+    of them. On 11 data sets with 3 to 340 wrong labels, 84% of 83 estimates for up to 60 of these were at most 0.1 too high
     (of the plain mean, 64%), 98% of the others, and the bound held in 92% and 100% (benchmarks/RESULTS.md). Where no label is
     wrong, both are too high.
     """
