@@ -60,7 +60,8 @@ class Sides:
         return cls(Counter(labels.tolist()), *counts[0], *counts[1])
 
 
-def _sides(scores: Scores) -> Sides | None:
+def sides(scores: Scores) -> Sides | None:
+    """Count the samples of each class that lie nearer to another; None without silhouettes of samples."""
     measured, votes = _first(scores, "silhouette"), _first(scores, "knn_accuracy")
     table = scores.table
     if table is None or table.nearest is None or measured not in table.values:
@@ -83,8 +84,7 @@ def _share(hits: int, total: int) -> str:
 
 def not_separated(scores: Scores) -> list[Finding] | None:
     """Whether so many samples lie nearer to another class that no single pair of classes is worth naming."""
-    sides = _sides(scores)
-    return None if sides is None else _not_separated(sides)
+    return None if scores.sides is None else _not_separated(scores.sides)
 
 
 def _not_separated(sides: Sides) -> list[Finding]:
@@ -107,8 +107,7 @@ def _not_separated(sides: Sides) -> list[Finding]:
 
 def confused(scores: Scores) -> list[Finding] | None:
     """Pairs of classes that run into each other, and classes that run into many."""
-    sides = _sides(scores)
-    return None if sides is None else confusions(sides)
+    return None if scores.sides is None else confusions(scores.sides)
 
 
 def confusions(sides: Sides) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas
 
+    from embedscope.evaluation.class_findings import Sides
     from embedscope.evaluation.comparing import Difference
     from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.finding import Finding
@@ -142,6 +144,13 @@ class Scores:
     findings: Sequence[Finding] = ()
     examined: Sequence[str] = ()
     issues: Issues | None = None
+
+    @cached_property
+    def sides(self) -> Sides | None:
+        """How many samples of each class lie nearer to another; None without silhouettes of samples."""
+        from embedscope.evaluation.class_findings import sides
+
+        return sides(self)
 
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
