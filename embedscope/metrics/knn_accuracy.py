@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from embedscope.errors import check_choice, check_number
 from embedscope.metrics import Result, metric
-from embedscope.ops import blocks
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.neighbors import nearest_neighbors
 from embedscope.ops.rows import gathered
 from embedscope.ops.shared_neighbors import by_options, shared_neighbors
 from embedscope.ops.splits import of_tested, taught_and_tested
+from embedscope.ops.votes import VOTES, winners
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from embedscope.ops.neighbors import Neighbors
     from embedscope.ops.rows import Rows
-
-VOTES = ("dino", "uniform", "distance")
 
 
 @metric(
@@ -80,34 +75,12 @@ def knn_accuracy(
         taught, tested = taught_and_tested(splits, train, anchors, labels.device)
         known, asked = gathered(features, taught), gathered(features, tested)
         found = nearest_neighbors(known, k, distance=distance, queries=asked, device=labels.device)
-        correct = _won(found, classes.index[taught], classes.index[tested], len(classes), vote, temperature)
+        won = winners(found, classes.index[taught], len(classes), vote=vote, temperature=temperature)
+        correct = (won == classes.index[tested]).double()
         return Result(float(correct.mean()), of_tested(correct, tested, len(labels)))
     found = shared_neighbors(features, k, distance=distance, device=labels.device, anchors=anchors)
     own = classes.index if anchors is None else classes.index[anchors]
-    correct = _won(found, classes.index, own, len(classes), vote, temperature)
+    correct = (winners(found, classes.index, len(classes), vote=vote, temperature=temperature) == own).double()
     alone = int((classes.counts == 1).sum())
     note = f"samples alone in their class count as wrong: {alone}" if alone else None
     return Result(float(correct.mean()), correct, note=note)
-
-
-def _won(found: Neighbors, index: Tensor, own: Tensor, classes: int, vote: str, temperature: float) -> Tensor:
-    """Say whose class wins the vote of (M, k) neighbours, of classes (N,), over own classes (M,): (M,) float64."""
-    correct = torch.empty(len(own), dtype=torch.float64, device=own.device)
-    for block in blocks.row_slices(len(own), 8 * classes + 32 * found.indices.shape[1]):
-        weights = _weights(found.distances[block], vote, temperature)
-        voters = index[found.indices[block]]  # (B, k)
-        votes = weights.new_zeros(len(voters), classes).scatter_add_(1, voters, weights)
-        winner = voters.gather(1, votes.gather(1, voters).argmax(dim=1, keepdim=True))  # the first of those with most
-        correct[block] = (winner.squeeze(1) == own[block]).double()
-    return correct
-
-
-def _weights(distances: Tensor, vote: str, temperature: float) -> Tensor:
-    """Weigh neighbours by (B, k) ascending distances: (B, k), up to a factor per row."""
-    if vote == "uniform":
-        return torch.ones_like(distances)
-    if vote == "dino":
-        return ((distances[:, :1] - distances) / temperature).exp()
-    nearest = distances[:, :1]
-    # A neighbour at distance 0 outweighs all that are not.
-    return torch.where(nearest == 0, (distances == 0).double(), nearest / distances.clamp(min=torch.finfo(torch.float64).tiny))
