@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,10 @@ from embedscope.errors import UsageError
 if TYPE_CHECKING:
     from embedscope.evaluation.ranking import LayerRanking
     from embedscope.evaluation.scores import ScoreTable
+
+
+# Embeddings up to which notes that are alike are printed for each.
+_NOTES = 3
 
 
 class Format(StrEnum):
@@ -281,14 +286,22 @@ def _with_issues(
 
 
 def _tell(scores: ScoreTable, talk: Talk) -> None:
-    """Say what a reader of the values has to know."""
+    """Say what a reader of the values has to know; a note that differs between many embeddings by its numbers only, once."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for entry in scores:
         for warning in entry.warnings:
             talk.warn(f"{entry.name}: {warning}")
         for name, measurement in entry.metrics.items():
             talk.detail(f"{entry.name}: {name} with {dict(measurement.options)}")
             if measurement.note and measurement.value is not None:
-                talk.say(f"note: {entry.name}: {name}: {measurement.note}")
+                kind = re.sub(r"[\d.,e+-]*\d%?", "#", measurement.note)
+                alike.setdefault((name, kind), []).append(f"note: {entry.name}: {name}: {measurement.note}")
+    for notes in alike.values():
+        if len(notes) <= _NOTES or talk.verbose:
+            for note in notes:
+                talk.say(note)
+        else:
+            talk.say(f"{notes[0]} (and so for {len(notes) - 1:,} others; --verbose and --json have all)")
 
 
 def _write_samples(path: Path, scores: ScoreTable, talk: Talk, *, compare: bool) -> None:
