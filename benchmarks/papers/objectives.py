@@ -30,7 +30,13 @@ OBJECTIVES = {
     "gini + kl": "ce + 0.5*gini@{start} + 0.5*class_kl@{start}",
     "magnet": "0.25*ce + 0.75*magnet",
     "latent boost": "0.25*ce + 0.75*latent_boost",
+    "supcon": "supcon",
+    "gini + kl, convolution": "ce + 0.5*gini@{start} + 0.5*class_kl@{start}",
+    "gini, convolution": "ce + 0.5*gini@{start}",
+    "kl, convolution": "ce + 0.5*class_kl@{start}",
 }
+# The paper of Gini and KL applies both to the last convolution, and its code reads that after the ReLU, before pooling.
+CONVOLUTION = "5"
 METRICS = ("silhouette", "soft_silhouette", "gini", "class_kl")
 SHOWN = ("accuracy", "macro_f1", "knn_accuracy", *METRICS)
 PLATEAU = "plateau(factor=0.2, patience=10)"
@@ -108,6 +114,7 @@ def train(options: argparse.Namespace, output: Path) -> None:
                 open_dataset(str(data)),
                 run,
                 objectives=objective,
+                loss_layer=CONVOLUTION if name.endswith("convolution") else None,
                 metrics=METRICS,
                 epochs=options.epochs,
                 batch_size=BATCH_SIZE,

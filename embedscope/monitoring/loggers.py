@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from embedscope import plugins
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     Log = Callable[[Mapping[str, float], int], None]
+
+# The step of the training in a run of wandb, over which the values are drawn there.
+_STEP = "monitor/step"
+
+# What MLflow does not take in the name of a metric.
+_OTHER = re.compile(r"[^\w\-. :/]")
 
 _KNOWN = {"tensorboard": {"folder": None}, "wandb": {}, "trackio": {}, "mlflow": {}}
 
@@ -61,10 +68,16 @@ def _tensorboard(folder: str | None) -> Log:
 
 def _wandb() -> Log:
     wandb = _imported("wandb")
+    defined: set[tuple[str, str]] = set()
 
     def log(values: Mapping[str, float], step: int) -> None:
         run = wandb.run or wandb.init()
-        run.log(dict(values), step=step)
+        for name in values:
+            if (run.id, name) not in defined:
+                run.define_metric(name, step_metric=_STEP)
+                defined.add((run.id, name))
+        # A run counts its own calls of log, and drops what is of an earlier step than the current one.
+        run.log({**values, _STEP: step}, step=max(step, run.step))
 
     return log
 
@@ -84,4 +97,5 @@ def _trackio() -> Log:
 
 def _mlflow() -> Log:
     mlflow = _imported("mlflow")
-    return lambda values, step: mlflow.log_metrics(dict(values), step=step)
+    # It refuses names with brackets or commas, as a metric with options has them.
+    return lambda values, step: mlflow.log_metrics({_OTHER.sub("_", name): value for name, value in values.items()}, step=step)
