@@ -37,6 +37,8 @@ def opened(given: Any) -> Log | None:
             "tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "mlflow": _mlflow
         }  # fmt: skip
         return openers[name](**options)
+    if type(given).__module__.partition(".")[0] == "wandb" and hasattr(given, "define_metric"):
+        return _to_runs(lambda: given)
     for method in ("log", "log_metrics"):
         if callable(found := getattr(given, method, None)):
             return lambda values, step: found(dict(values), step)
@@ -68,10 +70,15 @@ def _tensorboard(folder: str | None) -> Log:
 
 def _wandb() -> Log:
     wandb = _imported("wandb")
+    return _to_runs(lambda: wandb.run or wandb.init())
+
+
+def _to_runs(find: Callable[[], Any]) -> Log:
+    """Log to the run of wandb that a function finds."""
     defined: set[tuple[str, str]] = set()
 
     def log(values: Mapping[str, float], step: int) -> None:
-        run = wandb.run or wandb.init()
+        run = find()
         for name in values:
             if (run.id, name) not in defined:
                 run.define_metric(name, step_metric=_STEP)
