@@ -71,7 +71,7 @@ def lightning(rows, folder, *, accumulate=1, stop_on=(), watched=True):
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_lightning(rows, tmp_path, accumulate):
-    trainer, after, losses = lightning(rows, tmp_path, accumulate=accumulate)
+    _, after, losses = lightning(rows, tmp_path, accumulate=accumulate)
     points = read_points(tmp_path / "monitor.jsonl")
     assert [point.step for point in points] == list(range(0, 12 // accumulate + 1, 2))
     # That of the last batch of each step, not divided by the number of batches.
