@@ -198,8 +198,9 @@ class Monitor:
     def _told(self, step: int, points: Sequence[Point], values: dict[str, float | None], found: Sequence[TrendFinding]) -> None:
         if self._path is not None:
             append_points(self._path, points)
-        if self._log is not None:
-            self._log({name: value for name, value in values.items() if value is not None}, step)
+        there = {name: value for name, value in values.items() if value is not None}
+        if self._log is not None and there:
+            self._log(there, step)
         for each in found:
             self._say(str(each))
             if self._on_finding is not None:
