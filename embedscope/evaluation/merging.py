@@ -182,7 +182,7 @@ def read_rows(path: Path) -> list[MergedRow]:
         run: _Finetuning = typed.read(_Finetuning, document, f"{path}: run")
         return [_of_objective(each, run.data, path) for each in run.objectives]
     what = f"has the schema {str(schema)[:60]!r}" if schema is not None else "has no schema"
-    raise InputError(f"{path} {what}; what can be merged are {SCORE} (of score) and {FINETUNE} (run.json of finetune)")
+    raise InputError(f"{path} {what}; can be merged: {SCORE} (of score) and {FINETUNE} (run.json of finetune)")
 
 
 def _refused(constant: str) -> float:

@@ -99,11 +99,11 @@ def rank_layers(scores: Sequence[Scores], by: str | None = None) -> LayerRanking
         by: the metric, as in `Scores.metrics`; the first one by default.
 
     Raises:
-        UsageError: a metric that was not measured, or of which neither more nor less is better.
+        UsageError: a metric that was not measured, or for which neither direction is better.
         InputError: no embeddings.
     """
     if not len(scores):
-        raise InputError("there are no layers to rank")
+        raise InputError("no layers to rank")
     key = next(iter(scores[0].metrics)) if by is None else by
     if key not in scores[0].metrics:
         raise UsageError(unknown("measured metric", key, scores[0].metrics))
@@ -126,7 +126,7 @@ def check_ranked(metrics: Sequence[str]) -> Better:
     if better is None:
         others = [each for each in metrics[1:] if direction(each) is not None]
         instead = f"name {' or '.join(others)} first" if others else "rank by silhouette, for example"
-        raise UsageError(f"layers cannot be ranked by {metrics[0]}, of which neither more nor less is better; {instead}")
+        raise UsageError(f"layers cannot be ranked by {metrics[0]}, for which neither direction is better; {instead}")
     return better
 
 

@@ -94,7 +94,7 @@ def score(
     if compare and len(found) < 2:
         raise UsageError(f"`compare=True` needs two embeddings or more, got {len(found)}")
     if compare and sample is not None:
-        raise UsageError("`compare=True` is of all rows; leave out `sample=`")
+        raise UsageError("`compare=True` compares all rows; leave out `sample=`")
 
     def measured(features: FeatureSet) -> Scores:
         return evaluate(

@@ -223,6 +223,6 @@ def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     for name, value in spec.options.items():
         if not isinstance(value, str | int | float | bool | None):
             raise UsageError(
-                f"option {name} of {spec.name} has to be a number, a text, True, False or None, got {str(value)[:40]}"
+                f"option {name} of {spec.name} must be a number, a text, True, False or None, got {str(value)[:40]}"
             )
     return function, plugins.bind(function, spec, hidden=_PASSED)

@@ -46,7 +46,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
     moments, labels_of = gatherer.moments, gatherer.classes.labels
     count = len(labels_of)
     if count < 2:
-        raise UndefinedError("there is one class only, and no pair of classes")
+        raise UndefinedError("there is only one class, and no pair of classes")
     if float(moments.counts.max()) == 1:
         raise UndefinedError("every class has one row: there is no spread within classes")
     variance = moments.spread / moments.counts

@@ -47,7 +47,7 @@ def linear_cka(first: Rows, second: Rows) -> float:
     """
     count = first.shape[0]
     if count != second.shape[0]:
-        raise ValueError(f"CKA is of the same rows, got {count} and {second.shape[0]}")
+        raise ValueError(f"CKA compares the same rows; got {count} and {second.shape[0]}")
     if count < 4:
         raise UndefinedError(f"CKA needs at least 4 rows, got {count}")
     means, scales = zip(*(_mean_and_scale(rows) for rows in (first, second)), strict=True)

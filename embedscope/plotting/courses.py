@@ -59,7 +59,7 @@ def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None
     if others:
         raise UsageError(f"{others[0]} is not a file of measurements, and others are; draw the two kinds one after the other")
     if split is not None:
-        raise UsageError("measurements are of rows that were chosen before; leave out `split=`")
+        raise UsageError("the rows of measurements are already chosen; leave out `split=`")
     found = [(name, path, read_points(Path(path))) for name, path in pairs]
     known = list(dict.fromkeys(point.layer for _, _, points in found for point in points))
     wanted = [layers] if isinstance(layers, str) else list(layers) or known

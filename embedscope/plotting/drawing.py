@@ -132,7 +132,7 @@ def plot(
     check_number("seed", seed, low=0, high=2**32 - 1)
     if form != "png" and not in_folder and (output is None or output.suffix.lower() != f".{form}"):
         other = "name one with `output=`" if output is None else f"{output.name} says its own"
-        raise UsageError(f"`form={form}` is of the pictures in a folder; {other}")
+        raise UsageError(f"`form={form}` applies to pictures in a folder; {other}")
     folder = None if images is None else str(images)
     specs = [choose(text, seed=seed, metrics=measured, images=folder) for text in kinds or STANDARD]
     chosen = list({each.spec: each for each in specs}.values())
@@ -143,7 +143,7 @@ def plot(
     known = None if layout is None else read_coordinates(Path(layout))
     if are_scores(sources):
         if layers or split is not None:
-            raise UsageError("scores are of rows that were chosen before; leave out `layers=` and `split=`")
+            raise UsageError("the rows of scores are already chosen; leave out `layers=` and `split=`")
         given = given_by_scores(sources, max_points=max_points, seed=seed)
     else:
         given = prepare(sources, labels, layers=layers, split=split, max_points=max_points, seed=seed)
@@ -152,20 +152,20 @@ def plot(
     if kinds:
         for each in chosen:
             if each.declared.takes == "runs" and not given.runs:
-                raise InputError(f"{each.spec} is of a run directory, which embedscope finetune writes; none was given")
+                raise InputError(f"{each.spec} needs a run directory, which embedscope finetune writes; none was given")
             if given.courses and each.declared.takes != "checkpoints":
                 raise InputError(
-                    f"{each.spec} is of features, and a file of measurements has none; it is drawn as a trajectory"
+                    f"{each.spec} needs features, and a file of measurements has none; it is drawn as a trajectory"
                 )
             if each.declared.takes == "checkpoints" and len(given.embeddings) < 2 and not given.courses:
-                raise InputError(f"{each.spec} is of two checkpoints or more, in order; one was given")
+                raise InputError(f"{each.spec} needs two or more checkpoints, in order; got one")
     else:
         of_features = ["points", "embeddings"] if given.embeddings else []
         suited = {*of_features, *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
         chosen = [each for each in chosen if each.declared.takes in suited]
     for option, table in (("`coordinates=`", coordinates), ("`layout=`", layout)):
         if table is not None and not any(each.declared.takes == "points" for each in chosen):
-            raise UsageError(f"{option} is of kinds with coordinates, and none is chosen; add `kinds=tsne`, umap or pca")
+            raise UsageError(f"{option} applies to kinds with coordinates, and none is chosen; add `kinds=tsne`, umap or pca")
     if metrics is not None and not paged and not any("metrics" in each.options for each in chosen):
         raise UsageError("`metrics=` is for a page (.html) and for the kind trajectory, and neither is drawn")
     names = _file_names(chosen)

@@ -209,7 +209,7 @@ def issues(
     check_whole("most", most, low=1)
     wanted = [kinds] if isinstance(kinds, str) else list(kinds)
     if not wanted:
-        raise UsageError(f"kinds has to name at least one of {', '.join(KINDS)}")
+        raise UsageError(f"kinds must name at least one of {', '.join(KINDS)}")
     for name in wanted:
         check_choice("kind of issue", name, KINDS)
     return [_gallery(each, most, wanted, images, seed) for each in inputs]

@@ -174,7 +174,7 @@ def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
 def check_coordinates(path: Path) -> None:
     """Raise UsageError for a suffix other than .csv."""
     if path.suffix.lower() != ".csv":
-        raise UsageError(f"coordinates are a table: '{path}' has to end with .csv")
+        raise UsageError(f"coordinates are a table: '{path}' must end with .csv")
 
 
 def write_coordinates(path: Path, layouts: Mapping[str, Sequence[Layout]]) -> None:
@@ -215,7 +215,7 @@ def read_coordinates(path: Path) -> Coordinates:
                     point = np.nan, np.nan
                 if not np.isfinite(point).all():
                     got = f"{line['x']}, {line['y']}"
-                    raise InputError(f"{path}, line {reader.line_num}: x and y have to be finite numbers, got {got}")
+                    raise InputError(f"{path}, line {reader.line_num}: x and y must be finite numbers, got {got}")
                 ids[name] = point
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

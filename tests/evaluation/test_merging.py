@@ -159,8 +159,8 @@ def test_contradictions_are_refused(files, tmp_path):
     [
         ("", r"is not JSON, as embedscope score prints \(it is empty\)"),
         ("{", "is not JSON"),
-        ("[1]", "has no schema; what can be merged are"),
-        ('{"schema": "embedscope.score/2"}', r"has the schema 'embedscope.score/2'; what can be merged are embedscope.score/1"),
+        ("[1]", "has no schema; can be merged:"),
+        ('{"schema": "embedscope.score/2"}', r"has the schema 'embedscope.score/2'; can be merged: embedscope.score/1"),
         ('{"schema": "embedscope.score/1"}', "results"),
         ('{"schema": "embedscope.score/1", "results": [{"name": 3}]}', "name"),
         ('{"schema": "embedscope.score/1", "results": NaN}', "NaN is not a number of JSON"),
@@ -176,7 +176,7 @@ def test_other_files_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-o", "t.txt"], 2, "has to end with .csv, .parquet, .md, .json, .yaml, .yml"),
+        (["-o", "t.txt"], 2, "must end with .csv, .parquet, .md, .json, .yaml, .yml"),
         (["-o", "t.csv", "--format", "hf"], 2, "exclude each other"),
         (["--dataset", "x"], 2, "--dataset is for --format hf"),
         (["missing.json"], 1, "no such file"),

@@ -76,7 +76,7 @@ def test_undefined_layers_come_last(layers):
 
 def test_what_cannot_be_ranked(layers):
     table = score(*layers, metrics=["explained_variance", "silhouette"], ci=True)
-    with pytest.raises(UsageError, match="cannot be ranked by explained_variance, of which neither more nor less is better"):
+    with pytest.raises(UsageError, match="cannot be ranked by explained_variance, for which neither direction is better"):
         table.ranked()
     with pytest.raises(UsageError, match="no measured metric 'gini'"):
         table.ranked("gini")
@@ -101,5 +101,5 @@ def test_command(layers, make_store, capsys):
 
 def test_layers_are_ranked_by_the_first_metric_of_a_set(layers):
     assert check_ranked(["retrieval"]) == check_ranked(["map_at_r"]) == "higher"
-    with pytest.raises(UsageError, match="neither more nor less is better"):
+    with pytest.raises(UsageError, match="neither direction is better"):
         check_ranked(["collapse"])

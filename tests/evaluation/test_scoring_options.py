@@ -140,7 +140,7 @@ def test_metric_asked_for_twice_has_two_columns(store, tmp_path):
     [
         (["--samples", "x.csv", "-m", "gini"], 2, "--samples needs a metric with a value per sample"),
         (["--samples", "/proc/none/s.csv"], 1, "cannot write /proc/none/s.csv"),
-        (["-m", "silhouette(distance=['a'])"], 2, "option distance of silhouette has to be a number, a text"),
+        (["-m", "silhouette(distance=['a'])"], 2, "option distance of silhouette must be a number, a text"),
         (["-m", "soft_silhouette(tau_s=0.1"], 2, "opens a bracket and does not close it"),
         (["--json", "--format", "csv"], 2, "--json and --format csv exclude each other"),
         (["--device", "cpu:7"], 2, "no device 'cpu:7'"),
@@ -160,7 +160,7 @@ def test_options_that_cannot_be(store, options, code, message, capsys, tmp_path,
 
 def test_other_table(store, tmp_path, capsys):
     assert main(["score", store, "--samples", str(tmp_path / "s.xlsx")]) == 2
-    assert "the name has to end with .csv or .parquet" in capsys.readouterr().err
+    assert "the name must end with .csv or .parquet" in capsys.readouterr().err
 
 
 def test_csv(store, capsys):

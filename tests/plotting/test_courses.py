@@ -55,7 +55,7 @@ def test_metrics_are_chosen(path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"kind": "tsne"}, InputError, "tsne is of features, and a file of measurements has none"),
+        ({"kind": "tsne"}, InputError, "tsne needs features, and a file of measurements has none"),
         ({"layers": "fcc"}, UsageError, "did you mean 'fc'"),
         ({"split": "test"}, UsageError, "leave out `split=`"),
         ({"metrics": "class_kl"}, InputError, "no metric in these files 'class_kl'"),

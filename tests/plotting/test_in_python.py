@@ -81,7 +81,7 @@ def test_scores_without_silhouettes_are_refused(arrays, metrics):
 
 
 def test_scores_take_no_split(arrays):
-    with pytest.raises(UsageError, match="scores are of rows that were chosen before"):
+    with pytest.raises(UsageError, match="the rows of scores are already chosen"):
         plot(score(*arrays), split="test")
 
 
@@ -108,7 +108,7 @@ def test_kind_and_kinds_exclude_each_other(arrays):
 
 
 def test_a_form_needs_a_folder(arrays):
-    with pytest.raises(UsageError, match="`form=svg` is of the pictures in a folder; name one with `output=`"):
+    with pytest.raises(UsageError, match="`form=svg` applies to pictures in a folder; name one with `output=`"):
         plot(arrays, kind="pca", form="svg")
 
 

@@ -239,8 +239,8 @@ def test_default_kinds_that_are_undefined_are_left_out_and_said(make_store, blob
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("training", "training is of a run directory, which embedscope finetune writes; none was given"),
-        ("trajectory", "trajectory is of two checkpoints or more, in order; one was given"),
+        ("training", "training needs a run directory, which embedscope finetune writes; none was given"),
+        ("trajectory", "trajectory needs two or more checkpoints, in order; got one"),
     ],
 )
 def test_kind_that_does_not_suit(make_store, blobs, tmp_path, kind, message):
@@ -250,7 +250,7 @@ def test_kind_that_does_not_suit(make_store, blobs, tmp_path, kind, message):
 
 def test_damaged_run(run, tmp_path):
     (run / "ce" / "trial-0" / "log.csv").write_text("epoch,ce\n1,x\n")
-    with pytest.raises(InputError, match=r"log.csv is damaged or not there"):
+    with pytest.raises(InputError, match=r"log.csv is damaged or missing"):
         plot([str(run)], tmp_path / "a.png", kinds=["training"])
 
 
@@ -284,7 +284,7 @@ def test_drawing(kind, width, classes, inputs, embed, tmp_path):
 def test_a_damaged_run_is_said(run):
     (run / "ce" / "trial-0" / "log.csv").unlink()
     assert plot([str(run)], run.parent / "a.svg", kinds=["pca"])
-    with pytest.raises(InputError, match=r"log.csv is damaged or not there"):
+    with pytest.raises(InputError, match=r"log.csv is damaged or missing"):
         plot([str(run)], run.parent / "b.svg", kinds=["training"])
     (run / "run.json").write_text(
         '{"schema": "embedscope.finetune/1", "objectives": [], "options": {}, "data": {"train": 2, "test": 2}, "seconds": 1}'

@@ -149,8 +149,8 @@ def test_part_of_the_rows_given_back_is_said(make_store, blobs, tmp_path):
     ("text", "message"),
     [
         ("id,x,y\n", "has no column input, kind; coordinates have id, label, input, kind, x, y"),
-        ("id,input,kind,x,y\nrow0,store,pca,1,nan\n", "line 2: x and y have to be finite numbers, got 1, nan"),
-        ("id,input,kind,x,y\nrow0,store,pca,1\n", "line 2: x and y have to be finite numbers, got 1, None"),
+        ("id,input,kind,x,y\nrow0,store,pca,1,nan\n", "line 2: x and y must be finite numbers, got 1, nan"),
+        ("id,input,kind,x,y\nrow0,store,pca,1\n", "line 2: x and y must be finite numbers, got 1, None"),
         ("id,input,kind,x,y\n" + 2 * "row0,store,pca,1,2\n", "line 3: id 'row0' is there twice"),
         ("id,input,kind,x,y\nrow0,other,pca,1,2\n", "no coordinates by pca of store; it has pca of other"),
         ("id,input,kind,x,y\nrow0,store,pca,1,2\nx,store,pca,1,2\n", "1 of 2 ids are not labeled rows of store, such as 'x'"),

@@ -290,8 +290,11 @@ def test_a_page_of_given_coordinates_shows_their_rows(make_store, blobs, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["silhouette"], "coordinates": "a.csv"}, "`coordinates=` is of kinds with coordinates, and none is chosen"),
-        ({"form": "svg"}, "`form=svg` is of the pictures in a folder; a.png says its own"),
+        (
+            {"kinds": ["silhouette"], "coordinates": "a.csv"},
+            "`coordinates=` applies to kinds with coordinates, and none is chosen",
+        ),
+        ({"form": "svg"}, "`form=svg` applies to pictures in a folder; a.png says its own"),
     ],
 )
 def test_options_that_would_do_nothing(make_store, blobs, tmp_path, options, message):
