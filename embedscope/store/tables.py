@@ -72,7 +72,8 @@ def check_table(path: Path) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError("a .parquet table needs pyarrow: pip install pyarrow; a .csv needs nothing") from error
+            advice = "pip install 'embedscope[tables]', or name a .csv, which needs nothing"
+            raise MissingExtraError(f"a .parquet table needs pyarrow, which is not installed; {advice}") from error
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> int:
