@@ -7,7 +7,7 @@ const MARKED = 40; // steps of a line whose points are drawn too
 const measured = [...new Set(courses.flatMap((course) => Object.keys(course.values)))].sort(
   (a, b) => (a === LOSS) - (b === LOSS),
 );
-const arrowOf = (name) => ({ higher: " ↑", lower: " ↓" })[data.better?.[name]] ?? "";
+const arrowOf = (name) => ({ higher: " ↑", lower: " ↓" })[data.better[name]] ?? "";
 const decimals = (name) =>
   courses.every((course) => (course.values[name] ?? []).every((value) => value === null || Number.isInteger(value))) ? 0 : 4;
 const sameLine = (one, other, name) =>
@@ -37,7 +37,8 @@ function courseFigure(name, theme) {
   }));
   const steps = drawn.flatMap((course) => [course.steps[0], course.steps.at(-1)]);
   const few = Math.max(...steps) - Math.min(...steps) <= 8; // such as the numbers of checkpoints
-  const xaxis = { title: { text: "step" }, exponentformat: "none", separatethousands: true, ...(few ? { dtick: 1 } : { nticks: 6 }) };
+  const ticks = few ? { dtick: 1 } : { nticks: 6 };
+  const xaxis = { title: { text: "step" }, exponentformat: "none", separatethousands: true, ...ticks };
   return { traces, layout: frame(theme, { xaxis, showlegend: traces.length > 1 }) };
 }
 
@@ -76,7 +77,10 @@ function makeLastValues() {
   const row = (title, ...cells) => make("tr", {}, make("th", { scope: "row" }, title), ...cells);
   const counted = (title, value) =>
     courses.some((course) => value(course) !== null) &&
-    row(title, ...courses.map((course) => make("td", { class: "number" }, value(course) === null ? "–" : whole(value(course)))));
+    row(
+      title,
+      ...courses.map((course) => make("td", { class: "number" }, value(course) === null ? "–" : whole(value(course)))),
+    );
   const rows = measured.map((name) => {
     const digits = decimals(name);
     const cells = courses.map((course) => {
@@ -107,7 +111,8 @@ function makeLastValues() {
   ].filter(Boolean);
   const head = make("thead", {}, make("tr", {}, make("td"), ...heads));
   parent.append(scrolling("Last values", make("table", {}, head, make("tbody", {}, ...body, ...rows))));
-  const legend = "↑ higher is better, ↓ lower is better. One probe, measured at every step: no intervals, so small differences may be chance.";
+  const legend =
+    "↑ higher is better, ↓ lower is better. One probe, measured at every step: no intervals, so small differences may be chance.";
   parent.append(make("p", { class: "note", style: "margin-top: .5rem" }, legend));
 }
 
