@@ -66,7 +66,7 @@ def choose(name: str, *, float64: bool = False) -> torch.device:
             raise InputError(f"device {name} is not available: torch sees {count} CUDA devices; use `device='auto'` or 'cpu'")
     elif device.type == "mps":
         if not mps:
-            lack = "has no float64, which this needs" if float64 else "is not there"
+            lack = "has no float64, which this needs" if float64 else "is not available"
             raise InputError(f"device mps {lack}; use `device='auto'` or 'cpu'")
     elif device.type != "cpu" or device.index:
         raise UsageError(f"no device '{name}'; it is one of auto, cpu, cuda, cuda:N, mps")
