@@ -11,7 +11,7 @@ RUN := $(BIN)/embedscope
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: help demo docs pictures notebooks lint lint-js test coverage test-lowest test-package bench clean
+.PHONY: help demo docs pictures notebooks lint lint-js test coverage test-lowest test-constraints test-package bench clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -26,7 +26,7 @@ $(READY_DOCS): $(READY)
 	@touch $@
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-14s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-18s%s\n", $$1, $$2 }'
 
 demo: $(READY)  ## extract, score, fine-tune and plot the digits in sample_data/
 	$(RUN) demo $(DEMO) --overwrite
@@ -64,6 +64,16 @@ test-lowest:  ## pytest with the lowest stated versions of the dependencies
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all]' 'hypothesis>=6.100' 'onnx>=1.17' 'pytest>=8.3' 'pytest-xdist>=3.6'
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(WORKERS) -W ignore::DeprecationWarning
 
+# PyPI's builds of torch, with their CUDA libraries, ask for other packages than the CPU builds that CI installs: the pinned versions have
+# to fit both. Reads metadata only.
+test-constraints: UV := $(VENV)-uv
+test-constraints:  ## resolve constraints.txt with PyPI's builds for each Python and platform
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	for python in 3.11 3.12 3.13; do for platform in linux windows macos; do echo "== $$python $$platform"; \
+	  env -u UV_TORCH_BACKEND MACOSX_DEPLOYMENT_TARGET=14.0 $(UV)/bin/uv pip compile --quiet --constraints constraints.txt --extra all --extra dev \
+	  --python-version $$python --python-platform $$platform --output-file $(UV)/$$python-$$platform.txt pyproject.toml || exit 1; done; done
+
 # The wheel alone and the base dependencies, then the tests of the unpacked sdist: what a user and a packager get.
 test-package: SCRATCH := build/package
 test-package: $(READY)  ## build wheel and sdist, use the wheel in a bare environment, test the sdist
@@ -82,4 +92,4 @@ bench: $(READY)  ## the measurements behind benchmarks/RESULTS.md
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the environments and what was made
-	rm -rf $(VENV) $(VENV)-lowest $(DEMO) build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-uv $(DEMO) build dist

@@ -87,6 +87,14 @@ def test_every_finding_is_explained():
     assert {each for each in ids if f"`{each}`" not in text} == set()
 
 
+def test_sessions_fit_the_page():
+    """A box of the site takes about 80 characters. Tables in Markdown, printed for other programs, may be wider."""
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        for session in re.findall(r"^```console\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            wide = [line for line in session.splitlines() if len(line) > 80 and not line.startswith("| ")]
+            assert wide == [], path.name
+
+
 def test_llms_names_every_page_and_command():
     nav = ["index.md", {"How-to": ["how-to/ci.md"]}, {"Reference": [f"reference/{name}" for name in pages.PAGES]}]
     text = llms.text(nav)
