@@ -97,7 +97,7 @@ def _run(given: list[str]) -> int:
     except (OSError, ImportError) as error:  # a module or a library that cannot be opened is an ImportError
         if getattr(error, "errno", None) not in _TOO_MANY_FILES and os.strerror(errno.EMFILE) not in str(error):
             raise
-        return _fail("this process may not open more files; raise the limit, as with: ulimit -n 1024", 1)
+        return _fail("too many open files; raise the limit, for example: ulimit -n 1024", 1)
     if code == _INTERRUPTED:
         return _fail("interrupted; no output was finished", _INTERRUPTED)
     return code if isinstance(code, int) else 0

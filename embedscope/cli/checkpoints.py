@@ -18,7 +18,7 @@ _PANEL = "Checkpoints"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model to load checkpoints into, as in extract. The arguments are then files or folders of weights.",
+        help="Model to load checkpoints into, as in extract. The arguments are then weight files or folders.",
         metavar="SPEC",
         rich_help_panel=_PANEL,
         show_default=False,
@@ -58,9 +58,9 @@ def check(model: str | None, data: str | None, **others: Any) -> None:
         return
     if model is not None or data is not None:
         given, missing = ("--model", "--data") if data is None else ("--data", "--model")
-        raise UsageError(f"{given} needs {missing}: checkpoints are measured with both")
+        raise UsageError(f"{given} also requires {missing} to score checkpoints")
     if name := next((name for name, value in others.items() if value is not None), None):
-        raise UsageError(f"--{name} is for checkpoints, which need --model and --data")
+        raise UsageError(f"--{name} applies to checkpoints, which need --model and --data")
 
 
 def measured(
@@ -72,7 +72,7 @@ def measured(
     from embedscope.monitoring.checkpoints import score_checkpoints
 
     if output is not None and output.suffix != ".jsonl":
-        raise UsageError(f"the output is a file of JSON lines: call it {output.with_suffix('.jsonl')}")
+        raise UsageError(f"the output is a JSON Lines file; name it {output.with_suffix('.jsonl')}")
     given = {name: value for name, value in preparation.items() if value is not None}
     for name in given.keys() & {"mean", "std"}:
         given[name] = parse_numbers(name, given[name])

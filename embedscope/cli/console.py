@@ -188,7 +188,7 @@ def print_findings(scores: Sequence[Scores]) -> None:
             fold(f"{finding.text}.", "- ", "  ")
             fold(f"{finding.next}.", "  ", "  ")
         if most is not None and len(entry.findings) > most:
-            show(f"  {len(entry.findings) - most} more with --json, or scored alone")
+            show(f"  {len(entry.findings) - most} more with --json, or when scored alone")
 
 
 def fold(text: str, first: str, other: str) -> None:

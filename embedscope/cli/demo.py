@@ -48,9 +48,9 @@ def _steps(folder: Path) -> list[tuple[str, list[str]]]:
     stores = {name: str(folder / f"{name}.h5") for name in ("early", "late")}
     objectives = ["--objective", "ce", "--objective", "ce + silhouette"]
     return [
-        ("Run a small network over handwritten digits, with the weights of an early checkpoint", _extract(folder, "early")),
-        ("Do the same with the weights of a late checkpoint", _extract(folder, "late")),
-        ("Measure both embeddings on the test digits", ["score", *stores.values(), "--split", "test"]),
+        ("Extract the features of handwritten digits with an early checkpoint of a small network", _extract(folder, "early")),
+        ("Do the same with a late checkpoint", _extract(folder, "late")),
+        ("Score both embeddings on the test digits", ["score", *stores.values(), "--split", "test"]),
         (
             "Try another loss: train a head on the early features with each objective",
             ["finetune", stores["early"], "-o", str(folder / "run"), *objectives, "--trials", "5", "--epochs", "10"],
@@ -72,7 +72,7 @@ def _draw(title: str, folder: Path, again: Sequence[str]) -> Path:
         _run(title, ["plot", *stores, "-o", str(page), *again])
         return page
     except MissingExtraError as error:
-        tell(f"{error}. Without it, a picture:")
+        tell(f"{error}. Drawing a picture instead:")
     _run("", ["plot", *stores, "--kind", "tsne", "--kind", "silhouette", "-o", str(picture), *again])
     return picture
 

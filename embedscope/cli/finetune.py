@@ -170,9 +170,9 @@ def finetune(
     from embedscope.store.results import as_json
 
     if list_layers and data is None:
-        raise UsageError("--list-layers is for a network: give MODEL and DATA")
+        raise UsageError("--list-layers requires a network: give MODEL and DATA")
     if output is None and not list_layers:
-        raise UsageError("nothing says where to write; pass -o RUN")
+        raise UsageError("no output given; pass -o RUN")
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         memory = settings.pop("memory")
@@ -208,7 +208,7 @@ def finetune(
             return
     rows = result.data
     chosen = f"chosen by {rows.validation:,} ({rows.validated_on}), " if rows.validation else ""
-    talk.say(f"trained on {rows.train:,} rows, {chosen}measured on {rows.test:,} held-out ones ({rows.held_out})")
+    talk.say(f"trained on {rows.train:,} rows, {chosen}evaluated on {rows.test:,} held-out rows ({rows.held_out})")
     for done in result.objectives:
         talk.detail(f"{done.expression}: {[f'{trial.seconds:.1f} s' for trial in done.trials]}")
         for warning in done.warnings:
@@ -254,9 +254,9 @@ def _opened(model: str, data: str, opening: dict[str, Any], seed: int, talk: Tal
 def _refuse_without_data(features: str, given: dict[str, Any]) -> None:
     """Raise UsageError for a model, or options of one, without data to train it on."""
     if not Path(features).exists() and (features.partition(":")[0] in plugins.names("models") or ".py:" in features):
-        raise UsageError(f"{features} is a model; give the data to train it on too: MODEL DATA")
+        raise UsageError(f"{features} is a model; also give the data to train it on: MODEL DATA")
     for name in (name for name, value in given.items() if value):
-        raise UsageError(f"--{name.replace('_', '-')} is for a network: give MODEL and DATA to train one")
+        raise UsageError(f"--{name.replace('_', '-')} requires a network: give MODEL and DATA to train one")
 
 
 def _with_settings(command: Any) -> None:

@@ -103,7 +103,7 @@ def _groups(kind: Kind) -> Iterator[tuple[str, list[str]]]:
     elif kind == "plotting":
         from embedscope.plotting import STANDARD
 
-        yield "Standard kinds, which are drawn by default if they apply:", [name for name in STANDARD if name in names]
+        yield "Standard kinds, drawn by default if they apply:", [name for name in STANDARD if name in names]
         yield "Other kinds:", [name for name in names if name not in STANDARD]
     else:
         yield "", names
@@ -123,7 +123,7 @@ def show_list(kind: Kind) -> None:
             fold(f"{first_line}{f' Also: {others}.' if others else ''}", f"{name:{width}}  ", " " * (width + 2))
     if kind == "metrics":
         show("")
-        show("-m takes a metric, a set, or all for every metric.")
+        show("-m takes a metric, a set, or 'all' for every metric.")
 
 
 def listing(kind: Kind, what: str, panel: str) -> Any:

@@ -40,7 +40,7 @@ def open_dataset(location: str) -> Dataset:
         if not source:
             known = ", ".join(plugins.names("data"))
             raise InputError(
-                f"{inner} is not data that embedscope knows: give a folder of class folders, a .npz with X and y, a table "
+                f"{inner} is not a recognized data set: give a folder of class folders, a .npz with X and y, a table "
                 f"(.csv, .tsv, .jsonl, .parquet), MNIST-style idx files, or SOURCE:NAME, where SOURCE is one of {known}"
             )
     plugin = plugins.load("data", source)

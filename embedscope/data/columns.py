@@ -37,7 +37,7 @@ class Texts:
 def gaps(labels: Labels) -> tuple[str, ...]:
     """Say in a sentence how many rows have no label; nothing if all have one."""
     missing = int((labels < 0).sum())
-    return (f"{missing} of {len(labels)} rows have no label (none is given, or a negative number)",) if missing else ()
+    return (f"{missing} of {len(labels)} rows have no label (missing or negative)",) if missing else ()
 
 
 def texts(location: str, column: str, values: Sequence[Any], *, numbers: bool = False) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def texts(location: str, column: str, values: Sequence[Any], *, numbers: bool = 
     for row, value in enumerate(values):
         if not isinstance(value, str | int | float if numbers else str) or value == "" or value != value:
             got = "is empty" if value is None or value == "" else f"holds a {type(value).__name__}"
-            raise InputError(f"{location}: row {row} of {column} (counted from 0) {got}; every row needs text there")
+            raise InputError(f"{location}: row {row} of {column} (counted from 0) {got}; every row needs text")
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return tuple(text_rows(location, {column: array}, column) or ())
@@ -57,7 +57,7 @@ def check_unique(location: str, ids: Sequence[str]) -> None:
     for name in ids:
         if name in seen:
             raise InputError(
-                f"{location}: ids have to be unique, but '{name}' stands in {ids.count(name)} rows; name another column, as in "
+                f"{location}: ids must be unique, but '{name}' occurs in {ids.count(name)} rows; name another column, as in "
                 f"{location}(id='COLUMN'), or fix the rows"
             )
         seen.add(name)

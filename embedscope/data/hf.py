@@ -100,9 +100,9 @@ def hf(
         except Exception as error:  # the Hub, the network, the disk and every builder fail in ways of their own
             reason = " ".join(str(error).split())[:300]
             raise InputError(
-                f"hf:{location} cannot be loaded: {type(error).__name__}: {reason}; give the name of a data set on the Hub, or "
-                "a folder or file that is here, with config= and split= where it has several; without a network only those "
-                "are found that were loaded before"
+                f"hf:{location} cannot be loaded: {type(error).__name__}: {reason}; give the name of a data set on the "
+                f"Hub, or a local folder or file, with config= and split= if it has several; without network access, only "
+                f"cached data sets are found"
             ) from error
         if not len(rows):
             raise InputError(f"hf:{location} has no rows")
@@ -156,14 +156,14 @@ def _splits(datasets: ModuleType, location: str, config: str | None, split: str 
     elif path.is_file():
         suffix = path.suffix.lower()
         if suffix not in _BUILDERS:
-            raise InputError(f"hf:{location} is not a file that it reads; expected one of {', '.join(_BUILDERS)}")
+            raise InputError(f"hf:{location} is not a supported file; expected one of {', '.join(_BUILDERS)}")
         options = {"delimiter": "\t"} if suffix == ".tsv" else {}
         found = datasets.load_dataset(_BUILDERS[suffix], data_files=location, split=split, **options)
     elif path.is_dir() or _HUB_NAME.fullmatch(location):
         found = datasets.load_dataset(location, config, split=split)
     else:  # the Hub would only be asked for it again and again
         raise InputError(
-            f"no such data: hf:{location} is no folder or file, and no name on the Hub, such as mnist or owner/name"
+            f"no such data: hf:{location} is not a folder, a file, or a name on the Hub such as mnist or owner/name"
         )
     return dict(found) if isinstance(found, dict) else {"": found}
 
@@ -182,7 +182,7 @@ def _input_column(datasets: ModuleType, location: str, rows: Any, image: str | N
         candidates={"image": named(images, "image") or images, "text": named(strings, "text")},
     )
     if taken not in (typed + encoded if kind == "image" else strings):
-        raise InputError(f"hf:{location}: the column {taken} holds no {kind}s but {features[taken]}")
+        raise InputError(f"hf:{location}: the column {taken} contains {features[taken]} instead of {kind}s")
     return taken, kind, rows.cast_column(taken, datasets.Image()) if taken in encoded else rows
 
 

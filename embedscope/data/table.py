@@ -124,7 +124,7 @@ def _images(
         held = [content for content in encoded if isinstance(content, bytes) and content]
         if len(held) < len(encoded):
             row = next(row for row, content in enumerate(encoded) if not (isinstance(content, bytes) and content))
-            raise InputError(f"{location}: row {row} of {column} (counted from 0) holds no image, others do")
+            raise InputError(f"{location}: row {row} of {column} (counted from 0) has no image, but others do")
         known = tuple(map(str, names)) if all(names) else None
         shown = tuple(f"in row {row} of {location}" for row in range(len(values)))
         return ImageBytes(tuple(held), shown), known, held
@@ -133,7 +133,7 @@ def _images(
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(files)} files that {location} names are not there, the first is {missing[0]}; paths are "
-            f"relative to {root}, and come from the column {column}"
+            f"{len(missing)} of {len(files)} files listed in {location} do not exist, starting with {missing[0]}; paths "
+            f"are relative to {root} and come from the column {column}"
         )
     return ImageFiles(tuple(files)), written, names_and_sizes(written, files)

@@ -104,7 +104,7 @@ def _check_options(location: str, parameters: Mapping[str, inspect.Parameter], o
     allowed = {name: value for name, value in parameters.items() if name not in _TRANSFORMS}
     for option in options:
         if option in _TRANSFORMS:
-            raise UsageError(f"torchvision:{location} takes no {option}: how images are prepared belongs to the model")
+            raise UsageError(f"torchvision:{location} takes no {option}: image preparation is set by the model")
         if option not in allowed:
             raise UsageError(unknown(f"option of torchvision:{location}", option, allowed))
     needed = [name for name, value in allowed.items() if value.default is inspect.Parameter.empty and name not in options]
@@ -159,9 +159,7 @@ def _targets(location: str, part: Any) -> list[int | None]:
     try:
         return [_number(part[row][1]) for row in range(len(part))]
     except Exception as error:  # a stranger's bytes, or targets that are boxes or captions
-        raise InputError(
-            f"torchvision:{location} has no class number for every row, or rows that cannot be read: {error}"
-        ) from error
+        raise InputError(f"torchvision:{location} has rows without a class number, or unreadable rows: {error}") from error
 
 
 def _number(value: Any) -> int | None:
@@ -170,7 +168,7 @@ def _number(value: Any) -> int | None:
         return value
     if getattr(value, "ndim", None) == 0 and int(value) == value:
         return int(value)
-    raise TypeError(f"a target is {type(value).__name__} {str(value)[:40]}, no class number")
+    raise TypeError(f"a target is {type(value).__name__} {str(value)[:40]}, not a class number")
 
 
 def _encode(location: str, part: Any, labels: list[int | None]) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:

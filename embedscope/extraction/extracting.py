@@ -161,9 +161,9 @@ def extract(
             say=say,
         )
     if not isinstance(dataset, Dataset):
-        raise UsageError("an encoder takes a data set from open_dataset; give a loader together with an nn.Module")
+        raise UsageError("an encoder takes a data set from open_dataset; a loader goes with an nn.Module")
     if output is None:
-        raise UsageError("the features of an encoder are written to a store; name it with `output=`")
+        raise UsageError("the features of an encoder are written to a store; set `output=`")
     check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent
@@ -188,24 +188,27 @@ def extract(
         runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
         if head is not None:
             taken = runner.layers[0].module or "the whole model"
-            say(f"{taken} goes through the head trained with {head.objective}, {head.dim} to {head.width}")
+            say(f"{taken} is passed through the head trained with {head.objective}, {head.dim} to {head.width}")
             weights = encoder.weights and encoder.weights.sha256
             if head.weights not in (None, weights or weights_digest(encoder)):
-                say(f"warning: the head {head.path} was trained on features of other weights than these")
+                say(f"warning: the head {head.path} was trained on features of different weights")
         elif not layers:
             say(f"the embedding is taken from layer {runner.layers[0].name}; `layers=` names another")
             if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):
-                say("warning: it is as wide as there are classes, and may be their scores; the Python model has more layers")
+                say(
+                    "warning: its width equals the number of classes, so it may be the logits; the Python model exposes "
+                    "more layers"
+                )
         size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
         provenance = recorded(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command, head)
         if complete is not None:
             check_same(output, complete[2], provenance)
-            say(f"{output} is complete already; nothing was done")
+            say(f"{output} is already complete; nothing to do")
             return Extraction(output, complete[0], complete[1], seconds=0.0, resumed=complete[0])
         if unfinished is not None:
             if unfinished.rows != len(dataset.inputs):
                 counts = f"{unfinished.rows:,} rows, and now there are {len(dataset.inputs):,}"
-                raise OutputError(f"{unfinished.path} was begun with {counts}; {ANEW}")
+                raise OutputError(f"{unfinished.path} was started with {counts}; {ANEW}")
             check_same(unfinished.path, unfinished.provenance, provenance)
             if unfinished.done:
                 distributed.on_main(lambda: check_first_rows(unfinished, batches, runner, size, seed))
@@ -276,12 +279,14 @@ def _check_for_module(
 ) -> None:
     """Raise UsageError for what an nn.Module and its loader do not take."""
     if isinstance(dataset, Dataset):
-        raise UsageError("a data set needs an encoder from open_model, which prepares its inputs; give an nn.Module a loader")
+        raise UsageError(
+            "a data set needs an encoder from open_model, which prepares its inputs; an nn.Module goes with a loader"
+        )
     given = {"batch_size": batch_size != _BATCH_SIZE, "workers": workers is not None, "on_error": on_error != "stop"}
     for name, wanted in {**given, "head": head is not None, **flags}.items():
         if wanted:
             raise UsageError(
-                f"`{name}=` is for an encoder and a data set; an nn.Module takes the batches of its loader as they come"
+                f"`{name}=` applies to an encoder and a data set; an nn.Module takes the batches of its loader unchanged"
             )
 
 
@@ -296,10 +301,12 @@ def check_options(
 ) -> None:
     """Raise UsageError for what `extract` could never do, before a model is opened that takes minutes to read."""
     if output is not None and output.suffix.lower() in (".npz", ".npy"):
-        raise UsageError(f"output {output} would be read as NumPy arrays; a store is HDF5: call it {output.with_suffix('.h5')}")
+        raise UsageError(
+            f"output {output} would be read as NumPy arrays, but a store is HDF5; name it {output.with_suffix('.h5')}"
+        )
     for what, number, least in (("batch size", batch_size, 1), ("limit", limit, 1), ("number of workers", workers, 0)):
         if number is not None and number < least:
-            raise UsageError(f"the {what} has to be at least {least}, got {number}")
+            raise UsageError(f"the {what} must be at least {least}, got {number}")
     check_choice("dtype", dtype, _DTYPES)
     check_choice("on-error", on_error, _ON_ERROR)
     check_choice("pooling", pooling, POOLINGS)
@@ -330,5 +337,5 @@ def _rows_in_a_batch(runner: Runner, sample: Any, wanted: int | None, unfinished
 def _interrupted(store: StoreWriter | None, command: str) -> str:
     rows = 0 if store is None else store.keep()
     if store is None or not rows:
-        return "interrupted; no block of rows was complete, so nothing is kept"
-    return f"interrupted with {rows:,} of {store.rows:,} rows written; go on with: {resuming(command)}"
+        return "interrupted; no block of rows was complete, so nothing was kept"
+    return f"interrupted with {rows:,} of {store.rows:,} rows written; resume with: {resuming(command)}"

@@ -181,7 +181,7 @@ def _child_signals_as_they_are() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-DEAD_WORKER = "a process that read inputs was killed, probably because memory ran out; take fewer `workers=`"
+DEAD_WORKER = "a data-loading process was killed, probably out of memory; use fewer `workers=`"
 
 
 def is_dead_worker(error: Exception) -> bool:

@@ -184,7 +184,7 @@ def prepare_inputs(
         batch = prepare(items(dataset, range(start, min(start + _TOGETHER, count))))
         if batch.shape[1:] != sample.shape[1:]:
             one, other = tuple(sample.shape[1:]), tuple(batch.shape[1:])
-            raise InputError(f"inputs differ in shape: {one} and {other}; bring them to one with `size=`")
+            raise InputError(f"inputs differ in shape: {one} and {other}; resize them with `size=`")
         coded = batch if book is None else book.codes(batch)
         if coded is None:
             say(f"{_taken(numbers * sample.element_size())}; they are read anew for every batch")

@@ -223,10 +223,10 @@ def _term(text: str, node: ast.expr) -> Term:
     # `0.5*gini@10` is read by Python as (0.5*gini) @ 10: the epoch is the outermost.
     start, weight = 1, 1.0
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-        start = _number(text, node.right, "the epoch after '@' has to be a whole number from 1", whole=True)
+        start = _number(text, node.right, "the epoch after '@' must be an integer of at least 1", whole=True)
         node = node.left
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        weight = _number(text, node.left, "the weight before '*' has to be a number from 0")
+        weight = _number(text, node.left, "the weight before '*' must be a number of at least 0")
         node = node.right
     name: ast.expr = node
     args: tuple[Any, ...] = ()
@@ -236,9 +236,7 @@ def _term(text: str, node: ast.expr) -> Term:
         try:
             args, options = plugins.literals(node)
         except ValueError as error:
-            raise _misread(
-                text, node.col_offset, "options have to be literals, each once, as in silhouette(tau_s=0.1)"
-            ) from error
+            raise _misread(text, node.col_offset, "options must be literals, each once, as in silhouette(tau_s=0.1)") from error
     if not isinstance(name, ast.Name | ast.Attribute):
         raise _misread(text, node.col_offset, "expected a loss, as in ce + 0.5*silhouette(tau_s=0.1)@10")
     return Term(plugins.Spec(ast.unparse(name), args, options), weight, start)

@@ -70,7 +70,7 @@ class soft_top_k(nn.Module):
     cosine 0 to all others and no gradient.
 
     Args:
-        num_classes: K; on logits, k has to be smaller.
+        num_classes: K; on logits, k must be smaller.
         dim: not used; losses take it.
         on: "features" (cosine / temperature) or "logits" (as they are).
         k: how many are to be in, > 0; need not be whole.
@@ -93,7 +93,7 @@ class soft_top_k(nn.Module):
         self.k, self.alpha = check_number("k", k, above=0), check_number("alpha", alpha, above=0)
         self.temperature = check_number("temperature", temperature, above=0)
         if self.on == "logits" and self.k >= num_classes:
-            raise UsageError(f"k has to be below the number of classes, {num_classes}, got {k}: all are among the top {k}")
+            raise UsageError(f"k must be below the number of classes, {num_classes}, got {k}: all are among the top {k}")
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), (B, K) -> scalar >= 0."""

@@ -86,24 +86,24 @@ def open_model(
     if changed:
         if not hasattr(encoder.prepare, "adjusted"):
             named = ", ".join(f"`{name}=`" for name in changed)
-            raise UsageError(f"{spec} brings its own preprocessing, which {named} cannot change; leave them out")
+            raise UsageError(f"{spec} has its own preprocessing, which {named} cannot change; omit them")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
     if channels is not None:
         check_choice("number of channels", str(channels), ("1", "3"))
         if not isinstance(encoder.prepare, Pixels):
-            raise UsageError(f"{spec} brings its own preprocessing, which decides on channels; leave out `channels=`")
+            raise UsageError(f"{spec} has its own preprocessing, which sets the channels; omit `channels=`")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(channels=channels))
     if value_range is not None:
         prepare: Any = encoder.prepare
         if not hasattr(prepare, "value_range"):
-            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` cannot apply; leave it out")
+            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` does not apply; omit it")
         encoder = replace(encoder, prepare=replace(prepare, value_range=value_range))
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
         return encoder if encoder.weights is not None else replace(encoder, remake=lambda number: made(number).module)
     if not encoder.module.state_dict():
-        raise InputError(f"{spec} holds its own weights, which `checkpoint=` cannot replace; leave it out")
+        raise InputError(f"{spec} includes its own weights, which `checkpoint=` cannot replace; omit it")
     return replace(encoder, weights=load_checkpoint(encoder.module, checkpoint, weights=weights, unsafe_pickle=unsafe_pickle))
 
 
@@ -115,7 +115,7 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
     source, separator, location = parsed.name.partition(":")
     if separator and plugins.canonical(source) in plugins.names("models"):
         if not location:
-            raise UsageError(f"'{spec}' names no model; write {source}:NAME")
+            raise UsageError(f"'{spec}' does not name a model; write {source}:NAME")
         return source, location, parsed
     if separator:
         return "python", parsed.name, parsed

@@ -56,8 +56,8 @@ def exported(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
     training = sorted({str(node.target).split(".")[1] for node in program.graph.nodes if _trains(node)})
     if training:
         raise InputError(
-            f"{location} was exported while it trained ({', '.join(training)}), so its features would depend on chance or on "
-            "the batch; call model.eval() before torch.export.export"
+            f"{location} was exported in training mode ({', '.join(training)}), so its features would be random or depend "
+            f"on the batch; call model.eval() before torch.export.export"
         )
     pinned = sorted({torch.device(node.kwargs["device"]).type for node in program.graph.nodes if node.kwargs.get("device")})
     return Encoder(

@@ -46,7 +46,7 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
     inputs = arrays["X"]
     is_text = text and inputs.dtype.kind in "US" and inputs.ndim == 1
     if not is_text and (inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8):
-        raise InputError(f"{path}: X has to be numbers of at most 64 bits, got {inputs.dtype}")
+        raise InputError(f"{path}: X must be numbers of at most 64 bits, got {inputs.dtype}")
     if not inputs.size:
         raise InputError(f"{path}: X of shape {inputs.shape} has no rows or no columns")
     if inputs.ndim < 2 and not is_text:
@@ -62,7 +62,7 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
             raise InputError(f"{path}: X has {len(inputs)} rows, but {name} has shape {arrays[name].shape}")
     ids = text_rows(path, arrays, "ids")
     if ids is not None and len(set(ids)) != len(ids):
-        raise InputError(f"{path}: ids have to be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
+        raise InputError(f"{path}: ids must be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
     return arrays
 
 

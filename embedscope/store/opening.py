@@ -162,7 +162,7 @@ def group(file: h5py.File, name: str) -> h5py.Group:
 def dataset(file: h5py.File, name: str, *, whole: bool = True) -> h5py.Dataset:
     """Return a data set whose bytes lie in the file itself.
 
-    With `whole`, all of it has to be there, which holds for a finished store; else rows may not be written yet.
+    With `whole`, all of it must be there, which holds for a finished store; else rows may not be written yet.
 
     Raises:
         InputError: links, storage elsewhere, filters from plugins, or a shape that the bytes in the file cannot fill.

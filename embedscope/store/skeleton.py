@@ -112,11 +112,11 @@ class Skeleton:
         ids = self.texts["ids"]
         distinct = len(set(ids))
         if distinct != len(self.labels) or len(ids) != len(self.labels):
-            raise InputError(f"ids have to be unique, one per row: {distinct} distinct ids for {len(self.labels)} rows")
+            raise InputError(f"ids must be unique, one per row: {distinct} distinct ids for {len(self.labels)} rows")
         for name, values in self.texts.items():
             for value in values:
                 if "\0" in value or not _encodable(value):
-                    raise InputError(f"{name} hold {value!r}, which a store cannot: text has to be UTF-8 without NUL")
+                    raise InputError(f"{name} hold {value!r}, which a store cannot: text must be UTF-8 without NUL")
                 if len(value) > opening.LONGEST // 4:  # characters of UTF-8 take up to four bytes
                     raise InputError(
                         f"{name} hold a text of {len(value):,} characters that begins with {value[:40]!r}; names have at most "

@@ -201,9 +201,9 @@ def test_resuming_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert extracted(tmp_path) == 1
     assert "1,280 of 1,797 rows of an unfinished run: --resume continues it" in capsys.readouterr().err
     assert extracted(tmp_path, "--resume") == 0
-    assert re.search(r"1,797 rows of classifier.input .*, 1,280 of them written before; next", capsys.readouterr().err)
+    assert re.search(r"1,797 rows of classifier.input .*, 1,280 of them written earlier; next", capsys.readouterr().err)
     assert extracted(tmp_path, "--resume") == 0
-    assert "is complete already; nothing was done" in capsys.readouterr().err
+    assert "is already complete; nothing to do" in capsys.readouterr().err
 
 
 def test_model_that_prints_does_not_disturb_the_json(tmp_path, capsys):
@@ -249,7 +249,7 @@ BAD = [
     ("score {store} -l embeding", 2, "no layer in {store} 'embeding'; did you mean 'embedding'?"),
     ("score {store} -m siloette", 2, "no metric 'siloette'; did you mean 'silhouette'?"),
     ("score {store} -m silhouette(distanse=1)", 2, "no option of silhouette 'distanse'; did you mean 'distance'?"),
-    ("score {store} -m soft_silhouette(tau_s=0)", 2, "tau_s has to be a number above 0, got 0"),
+    ("score {store} -m soft_silhouette(tau_s=0)", 2, "tau_s must be a number above 0, got 0"),
     ("score {store} --split tests", 2, "did you mean 'test'?"),
     ("score {store} --device cuda:99", 1, "device cuda:99 is not there"),
     ("score {store} --device gpu", 2, "no device 'gpu'"),
@@ -265,7 +265,7 @@ BAD = [
     (
         "extract {net}:DigitNet {digits} -o {new} --batch-size 0",
         2,
-        "--batch-size is a whole number of rows from 1, or auto; got '0'",
+        "--batch-size must be a positive integer or auto, got '0'",
     ),
     ("extract {net}:DigitNet {digits}", 2, "nothing says where to write; pass -o FEATURES.h5, or --list-layers"),
     ("extract {net}:DigitNet {digits} -o {new} --pool max", 2, "no pooling 'max'"),
@@ -295,7 +295,7 @@ BAD = [
     ("finetune {store} -o {new} --label-map {text}", 1, "line 1: 1 columns; it takes two"),
     ("finetune {store} -o {new} --memory lots", 2, "cannot read the size 'lots'"),
     ("extract {net}:DigitNet {digits} -o {new} --head nowhere", 1, "no such file: nowhere"),
-    ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head that finetune wrote"),
+    ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head written by finetune"),
     ("plot {store} -o {new}.jpg", 2, "the name has to end with .png, .svg, .pdf"),
     ("plot {store} -o {new}.png -k tsn", 2, "no kind of plot 'tsn'; did you mean 'tsne'?"),
     ("plot {nan} -o {new}.png", 1, "hold NaN or infinite values"),

@@ -108,7 +108,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert found.notes == (
         "left out: files that are not images (4; .txt: 2, without a suffix: 1, .npy: 1): README, cat/a.txt, cat/b.txt, ...",
         "left out: broken links (2): cat/again, cat/gone.png",
-        "left out: images outside of the class folders (1): loose.png",
+        "left out: images outside the class folders (1): loose.png",
     )
 
 
@@ -128,7 +128,7 @@ def test_splits_under_other_names(tmp_path, names):
     found = open_dataset(str(tmp_path))
     assert found.class_names == ("cat",)
     assert set(found.split) == {name.lower().replace("_set", "").replace("-set", "") for name in names}
-    assert found.notes[1].startswith("left out: folders beside the splits (1): annotations")
+    assert found.notes[1].startswith("left out: folders next to the splits (1): annotations")
 
 
 def layout(folder, *names):
@@ -154,7 +154,7 @@ def layout(folder, *names):
         (("images/cat/a.png", "images/dog/a.png"), r"has one class folder, and .*; give .*images, or"),
         (
             ("train2017/cat/a.png", "train2017/dog/a.png", "val2017/cat/a.png", "val2017/dog/a.png"),
-            r"train2017, val2017 hold the same folders \(cat, dog\), as splits do; .*\(splits=\['train2017', 'val2017'\]\)",
+            r"train2017, val2017 contain the same folders \(cat, dog\), as splits do; .*\(splits=\['train2017', 'val2017'\]\)",
         ),
         (("train/a.png", "test/a.png"), "has images in the splits test, train themselves, and no class folders there"),
     ],
@@ -192,13 +192,13 @@ def test_classes_that_hold_the_same_folders(tmp_path):
 def test_excluded_folders_are_counted(tmp_path):
     found = open_dataset(layout(tmp_path, "train/n1/images/a.png", "val/images/a.png") + "(exclude=['images'])")
     assert found.ids == ("train/n1/images/a.png",)
-    assert found.notes == ("left out: images outside of the class folders (1): val/images/a.png",)
+    assert found.notes == ("left out: images outside the class folders (1): val/images/a.png",)
     assert open_dataset(f"{tmp_path}(exclude=[])").class_names == ("images", "n1")
 
 
 @pytest.mark.parametrize("options", ["splits='train'", "exclude=[1]"])
 def test_options_of_folders_that_are_no_lists(tmp_path, options):
-    with pytest.raises(UsageError, match="has to be a list of names of folders"):
+    with pytest.raises(UsageError, match="must be a list of names of folders"):
         open_dataset(layout(tmp_path, "cat/a.png") + f"({options})")
 
 
@@ -271,7 +271,7 @@ def test_arrays_of_text(tmp_path):
     assert found.inputs.batch([2, 0]) == ["three", "one"]
     assert found.inputs[1] == "two"
     assert (found.class_names, found.labels.tolist()) == (("0", "1"), [1, -1, 0])
-    assert found.notes == ("1 of 3 rows have no label (none is given, or a negative number)",)
+    assert found.notes == ("1 of 3 rows have no label (missing or negative)",)
 
 
 def test_arrays_of_text_without_labels(tmp_path):
@@ -288,7 +288,7 @@ def test_arrays_of_text_of_other_length(tmp_path):
 
 def test_arrays_of_text_with_equal_ids(tmp_path):
     np.savez(tmp_path / "a.npz", X=["one", "two"], y=[1, 2], ids=["a", "a"])
-    with pytest.raises(InputError, match="ids have to be unique; 1 of 2 are repeated"):
+    with pytest.raises(InputError, match="ids must be unique; 1 of 2 are repeated"):
         open_dataset(str(tmp_path / "a.npz"))
 
 

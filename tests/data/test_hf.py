@@ -40,7 +40,7 @@ def test_saved_images(tmp_path, capfd):
     assert found.class_names == ("dog", "cat")
     assert found.labels.tolist() == [1, -1]
     assert (found.ids, found.split) == (("0", "1"), None)
-    assert found.notes == ("1 of 2 rows have no label (none is given, or a negative number)",)
+    assert found.notes == ("1 of 2 rows have no label (missing or negative)",)
     assert capfd.readouterr() == ("", "")
 
 
@@ -171,5 +171,5 @@ def test_saved_data_that_is_damaged(tmp_path):
 
 def test_file_of_another_kind(tmp_path):
     (tmp_path / "a.docx").write_text("")
-    with pytest.raises(InputError, match=r"is not a file that it reads; expected one of .csv"):
+    with pytest.raises(InputError, match=r"is not a supported file; expected one of .csv"):
         open_dataset(f"hf:{tmp_path / 'a.docx'}")

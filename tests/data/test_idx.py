@@ -130,7 +130,7 @@ def test_labels_of_two_ranks(tmp_path):
 def test_without_labels(tmp_path):
     pair(tmp_path, "train")
     (tmp_path / "train-labels-idx1-ubyte").unlink()
-    with pytest.raises(InputError, match=r"has no labels beside it; expected a file such as .*train-labels-idx1-ubyte"):
+    with pytest.raises(InputError, match=r"has no labels next to it; expected a file such as .*train-labels-idx1-ubyte"):
         open_dataset(str(tmp_path))
 
 

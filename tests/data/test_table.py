@@ -56,7 +56,7 @@ def test_json_lines(tmp_path):
     rows = [{"sentence": "a", "label": 1}, {"sentence": "b"}, {"sentence": "c", "label": float("nan")}]
     found = open_dataset(table(tmp_path, "\n\n".join(map(json.dumps, rows)), "a.jsonl"))
     assert found.labels.tolist() == [0, -1, -1]
-    assert found.notes == ("2 of 3 rows have no label (none is given, or a negative number)",)
+    assert found.notes == ("2 of 3 rows have no label (missing or negative)",)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_fingerprint_changes_with_the_texts(tmp_path):
         ('text,label\n"a,1\n', "line 2 cannot be read"),
         ("text,label,label\na,1,2\n", "several columns called 'label'"),
         ("text,label\na,1\n,2\n", r"row 1 of text \(counted from 0\) is empty"),
-        ("text,label,id\na,1,x\nb,2,x\n", "ids have to be unique, but 'x' stands in 2 rows"),
+        ("text,label,id\na,1,x\nb,2,x\n", "ids must be unique, but 'x' stands in 2 rows"),
         ("text,label,id\na,1,\n", "row 0 of id .* is empty"),
         ("path,label\nno.png,1\nnone.png,2\n", "2 of 2 files that .* names are not there, the first is .*no.png"),
     ],
@@ -120,7 +120,7 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
         ('["a", 1]\n', "line 1 is a list; expected an object"),
         ("[" * 100_000, "line 1 is not JSON"),
         ('{"text": "a", "label": [1]}\n', "row 0 of label .* holds a list"),
-        ('{"text": "a", "label": 0.5}\n', "labels have to be whole numbers or text, got float64"),
+        ('{"text": "a", "label": 0.5}\n', "labels must be whole numbers or text, got float64"),
         ('{"text": 1, "label": 1}\n', "row 0 of text .* holds a int"),
         ('{"text": "\\ud800", "label": 1}\n', "text are not UTF-8 text"),
     ],

@@ -442,7 +442,7 @@ def test_numbers_for_networks_are_refused_for_heads_and_the_other_way_round(tmp_
         ({"train": "most"}, "cannot read what to train, 'most'"),
         ({"augment": "flop"}, "flop"),
         ({"augment": "crop"}, "a crop needs its size"),
-        ({"augment": "flip(p=2)"}, "p of flip has to be from 0 to 1"),
+        ({"augment": "flip(p=2)"}, "p of flip must be from 0 to 1"),
         ({"clip": 0}, "clip"),
     ],
 )
@@ -484,7 +484,7 @@ def test_settings_are_options():
 
 def test_a_model_without_data_is_told_what_is_missing(tmp_path, code, capsys):
     assert main(["finetune", code, "-o", str(tmp_path / "run")]) == 2
-    assert "is a model; give the data to train it on too: MODEL DATA" in capsys.readouterr().err
+    assert "is a model; also give the data to train it on: MODEL DATA" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("test_resnet", 11), ("test_vit", 9)])

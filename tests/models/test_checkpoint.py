@@ -122,7 +122,7 @@ def test_ema_of_a_wrapper(tmp_path):
 
 
 def test_no_ema_there(tmp_path):
-    with pytest.raises(UsageError, match="has no ema weights that fit; it has: model"):
+    with pytest.raises(UsageError, match="has no ema weights that match the model; it has: model"):
         load_checkpoint(Net(), saved(tmp_path, {"model": weights()}), weights="ema")
 
 
@@ -149,7 +149,7 @@ def test_set_that_fits_is_taken(tmp_path):
 def test_unnamed_sets_that_fit_equally_well(tmp_path):
     path = saved(tmp_path, {"student": weights(0), "teacher": weights(1)})
     with pytest.raises(
-        InputError, match="2 sets of weights that fit equally well: choose one with `weights=`: student, teacher"
+        InputError, match="2 sets of weights that match equally well; choose one with `weights=`: student, teacher"
     ):
         load_checkpoint(Net(), path)
     net = Net()
@@ -251,13 +251,13 @@ def test_head_of_another_shape_is_missing_and_told(tmp_path):
     loaded = load_checkpoint(net, saved(tmp_path, weights()))
     assert set(loaded.missing) == {"head.weight", "head.bias"}
     assert set(loaded.left_over) == {"head.weight", "head.bias"}
-    assert "2 tensors of another shape: head.weight is (7, 5) and in the file (3, 5)" in loaded.notes[0]
+    assert "2 tensors with a different shape: head.weight is (7, 5) and in the file (3, 5)" in loaded.notes[0]
     assert torch.equal(net.head.weight, before)
     assert torch.equal(net.body[0].weight, weights()["body.0.weight"])
 
 
 def test_nothing_fits(tmp_path):
-    with pytest.raises(InputError, match=r"fits nothing in the model: it has 1 tensor \(x\), the model 9"):
+    with pytest.raises(InputError, match=r"matches nothing in the model: it has 1 tensor \(x\), the model 9"):
         load_checkpoint(Net(), saved(tmp_path, {"x": torch.ones(3)}))
 
 
@@ -322,7 +322,7 @@ def test_file_that_is_cut_short(tmp_path, name, part):
 
 
 def test_folder(tmp_path):
-    with pytest.raises(InputError, match="is a folder; give the file of the weights"):
+    with pytest.raises(InputError, match="is a folder; give the weights file"):
         load_checkpoint(Net(), str(tmp_path))
 
 
@@ -374,5 +374,5 @@ def test_module_of_the_model_that_is_called_ema(tmp_path):
 
 
 def test_no_raw_weights_there(tmp_path):
-    with pytest.raises(UsageError, match="has no raw weights that fit; it has: ema"):
+    with pytest.raises(UsageError, match="has no raw weights that match the model; it has: ema"):
         load_checkpoint(Net(), saved(tmp_path, {"ema": weights()}), weights="raw")

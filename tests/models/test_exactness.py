@@ -130,7 +130,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("front", ["", "base_model.model."])
 def test_adapter_beside_its_base(tmp_path, kind, front):
     held = {f"{front}{name}": tensor for name, tensor in (changed() | ADAPTERS[kind]).items()}
-    with pytest.raises(InputError, match=r"(LoRA|an) adapter beside its base weights, which would be left out .*merge it"):
+    with pytest.raises(InputError, match=r"(LoRA|an) adapter with its base weights, and would be ignored .*merge it"):
         load_checkpoint(network(), saved(tmp_path, held))
 
 
@@ -140,7 +140,7 @@ def test_adapter_in_a_set_of_its_own(tmp_path):
 
 
 def test_adapter_alone(tmp_path):
-    with pytest.raises(InputError, match="holds a LoRA adapter without the weights that it changes"):
+    with pytest.raises(InputError, match="holds a LoRA adapter without the base weights that it modifies"):
         load_checkpoint(network(), saved(tmp_path, {f"base_model.model.{name}": tensor for name, tensor in LORA.items()}))
 
 

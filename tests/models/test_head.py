@@ -82,7 +82,7 @@ def test_a_head_on_the_model_gives_what_the_run_has(trained, tmp_path):
 def test_a_head_on_the_wrong_layer(trained, tmp_path):
     head = open_head(trained / "run" / "ce" / "trial-0" / "head.safetensors")
     with pytest.raises(
-        InputError, match=r"head.safetensors takes 64 values a row, and the layer gives \d+; it was trained on "
+        InputError, match=r"head.safetensors takes 64 values per row, but the layer gives \d+; it was trained on "
     ):
         extract(*digit_net(), tmp_path / "a.h5", head=head, layers=["output"])
     with pytest.raises(UsageError, match="belongs to one layer, and 2 are named; name one"):
@@ -98,11 +98,11 @@ def test_files_that_are_no_heads(trained, tmp_path):
         open_head(trained / "run")
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        InputError, match=r"other.safetensors is not a head that finetune wrote .*; give a head.safetensors of a run"
+        InputError, match=r"other.safetensors is not a head written by finetune .*; give a head.safetensors of a run"
     ):
         open_head(tmp_path / "other.safetensors")
     save_file(
         {"weight": torch.zeros(3)}, tmp_path / "b.safetensors", {"head": json.dumps("linear"), "dim": "2", "classes": "[1]"}
     )
-    with pytest.raises(InputError, match="is not a head that finetune wrote"):
+    with pytest.raises(InputError, match="is not a head written by finetune"):
         open_head(tmp_path / "b.safetensors")

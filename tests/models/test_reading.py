@@ -59,9 +59,12 @@ def test_shards(tmp_path, state, kind):
     ("changes", "message"),
     [
         ({"bias": "part-9.safetensors"}, r"names 2 shards, of which part-9\.safetensors is not there; give all of them"),
-        ({"bias": "../other.safetensors"}, r"names the shard '\.\./other\.safetensors'; shards have to lie beside their index"),
+        (
+            {"bias": "../other.safetensors"},
+            r"names the shard '\.\./other\.safetensors'; shards must be in the same folder as their index",
+        ),
         ({"bias": "/etc/passwd"}, "names the shard '/etc/passwd'; shards have to lie beside"),
-        ({"bias": "model.safetensors.index.json"}, "shards have to lie beside their index"),
+        ({"bias": "model.safetensors.index.json"}, "shards must be in the same folder as their index"),
         ({"bias": "part-0.safetensors"}, r"says that part-0\.safetensors holds bias, and it does not"),
         ({"bias": 3}, "cannot be read as the index of a sharded checkpoint|names the shard"),
     ],
@@ -80,7 +83,7 @@ def test_index_that_is_not_one(tmp_path, text):
 
 def test_folders(tmp_path, state):
     write_shards(tmp_path, state, "safetensors")
-    with pytest.raises(InputError, match=r"is a folder; give the file of the weights, such as .*model\.safetensors\.index"):
+    with pytest.raises(InputError, match=r"is a folder; give the weights file, such as .*model\.safetensors\.index"):
         load_checkpoint(nn.Linear(3, 2), str(tmp_path))
 
 

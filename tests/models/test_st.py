@@ -148,7 +148,7 @@ def test_a_plain_transformer_gets_mean_pooling_and_says_what_its_file_lacks(save
 
 
 def test_images(save):
-    with pytest.raises(InputError, match="the model takes text, and the data are Tensor; give a table with a text column"):
+    with pytest.raises(InputError, match="the model takes text, but the data are Tensor; give a table with a text column"):
         open_model(f"st:{save()}").prepare(torch.zeros(2, 3, 8, 8))
 
 

@@ -128,8 +128,8 @@ def test_preparation_goes_to_worker_processes(images):
             InputError,
             r"test_resnet\(nope=3\) cannot be made \(TypeError: .*'nope'",
         ),
-        ("timm:test_resnet(pretrained=0)", UsageError, "pretrained has to be True or False"),
-        ("timm:cspresnet50d", InputError, r"cannot be had \(RuntimeError: No pretrained .*; give `checkpoint=FILE`"),
+        ("timm:test_resnet(pretrained=0)", UsageError, "pretrained must be True or False"),
+        ("timm:cspresnet50d", InputError, r"cannot be loaded \(RuntimeError: No pretrained .*; give `checkpoint=FILE`"),
         ("timm:test_resnet(checkpoint_path='a.pt')", UsageError, "give it as `checkpoint=`"),
     ],
 )
@@ -141,7 +141,9 @@ def test_models_that_cannot_be_made(spec, error, message):
 def test_no_network(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"weights of timm:test_resnet cannot be had .*timm:test_resnet\(pretrained=False\)"):
+    with pytest.raises(
+        InputError, match=r"weights of timm:test_resnet cannot be loaded .*timm:test_resnet\(pretrained=False\)"
+    ):
         open_model("timm:test_resnet")
 
 

@@ -105,9 +105,9 @@ def test_preparation_goes_to_worker_processes(images):
         (
             "torchvision:resnet18(num_classes=10)",
             InputError,
-            r"cannot be had \(ValueError: .*1000 but got 10.*pretrained=False",
+            r"cannot be loaded \(ValueError: .*1000 but got 10.*pretrained=False",
         ),
-        ("torchvision:resnet18(pretrained='yes')", UsageError, "pretrained has to be True or False"),
+        ("torchvision:resnet18(pretrained='yes')", UsageError, "pretrained must be True or False"),
     ],
 )
 def test_models_that_cannot_be_made(spec, error, message):
@@ -121,7 +121,7 @@ def test_no_network(monkeypatch, tmp_path):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with pytest.raises(InputError, match=r"cannot be had \(URLError: .*\); give `checkpoint=FILE`, or .*pretrained=False"):
+    with pytest.raises(InputError, match=r"cannot be loaded \(URLError: .*\); give `checkpoint=FILE`, or .*pretrained=False"):
         open_model("torchvision:shufflenet_v2_x0_5")
 
 

@@ -96,10 +96,10 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
         ({"form": "jpg"}, "no form 'jpg'"),
         ({"coordinates": "a.tsv"}, "'a.tsv' has to end with .csv"),
         ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' has to end with .csv"),
-        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity has to be a number above 0, got a"),
-        ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity has to be a number above 0, got -3"),
-        ({"kinds": ["umap(neighbors='a')"]}, "neighbors has to be a whole number from 2, got 'a'"),
-        ({"seed": 2**32}, "seed has to be a number from 0 to"),
+        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity must be a number above 0, got a"),
+        ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity must be a number above 0, got -3"),
+        ({"kinds": ["umap(neighbors='a')"]}, "neighbors must be an integer of at least 2, got 'a'"),
+        ({"seed": 2**32}, "seed must be a number from 0 to"),
     ],
 )
 def test_bad_options(make_store, blobs, tmp_path, options, message):

@@ -164,7 +164,7 @@ def test_link_is_followed(make_store, tmp_path):
 
 @pytest.mark.parametrize("name", ["bad\0name", "bad\udcffname"])
 def test_text_that_a_store_cannot_hold(tmp_path, name):
-    with pytest.raises(InputError, match="text has to be UTF-8 without NUL"):
+    with pytest.raises(InputError, match="text must be UTF-8 without NUL"):
         StoreWriter(tmp_path / "a.h5", labels=[0], class_names=[name], ids=["a"], split=None, provenance=Provenance())
     assert list(tmp_path.iterdir()) == []
 
@@ -199,7 +199,7 @@ def test_store_with_something_missing(make_store, missing):
         ("features/embedding", np.zeros((2, 0), np.float32), r"/features/embedding is \(2, 0\)"),
         ("provenance", "{", "is damaged: /provenance is not JSON"),
         ("provenance", "[" * 10**5, "is damaged: /provenance is not JSON"),
-        ("provenance", "[]", "provenance has to be an object, got a list"),
+        ("provenance", "[]", "provenance must be an object, got a list"),
     ],
 )
 def test_store_with_something_wrong(make_store, name, value, message):
@@ -389,17 +389,17 @@ def test_npy_pair(tmp_path):
         ({"X": np.zeros((3, 2)), "y": [0, 1]}, r"X has 3 rows, but y has shape \(2,\)"),
         ({"X": np.zeros((3, 2))}, "has no y; it holds X; an archive needs X"),
         ({"X": np.zeros((0, 2)), "y": np.zeros(0, np.int64)}, "has no rows"),
-        ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X has to be numbers of shape \(N, D\)"),
-        ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels have to be whole numbers or text"),
+        ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X must be numbers of shape \(N, D\)"),
+        ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels must be whole numbers or text"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b"]}, "label 2 has no name among 2"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b", "a"]}, "class_names have to be distinct"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": "abc"}, "class_names have to be distinct, in one row"),
-        ({"X": np.zeros((3, 2)), "y": [0, np.inf, 1]}, "labels have to be whole numbers or text, got float64"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1e300, 1]}, "labels have to be whole numbers or text"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1, 1], "ids": ["a", "b", "a"]}, "ids have to be unique; 1 of 3 are repeated"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b", "a"]}, "class_names must be distinct"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": "abc"}, "class_names must be distinct, in one row"),
+        ({"X": np.zeros((3, 2)), "y": [0, np.inf, 1]}, "labels must be whole numbers or text, got float64"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1e300, 1]}, "labels must be whole numbers or text"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 1], "ids": ["a", "b", "a"]}, "ids must be unique; 1 of 3 are repeated"),
         ({"X": np.zeros((3, 0)), "y": [0, 1, 1]}, "has no rows or no columns"),
-        ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
-        ({"X": np.zeros((3, 2), np.longdouble), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
+        ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X must be numbers of at most 64 bits"),
+        ({"X": np.zeros((3, 2), np.longdouble), "y": [0, 1, 1]}, "X must be numbers of at most 64 bits"),
         ({"X": np.zeros((2, 2)), "y": np.array([b"\xff", b"a"])}, "y are not UTF-8 text"),
     ],
 )
