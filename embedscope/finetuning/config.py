@@ -124,7 +124,7 @@ class TrainingConfig:
         if self.loss_layer is not None:
             _check_text("loss_layer", self.loss_layer)
         if self.ema is not None and not 0 < check_number("ema", self.ema) < 1:
-            raise UsageError(f"ema, the decay of the average of the weights, must be between 0 and 1, got {self.ema}")
+            raise UsageError(f"ema, the decay of the weight average, must be between 0 and 1, got {self.ema}")
         _check_text("train", self.train)
         check_train(self.train)
         if self.augment is not None:

@@ -134,7 +134,7 @@ def finetune(
         labels, config = None, labels
     elif isinstance(labels, str | Path) and not hasattr(features, "obsm"):
         if isinstance(run, str | Path):
-            raise UsageError(f"two run directories are named: {labels} and {run}; labels are an array or a list")
+            raise UsageError(f"two run directories are given: {labels} and {run}; labels must be an array or a list")
         labels, run, config = None, labels, run if isinstance(run, TrainingConfig) else config
     elif isinstance(run, TrainingConfig) and config is None:
         run, config = None, run
@@ -145,7 +145,7 @@ def finetune(
     if run is not None:
         distributed.broadcast(lambda: check_run(Path(run), overwrite=overwrite, resume=resume))
     elif resume:
-        raise UsageError("only a run with a directory can be resumed; name the directory")
+        raise UsageError("only a run with a directory can be resumed; give the directory")
     source: FeatureSet | Given
     other: FeatureSet | Given | None = None
     if is_model(features):
@@ -200,7 +200,7 @@ def _run(
         test = with_classes_of(test, features, label_map)
         check_finite(test)
     elif label_map is not None:
-        raise UsageError("a label map is for the classes of another test file; name that file too")
+        raise UsageError("a label map applies to the classes of a separate test file; give that file too")
     if config.splits > 1:
         _refuse_given_split(features, test)
     configs = [replace(config, seed=config.seed + _SPLIT_SEEDS * split) for split in range(config.splits)]
@@ -264,7 +264,7 @@ def _run(
             if temporary or not writer.has_work:
                 raise
             again = resuming(command) if command else "the same call and resume=True"
-            raise InterruptedRunError(f"interrupted; what was trained is kept, resume with: {again}") from error
+            raise InterruptedRunError(f"interrupted; finished training is kept; resume with: {again}") from error
         options["command"] = command
         result = Finetuning(
             run,
@@ -285,11 +285,13 @@ def _run(
 def _refuse_given_split(features: FeatureSet, test: FeatureSet | None) -> None:
     """Raise UsageError for test rows that are given, which are one split and no more."""
     if test is not None:
-        raise UsageError(f"several splits draw their test rows, and those of {test.source} are given: leave out one of the two")
+        raise UsageError(
+            f"several splits draw their own test rows, but {test.source} is given as the test set; omit one of the two"
+        )
     if not draws_test_rows(features):
         raise UsageError(
-            f"several splits draw their test rows, and {features.source} has a split 'test', which alone is held out; leave "
-            "out `splits=`, or give features without that split"
+            f"several splits draw their own test rows, but {features.source} has a split 'test', which is the only one "
+            f"held out; omit `splits=`, or give features without that split"
         )
 
 
@@ -297,11 +299,11 @@ def _over_splits(data: RunData, config: TrainingConfig) -> RunData:
     """Word where the rows of several splits are from."""
     if config.splits == 1:
         return data
-    drawn = f"drawn anew for each of {config.splits} splits"
-    validated_on = f"{config.val_share:.0%} of every class of the rest, {drawn}"
+    drawn = f"redrawn for each of {config.splits} splits"
+    validated_on = f"{config.val_share:.0%} of each class of the rest, {drawn}"
     return replace(
         data,
-        held_out=f"{config.test_share:.0%} of every class, {drawn}",
+        held_out=f"{config.test_share:.0%} of each class, {drawn}",
         validated_on=validated_on if "drawn" in data.validated_on else data.validated_on,
     )
 

@@ -130,7 +130,7 @@ class Trials:
 
         fields = self._noted(directory, "trained", objective, found)
         distributed.on_main(lambda: self._writer.drop_state(directory))
-        outcome: Outcome = typed.read(Outcome, fields, f"{self._writer.partial}: what was noted of {directory}")
+        outcome: Outcome = typed.read(Outcome, fields, f"{self._writer.partial}: the notes on {directory}")
         return outcome
 
     def measure(self, outcome: Outcome, objective: str, directory: str, number: int) -> Trial:

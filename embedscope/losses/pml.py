@@ -38,7 +38,7 @@ def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
         InputError: (forward) the loss cannot use this batch: SmoothAPLoss wants classes of one size.
     """
     if not loss:
-        raise UsageError("pml needs the name of a loss of pytorch-metric-learning, as in pml.TripletMarginLoss(margin=0.2)")
+        raise UsageError("pml needs the name of a pytorch-metric-learning loss, as in pml.TripletMarginLoss(margin=0.2)")
     spec = plugins.parse(loss)
     options = dict(spec.options)
     # This one mines against its memory; before all others it is we who mine.

@@ -71,7 +71,9 @@ def check_schema(file: h5py.File, path: str, otherwise: str) -> int:
     if version is None or not version >= 1:
         raise ValueError(f"the format version is {version}")
     if version > SCHEMA_VERSION:
-        raise InputError(f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}: update it")
+        raise InputError(
+            f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}; update embedscope"
+        )
     return int(version)
 
 
@@ -87,7 +89,7 @@ def read_contents(file: h5py.File, path: str) -> Contents:
     """Read everything but rows; InputError, or one of DAMAGE, for what is damaged or does not belong together."""
     complete, done = opening.attribute(file, "complete", "bui"), 0
     if complete is None:
-        raise ValueError("the attribute complete is not there")
+        raise ValueError("the attribute complete is missing")
     if not complete:
         done = int(opening.small(file, "rows/done", "iu"))
     provenance = read_provenance(file, path)
@@ -138,7 +140,7 @@ def _compare(file: h5py.File, found: Contents, path: str) -> None:
         now["split"] = digests.of_texts(found.split.tolist())
     for key in dict.fromkeys([*now, *found.digests.texts]):
         if now.get(key) != found.digests.texts.get(key):
-            raise InputError(f"{path} is damaged: /{key} is not what was written")
+            raise InputError(f"{path} is damaged: /{key} does not match its digest")
     for name in found.digests.names:
         if not opening.has(file, name):
-            raise InputError(f"{path} is damaged: /{name} is not there")
+            raise InputError(f"{path} is damaged: /{name} is missing")

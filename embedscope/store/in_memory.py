@@ -76,7 +76,7 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
         UsageError: no such column or key.
     """
     if not isinstance(label, str):
-        raise UsageError(f"name the column of obs that holds the labels, one of {', '.join(map(str, data.obs))}")
+        raise UsageError(f"set the column of obs with the labels, one of {', '.join(map(str, data.obs))}")
     if label not in data.obs:
         raise UsageError(unknown("column of obs", label, [str(each) for each in data.obs]))
     known: Mapping[str, Any] = data.obsm if len(data.obsm) else {"X": data.X}

@@ -119,7 +119,7 @@ def verify(path: Path, track: Track = untracked) -> int:
             rows.verify(file)
     if found.digests is None:
         raise InputError(
-            f"{path} can be read to its end, but has no digests to compare with: an earlier version of embedscope wrote it"
+            f"{path} can be read completely but has no digests to verify, because an earlier version of embedscope wrote it"
         )
     return len(datasets)
 
@@ -186,11 +186,11 @@ def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
         given = replace(given, files=(str(first),))
     for file in map(Path, given.files):
         if (file / "run.json").exists():
-            raise InputError(f"{file} is a run of finetune; give one of its stores, such as {file / 'before.h5'}")
+            raise InputError(f"{file} is a finetune run; give one of its stores, such as {file / 'before.h5'}")
         opening.check_file(file)
     if len(given.files) > 1 or is_foreign(given.files[0]):
         if layers:
-            raise UsageError(f"{given.path} has no layers to choose from; leave out `layers=`")
+            raise UsageError(f"{given.path} has no layers to choose from; omit `layers=`")
         return [open_foreign(given)]
     with opening.opened(first) as store, explained(given.path):
         if "schema" not in store.attrs:

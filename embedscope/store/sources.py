@@ -54,7 +54,7 @@ def open_source(source: Any, labels: Any = None, *, layer: str | None = None) ->
     found = open_sources(source, labels, layers=() if layer is None else layer)
     if len(found) > 1:
         names = ", ".join(each.layer if len({one.source for one in found}) == 1 else each.name for each in found)
-        raise UsageError(f"one embedding is needed, and there are {len(found)}: {names}; choose one with `layer=`")
+        raise UsageError(f"expected one embedding, got {len(found)}: {names}; choose one with `layer=`")
     return found[0]
 
 

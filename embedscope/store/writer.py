@@ -110,7 +110,9 @@ class StoreWriter:
             self._file.flush()
         except (OSError, RuntimeError) as error:
             if opening.is_locked(error):
-                raise OutputError(f"{self._partial} is locked by another process that writes it; wait for it") from error
+                raise OutputError(
+                    f"{self._partial} is locked by another process that is writing it; wait until it is closed"
+                ) from error
             if not self._resume:
                 self._remove()
             raise OutputError(f"cannot write {self.path}: {_reason(error)}") from error
@@ -197,7 +199,7 @@ class StoreWriter:
         rows = self.rows - len(self._skipped)
         self._commit()
         if self.done != rows:
-            raise ValueError(f"{self.path}: {rows} rows were announced, and {self.done} were added")
+            raise ValueError(f"{self.path}: {rows} rows were declared, but {self.done} were added")
         names = self._blocks.names
         again = sum(len(value) + 64 for values in self._skeleton.texts.values() for value in values) if self._skipped else 0
         self._blocks.reserve(2**16 + 4096 * len(names) + 4 * again)
@@ -205,7 +207,7 @@ class StoreWriter:
             self._skeleton.shorten(self._file, self._skipped, names)
         lengths = {name: len(self._file[name]) for name in ("labels", "ids", *names)}
         if set(lengths.values()) != {rows}:
-            raise ValueError(f"{self.path}: {rows} rows in all, but {lengths}")
+            raise ValueError(f"{self.path}: {rows} rows in total, but {lengths}")
         self._file[digests.GROUP].attrs.update(self._skeleton.without(self._skipped).digests())
         self._file.attrs["complete"] = True
         self._blocks.flush()
@@ -214,7 +216,7 @@ class StoreWriter:
             verify(self._partial)
         except InputError as error:
             self._remove()
-            raise OutputError(f"{self.path} was removed, for it cannot be read back as it was written: {error}") from error
+            raise OutputError(f"{self.path} was removed because it does not read back as written: {error}") from error
         publish(self._partial, self._final)
 
     def _close(self) -> None:
@@ -230,7 +232,7 @@ class StoreWriter:
             os.dup2(sink, self._file.id.get_vfd_handle())
             os.close(sink)
         done = self.keep()
-        return f"; {done:,} rows are kept: `resume=True` continues with them" if done else ""
+        return f"; {done:,} rows are kept; `resume=True` continues from them" if done else ""
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):  # its folder cannot be reached, which another error says

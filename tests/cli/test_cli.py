@@ -75,7 +75,7 @@ def test_from_checkpoints_to_pictures(tmp_path, capsys):
     assert run("finetune", tmp_path / "early.h5", "-o", run_dir, "--head", "mlp(32, 16)", "--epochs", 3) == 0
     captured = capsys.readouterr()
     assert "after ce + 0.5*silhouette" in captured.out
-    chosen = "chosen by 122 (10% of every class of the rest, drawn with seed 1)"
+    chosen = "chosen by 122 (10% of each class of the rest, drawn with seed 1)"
     held_out = "measured on 582 held-out ones (the split 'test' of the features)"
     assert f"trained on 1,093 rows, {chosen}, {held_out}" in captured.err
     assert run("plot", run_dir, "-k", "pca", "-o", tmp_path / "run.png") == 0
@@ -281,7 +281,7 @@ BAD = [
     ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class, a comparison needs"),
     ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
     ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
-    ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': this cannot be read"),
+    ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': cannot parse this"),
     ("finetune {store} -o {new} --head mpl(3)", 2, "did you mean 'mlp'?"),
     ("finetune {store} -o {folder}", 1, "exists and is not a run of finetune"),
     ("finetune {store} -o {new} --objective []*ce", 2, "objective '»[]*ce': a sweep over an empty list"),

@@ -124,8 +124,8 @@ def test_progress_bars_are_left_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"a": ["x"], "label": [1]}, "no column has a usual name for image or text; there are: a, label"),
-        ({"text": ["x"], "a": [1]}, r"no column has a usual name for label; .*\(label='COLUMN'\)"),
+        ({"a": ["x"], "label": [1]}, "no column has a common name for image or text; there are: a, label"),
+        ({"text": ["x"], "a": [1]}, r"no column has a common name for label; .*\(label='COLUMN'\)"),
         ({"text": ["x"], "review": ["x"], "label": [1]}, "several columns may be the image or text: text, review"),
         ({"text": ["x", None], "label": [1, 2]}, r"row 1 of text \(counted from 0\) is empty"),
         ({"text": ["x"], "label": [[1]]}, "row 0 of label .* holds a list"),

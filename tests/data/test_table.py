@@ -93,9 +93,9 @@ def test_fingerprint_changes_with_the_texts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column has a usual name for path or text; there are: none"),
-        ("a,label\n1,2\n", r"there are: a, label; say which, as in .*\(path='COLUMN'\) or .*\(text='COLUMN'\)"),
-        ("text,a\n1,2\n", r"no column has a usual name for label; there are: text, a; .*\(label='COLUMN'\)"),
+        ("", "no column has a common name for path or text; there are: none"),
+        ("a,label\n1,2\n", r"there are: a, label; specify one, as in .*\(path='COLUMN'\) or .*\(text='COLUMN'\)"),
+        ("text,a\n1,2\n", r"no column has a common name for label; there are: text, a; .*\(label='COLUMN'\)"),
         ("text,label,target\n1,2,3\n", "several columns may be the label: label, target"),
         ("text,path,label\n1,2,3\n", "several columns may be the path or text: path, text"),
         ("text,label\n", "has no rows"),
@@ -120,7 +120,7 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
         ('["a", 1]\n', "line 1 is a list; expected an object"),
         ("[" * 100_000, "line 1 is not JSON"),
         ('{"text": "a", "label": [1]}\n', "row 0 of label .* holds a list"),
-        ('{"text": "a", "label": 0.5}\n', "labels must be whole numbers or text, got float64"),
+        ('{"text": "a", "label": 0.5}\n', "labels must be integers or text, got float64"),
         ('{"text": 1, "label": 1}\n', "row 0 of text .* holds a int"),
         ('{"text": "\\ud800", "label": 1}\n', "text are not UTF-8 text"),
     ],
@@ -152,7 +152,7 @@ def test_option_that_there_is_not(tmp_path):
 
 
 def test_other_suffix(tmp_path):
-    with pytest.raises(InputError, match=r"is not a table that embedscope reads; expected one of .csv"):
+    with pytest.raises(InputError, match=r"is not a supported table; expected one of .csv"):
         open_dataset("table:" + table(tmp_path, "", "a.xlsx"))
 
 

@@ -141,7 +141,7 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
         ({"optimizer": "sdg"}, "no optimizer 'sdg'; did you mean 'sgd'"),
         ({"schedule": "cosin"}, "no schedule 'cosin'; did you mean 'cosine'"),
         ({"patience": 0}, "patience must be an integer of at least 1, got '0'"),
-        ({"patience": 3, "val_share": 0}, "patience goes by the validation rows, and there are none: a val_share of 0"),
+        ({"patience": 3, "val_share": 0}, "patience needs validation rows, but there are none: a val_share of 0"),
         ({"select_by": "silhouette", "val_share": 0}, "selecting by silhouette goes by the validation rows"),
         ({"select_by": "macro_f1(k=3)"}, "macro_f1 takes no options"),
         ({"learning_rate": 3e38}, "learning_rate must be a number above 0 and at most 1e\\+30"),
@@ -270,15 +270,15 @@ def test_a_criterion_with_a_dash(features, tmp_path):
 
 def test_a_sweep_without_rows_to_validate_on(make_store, tmp_path):
     features = read_features(str(make_store(np.random.default_rng(0).normal(size=(4, 3)), [0, 0, 1, 1])))
-    with pytest.raises(UsageError, match="a sweep goes by the validation rows, and there are none: nothing"):
+    with pytest.raises(UsageError, match="a sweep needs validation rows, but there are none: nothing"):
         finetune(features, tmp_path / "run", objectives=["[1,2]*ce"])
 
 
 def test_rows_that_are_trained_on_are_no_test(features, make_store, blobs, tmp_path):
-    with pytest.raises(InputError, match="all of its rows are rows that are trained on; give rows of another data set"):
+    with pytest.raises(InputError, match="all of its rows are also training rows; give rows of another data set"):
         finetune(features, tmp_path / "run", test=features, val_share=0, test_share=0.01)
     mixed = np.concatenate([features.features[:].numpy()[:30], blobs[0][:30] + 0.5])
     other = read_features(str(make_store(mixed, np.tile(blobs[1][:30], 2), name="other.h5")))
     said = []
     finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, test=other, say=said.append)
-    assert any("of the 60 rows of" in text and "are trained on too" in text for text in said)
+    assert any("of the 60 rows of" in text and "are also training rows" in text for text in said)

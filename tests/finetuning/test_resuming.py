@@ -145,7 +145,7 @@ def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, talk = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; what was trained is kept, resume with: embedscope finetune" in talk
+    assert "interrupted; finished training is kept; resume with: embedscope finetune" in talk
     assert talk.strip().endswith("--resume")
 
 

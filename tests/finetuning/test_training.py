@@ -181,7 +181,7 @@ def test_a_run_from_disk_is_a_run_from_memory(make_store, blobs, tmp_path):
     memory = finetune(features, tmp_path / "a", objectives=["ce"], epochs=3)
     disk = finetune(features, tmp_path / "b", objectives=["ce"], epochs=3, memory=1000, say=said.append)
     assert disk.objectives[0].trials[0].after == pytest.approx(memory.objectives[0].trials[0].after, abs=1e-6)
-    assert said == ["the rows take 0.00 GB, more than the memory they may take; they are drawn from disk"]
+    assert said == ["the rows take 0.00 GB, more than the memory limit; they are read from disk"]
 
 
 def test_root_mean_square(material):
@@ -304,7 +304,7 @@ def test_rows_on_disk_take_no_memory(tmp_path):
 def test_rows_that_cannot_be_read_back_are_one_error(tmp_path):
     bank = place(torch.randn(50, 4), torch.device("cpu"), 0, tmp_path)
     bank._file.truncate(100)
-    with pytest.raises(OutputError, match="cannot read back the rows that were put on disk: the file ends early"):
+    with pytest.raises(OutputError, match="cannot read back the rows cached on disk: the file ends early"):
         bank[:]
 
 

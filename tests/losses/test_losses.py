@@ -336,7 +336,7 @@ def test_parameters_of_a_loss_join(monkeypatch, batch):
         ("ce + 0.5", "ce + »0.5", "expected a loss"),
         ("ce + silhouette(tau_s=x)", "ce + »silhouette(tau_s=x)", "options must be literals"),
         ("ce + ce.__class__()()", "ce + »ce.__class__()()", "expected a loss"),
-        ("ce.__class__()", "no loss 'ce.__class__'", "ce is a single loss, without a dot"),
+        ("ce.__class__()", "no loss 'ce.__class__'", "ce is a single loss and takes no dot"),
     ],
 )
 def test_errors_point_at_the_place(text, place, problem):

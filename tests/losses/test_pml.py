@@ -69,7 +69,10 @@ def test_memory_around_another_loss(features):
         ("pml.TripletMarginLoss(miner=3)", "must be a string"),
         ("pml.ProxyNCALoss(num_classes=7)", "no option of pml.ProxyNCALoss 'num_classes'"),
         ("pml.RankedListLoss", "pml.RankedListLoss needs margin and Tn"),
-        ("pml.InstanceLoss(miner='BatchHardMiner')", "pml.InstanceLoss cannot be used so: indices_tuple is not supported"),
+        (
+            "pml.InstanceLoss(miner='BatchHardMiner')",
+            "pml.InstanceLoss cannot be used this way: indices_tuple is not supported",
+        ),
         ("pml.ManifoldLoss", "takes no labels"),
         ("pml.VICRegLoss", "needs two views"),
         ("pml.SelfSupervisedLoss(loss='SupConLoss')", "needs several views"),
