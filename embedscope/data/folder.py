@@ -77,7 +77,9 @@ def _may_be_tree(path: Path) -> bool:
 
 @recognises(_may_be_tree)
 def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Sequence[str] | None = None) -> Dataset:
-    """Open a tree of class folders, in sorted order; ids are paths relative to the root.
+    """Open a tree of class folders; ids are paths relative to the root.
+
+    Files are in sorted order.
 
     The folders under the root are classes; or splits, if folders called train, val, test or the like (training_set, ...) hold
     class folders. Hidden files, files that are not images, broken links, images outside of class folders, and folders beside

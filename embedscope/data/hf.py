@@ -84,7 +84,7 @@ def hf(
     text: str | None = None,
     label: str | None = None,
 ) -> Dataset:
-    """Open a data set by its name on the Hub, or a folder or file on disk, through the library datasets.
+    """Open a Hugging Face data set by Hub name, or from a local folder or file.
 
     All splits come one after the other, if none is named. The column of images or texts and that of labels are options, or are
     found by their types (Image, ClassLabel) or usual names. A missing label, or -1, is unlabeled. InputError for a data set

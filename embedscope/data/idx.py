@@ -38,7 +38,7 @@ def holds_idx(path: Path) -> bool:
 
 @recognises(lambda path: _part(path) is not None or holds_idx(path))
 def idx(location: str) -> Dataset:
-    """Open a folder of idx files, or one file of images with the file of labels that lies beside it.
+    """Open MNIST-style idx files: a folder, or an image file next to its label file.
 
     Images are found by their names, as in train-images-idx3-ubyte.gz; train comes first, and t10k is called test. Images of
     (N, H, W) bytes are given as (1, H, W); anything else as it is. InputError for files that are cut short, no idx, or do not

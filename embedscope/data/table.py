@@ -48,7 +48,7 @@ def table(
     id: str | None = None,
     split: str | None = None,
 ) -> Dataset:
-    """Open a table, whose columns are the options, or are found by their usual names.
+    """Open a table of paths or texts; columns are given as options or found by common names.
 
     A column of paths, relative to the table's folder, or of images themselves makes a data set of images, one of text a data
     set of texts. Rows with an empty label are unlabeled. Ids are the paths as written if they are unique, otherwise row

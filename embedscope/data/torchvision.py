@@ -53,7 +53,7 @@ class FirstItems:
 
 
 def torchvision(location: str, **options: Any) -> Dataset:
-    """Open a class of torchvision.datasets with its own options, such as root and split.
+    """Open a torchvision.datasets class with its own options, such as root and split.
 
     Nothing is downloaded but with download=True. A class with train=True or False gives both, if neither is asked for. Class
     names are those that it has, otherwise the label numbers. UsageError for a class or an option that there is not, InputError

@@ -23,7 +23,9 @@ def multi_similarity(
     miner: bool = False,
     epsilon: float = 0.1,
 ) -> nn.Module:
-    """Multi-Similarity loss: soft hinges on the cosine similarities of positive and of negative pairs. At least 0.
+    """Multi-Similarity loss: soft hinges on cosines of positive and negative pairs.
+
+    At least 0.
 
         mean over rows i of   (1 / alpha) ln(1 + sum over positives of exp(-alpha (s - base)))
                             + (1 / beta)  ln(1 + sum over negatives of exp(beta (s - base)))

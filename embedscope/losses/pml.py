@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @declared(reference="arXiv:2008.09164", family=True)
 def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
-    """Any loss of pytorch-metric-learning by its class name, as in pml.TripletMarginLoss(margin=0.2).
+    """Any pytorch-metric-learning loss, e.g. pml.TripletMarginLoss(margin=0.2).
 
     That is `pml(loss='TripletMarginLoss(margin=0.2)')` in an objective. The loss is computed exactly as the library (the extra
     `losses`) does, in float32 at least: its range, its defaults and its value on a batch without pairs (mostly 0) are the

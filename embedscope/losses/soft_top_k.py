@@ -58,7 +58,9 @@ class Threshold(torch.autograd.Function):
 
 @loss(reference="arXiv:2310.10636")
 class soft_top_k(nn.Module):
-    """Mean of -ln sigmoid(alpha (s_p + t)) over a sample's positives p, then over the batch: above 0, lower is better.
+    """Soft top-k loss on neighbors of the same class, or on logits.
+
+    Mean of -ln sigmoid(alpha (s_p + t)) over a sample's positives p, then over the batch: above 0, lower is better.
 
     t is chosen, sample by sample, so that the sigmoids over all candidates sum to k: each is the share to which its candidate
     is among the top k. The gradient goes through t too. On features, the candidates are the other rows of the batch and the

@@ -41,7 +41,9 @@ def hf(
     max_length: int | None = None,
     **options: Any,
 ) -> Encoder:
-    """Open a model of transformers from a folder or the hub, in float32, with its own image processor or tokenizer.
+    """Open a transformers model from a folder or the Hub, with its processor or tokenizer.
+
+    In float32.
 
     Of models of images and text (CLIP, SigLIP) one half runs: the embedding is the projection, or the pooled output where there
     is none. Of models that encode and decode text (T5) the encoder runs. Of all others the embedding is the first output,

@@ -32,7 +32,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 @recognises(lambda path: path.suffix.lower() == ".onnx")
 def onnx(location: str, /) -> Encoder:
-    """Open an ONNX model, which gives its outputs and nothing from inside.
+    """Open an ONNX model; only its outputs can be read, not its inner layers.
 
     It runs on the CPU, and where the batch lies on a CUDA device and onnxruntime can, there. The file says nothing of
     preprocessing: images become float32 in [0, 1], --size, --mean and --std change that; a model that takes uint8 gets whole

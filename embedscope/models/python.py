@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def python(location: str, /, *args: Any, **options: Any) -> Encoder:
-    """Import `file.py:Factory` or `package.module:Factory` and call the factory with the arguments and options.
+    """Import `file.py:Factory` or `package.module:Factory` and call the factory.
+
+    It is called with the arguments and options given.
 
     A factory is a class or a function that returns an `nn.Module`. Until it has, the file's own folder (for a package, the
     current one) is where it imports its neighbors from.

@@ -31,7 +31,9 @@ def st(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Encoder:
-    """Open a model of sentence-transformers from a folder or the hub; its embedding is what `encode` gives.
+    """Open a sentence-transformers model from a folder or the Hub.
+
+    Its embedding is the output of `encode`.
 
     Args:
         location: folder that holds `modules.json`, or name on the hub.

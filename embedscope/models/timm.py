@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def timm(location: str, /, *, pretrained: bool = True, **options: Any) -> Encoder:
-    """Make a model of timm, with its pretrained weights and its own evaluation preprocessing.
+    """Create a timm model with pretrained weights and its evaluation preprocessing.
 
     Images are made RGB, or gray where `in_chans=1`, resized and cut out as timm's `create_transform` does for evaluation. With
     another number of channels than the pretrained ones, mean and std are the pretrained means over channels.

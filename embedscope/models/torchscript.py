@@ -24,7 +24,7 @@ def is_torchscript(path: Path) -> bool:
 
 @recognises(is_torchscript)
 def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
-    """Open a TorchScript program, traced or scripted, on the CPU.
+    """Open a traced or scripted TorchScript program on the CPU.
 
     TorchScript takes no hooks, so the output is all there is to measure, and the file says nothing of preprocessing: images
     become float32 in [0, 1], --size, --mean and --std change that.

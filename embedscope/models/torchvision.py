@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def torchvision(location: str, /, *, pretrained: bool = True, weights: str | None = None, **options: Any) -> Encoder:
-    """Make a model of torchvision, with pretrained weights and the preprocessing that belongs to them.
+    """Create a torchvision model with pretrained weights and their preprocessing.
 
     Args:
         location: name of the model, as `torchvision.models.list_models()` has it.
