@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def open_dataset(location: str) -> Dataset:
-    """Open labeled inputs: `source:location(options)`, or a path that a source recognizes, with options or without.
+    """Open labeled inputs and return a Dataset: `source:location(options)`, or a path that a source recognizes.
 
     Raises:
-        InputError: nothing is there, no source recognizes it, or its source cannot use it.
-        UsageError: an option that the source does not have.
+        InputError: it does not exist, no source recognizes it, or its source cannot read it.
+        UsageError: an unknown option.
 
     Example:
         >>> import tempfile

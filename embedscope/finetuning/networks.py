@@ -129,7 +129,7 @@ def open_subject(
         config: how.
         device: that trains.
         memory: bytes that the inputs may take; if they take more, they are read again for every batch.
-        track: shows progress over inputs.
+        track: reports progress over inputs.
         beside: the same network with the data to train on, if these are further data.
         say: is told of inputs that are read anew.
 

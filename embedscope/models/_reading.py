@@ -25,7 +25,7 @@ _INDEX = ".index.json"
 def read_weights(path: Path, unsafe_pickle: bool) -> Any:
     """Read a checkpoint: tensors, in whatever containers the file has them; of an index, those of all its shards.
 
-    InputError if it is not there, cut short, a folder, a distributed checkpoint, or could run code while it is read.
+    InputError if it is not there, cut short, a folder, a distributed checkpoint, or could run code while loading.
     """
     if not path.is_file():
         raise InputError(_about_folder(path) if path.is_dir() else f"no such checkpoint: {path}")

@@ -28,7 +28,7 @@ class Contents:
 
     Attributes:
         complete: whether all rows are there.
-        done: rows that are committed.
+        done: committed rows.
         layers: names, in the order in which they were extracted.
         labels: (N,) int64.
         class_names: (K,) str.

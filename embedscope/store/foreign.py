@@ -45,7 +45,7 @@ class Source:
     """What a user typed, in its parts.
 
     Attributes:
-        name: what tables call it.
+        name: shown in tables.
         files: one, or the file of features and that of labels.
         options: what to read of it.
         spec: files and options as they were typed.

@@ -35,7 +35,7 @@ def feature_set(
         features: numbers as an array, a tensor of any device, a data frame or nested lists; whole numbers become float32 where
             that is exact, else float64.
         labels: whole numbers (negative ones are unlabeled) or text; the distinct values are the classes, in order.
-        name: what tables call it.
+        name: shown in tables.
         ids: unique; the row numbers by default.
         split: such as "train" and "test".
 

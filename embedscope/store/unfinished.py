@@ -29,7 +29,7 @@ class Unfinished:
 
     Attributes:
         path: of the file, `NAME.partial`.
-        rows: announced.
+        rows: declared.
         done: committed.
         position: of the first input that is neither a committed row nor skipped before one.
         skipped: positions, below that, of inputs that could not be read.

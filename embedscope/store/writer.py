@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class StoreWriter:
-    """A store in the making; use as a context manager, and `add` rows in order.
+    """Writer of a feature store; use as a context manager, and `add` rows in order.
 
-    Labels, ids and provenance are written at once, rows as they come, by blocks. Leaving the context with all rows added sets
-    `complete`, reads everything back, compares it with digests of what was handed over, and gives the file its name. Leaving
-    it on an error removes what was written; or, if `resumable`, keeps it if any block was committed and can be read again.
+    Labels, ids and provenance are written first, rows as they arrive, in blocks. Leaving the context with all rows added sets
+    `complete`, reads everything back, compares it with digests of the input, and renames the file to its final name. On an
+    error, the partial file is removed or, if `resumable`, kept if any block was committed and can be read back.
 
-    Whoever writes where others may write too holds the lock of the output meanwhile, see locks.py.
+    Callers that may compete for an output hold its lock, see locks.py.
 
     Args:
         path: of the finished store.
@@ -45,20 +45,20 @@ class StoreWriter:
         ids: (N,) unique.
         split: (N,) or None.
         provenance: how the rows were made.
-        overwrite: replace a store of that name; otherwise OutputError, before anything is written.
-        most_rows: that may be committed at once, where rows take long to compute; None leaves it to their size.
-        resumable: keep what was committed when an error ends the context.
-        resume: go on with the unfinished store that is there, whose rows, labels and ids must be these.
-        committed: called after every block that is committed.
+        overwrite: replace an existing store; otherwise OutputError, before anything is written.
+        most_rows: maximum number of rows per block, if rows take long to compute; None bases it on their size.
+        resumable: keep committed rows when an error ends the context.
+        resume: continue the existing unfinished store, whose rows, labels and ids must match.
+        committed: called after every committed block.
 
     Attributes:
-        rows: announced.
-        done: rows that are committed.
+        rows: declared.
+        done: committed rows.
 
     Raises:
         InputError: ids that are not unique, or text that UTF-8 cannot hold or that is too long for a name.
-        OutputError: the output exists, the file system refuses, another process is writing it, or what was written cannot be
-            read back as it was handed over.
+        OutputError: the output exists, the file system refuses, another process is writing it, or the file does not read back
+            as written.
     """
 
     def __init__(
