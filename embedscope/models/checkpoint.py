@@ -54,7 +54,7 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
     check_exact(path, expected, fit)
     fits = {name: source for name, source in fit.sources.items() if same_shape(expected[name], fit.held[source])}
     reshaped = [
-        f"{name} is {tuple(expected[name].shape)} in the model but {tuple(fit.held[source].shape)}"
+        f"{name} is {tuple(expected[name].shape)} in the model but {tuple(fit.held[source].shape)} in the file"
         for name, source in fit.sources.items()
         if name not in fits
     ]

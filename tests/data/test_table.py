@@ -96,16 +96,16 @@ def test_fingerprint_changes_with_the_texts(tmp_path):
         ("", "no column has a common name for path or text; there are: none"),
         ("a,label\n1,2\n", r"there are: a, label; specify one, as in .*\(path='COLUMN'\) or .*\(text='COLUMN'\)"),
         ("text,a\n1,2\n", r"no column has a common name for label; there are: text, a; .*\(label='COLUMN'\)"),
-        ("text,label,target\n1,2,3\n", "several columns may be the label: label, target"),
-        ("text,path,label\n1,2,3\n", "several columns may be the path or text: path, text"),
+        ("text,label,target\n1,2,3\n", "several columns could be the label: label, target"),
+        ("text,path,label\n1,2,3\n", "several columns could be the path or text: path, text"),
         ("text,label\n", "has no rows"),
         ("text,label\na,1\nb\n", "line 3 has 1 fields, the header has 2"),
         ('text,label\n"a,1\n', "line 2 cannot be read"),
-        ("text,label,label\na,1,2\n", "several columns called 'label'"),
+        ("text,label,label\na,1,2\n", "several columns named 'label'"),
         ("text,label\na,1\n,2\n", r"row 1 of text \(counted from 0\) is empty"),
-        ("text,label,id\na,1,x\nb,2,x\n", "ids must be unique, but 'x' stands in 2 rows"),
+        ("text,label,id\na,1,x\nb,2,x\n", "ids must be unique, but 'x' occurs in 2 rows"),
         ("text,label,id\na,1,\n", "row 0 of id .* is empty"),
-        ("path,label\nno.png,1\nnone.png,2\n", "2 of 2 files that .* names are not there, the first is .*no.png"),
+        ("path,label\nno.png,1\nnone.png,2\n", "2 of 2 files listed in .* do not exist, starting with .*no.png"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, text, message):
@@ -117,7 +117,7 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
     ("text", "message"),
     [
         ('{"text": "a", "label": 1}\n{oops}\n', "line 2 is not JSON"),
-        ('["a", 1]\n', "line 1 is a list; expected an object"),
+        ('["a", 1]\n', "line 1 is a list; expected one object"),
         ("[" * 100_000, "line 1 is not JSON"),
         ('{"text": "a", "label": [1]}\n', "row 0 of label .* holds a list"),
         ('{"text": "a", "label": 0.5}\n', "labels must be integers or text, got float64"),
@@ -201,7 +201,7 @@ def test_parquet_of_images_beside_it(tmp_path):
 
 
 def test_parquet_with_an_image_left_out(tmp_path):
-    with pytest.raises(InputError, match=r"row 1 of image \(counted from 0\) holds no image"):
+    with pytest.raises(InputError, match=r"row 1 of image \(counted from 0\) has no image"):
         open_dataset(parquet(tmp_path, image=[png(1), None], label=[0, 1]))
 
 

@@ -100,7 +100,7 @@ def test_raw_and_ema(tmp_path):
     raw, ema = weights(0), weights(1)
     path = saved(tmp_path, {"state_dict": raw, "state_dict_ema": ema})
     net = Net()
-    assert "EMA weights too" in load_checkpoint(net, path).notes[0]
+    assert "also contains EMA weights" in load_checkpoint(net, path).notes[0]
     check(net, raw)
     assert load_checkpoint(net, path, weights="ema").notes == ()
     check(net, ema)
@@ -128,7 +128,7 @@ def test_no_ema_there(tmp_path):
 
 def test_two_sets_that_fit_equally_well(tmp_path):
     path = saved(tmp_path, {"state_dict": prefixed(weights(0), "encoder_q.") | prefixed(weights(1), "encoder_k.")})
-    with pytest.raises(InputError, match=r"holds 2 sets of weights that fit equally well: .*`weights=`: encoder_q, encoder_k"):
+    with pytest.raises(InputError, match=r"holds 2 sets of weights that match equally well: .*`weights=`: encoder_q, encoder_k"):
         load_checkpoint(Net(), path)
     net = Net()
     load_checkpoint(net, path, weights="encoder_k")
@@ -251,7 +251,7 @@ def test_head_of_another_shape_is_missing_and_told(tmp_path):
     loaded = load_checkpoint(net, saved(tmp_path, weights()))
     assert set(loaded.missing) == {"head.weight", "head.bias"}
     assert set(loaded.left_over) == {"head.weight", "head.bias"}
-    assert "2 tensors with a different shape: head.weight is (7, 5) and in the file (3, 5)" in loaded.notes[0]
+    assert "2 tensors with a different shape: head.weight is (7, 5) in the model but (3, 5)" in loaded.notes[0]
     assert torch.equal(net.head.weight, before)
     assert torch.equal(net.body[0].weight, weights()["body.0.weight"])
 
@@ -262,7 +262,7 @@ def test_nothing_fits(tmp_path):
 
 
 def test_no_tensors(tmp_path):
-    with pytest.raises(InputError, match="holds no named tensors; give a file"):
+    with pytest.raises(InputError, match="contains no named tensors; give a file"):
         load_checkpoint(Net(), saved(tmp_path, {"epoch": 3}))
 
 
@@ -317,7 +317,7 @@ def test_file_that_is_cut_short(tmp_path, name, part):
         save_file(weights(), tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated"):
         load_checkpoint(Net(), str(tmp_path / name))
 
 
@@ -359,7 +359,7 @@ def test_prefix_inside_of_two_sets(tmp_path):
 def test_average_beside_raw_weights_in_one_mapping(tmp_path, name):
     path = saved(tmp_path, {"state_dict": prefixed(weights(0), "net.") | prefixed(weights(1), f"{name}.")})
     net = Net()
-    assert "EMA weights too" in load_checkpoint(net, path).notes[0]
+    assert "also contains EMA weights" in load_checkpoint(net, path).notes[0]
     check(net, weights(0))
     load_checkpoint(net, path, weights="raw")
     check(net, weights(0))

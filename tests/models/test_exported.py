@@ -200,24 +200,24 @@ MEMBERS = {
     ),
     "custom object": (
         {"data/constants/custom_obj_0": b""},
-        "holds 'changed/data/constants/custom_obj_0', which is not part",
+        "holds 'changed/data/constants/custom_obj_0', which do not belong",
     ),
-    "compiled library": ({"data/aotinductor/model/a.so": b""}, "holds 'changed/data/aotinductor/model/a.so', which is not"),
-    "another program": ({"models/other.json": b"{}"}, "holds 'changed/models/other.json', which is not part"),
+    "compiled library": ({"data/aotinductor/model/a.so": b""}, "holds 'changed/data/aotinductor/model/a.so', which do not"),
+    "another program": ({"models/other.json": b"{}"}, "holds 'changed/models/other.json', which do not belong"),
     "two names in one": ({"models/MODEL.json": b"{}"}, "has two members with the same name"),
-    "escaping": ({"../../evil": b""}, r"holds '../../evil', which is not part"),
+    "escaping": ({"../../evil": b""}, r"holds '../../evil', which do not belong"),
     "pickled tensor": (
         {CONSTANTS: payload(use_pickle=True), "data/constants/tensor_0": b"1234"},
         "holds c as a pickled object, and reading it could run code; .*`unsafe_pickle=True` if you trust its author",
     ),
     "tensor elsewhere": (
         {CONSTANTS: payload(path_name="../weights/weight_0", tensor_meta=META)},
-        "holds a name that is not one",
+        "contains an invalid name",
     ),
-    "tensor that is not there": ({CONSTANTS: payload(tensor_meta=META)}, r"lacks the numbers of c \(data/constants/tensor_0\)"),
+    "tensor that is not there": ({CONSTANTS: payload(tensor_meta=META)}, r"missing the data of c \(data/constants/tensor_0\)"),
     "zeros of a declared size": (
         {CONSTANTS: payload(tensor_meta=META), "data/constants/tensor_0": b""},
-        "lacks the numbers of c; it was exported without them",
+        "missing the data of c; it was exported without weights,",
     ),
 }
 
