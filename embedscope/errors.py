@@ -71,22 +71,22 @@ class MissingExtraError(EmbedscopeError):
 
 
 class ThresholdError(EmbedscopeError):
-    """A value on the wrong side of the limit that was given for it."""
+    """A value that misses its threshold."""
 
     exit_code = 3
 
 
 class InterruptedRunError(EmbedscopeError):
-    """A run that a signal stopped after its work so far was committed; the message says how to go on."""
+    """A run stopped by a signal after its work so far was committed; the message gives the command to resume."""
 
     exit_code = 130
 
 
 @contextmanager
 def explained(problem: str, advice: str = "") -> Iterator[None]:
-    """Turn whatever a stranger's code raises into an InputError of one line: the problem, its reason, the advice.
+    """Turn any exception from third-party code into a one-line InputError: the problem, its reason, the advice.
 
-    SystemExit too, which would end the program in silence. Errors of embedscope stay as they are.
+    Also SystemExit, which would end the program silently. Errors of embedscope pass unchanged.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def explained(problem: str, advice: str = "") -> Iterator[None]:
 
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
-    """Word the message for a name that is not among the known ones, with the nearest of them.
+    """Return the message for an unknown name, with the nearest known one.
 
     >>> unknown("metric", "siluette", ["gini", "silhouette"])
     "no metric 'siluette'; did you mean 'silhouette'? There are: gini, silhouette"

@@ -1,4 +1,4 @@
-"""`embedscope score CHECKPOINTS --model MODEL --data DATA`: its options, and the call that they become."""
+"""Options of `embedscope score CHECKPOINTS --model MODEL --data DATA`, and the call they map to."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Weights = Annotated[str | None, preparation("weights", _PANEL)]
 
 
 def check(model: str | None, data: str | None, **others: Any) -> None:
-    """Raise UsageError for half of what measuring checkpoints takes."""
+    """Raise UsageError unless the options for scoring checkpoints are complete."""
     if model is not None and data is not None:
         return
     if model is not None or data is not None:
@@ -66,7 +66,7 @@ def check(model: str | None, data: str | None, **others: Any) -> None:
 def measured(
     checkpoints: list[str], model: str, data: str, output: Path | None, preparation: dict[str, Any], **options: Any
 ) -> ScoreTable:
-    """Measure checkpoints; what the model's code prints goes to stderr."""
+    """Score checkpoints; output of the model's code goes to stderr."""
     from embedscope.cli.extract import stdout_to_stderr
     from embedscope.models.preparation import parse_numbers, parse_size
     from embedscope.monitoring.checkpoints import score_checkpoints

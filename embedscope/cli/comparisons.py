@@ -1,4 +1,4 @@
-"""What `score` prints under its table: comparisons, ranked layers, shifts."""
+"""The sections that `score` prints below its table: comparisons, ranked layers, shifts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _change(change: ClassChange) -> str:
 
 
 def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
-    """Print one row per layer, the best first, and which one to take."""
+    """Print one row per layer, best first, and the recommended layer."""
     entries = {(entry.name, entry.layer): entry for entry in scores}
     ordered = [entries[each.name, each.layer] for each in ranking.layers]
     one_source = len({entry.source for entry in scores}) == len({entry.layer for entry in scores}) - len(scores) + 1
@@ -102,7 +102,7 @@ def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
 
 
 def print_shifts(shifts: Sequence[Shift]) -> None:
-    """Print how far other rows are from those of each embedding."""
+    """Print the shift of other rows from each embedding."""
     for each in shifts:
         show("")
         show(f"shift from {each.name} to {each.against}: {'detected' if each.detected else 'none detected'}")

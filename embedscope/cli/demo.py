@@ -44,7 +44,7 @@ def demo(
 
 
 def _steps(folder: Path) -> list[tuple[str, list[str]]]:
-    """Return what is done before anything is drawn: a title and a command each."""
+    """Return the steps before drawing: a title and a command each."""
     stores = {name: str(folder / f"{name}.h5") for name in ("early", "late")}
     objectives = ["--objective", "ce", "--objective", "ce + silhouette"]
     return [
@@ -65,7 +65,7 @@ def _extract(folder: Path, name: str) -> list[str]:
 
 
 def _draw(title: str, folder: Path, again: Sequence[str]) -> Path:
-    """Draw a page, or without plotly a picture; return what was drawn."""
+    """Draw a page, or a picture if plotly is missing; return its path."""
     stores = [str(folder / "early.h5"), str(folder / "late.h5"), "--split", "test"]
     page, picture = folder / "report.html", folder / "report.png"
     try:
@@ -78,7 +78,7 @@ def _draw(title: str, folder: Path, again: Sequence[str]) -> Path:
 
 
 def _run(title: str, command: Sequence[str]) -> None:
-    """Print a command and run it, in this process, as if it had been typed."""
+    """Print a command and run it in this process."""
     sys.stdout.flush()  # what is said on stderr comes after what was printed before
     if title:
         tell("")

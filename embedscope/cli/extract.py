@@ -271,7 +271,7 @@ def extract(
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send what a stranger's model prints to stderr, from compiled code too: stdout is for data."""
+    """Redirect output of the user's model to stderr, also from compiled code: stdout is for data."""
     _flush()
     try:
         kept = os.dup(1)
@@ -289,7 +289,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write out what Python and C still hold for the standard output."""
+    """Flush the standard output buffers of Python and C."""
     import ctypes
 
     for stream in (sys.stdout, sys.__stdout__):
@@ -306,7 +306,7 @@ def _rows(batch_size: str) -> int:
 
 
 def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, training: bool = False) -> None:
-    """Say which weights a model has, how inputs are prepared, and what is to be known of the data."""
+    """Print the source of a model's weights, the input preparation, and notes on the data."""
     weights = encoder.weights
     if weights is None and training:
         talk.say(f"no --checkpoint: {encoder.spec} is trained from random weights, drawn anew in each trial")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MergeFormat(StrEnum):
-    """How a merged table is laid out."""
+    """Format of a merged table."""
 
     csv = "csv"
     markdown = "markdown"

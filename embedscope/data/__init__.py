@@ -1,4 +1,4 @@
-"""Data sources: a file each, `foo(location, *, options) -> Dataset`; a bare path is recognized by what it is."""
+"""Data sources: one file each, `foo(location, *, options) -> Dataset`; bare paths are recognized by their content."""
 
 from __future__ import annotations
 

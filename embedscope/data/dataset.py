@@ -1,4 +1,4 @@
-"""The record of labeled inputs, which every data source returns."""
+"""The record of labeled inputs that every data source returns."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _EIGHT_BITS = frozenset({"RGB", "RGBA", "RGBX", "CMYK", "LA", "L"})
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are decoded when they are asked for."""
+    """Images that are decoded on access."""
 
     paths: tuple[Path, ...]
 
@@ -47,7 +47,7 @@ class ImageFiles:
 
 
 def read_image(source: Path | IO[bytes], name: str) -> Image:
-    """Decode an image; InputError with its name if that fails, or if it has more pixels than Pillow takes for safe."""
+    """Decode an image; InputError with its name if that fails, or if it exceeds Pillow's safe number of pixels."""
     from PIL import Image
 
     try:
@@ -60,12 +60,12 @@ def read_image(source: Path | IO[bytes], name: str) -> Image:
             return image.copy()
     except InputError:
         raise
-    except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
+    except Exception as error:  # untrusted bytes: every decoder fails in its own way
         raise InputError(f"cannot read the image {name}: {decoded(str(error))}") from error
 
 
 def names_and_sizes(names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
-    """Give what the fingerprint of files is made of: their names and sizes in bytes, in order."""
+    """Return the parts of the fingerprint of files: their names and sizes in bytes, in order."""
     for name, file in zip(names, files, strict=True):
         yield name
         yield str(file.stat().st_size)
@@ -144,7 +144,7 @@ def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Seque
 
 
 def _splits(location: str, tops: Sequence[str], images: Sequence[PurePath]) -> list[str]:
-    """Name the folders under the root that are splits; InputError where that leaves others with images beside them."""
+    """Return the folders under the root that are splits; InputError if other folders with images remain."""
     known = [name for name in tops if _SPLIT.fullmatch(name)]
     with_classes = {path.parts[0] for path in images if len(path.parts) > 2}
     if not with_classes.intersection(known):  # images of a class called "train", say; or nothing but splits without classes
@@ -167,7 +167,7 @@ def _given(location: str, tops: Sequence[str], splits: Sequence[str]) -> list[st
 
 
 def _split_name(folder: str) -> str:
-    """Return what is recorded for a split's folder: training for Training_Set."""
+    """Return the recorded name of a split folder, such as training for Training_Set."""
     match = _SPLIT.fullmatch(folder)
     return decoded(match[1] if match else folder).lower()
 
@@ -181,7 +181,7 @@ def _lacking(images: Sequence[PurePath], splits: Collection[str]) -> str:
 
 
 def _check_classes(location: str, images: Sequence[PurePath], depth: int) -> None:
-    """Raise InputError where folders that hold all classes would become a class."""
+    """Raise InputError if a folder with all classes would become a class."""
     first = {path.parts[0] for path in images}
     below = {path.parts[1] for path in images if len(path.parts) > 2}
     if depth == 0 and len(first) == 1 and len(below) > 1 and all(len(path.parts) > 2 for path in images):

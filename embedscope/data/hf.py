@@ -31,7 +31,7 @@ _STRINGS = frozenset({"string", "large_string", "string_view"})
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """Images of a data set, decoded when they are asked for."""
+    """Images of a data set, decoded on access."""
 
     rows: Any
     column: str
@@ -45,13 +45,13 @@ class ImageColumn:
             raise IndexError(index)
         try:
             return self.rows[index][self.column]
-        except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
+        except Exception as error:  # untrusted bytes: every decoder fails in its own way
             raise InputError(f"cannot read the image in row {index} of hf:{self.location}: {error}") from error
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """Texts of a data set, read from disk when they are asked for."""
+    """Texts of a data set, read from disk on access."""
 
     rows: Any
     column: str
@@ -63,12 +63,12 @@ class TextColumn:
         return str(self.rows[index][self.column])
 
     def batch(self, rows: Sequence[int]) -> list[str]:
-        """Give the texts of these rows."""
+        """Return the texts of these rows."""
         return list(self.rows[list(rows)][self.column])
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a folder was made by save_to_disk, of one split or of several."""
+    """Return whether a folder was written by save_to_disk, with one split or several."""
     return (
         all((path / name).is_file() for name in ("dataset_info.json", "state.json")) or (path / "dataset_dict.json").is_file()
     )
@@ -126,7 +126,7 @@ def hf(
 
 @contextmanager
 def _quiet(datasets: ModuleType) -> Iterator[None]:
-    """Keep the library from drawing progress bars and from talking, and leave it as it was."""
+    """Silence the library's progress bars and messages, and restore its settings afterwards."""
     hub = imported("huggingface_hub.utils", extra="hf")
     bars = [library for library in (datasets, hub) if not library.are_progress_bars_disabled()]
     levels = [(library.logging, library.logging.get_verbosity()) for library in (datasets, hub)]
@@ -169,7 +169,7 @@ def _splits(datasets: ModuleType, location: str, config: str | None, split: str 
 
 
 def _input_column(datasets: ModuleType, location: str, rows: Any, image: str | None, text: str | None) -> tuple[str, str, Any]:
-    """Choose the column of inputs; return it, whether it is one of images or texts, and the rows with images as such."""
+    """Return the input column, whether it has images or texts, and the rows with images decoded as such."""
     features = rows.features
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     encoded = [name for name, feature in features.items() if _holds_bytes(feature)]
@@ -209,7 +209,7 @@ def _labels(datasets: ModuleType, location: str, rows: Any, column: str) -> tupl
 
 
 def _contents(location: str, rows: Any, column: str, kind: str) -> Iterator[str]:
-    """Give what the fingerprint is made of: texts; or names and sizes of images, which are not decoded for it.
+    """Return the parts of the fingerprint: texts, or names and sizes of images, without decoding them.
 
     InputError names the first row that is empty.
     """

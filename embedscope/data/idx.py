@@ -32,7 +32,7 @@ _MOST_DIMENSIONS = 8
 
 
 def holds_idx(path: Path) -> bool:
-    """Whether a folder holds idx files of images, by their names."""
+    """Return whether a folder contains idx image files, by their names."""
     return path.is_dir() and any(_part(file) == "images" for file in path.iterdir())
 
 
@@ -79,13 +79,13 @@ def idx(location: str) -> Dataset:
 
 
 def _part(file: Path) -> str | None:
-    """Say whether a file is one of images or of labels, by its name; None for neither."""
+    """Return whether a file has images or labels, by its name; None for neither."""
     match = _NAME.fullmatch(file.name)
     return match["what"].lower() if match and file.is_file() else None
 
 
 def _image_files(path: Path) -> dict[str, Path]:
-    """Find the files of images, by split: train, then test, then others; of a file and its .gz the one that is unpacked."""
+    """Return the image files by split: train, test, then others; the unpacked file is preferred over its .gz."""
     if _part(path) == "labels":
         raise InputError(f"{path} contains labels; give the image file next to it, or their folder")
     if path.is_file():
@@ -109,7 +109,7 @@ def _image_files(path: Path) -> dict[str, Path]:
 
 
 def _labels_of(images: Path) -> Path:
-    """Find the labels of a file of images, which differ in the word and in the rank; gzipped or not."""
+    """Return the label file of an image file, gzipped or not; its name differs in one word and in the rank."""
     match = _NAME.fullmatch(images.name)
     if match is None:
         raise InputError(
@@ -127,7 +127,7 @@ def _labels_of(images: Path) -> Path:
 
 
 def _read(path: Path) -> Array:
-    """Read an idx file: (d0, d1, ...) as its header says, in the machine's byte order."""
+    """Read an idx file, with the shape (d0, d1, ...) of its header, in native byte order."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -167,7 +167,7 @@ def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
 
 
 def _fill(file: IO[bytes] | gzip.GzipFile, buffer: bytearray) -> int:
-    """Read into the buffer until it is full or the file ends; return how many bytes came."""
+    """Read into the buffer until it is full or the file ends; return the number of bytes read."""
     view, filled = memoryview(buffer), 0
     while filled < len(buffer) and (count := file.readinto(view[filled:])):  # type: ignore[union-attr]
         filled += count

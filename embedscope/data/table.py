@@ -1,4 +1,4 @@
-"""Tables: a row an input, with the path of an image or a text and a label, as `.csv`, `.tsv`, `.jsonl` or `.parquet`."""
+"""Tables with one input per row: a text or the path of an image, and a label, as `.csv`, `.tsv`, `.jsonl` or `.parquet`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """Encoded images that lie in memory and are decoded when they are asked for."""
+    """Encoded images in memory, decoded on access."""
 
     encoded: tuple[bytes, ...]
     names: tuple[str, ...]
@@ -116,7 +116,7 @@ def _optional(location: str, columns: Columns, role: str, name: str | None, take
 def _images(
     location: str, root: Path, column: str, values: Sequence[Any]
 ) -> tuple[ImageFiles | ImageBytes, tuple[str, ...] | None, Iterable[str | bytes]]:
-    """Make inputs of paths, bytes, or {bytes, path}; return them, their names where all have one, and what to hash."""
+    """Return inputs for paths, bytes, or {bytes, path}, their names if all have one, and what to hash."""
     pairs = [(value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value) for value in values]
     encoded = [path if isinstance(path, bytes) else content for content, path in pairs]
     names = [None if isinstance(path, bytes) else path for _, path in pairs]

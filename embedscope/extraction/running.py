@@ -299,7 +299,7 @@ class Runner:
             return self._called(inputs)
         except EmbedscopeError:
             raise
-        except Exception as error:  # the code is a stranger's: what it says of its input is the best explanation there is
+        except Exception as error:  # user code: its own message is the best explanation available
             if is_dead_worker(error):  # torch tells it in the middle of whatever runs
                 raise InputError(DEAD_WORKER) from error
             if self._channels_last and not is_out_of_memory(error):  # a view of maps needs the usual order in memory

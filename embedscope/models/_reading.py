@@ -99,7 +99,7 @@ def _read_one(path: Path, unsafe_pickle: bool) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
             raise
-        except Exception as error:  # unpickling a stranger's bytes may raise anything
+        except Exception as error:  # unpickling untrusted bytes may raise anything
             raise _unreadable(path, error, unsafe_pickle) from error
 
 

@@ -329,6 +329,6 @@ def _run(encoder: Encoder, module: nn.Module, inputs: Any) -> Any:
         return (encoder.call or call)(module, inputs)
     except (UsageError, InputError):
         raise
-    except Exception as error:  # the code is a stranger's
+    except Exception as error:  # user code
         reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise InputError(f"{encoder.spec} does not take inputs of {shapes(inputs)}: {reason}") from error

@@ -81,7 +81,7 @@ def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: 
         raise
     except FileNotFoundError as error:
         raise InputError(f"no such file: {error.filename}") from error
-    except Exception as error:  # a stranger's bytes: zip, NumPy's header and its pickles fail in ways of their own
+    except Exception as error:  # untrusted bytes: zip, NumPy headers and pickles each fail in their own way
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read as NumPy arrays: {type(error).__name__}: {reason}") from error
 

@@ -154,7 +154,7 @@ def layout(folder, *names):
         (("images/cat/a.png", "images/dog/a.png"), r"has a single class folder, and .*; give .*images, or"),
         (
             ("train2017/cat/a.png", "train2017/dog/a.png", "val2017/cat/a.png", "val2017/dog/a.png"),
-            r"train2017, val2017 contain the same folders \(cat, dog\) as if they were splits; .*\(splits=\['train2017', 'val2017'\]\)",
+            r"train2017, val2017 contain the same folders \(cat, dog\) as if they were .*\(splits=\['train2017', 'val2017'\]\)",
         ),
         (("train/a.png", "test/a.png"), "has images directly in the splits test, train, without class folders; put"),
     ],

@@ -179,7 +179,9 @@ def test_fashion_mnist():
 def test_images_beyond_memory(tmp_path, monkeypatch):
     pair(tmp_path, "train", np.zeros((4, 50, 50), np.uint8), suffix=".gz")
     monkeypatch.setattr("embedscope.store.limits.free_memory", lambda device: 10_000)
-    with pytest.raises(InputError, match=r"what it holds would take 10,000 bytes of memory, but half of the free memory is 5,000"):
+    with pytest.raises(
+        InputError, match=r"what it holds would take 10,000 bytes of memory, but half of the free memory is 5,000"
+    ):
         open_dataset(str(tmp_path))
 
 

@@ -86,9 +86,7 @@ def test_deep_images_are_resized_within_their_range():
 
 @pytest.mark.parametrize("value", [255, -0.1, np.nan])
 def test_floats_outside_of_the_range(value):
-    with pytest.raises(
-        InputError, match=r"mode F has values from .* outside 0..1; set the .* as in `value_range='0,4095'`"
-    ):
+    with pytest.raises(InputError, match=r"mode F has values from .* outside 0..1; set the .* as in `value_range='0,4095'`"):
         standard(Image.new("F", (2, 2), value))
 
 
@@ -208,7 +206,9 @@ def test_arrays_of_bytes_are_the_images_they_hold(presets, layout):
 def test_arrays_of_other_whole_numbers_are_not_images(presets, dtype):
     inputs = ArrayRows(np.zeros((2, 32, 32), dtype))
     for encoder in presets.values():
-        with pytest.raises(InputError, match=r"is not an image; expected uint8 .* scale other integers to floats, as the model"):
+        with pytest.raises(
+            InputError, match=r"is not an image; expected uint8 .* scale other integers to floats, as the model"
+        ):
             encoder.prepare(inputs.batch(range(2)))
 
 

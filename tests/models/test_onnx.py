@@ -114,7 +114,9 @@ def test_checkpoint_for_it(save):
 def test_truncated(save, tmp_path, capfd):
     content = Path(save()).read_bytes()
     (tmp_path / "short.onnx").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"short\.onnx cannot be read as an ONNX model \(.*\); expected a complete \.onnx file"):
+    with pytest.raises(
+        InputError, match=r"short\.onnx cannot be read as an ONNX model \(.*\); expected a complete \.onnx file"
+    ):
         open_model(f"{tmp_path}/short.onnx")
     assert capfd.readouterr() == ("", "")
 
