@@ -41,7 +41,7 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise UsageError(f"cannot read the size '{text}'; write it as in 500MB or 4GB")
+        raise UsageError(f"cannot read the size '{text}'; use a form such as 500MB or 4GB")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
@@ -59,15 +59,15 @@ def choose(name: str, *, float64: bool = False) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"no device '{name}'; it is one of auto, cpu, cuda, cuda:N, mps") from error
+        raise UsageError(f"no device '{name}'; choose auto, cpu, cuda, cuda:N or mps") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise InputError(f"device {name} is not available: torch sees {count} CUDA devices; use `device='auto'` or 'cpu'")
     elif device.type == "mps":
         if not mps:
-            lack = "has no float64, which this needs" if float64 else "is not available"
+            lack = "does not support float64, which is required here" if float64 else "is not available"
             raise InputError(f"device mps {lack}; use `device='auto'` or 'cpu'")
     elif device.type != "cpu" or device.index:
-        raise UsageError(f"no device '{name}'; it is one of auto, cpu, cuda, cuda:N, mps")
+        raise UsageError(f"no device '{name}'; choose auto, cpu, cuda, cuda:N or mps")
     return device

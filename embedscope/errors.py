@@ -71,22 +71,22 @@ class MissingExtraError(EmbedscopeError):
 
 
 class ThresholdError(EmbedscopeError):
-    """A value on the wrong side of the limit that was given for it."""
+    """A value that misses its threshold."""
 
     exit_code = 3
 
 
 class InterruptedRunError(EmbedscopeError):
-    """A run that a signal stopped after its work so far was committed; the message says how to go on."""
+    """A run stopped by a signal after its work so far was committed; the message gives the command to resume."""
 
     exit_code = 130
 
 
 @contextmanager
 def explained(problem: str, advice: str = "") -> Iterator[None]:
-    """Turn whatever a stranger's code raises into an InputError of one line: the problem, its reason, the advice.
+    """Turn any exception from third-party code into a one-line InputError: the problem, its reason, the advice.
 
-    SystemExit too, which would end the program in silence. Errors of embedscope stay as they are.
+    Also SystemExit, which would end the program silently. Errors of embedscope pass unchanged.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def explained(problem: str, advice: str = "") -> Iterator[None]:
 
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
-    """Word the message for a name that is not among the known ones, with the nearest of them.
+    """Return the message for an unknown name, with the nearest known one.
 
     >>> unknown("metric", "siluette", ["gini", "silhouette"])
     "no metric 'siluette'; did you mean 'silhouette'? There are: gini, silhouette"
@@ -125,8 +125,10 @@ def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = 
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not (above < value < math.inf and low <= value <= high):
-        lowest = f" above {above:g}" if above > -math.inf else f" from {low:g}" if low > -math.inf else ""
-        highest = "" if high == math.inf else f" to {high:g}" if low > -math.inf else f" and at most {high:g}"
+        lowest = f" above {above:g}" if above > -math.inf else f" of at least {low:g}" if low > -math.inf else ""
+        highest = f" and at most {high:g}" if high < math.inf else ""
+        if low > -math.inf and high < math.inf:
+            lowest, highest = f" from {low:g}", f" to {high:g}"
         raise UsageError(f"{what} must be a number{lowest}{highest}, got {str(got)[:40]}")
     return value
 
@@ -141,5 +143,5 @@ def check_flag(what: str, got: Any) -> bool:
 def check_whole(what: str, got: Any, *, low: int) -> int:
     """Return `got` if it is a whole number of at least `low`, else raise a UsageError."""
     if type(got) is not int or got < low:
-        raise UsageError(f"{what} must be a whole number from {low}, got {str(got)[:40]!r}")
+        raise UsageError(f"{what} must be an integer of at least {low}, got {str(got)[:40]!r}")
     return got

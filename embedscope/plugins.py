@@ -170,7 +170,7 @@ def imported(module: str, *, extra: str) -> ModuleType:
     A torchvision that was built for another torch breaks whatever imports it, and is told by both versions.
     """
     package = module.partition(".")[0]
-    advice = f"install versions that belong together: pip install 'embedscope[{extra}]'"
+    advice = f"install compatible versions: pip install 'embedscope[{extra}]'"
     with explained(f"{package} is installed but cannot be imported", advice):
         try:
             return importlib.import_module(module)
@@ -210,7 +210,7 @@ def parse(text: str) -> Spec:
     text = text.strip()
     if not text.endswith(")"):
         if re.fullmatch(r"[\w:./-]+\([^)]*", text):
-            raise UsageError(f"'{text[:80]}' opens a bracket and does not close it")
+            raise UsageError(f"'{text[:80]}' has an unclosed bracket")
         return Spec(text)
     for match in itertools.islice(re.finditer(r"\(", text), _MOST_BRACKETS):
         start = match.start()
@@ -222,7 +222,9 @@ def parse(text: str) -> Spec:
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             continue
         return Spec(text[:start].strip(), args, options)
-    raise UsageError(f"cannot read the options of '{text[:80]}': expected literals, each once, such as (option=1, other='a')")
+    raise UsageError(
+        f"cannot read the options of '{text[:80]}': expected literals, each given once, such as (option=1, other='a')"
+    )
 
 
 def choose(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -261,14 +263,14 @@ def read_expression(text: str) -> ast.expr:
 def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Take the arguments of a parsed call as literals; ValueError for anything else, and for an option given twice."""
     if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
-        raise ValueError("not a call with plain arguments")
+        raise ValueError("not a call with literal arguments")
     try:
         options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
         args = tuple(ast.literal_eval(arg) for arg in call.args)
     except TypeError as error:  # a list as a key
         raise ValueError("not literals") from error
     if len(options) < len(call.keywords):
-        raise ValueError("an option is given twice")
+        raise ValueError("an option is repeated")
     return args, options
 
 

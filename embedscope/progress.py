@@ -1,4 +1,4 @@
-"""How long work reports itself: a Track wraps what is worked through, and shows nothing unless somebody asks."""
+"""Progress reporting: a Track wraps an iterable; the default one shows nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of strangers, such as names in files, made safe to show: on a terminal, in a picture, on a page; and tables of text."""
+"""Escaping of untrusted text, such as names in files, for terminals, pictures and pages; and text tables."""
 
 from __future__ import annotations
 

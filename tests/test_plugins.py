@@ -123,7 +123,7 @@ def test_bind_wants_names():
 
 @pytest.mark.parametrize("text", ["f(a=1, a=2)", "f(\x00)", "f(\udcff)", "f(a=1if 1else 2)", "f(" + "(" * 20000 + ")" * 20001])
 def test_parse_of_hostile_specs(text):
-    with pytest.raises(UsageError, match=r"cannot read the options of .*: expected literals, each once"):
+    with pytest.raises(UsageError, match=r"cannot read the options of .*: expected literals, each given once"):
         plugins.parse(text)
 
 

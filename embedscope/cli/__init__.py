@@ -1,4 +1,4 @@
-"""The command line: options become values, values go into one call, the result is rendered.
+"""The command line: parse options, make one library call, render the result.
 
 Data go to stdout, talk to stderr. Exit codes: 0 done, 1 the input cannot be used, 2 wrong usage, 3 a threshold is not met,
 130 interrupted, 141 nobody reads the output any more.
@@ -64,7 +64,7 @@ def _main(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; an error that was foreseen is one line on stderr."""
+    """Run the command line and return its exit code; expected errors are one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
     if threading.current_thread() is threading.main_thread():
@@ -97,7 +97,7 @@ def _run(given: list[str]) -> int:
     except (OSError, ImportError) as error:  # a module or a library that cannot be opened is an ImportError
         if getattr(error, "errno", None) not in _TOO_MANY_FILES and os.strerror(errno.EMFILE) not in str(error):
             raise
-        return _fail("this process may not open more files; raise the limit, as with: ulimit -n 1024", 1)
+        return _fail("too many open files; raise the limit, for example: ulimit -n 1024", 1)
     if code == _INTERRUPTED:
         return _fail("interrupted; no output was finished", _INTERRUPTED)
     return code if isinstance(code, int) else 0
@@ -111,7 +111,7 @@ def _overview() -> int:
 
 
 def _open_streams() -> None:
-    """Give closed standard streams a place to go, and have no character fail on its way there.
+    """Reopen closed standard streams, and make every character encodable on them.
 
     A file that is opened while descriptor 1 or 2 is free would get that number, and whatever is printed with it.
     """
@@ -128,7 +128,7 @@ def _open_streams() -> None:
 
 
 def _abandoned(code: int) -> int:
-    """Return the exit code, with what is still to be written to stdout dropped: the interpreter would fail on it at its end."""
+    """Return the exit code after dropping unwritten stdout, which would make the interpreter fail at exit."""
     with suppress(OSError, ValueError):  # a stdout that is no file has nothing to drop
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

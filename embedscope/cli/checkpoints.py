@@ -1,4 +1,4 @@
-"""`embedscope score CHECKPOINTS --model MODEL --data DATA`: its options, and the call that they become."""
+"""Options of `embedscope score CHECKPOINTS --model MODEL --data DATA`, and the call they map to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PANEL = "Checkpoints"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model to load checkpoints into, as in extract. The arguments are then files or folders of weights.",
+        help="Model to load checkpoints into, as in extract. The arguments are then weight files or folders.",
         metavar="SPEC",
         rich_help_panel=_PANEL,
         show_default=False,
@@ -53,26 +53,26 @@ Weights = Annotated[str | None, preparation("weights", _PANEL)]
 
 
 def check(model: str | None, data: str | None, **others: Any) -> None:
-    """Raise UsageError for half of what measuring checkpoints takes."""
+    """Raise UsageError unless the options for scoring checkpoints are complete."""
     if model is not None and data is not None:
         return
     if model is not None or data is not None:
         given, missing = ("--model", "--data") if data is None else ("--data", "--model")
-        raise UsageError(f"{given} needs {missing}: checkpoints are measured with both")
+        raise UsageError(f"{given} also requires {missing} to score checkpoints")
     if name := next((name for name, value in others.items() if value is not None), None):
-        raise UsageError(f"--{name} is for checkpoints, which need --model and --data")
+        raise UsageError(f"--{name} applies to checkpoints, which need --model and --data")
 
 
 def measured(
     checkpoints: list[str], model: str, data: str, output: Path | None, preparation: dict[str, Any], **options: Any
 ) -> ScoreTable:
-    """Measure checkpoints; what the model's code prints goes to stderr."""
+    """Score checkpoints; output of the model's code goes to stderr."""
     from embedscope.cli.extract import stdout_to_stderr
     from embedscope.models.preparation import parse_numbers, parse_size
     from embedscope.monitoring.checkpoints import score_checkpoints
 
     if output is not None and output.suffix != ".jsonl":
-        raise UsageError(f"the output is a file of JSON lines: call it {output.with_suffix('.jsonl')}")
+        raise UsageError(f"the output is a JSON Lines file; name it {output.with_suffix('.jsonl')}")
     given = {name: value for name, value in preparation.items() if value is not None}
     for name in given.keys() & {"mean", "std"}:
         given[name] = parse_numbers(name, given[name])

@@ -1,4 +1,4 @@
-"""What `score` prints under its table: comparisons, ranked layers, shifts."""
+"""The sections that `score` prints below its table: comparisons, ranked layers, shifts."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def _print_classes(found: Comparison) -> None:
     cells = [(each.name, [f"{each.samples:,}", number(each.first), number(each.second), _change(each)]) for each in shown]
     print_columns("class", ["samples", found.first, found.second, "difference [95%]"], [cells])
     if len(shown) < len(order):
-        show(f"  the {len(shown)} that changed most in either direction, of {len(order):,}; JSON has all")
+        show(f"  the {len(shown)} of {len(order):,} that changed most in either direction; --json lists all")
     if any(each.ci95 is not None for each in found.classes):
-        show("  * differs from 0: 95% intervals that hold for all classes at once (Bonferroni)")
+        show("  * differs from 0: simultaneous 95% intervals for all classes (Bonferroni)")
 
 
 def _change(change: ClassChange) -> str:
@@ -86,7 +86,7 @@ def _change(change: ClassChange) -> str:
 
 
 def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
-    """Print one row per layer, the best first, and which one to take."""
+    """Print one row per layer, best first, and the recommended layer."""
     entries = {(entry.name, entry.layer): entry for entry in scores}
     ordered = [entries[each.name, each.layer] for each in ranking.layers]
     one_source = len({entry.source for entry in scores}) == len({entry.layer for entry in scores}) - len(scores) + 1
@@ -102,7 +102,7 @@ def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
 
 
 def print_shifts(shifts: Sequence[Shift]) -> None:
-    """Print how far other rows are from those of each embedding."""
+    """Print the shift of other rows from each embedding."""
     for each in shifts:
         show("")
         show(f"shift from {each.name} to {each.against}: {'detected' if each.detected else 'none detected'}")
@@ -110,12 +110,12 @@ def print_shifts(shifts: Sequence[Shift]) -> None:
         drawn = "" if each.drawn == each.rows else f"; {each.drawn[0]:,} and {each.drawn[1]:,} drawn for AUC and MMD"
         show(f"  rows       {each.rows[0]:,} and {each.rows[1]:,}{drawn}")
         if each.shared:
-            show(f"  note       {each.shared:,} ids are on both sides; copies of a row push the AUC below 0.5")
-        show(f"  AUC        {each.auc:.3f} [{low:.3f}, {high:.3f}]  (telling the two apart; 0.5 is chance)")
+            show(f"  note       {each.shared:,} ids occur in both sets; duplicate rows push the AUC below 0.5")
+        show(f"  AUC        {each.auc:.3f} [{low:.3f}, {high:.3f}]  (separating the two; 0.5 is chance)")
         show(f"  MMD²       {each.mmd:.2e}  (p = {_p(each.mmd_p_value)}, {each.permutations} permutations, pooled rows)")
-        show(f"  far rows   {each.beyond:.1%} further out than 99% of {each.name} ({each.beyond_expected:.1%} expected)")
+        show(f"  far rows   {each.beyond:.1%} farther out than 99% of {each.name} ({each.beyond_expected:.1%} expected)")
         for row in each.furthest[:_ROWS]:
-            show(f"             {row.ratio:.1f}x as far as is usual: {row.id}")
+            show(f"             {row.ratio:.1f}x the typical distance: {row.id}")
         if each.proportions_p_value is not None:
             show(f"  classes    shares differ with p = {_p(each.proportions_p_value)} (chi-squared)")
             _print_class_shifts(each)
@@ -127,8 +127,8 @@ def _print_class_shifts(shift: Shift) -> None:
     rows = [(each.name, [f"{each.shares[0]:.1%}", f"{each.shares[1]:.1%}", *_moved(each)]) for each in shown]
     print_columns("class", [f"in {shift.name}", f"in {shift.against}", "moved by", "by chance", "p"], [rows])
     if len(shown) < len(order):
-        show(f"  the {len(shown)} that moved most, of {len(order):,}; JSON has all")
-    show("  moved by: distance between means over the spread; by chance: 95% stay below;")
+        show(f"  the {len(shown)} of {len(order):,} that moved most; --json lists all")
+    show("  moved by: distance between means over the spread; by chance: 95% stay below this;")
     show("  p is corrected for the number of classes")
 
 

@@ -1,4 +1,4 @@
-"""What the terminal shows: talk and progress on stderr, tables on stdout; no text of a stranger steers it.
+"""Terminal output: messages and progress on stderr, tables on stdout; control characters in untrusted text are escaped.
 
 Everything that a command prints goes through `show` or a function below that calls it.
 """
@@ -43,14 +43,14 @@ BEST = " *"
 
 
 def show(text: str) -> None:
-    """Print a line on stdout; control characters in it appear as escapes."""
+    """Print a line on stdout, with control characters escaped."""
     print(printable(text))
 
 
 def tell(text: str) -> None:
-    """Print a text on stderr, folded to the width of a terminal; in a pipe, as one line.
+    """Print text on stderr, wrapped to the terminal width; in a pipe, as one line.
 
-    Control characters in it appear as escapes, and arguments of the library as flags.
+    Control characters are escaped, and library arguments shown as flags.
     """
     for line in _folded(text, sys.stderr, "", "  "):
         print(line, file=sys.stderr)
@@ -58,27 +58,27 @@ def tell(text: str) -> None:
 
 @dataclass(frozen=True)
 class Talk:
-    """What a command says beside its result, on stderr: only warnings when quiet, details when verbose."""
+    """Messages of a command on stderr: only warnings when quiet, details when verbose."""
 
     quiet: bool = False
     verbose: bool = False
 
     def say(self, text: str) -> None:
-        """Tell how it went."""
+        """Print a message."""
         if not self.quiet:
             tell(text)
 
     def detail(self, text: str) -> None:
-        """Tell more, to somebody who asked for it."""
+        """Print a detail, when verbose."""
         if self.verbose and not self.quiet:
             tell(text)
 
     def warn(self, text: str) -> None:
-        """Tell what a reader of the result has to know."""
+        """Print a warning, even when quiet."""
         tell(f"warning: {text}")
 
     def track(self, items: Iterable[T], description: str, total: int, *, size: Callable[[T], int] | None = None) -> Iterable[T]:
-        """Show a progress bar on a terminal; elsewhere a line every few seconds. Rows also show their speed."""
+        """Show a progress bar on a terminal, otherwise a line every few seconds; for rows, with their speed."""
         if self.quiet or total < 2:  # a single step has no progress to show
             return items
         return (_bar if sys.stderr.isatty() else _lines)(items, description, total, size)
@@ -129,19 +129,19 @@ def _speed(done: int, started: float) -> str:
 
 
 def command_line() -> str:
-    """Return the command as it can be typed again."""
+    """Return the command line, quoted for a shell."""
     return shlex.join(["embedscope", *sys.argv[1:]])
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout; NaN, which JSON lacks, does not occur."""
+    """Print one JSON document on stdout, without NaN, which is not valid JSON."""
     import json
 
     print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def print_scores(scores: Sequence[Scores], *, per_class: bool) -> None:
-    """Print one row per metric and one column per embedding; the best value is marked, with intervals only if it is sure."""
+    """Print one row per metric and one column per embedding; mark the best, with intervals only if significant."""
     from embedscope.evaluation.comparing import best
 
     facts = [
@@ -180,7 +180,7 @@ def print_differences(differences: Sequence[Difference]) -> None:
 
 
 def print_findings(scores: Sequence[Scores]) -> None:
-    """Print what stands out in each embedding, folded to the width of the terminal; of more than two, the first findings."""
+    """Print the findings of each embedding, wrapped to the terminal width; only the first ones for more than two embeddings."""
     most = _FINDINGS if len(scores) > 2 else None
     for entry in scores:
         if not entry.examined:
@@ -192,11 +192,11 @@ def print_findings(scores: Sequence[Scores]) -> None:
             fold(f"{finding.text}.", "- ", "  ")
             fold(f"{finding.next}.", "  ", "  ")
         if most is not None and len(entry.findings) > most:
-            show(f"  {len(entry.findings) - most} more with --json, or scored alone")
+            show(f"  {len(entry.findings) - most} more with --json, or when scored alone")
 
 
 def fold(text: str, first: str, other: str) -> None:
-    """Print a text on stdout, folded to the width of a terminal; in a pipe, as one line."""
+    """Print text on stdout, wrapped to the terminal width; in a pipe, as one line."""
     for line in _folded(text, sys.stdout, first, other):
         print(line)
 
@@ -218,7 +218,7 @@ def _signed(difference: Difference) -> str:
 
 
 def print_csv(scores: Sequence[Scores]) -> None:
-    """Print one line per metric and embedding, and one per class where a metric has values of classes."""
+    """Print one line per metric and embedding, and one per class for metrics with per-class values."""
     from embedscope.store.tables import write_rows
 
     rows: list[list[Any]] = [["name", "layer", "metric", "class", "value", "ci95_low", "ci95_high", "better"]]
@@ -257,7 +257,7 @@ def print_columns(first: str, columns: Sequence[str], sections: Sequence[Sequenc
 
 
 class _Columns:
-    """Columns with widths at which no number is cut, as the renderer measures them on a console."""
+    """Columns wide enough that no number is truncated, as measured by the renderer."""
 
     def __init__(
         self,
@@ -297,11 +297,11 @@ class _Columns:
                 ]
 
     def width(self, shown: range) -> int:
-        """Return how many characters a table of these columns takes."""
+        """Return the width of a table of these columns, in characters."""
         return self._label + self._edges + sum(self._widths[column] + self._gaps[column] for column in shown)
 
     def rendered(self, shown: range) -> Table:
-        """Make the table of these columns."""
+        """Return the table of these columns."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -324,7 +324,7 @@ class _Columns:
 
 
 def number(value: float | None) -> str:
-    """Write four decimals, whole numbers whole, very small ones with an exponent, and a dash for what is undefined."""
+    """Format with four decimals, integers as such, very small numbers with an exponent, and undefined ones as a dash."""
     if value is None:
         return "–"
     if float(value).is_integer():
@@ -333,12 +333,12 @@ def number(value: float | None) -> str:
 
 
 def arrow(better: str | None) -> str:
-    """Mark which direction is better."""
+    """Return the arrow for the better direction."""
     return {"higher": " ↑", "lower": " ↓", None: ""}[better]
 
 
 def measured(measurement: Measurement) -> str:
-    """Write a value with its interval, if any."""
+    """Format a value with its interval, if any."""
     text = number(measurement.value)
     if measurement.ci95 is None:
         return text

@@ -44,13 +44,13 @@ def demo(
 
 
 def _steps(folder: Path) -> list[tuple[str, list[str]]]:
-    """Return what is done before anything is drawn: a title and a command each."""
+    """Return the steps before drawing: a title and a command each."""
     stores = {name: str(folder / f"{name}.h5") for name in ("early", "late")}
     objectives = ["--objective", "ce", "--objective", "ce + silhouette"]
     return [
-        ("Run a small network over handwritten digits, with the weights of an early checkpoint", _extract(folder, "early")),
-        ("Do the same with the weights of a late checkpoint", _extract(folder, "late")),
-        ("Measure both embeddings on the test digits", ["score", *stores.values(), "--split", "test"]),
+        ("Extract the features of handwritten digits with an early checkpoint of a small network", _extract(folder, "early")),
+        ("Do the same with a late checkpoint", _extract(folder, "late")),
+        ("Score both embeddings on the test digits", ["score", *stores.values(), "--split", "test"]),
         (
             "Try another loss: train a head on the early features with each objective",
             ["finetune", stores["early"], "-o", str(folder / "run"), *objectives, "--trials", "5", "--epochs", "10"],
@@ -65,20 +65,20 @@ def _extract(folder: Path, name: str) -> list[str]:
 
 
 def _draw(title: str, folder: Path, again: Sequence[str]) -> Path:
-    """Draw a page, or without plotly a picture; return what was drawn."""
+    """Draw a page, or a picture if plotly is missing; return its path."""
     stores = [str(folder / "early.h5"), str(folder / "late.h5"), "--split", "test"]
     page, picture = folder / "report.html", folder / "report.png"
     try:
         _run(title, ["plot", *stores, "-o", str(page), *again])
         return page
     except MissingExtraError as error:
-        tell(f"{error}. Without it, a picture:")
+        tell(f"{error}. Drawing a picture instead:")
     _run("", ["plot", *stores, "--kind", "tsne", "--kind", "silhouette", "-o", str(picture), *again])
     return picture
 
 
 def _run(title: str, command: Sequence[str]) -> None:
-    """Print a command and run it, in this process, as if it had been typed."""
+    """Print a command and run it in this process."""
     sys.stdout.flush()  # what is said on stderr comes after what was printed before
     if title:
         tell("")

@@ -58,7 +58,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _requirements() -> list[str]:
-    """Name what embedscope can make use of, its extras included, as its metadata have it; itself if it has none."""
+    """Return the dependencies of embedscope, extras included, from its metadata; its own name without metadata."""
     try:
         lines = importlib.metadata.requires("embedscope") or []
     except importlib.metadata.PackageNotFoundError:  # run from a folder

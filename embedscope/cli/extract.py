@@ -195,7 +195,7 @@ def extract(
     from embedscope.store.files import check_output
 
     if output is None and not list_layers:
-        raise UsageError("no output is named; pass -o FEATURES.h5, or --list-layers to see what there is")
+        raise UsageError("no output given; pass -o FEATURES.h5, or --list-layers to list the layers")
     rows = None if batch_size == "auto" else _rows(batch_size)
     if output is not None and not list_layers:
         given = [checkpoint, data, model, parse(data).name, parse(model).name.partition(":")[0]]
@@ -207,7 +207,7 @@ def extract(
         talk = Talk(quiet or rank() > 0, verbose)
         package = _FETCHED_BY.get(model.partition(":")[0])
         if package is not None and find_spec(package) is not None:
-            talk.say(f"opening {model}; weights that are not cached are downloaded")
+            talk.say(f"opening {model}; missing weights are downloaded")
         with stdout_to_stderr():
             encoder = open_model(
                 model,
@@ -260,7 +260,7 @@ def extract(
         first = next(iter(done.skipped.values()))
         talk.warn(f"{len(done.skipped):,} inputs were skipped and are listed in the store; the first: {first}")
     if done.not_finite:
-        talk.warn(f"{done.not_finite:,} of {done.rows:,} rows hold NaN or infinite values; score will refuse them")
+        talk.warn(f"{done.not_finite:,} of {done.rows:,} rows hold NaN or infinite values; score will reject them")
     if json:
         print_json({**asdict(done), "path": str(done.path)})
     shown = list(done.layers.items())[:_MOST_SHOWN]
@@ -269,13 +269,13 @@ def extract(
     widths += " and logits" if logits else ""
     new = done.rows - done.resumed
     speed = f" in {done.seconds:.1f} s, {new / done.seconds:,.0f} rows/s" if new and done.seconds else ""
-    there = f", {done.resumed:,} of them written before" if done.resumed and new else ""
+    there = f", {done.resumed:,} of them written earlier" if done.resumed and new else ""
     talk.say(f"{done.rows:,} rows of {widths}{speed}{there}; next: embedscope score {quote(str(done.path))}")
 
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send what a stranger's model prints to stderr, from compiled code too: stdout is for data."""
+    """Redirect output of the user's model to stderr, also from compiled code: stdout is for data."""
     _flush()
     try:
         kept = os.dup(1)
@@ -293,7 +293,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write out what Python and C still hold for the standard output."""
+    """Flush the standard output buffers of Python and C."""
     import ctypes
 
     for stream in (sys.stdout, sys.__stdout__):
@@ -305,17 +305,17 @@ def _flush() -> None:
 
 def _rows(batch_size: str) -> int:
     if not batch_size.isdecimal() or int(batch_size) < 1:
-        raise UsageError(f"--batch-size is a whole number of rows from 1, or auto; got '{batch_size[:40]}'")
+        raise UsageError(f"--batch-size must be a positive integer or auto, got '{batch_size[:40]}'")
     return int(batch_size)
 
 
 def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, training: bool = False) -> None:
-    """Say which weights a model has, how inputs are prepared, and what is to be known of the data."""
+    """Print the source of a model's weights, the input preparation, and notes on the data."""
     weights = encoder.weights
     if weights is None and training:
-        talk.say(f"no --checkpoint: {encoder.spec} is trained from random weights, new ones in each trial")
+        talk.say(f"no --checkpoint: {encoder.spec} is trained from random weights, drawn anew in each trial")
     elif weights is None:
-        talk.warn(f"no --checkpoint: {encoder.spec} keeps its initial weights")
+        talk.warn(f"no --checkpoint: using the initial weights of {encoder.spec}")
     else:
         source = weights.file or encoder.spec
         total = len(weights.matched) + len(weights.missing)
@@ -327,7 +327,7 @@ def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, train
         talk.say(text)
         for note in weights.notes:
             talk.warn(note)
-    talk.detail(f"preprocessing: {encoder.prepare.text}")
+    talk.detail(f"input preparation: {encoder.prepare.text}")
     for note in dataset.notes:
         talk.warn(note)
 
@@ -344,4 +344,4 @@ def print_layers(lines: Sequence[LayerInfo], json: bool) -> None:
         )
         for line in lines
     ]
-    print_columns("layer", ["type", "output of a sample", "parameters"], [rows])
+    print_columns("layer", ["type", "output per sample", "parameters"], [rows])

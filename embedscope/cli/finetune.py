@@ -56,7 +56,7 @@ _SHARED = {"device": Device, "seed": Seed}
 
 
 def _options() -> Iterator[inspect.Parameter]:
-    """Make an option of every setting, with its default, help and limit."""
+    """Return one option per setting, with its default, help and limit."""
     kinds = get_type_hints(TrainingConfig) | dict.fromkeys(_LISTS, list[str] | None) | {"memory": str | None}
     for each in fields(TrainingConfig):
         meaning, default = each.metadata["help"], cast("Any", each.default)
@@ -80,7 +80,7 @@ def _quoted(spec: str) -> str:
 
 
 def _metavar(kind: Any) -> str:
-    """Name a value by its type, of a list or of an optional one too."""
+    """Return the metavar of a type, also for lists and optional types."""
     inner = [each for each in get_args(kind) if each is not type(None)]
     return _metavar(inner[0]) if inner else _METAVARS.get(kind, "")
 
@@ -170,9 +170,9 @@ def finetune(
     from embedscope.store.results import as_json
 
     if list_layers and data is None:
-        raise UsageError("--list-layers is for a network: give MODEL and DATA")
+        raise UsageError("--list-layers requires a network: give MODEL and DATA")
     if output is None and not list_layers:
-        raise UsageError("no output is named; pass -o RUN")
+        raise UsageError("no output given; pass -o RUN")
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         memory = settings.pop("memory")
@@ -208,7 +208,7 @@ def finetune(
             return
     rows = result.data
     chosen = f"chosen by {rows.validation:,} ({rows.validated_on}), " if rows.validation else ""
-    talk.say(f"trained on {rows.train:,} rows, {chosen}measured on {rows.test:,} held-out ones ({rows.held_out})")
+    talk.say(f"trained on {rows.train:,} rows, {chosen}evaluated on {rows.test:,} held-out rows ({rows.held_out})")
     for done in result.objectives:
         talk.detail(f"{done.expression}: {[f'{trial.seconds:.1f} s' for trial in done.trials]}")
         for warning in done.warnings:
@@ -233,7 +233,7 @@ def _print_layers(encoder: Encoder, dataset: Dataset, device: str, json: bool) -
 
 
 def _opened(model: str, data: str, opening: dict[str, Any], seed: int, talk: Talk) -> tuple[Encoder, Dataset]:
-    """Open the network to train and its data, and say what was opened."""
+    """Open the network to train and its data, and print a summary."""
     from embedscope.data import open_dataset
     from embedscope.models import open_model
     from embedscope.models.preparation import parse_numbers, parse_size
@@ -252,15 +252,15 @@ def _opened(model: str, data: str, opening: dict[str, Any], seed: int, talk: Tal
 
 
 def _refuse_without_data(features: str, given: dict[str, Any]) -> None:
-    """Raise UsageError for a model, or options of one, without data to train it on."""
+    """Raise UsageError for a model, or model options, without data to train on."""
     if not Path(features).exists() and (features.partition(":")[0] in plugins.names("models") or ".py:" in features):
-        raise UsageError(f"{features} is a model; give the data to train it on too: MODEL DATA")
+        raise UsageError(f"{features} is a model; also give the data to train it on: MODEL DATA")
     for name in (name for name, value in given.items() if value):
-        raise UsageError(f"--{name.replace('_', '-')} is for a network: give MODEL and DATA to train one")
+        raise UsageError(f"--{name.replace('_', '-')} requires a network: give MODEL and DATA to train one")
 
 
 def _with_settings(command: Any) -> None:
-    """Give a command that takes `**settings` an option per setting, and sort its options by panel."""
+    """Replace `**settings` of a command by one option per setting, and sort its options by panel."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
     options = sorted([*_options(), *own[3:]], key=lambda each: _ORDER.index(each.annotation.__metadata__[0].rich_help_panel))
     command.__signature__ = inspect.Signature([*own[:3], *options])

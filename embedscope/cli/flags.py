@@ -1,7 +1,7 @@
-"""How the library's messages, which name Python arguments, are put for somebody who typed a command.
+"""Translation of library messages, which name Python arguments, to command-line flags.
 
-A message of the library writes an argument as Python has it, in backticks: "pass `overwrite=True`". Here that becomes
-"pass --overwrite". Only this package knows what the flags are called.
+A message of the library names a Python argument in backticks: "pass `overwrite=True`". Here that becomes "pass --overwrite".
+Only this package knows what the flags are called.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ARGUMENT = re.compile(r"`([a-z][a-z_]*)(?:\(\)|=(?:True|'([^'`]*)'|\"([^\"`]*)\"
 
 
 def flag(argument: str) -> str:
-    """Return the flag for an argument of the library: `layers` -> --layer."""
+    """Return the flag of a library argument: `layers` -> --layer."""
     return f"--{_OTHER_NAMES.get(argument, argument).replace('_', '-')}"
 
 
 def with_flags(message: str) -> str:
-    """Replace every argument in backticks by its flag.
+    """Replace each argument in backticks by its flag.
 
     >>> with_flags("pass `overwrite=True`, `dtype='float16'`, `size=224` or `layers=`; `list_layers()` prints all")
     'pass --overwrite, --dtype float16, --size 224 or --layer; --list-layers prints all'

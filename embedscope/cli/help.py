@@ -1,4 +1,4 @@
-"""How help is laid out: the panels of options, examples at the end, and no column for what says nothing."""
+"""Layout of the help: option panels, examples at the end, and no empty columns."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ EXAMPLES = {
 
 
 class Command(TyperCommand):
-    """A command whose help leaves room for the meaning of options at 80 columns."""
+    """A command whose help leaves room for option descriptions at 80 columns."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -59,17 +59,17 @@ class Command(TyperCommand):
             self.help = "\n\n".join(" ".join(part.split()) for part in cleandoc(self.help).split("\n\n"))
 
     def get_help_option(self, ctx: Any) -> Any:
-        """Return `--help`, in the last panel instead of one of its own before all others."""
+        """Return `--help`, in the last panel instead of a separate first one."""
         option: Any = super().get_help_option(ctx)
         option.rich_help_panel, option.metavar = GENERAL, ""
         return option
 
 
 class Group(TyperGroup):
-    """The program itself, with the same layout."""
+    """The top-level command, with the same layout."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return the options, with those for completion that Typer adds."""
+        """Return the options, including the completion options that Typer adds."""
         return _without_types(super().get_params(ctx))
 
 
@@ -83,7 +83,7 @@ def _without_types(parameters: Any) -> Any:
 
 
 def overview(commands: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield the lines that `embedscope` alone prints, from the commands with their help: what each does, and an example."""
+    """Yield the lines printed by a bare `embedscope`: each command with its summary and an example."""
     yield "Usage: embedscope COMMAND [OPTIONS]"
     for name, text in commands:
         yield ""
@@ -94,5 +94,5 @@ def overview(commands: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def examples(*lines: str) -> str:
-    """Return the end of a help: one command per line."""
+    """Return the examples at the end of a help, one command per line."""
     return "\n".join(["Examples:", *(f"  embedscope {line}" for line in lines)])

@@ -20,11 +20,11 @@ _MOST_CLASSES = 20
 
 
 def inspect(
-    features: Annotated[Path, typer.Argument(help="Feature store, finished or not.")],
+    features: Annotated[Path, typer.Argument(help="Feature store, complete or unfinished.")],
     verify: Annotated[
         bool,
         typer.Option(
-            "--verify", help="Check every row against its stored digest; reads the whole store.", rich_help_panel=OUTPUT
+            "--verify", help="Verify every row against its stored digest; reads the whole store.", rich_help_panel=OUTPUT
         ),
     ] = False,
     json: Json = False,
@@ -41,7 +41,7 @@ def inspect(
     talk = Talk(quiet)
     if verify and found.complete:
         count = verified(features, track=talk.track)
-        talk.say(f"verified: all {found.rows:,} rows of {count} datasets are as they were written")
+        talk.say(f"verified: all {found.rows:,} rows of {count} datasets match their digests")
     if json:
         print_json({**asdict(found), "path": str(found.path), "provenance": found.provenance.as_json()})
     else:
@@ -54,7 +54,7 @@ def _print(found: StoreContents) -> None:
     state = (
         "complete"
         if found.complete
-        else (f"unfinished: {found.done:,} rows written; finish it with: {found.resume} (the command that the file records)")
+        else (f"unfinished: {found.done:,} rows written; finish it with: {found.resume} (the command recorded in the file)")
     )
     show(f"{found.path}: embedscope store, format version {found.schema_version}, {state}")
     show(f"{found.rows:,} rows, {len(found.classes):,} classes, {found.unlabelled:,} unlabeled")
@@ -68,7 +68,7 @@ def _print(found: StoreContents) -> None:
     counts = list(found.classes.items())
     print_columns("class", ["rows"], [[(name, [f"{count:,}"]) for name, count in counts[:_MOST_CLASSES]]])
     if len(counts) > _MOST_CLASSES:
-        show(f"... and {len(counts) - _MOST_CLASSES:,} classes more; --json has all of them")
+        show(f"... and {len(counts) - _MOST_CLASSES:,} more classes; --json lists all")
     for part, value in found.provenance.as_json().items():
         if not isinstance(value, dict):
             show(f"{part}: {value}")
@@ -79,7 +79,7 @@ def _print(found: StoreContents) -> None:
     for name, reason in list(found.skipped.items())[:_MOST_CLASSES]:
         show(f"skipped {name}: {reason}")
     if len(found.skipped) > _MOST_CLASSES:
-        show(f"... and {len(found.skipped) - _MOST_CLASSES:,} inputs more were skipped; --json has all of them")
+        show(f"... and {len(found.skipped) - _MOST_CLASSES:,} more inputs were skipped; --json lists all")
 
 
 def _names(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""`score --issues`: look for the rows that need attention, write them, and say in a few lines what was found."""
+"""`score --issues`: find the rows that need attention, write them, and print a summary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def write_issues(
     path: Path, sources: Sequence[FeatureSet], talk: Talk, *, split: str | None, memory: int | None, device: str, seed: int
 ) -> list[Issues]:
-    """Find the issues of each embedding, write all of them to one file, and tell their numbers; return them."""
+    """Find the issues of each embedding, write them to one file, print their counts, and return them."""
     from embedscope import distributed
     from embedscope.evaluation.issues import issue_columns
     from embedscope.evaluation.samples import find_issues

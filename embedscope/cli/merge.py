@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MergeFormat(StrEnum):
-    """How a merged table is laid out."""
+    """Format of a merged table."""
 
     csv = "csv"
     markdown = "markdown"
@@ -58,7 +58,7 @@ def merge(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Data set name for hf; by default that of each source.",
+            help="Data set name for hf; by default, the name of each source.",
             metavar="NAME",
             show_default=False,
             rich_help_panel=OUTPUT,
@@ -81,12 +81,12 @@ def merge(
             raise UsageError(f"cannot write a table to '{output}': the name must end with {', '.join(_SUFFIXES)}")
         layout = _SUFFIXES[output.suffix]
         if form is not None and form.value != layout:
-            raise UsageError(f"--format {form.value} and the name {output.name} exclude each other; give one of them")
+            raise UsageError(f"--format {form.value} and the name {output.name} are mutually exclusive")
         if output.suffix in (".csv", ".parquet"):
             check_table(output)
         check_output(output, overwrite=overwrite, inputs=files)
     if dataset is not None and layout != "hf":
-        raise UsageError("--dataset is for --format hf, or an output that ends with .yaml")
+        raise UsageError("--dataset requires --format hf or a .yaml output")
     talk = Talk(quiet)
     table = merge(files, say=talk.say)
     if output is not None and layout in ("csv", "parquet"):

@@ -1,4 +1,4 @@
-"""Options that several commands take; an environment variable EMBEDSCOPE_* stands for each but --overwrite."""
+"""Options shared by several commands; each except --overwrite can be set by an environment variable EMBEDSCOPE_*."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_SEED = 2**32 - 1
 
 
 def _seed(value: int) -> int:
-    """Check the upper limit here: as the option's `max`, it would take most of the room that its help has."""
+    """Check the upper limit here; as the option's `max`, it would fill most of the help column."""
     if value > _LARGEST_SEED:
         raise typer.BadParameter(f"Input should be less than or equal to {_LARGEST_SEED}")
     return value
@@ -83,13 +83,13 @@ _PREPARATION = {
 
 
 def preparation(name: str, panel: str) -> Any:
-    """Make an option of a command that opens a model."""
+    """Return an option for commands that open a model."""
     meaning, metavar = _PREPARATION[name]
     return typer.Option(f"--{name}", help=meaning, metavar=metavar, show_default=False, rich_help_panel=panel)
 
 
 def _groups(kind: Kind) -> Iterator[tuple[str, list[str]]]:
-    """Yield headings with the names of plugins below them, each name at least once."""
+    """Yield headings and the plugin names below them, each name at least once."""
     from embedscope import plugins
 
     names = plugins.names(kind)
@@ -103,7 +103,7 @@ def _groups(kind: Kind) -> Iterator[tuple[str, list[str]]]:
     elif kind == "plotting":
         from embedscope.plotting import STANDARD
 
-        yield "Standard kinds, which are drawn by default if they apply:", [name for name in STANDARD if name in names]
+        yield "Standard kinds, drawn by default if they apply:", [name for name in STANDARD if name in names]
         yield "Other kinds:", [name for name in names if name not in STANDARD]
     else:
         yield "", names
@@ -123,11 +123,11 @@ def show_list(kind: Kind) -> None:
             fold(f"{first_line}{f' Also: {others}.' if others else ''}", f"{name:{width}}  ", " " * (width + 2))
     if kind == "metrics":
         show("")
-        show("-m takes a metric, a set, or all for every metric.")
+        show("-m takes a metric, a set, or 'all' for every metric.")
 
 
 def listing(kind: Kind, what: str, panel: str) -> Any:
-    """Make the option `--list`, which prints the plugins of a kind and exits."""
+    """Return the option `--list`, which prints the plugins of a kind and exits."""
 
     def listed(wanted: bool) -> None:
         if wanted:

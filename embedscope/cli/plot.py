@@ -102,7 +102,7 @@ def plot(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Draw embeddings, or a run before and after, as pictures or a page.
+    """Draw embeddings, or a run before and after, as pictures or an HTML page.
 
     UMAP is reproducible on the same machine only, and runs on one core for that; --kind 'umap(seed=None)' uses all cores.
     """

@@ -1,4 +1,4 @@
-"""Data sources: a file each, `foo(location, *, options) -> Dataset`; a bare path is recognized by what it is."""
+"""Data sources: one file each, `foo(location, *, options) -> Dataset`; bare paths are recognized by their content."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def open_dataset(location: str) -> Dataset:
-    """Open labeled inputs: `source:location(options)`, or a path that a source recognizes, with options or without.
+    """Open labeled inputs and return a Dataset: `source:location(options)`, or a path that a source recognizes.
 
     Raises:
-        InputError: nothing is there, no source recognizes it, or its source cannot use it.
-        UsageError: an option that the source does not have.
+        InputError: it does not exist, no source recognizes it, or its source cannot read it.
+        UsageError: an unknown option.
 
     Example:
         >>> import tempfile
@@ -40,7 +40,7 @@ def open_dataset(location: str) -> Dataset:
         if not source:
             known = ", ".join(plugins.names("data"))
             raise InputError(
-                f"{inner} is not data that embedscope knows: give a folder of class folders, a .npz with X and y, a table "
+                f"{inner} is not a recognized data set: give a folder of class folders, a .npz with X and y, a table "
                 f"(.csv, .tsv, .jsonl, .parquet), MNIST-style idx files, or SOURCE:NAME, where SOURCE is one of {known}"
             )
     plugin = plugins.load("data", source)

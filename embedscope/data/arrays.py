@@ -33,14 +33,14 @@ class ArrayRows:
         return _tensor(np.asarray(self.array[index]))
 
     def batch(self, rows: Sequence[int]) -> torch.Tensor:
-        """Give the rows as (B, ...): of a range without gaps those of the array itself, otherwise a copy."""
+        """Return the rows as (B, ...): a view for a contiguous range, otherwise a copy."""
         if isinstance(rows, range) and rows.step == 1:
             return _tensor(self.array[rows.start : rows.stop])
         return _tensor(self.array[np.asarray(rows, dtype=np.intp)])
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    """Make a tensor on the array's memory, or on a copy where torch cannot use that: read-only, or of foreign byte order."""
+    """Return a tensor that shares the array's memory, or a copy if the array is read-only or has foreign byte order."""
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 

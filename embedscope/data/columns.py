@@ -1,4 +1,4 @@
-"""What data sources share that read rows: which column is what, labels with gaps, ids, texts, fingerprints."""
+"""Shared code of the data sources that read rows: columns, missing labels, ids, texts, fingerprints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts that lie in memory."""
+    """Texts in memory."""
 
     rows: tuple[str, ...]
 
@@ -30,41 +30,41 @@ class Texts:
         return self.rows[index]
 
     def batch(self, rows: Sequence[int]) -> list[str]:
-        """Give the texts of these rows."""
+        """Return the texts of these rows."""
         return [self.rows[row] for row in rows]
 
 
 def gaps(labels: Labels) -> tuple[str, ...]:
-    """Say in a sentence how many rows have no label; nothing if all have one."""
+    """Return a note on the number of unlabeled rows, if any."""
     missing = int((labels < 0).sum())
-    return (f"{missing} of {len(labels)} rows have no label (none is given, or a negative number)",) if missing else ()
+    return (f"{missing} of {len(labels)} rows have no label (missing or negative)",) if missing else ()
 
 
 def texts(location: str, column: str, values: Sequence[Any], *, numbers: bool = False) -> tuple[str, ...]:
-    """Take a column as text; InputError names the first row that has none, or other than text (or numbers, where they do)."""
+    """Return a column as text; InputError names the first row that is empty or not text (or a number, if allowed)."""
     for row, value in enumerate(values):
         if not isinstance(value, str | int | float if numbers else str) or value == "" or value != value:
             got = "is empty" if value is None or value == "" else f"holds a {type(value).__name__}"
-            raise InputError(f"{location}: row {row} of {column} (counted from 0) {got}; every row needs text there")
+            raise InputError(f"{location}: row {row} of {column} (counted from 0) {got}; every row needs text")
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return tuple(text_rows(location, {column: array}, column) or ())
 
 
 def check_unique(location: str, ids: Sequence[str]) -> None:
-    """InputError names an id that stands in several rows."""
+    """Raise InputError for an id that occurs in several rows."""
     seen: set[str] = set()
     for name in ids:
         if name in seen:
             raise InputError(
-                f"{location}: ids must be unique, but '{name}' stands in {ids.count(name)} rows; name another column, as in "
+                f"{location}: ids must be unique, but '{name}' occurs in {ids.count(name)} rows; name another column, as in "
                 f"{location}(id='COLUMN'), or fix the rows"
             )
         seen.add(name)
 
 
 def number_rows(counts: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Make ids and split (N,) for splits of these lengths: train/0, train/1, ...; 0, 1, ... and None if there is one only.
+    """Return ids and split (N,) for splits of these lengths: train/0, train/1, ...; for a single split 0, 1, ... and None.
 
     >>> number_rows({"train": 2, "test": 1})
     (('train/0', 'train/1', 'test/0'), ('train', 'train', 'test'))
@@ -76,7 +76,7 @@ def number_rows(counts: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def fingerprint(parts: Iterable[str | bytes | np.ndarray[Any, Any]]) -> str:
-    """Hash texts, bytes and arrays in their order, each with its length, so that no two lists of parts come to the same.
+    """Return a hash of texts, bytes and arrays in order, each with its length, so that different lists differ.
 
     sha256 (hex).
     """
@@ -89,5 +89,5 @@ def fingerprint(parts: Iterable[str | bytes | np.ndarray[Any, Any]]) -> str:
 
 
 def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
-    """Give an array's bytes without a copy of them where it is contiguous."""
+    """Return an array's bytes, without copying if it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

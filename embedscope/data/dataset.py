@@ -1,4 +1,4 @@
-"""The record of labeled inputs, which every data source returns."""
+"""The record of labeled inputs that every data source returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Labeled inputs of a model; each is equal to itself only.
+    """Labeled inputs of a model; compared by identity.
 
     Attributes:
         inputs: N items; `inputs[i]` is the i-th input as the source gives it: a PIL image, a Tensor or a str.
@@ -22,9 +22,9 @@ class Dataset:
         class_names: (K,).
         ids: (N,) unique.
         split: (N,) or None.
-        location: where the inputs lie, as the user named it.
+        location: where the inputs are, as the user wrote it.
         fingerprint: sha256 over what decides the inputs and their order (hex).
-        notes: what the user has to know of how the data were read, a sentence each.
+        notes: one sentence for each thing that the user should know about how the data were read.
     """
 
     inputs: Inputs
@@ -41,7 +41,7 @@ class Dataset:
 
 
 class Inputs(Protocol):
-    """Items by position. InputError where an item cannot be read."""
+    """Items by position; InputError for an unreadable one."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
@@ -49,7 +49,7 @@ class Inputs(Protocol):
 
 @runtime_checkable
 class BatchedInputs(Inputs, Protocol):
-    """Inputs that lie in memory and are given many at once, which is faster than one by one and needs no worker processes."""
+    """Inputs in memory that are read in batches, which is faster than one by one and needs no worker processes."""
 
     def batch(self, rows: Sequence[int], /) -> Sequence[Any] | Tensor:
         """The items of these rows: (B, ...) Tensor, or a list."""
@@ -72,7 +72,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class ChosenBatched(Chosen):
-    """The same of inputs that are given many at once."""
+    """Some of the inputs of a data set that are read in batches."""
 
     inputs: BatchedInputs
 

@@ -34,7 +34,7 @@ _EIGHT_BITS = frozenset({"RGB", "RGBA", "RGBX", "CMYK", "LA", "L"})
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are decoded when they are asked for."""
+    """Images that are decoded on access."""
 
     paths: tuple[Path, ...]
 
@@ -47,25 +47,25 @@ class ImageFiles:
 
 
 def read_image(source: Path | IO[bytes], name: str) -> Image:
-    """Decode an image; InputError with its name if that fails, or if it has more pixels than Pillow takes for safe."""
+    """Decode an image; InputError with its name if that fails, or if it exceeds Pillow's safe number of pixels."""
     from PIL import Image
 
     try:
         with Image.open(source) as image:
             if any(_SIXTEEN_BITS.search(str(tile[3])) for tile in image.tile) and image.mode in _EIGHT_BITS:
                 raise InputError(
-                    f"the image {name} has more than one channel of 16 bits, of which Pillow keeps 8; save it with 8 bits"
+                    f"the image {name} has several 16-bit channels, which Pillow reads as 8 bits; save it with 8 bits"
                 )
             image.load()
             return image.copy()
     except InputError:
         raise
-    except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
+    except Exception as error:  # untrusted bytes: every decoder fails in its own way
         raise InputError(f"cannot read the image {name}: {decoded(str(error))}") from error
 
 
 def names_and_sizes(names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
-    """Give what the fingerprint of files is made of: their names and sizes in bytes, in order."""
+    """Return the parts of the fingerprint of files: their names and sizes in bytes, in order."""
     for name, file in zip(names, files, strict=True):
         yield name
         yield str(file.stat().st_size)
@@ -77,7 +77,9 @@ def _may_be_tree(path: Path) -> bool:
 
 @recognises(_may_be_tree)
 def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Sequence[str] | None = None) -> Dataset:
-    """Open a tree of class folders, in sorted order; ids are paths relative to the root.
+    """Open a tree of class folders; ids are paths relative to the root.
+
+    Files are in sorted order.
 
     The folders under the root are classes; or splits, if folders called train, val, test or the like (training_set, ...) hold
     class folders. Hidden files, files that are not images, broken links, images outside of class folders, and folders beside
@@ -94,10 +96,10 @@ def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Seque
     """
     root, shown = Path(location), decoded(location)
     if not root.is_dir():
-        raise InputError(f"{shown} is not a folder; expected one of class folders, as in {Path(shown, 'cat', 'one.png')}")
+        raise InputError(f"{shown} is not a folder; expected a folder of class folders, as in {Path(shown, 'cat', 'one.png')}")
     for option, value in (("splits", splits), ("exclude", exclude)):
         if value is not None and not (isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)):
-            raise UsageError(f"{option} must be a list of names of folders, as in {shown}({option}=['test']), got {value!r}")
+            raise UsageError(f"{option} must be a list of folder names, as in {shown}({option}=['test']), got {value!r}")
     found = walk(root)
     excluded = frozenset(exclude or ())
     tops = [path.name for path in found.folders if len(path.parts) == 1 and path.name not in excluded]
@@ -112,7 +114,7 @@ def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Seque
     }
     if not inside:
         raise InputError(
-            f"{shown} {_lacking(images, chosen)}; put the images of a class into a folder of its name, as in "
+            f"{shown} {_lacking(images, chosen)}; put the images of each class into a folder named after it, as in "
             f"{Path(shown, 'cat', 'one.png')}, or list them in a .csv with the columns path and label"
         )
     if exclude is None:
@@ -126,9 +128,9 @@ def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Seque
     outside = [path for path in found.images if path not in kept]
     notes = left_out(found)
     if outside:
-        notes += (f"left out: images outside of the class folders ({len(outside)}): {listed(outside)}",)
+        notes += (f"left out: images outside the class folders ({len(outside)}): {listed(outside)}",)
     if beside := [name for name in tops if chosen and name not in chosen]:
-        notes += (f"left out: folders beside the splits ({len(beside)}): {listed(beside)}",)
+        notes += (f"left out: folders next to the splits ({len(beside)}): {listed(beside)}",)
     return Dataset(
         inputs=ImageFiles(files),
         labels=labels,
@@ -142,7 +144,7 @@ def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Seque
 
 
 def _splits(location: str, tops: Sequence[str], images: Sequence[PurePath]) -> list[str]:
-    """Name the folders under the root that are splits; InputError where that leaves others with images beside them."""
+    """Return the folders under the root that are splits; InputError if other folders with images remain."""
     known = [name for name in tops if _SPLIT.fullmatch(name)]
     with_classes = {path.parts[0] for path in images if len(path.parts) > 2}
     if not with_classes.intersection(known):  # images of a class called "train", say; or nothing but splits without classes
@@ -151,8 +153,8 @@ def _splits(location: str, tops: Sequence[str], images: Sequence[PurePath]) -> l
     others = [name for name in tops if name in holding and name not in known]
     if others:
         raise InputError(
-            f"{location} has folders called like splits ({listed(known)}) beside others with images ({listed(others)}); say "
-            f"which are splits, as in {location}(splits={known}), or {location}(splits=[]) if all are classes"
+            f"{location} has folders named like splits ({listed(known)}) next to others with images ({listed(others)}); "
+            f"name the splits, as in {location}(splits={known}), or {location}(splits=[]) if all are classes"
         )
     return known
 
@@ -165,41 +167,41 @@ def _given(location: str, tops: Sequence[str], splits: Sequence[str]) -> list[st
 
 
 def _split_name(folder: str) -> str:
-    """Return what is recorded for a split's folder: training for Training_Set."""
+    """Return the recorded name of a split folder, such as training for Training_Set."""
     match = _SPLIT.fullmatch(folder)
     return decoded(match[1] if match else folder).lower()
 
 
 def _lacking(images: Sequence[PurePath], splits: Collection[str]) -> str:
     if any(path.parts[0] in splits for path in images):
-        return f"has images in the splits {listed(sorted(splits))} themselves, and no class folders there with images"
+        return f"has images directly in the splits {listed(sorted(splits))}, without class folders"
     if any(len(path.parts) == 1 for path in images):
-        return "holds images itself, and no class folders with images"
+        return "contains images directly, but no class folders with images"
     return "has no images in class folders"
 
 
 def _check_classes(location: str, images: Sequence[PurePath], depth: int) -> None:
-    """Raise InputError where folders that hold all classes would become a class."""
+    """Raise InputError if a folder with all classes would become a class."""
     first = {path.parts[0] for path in images}
     below = {path.parts[1] for path in images if len(path.parts) > 2}
     if depth == 0 and len(first) == 1 and len(below) > 1 and all(len(path.parts) > 2 for path in images):
         raise InputError(
-            f"{location} has one class folder, and all images are in folders inside of it; give "
+            f"{location} has a single class folder, and all images are in its subfolders; give "
             f"{Path(location, decoded(first.pop()))}, or {location}(exclude=[]) if that is the only class"
         )
     inner = {name: {path.parts[1] for path in images if path.parts[0] == name and len(path.parts) > 2} for name in first}
     if depth == 0 and len(first) > 1 and len(below) > 1 and all(names == below for names in inner.values()):
         tops = sorted(map(decoded, first))
         raise InputError(
-            f"{location}: {listed(tops)} hold the same folders ({listed(sorted(below))}), as splits do; say which are splits, "
-            f"as in {location}(splits={tops[:5]}), or {location}(exclude=[]) if these are classes"
+            f"{location}: {listed(tops)} contain the same folders ({listed(sorted(below))}) as if they were splits; name "
+            f"the splits, as in {location}(splits={tops[:5]}), or {location}(exclude=[]) if these are classes"
         )
     for path in images:
         if path.parts[depth].lower() in _CONTAINERS:
             name = decoded(path.parts[depth])
             raise InputError(
-                f"{Path(location, *map(decoded, path.parts[: depth + 1]))} is called like a folder of all images, not like a "
-                f"class; leave such folders out with {location}(exclude=['{name}']), or take them as classes with "
+                f"{Path(location, *map(decoded, path.parts[: depth + 1]))} is named like a folder of all images, not like "
+                f"a class; exclude it with {location}(exclude=['{name}']), or keep all folders as classes with "
                 f"{location}(exclude=[])"
             )
 

@@ -31,7 +31,7 @@ _STRINGS = frozenset({"string", "large_string", "string_view"})
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """Images of a data set, decoded when they are asked for."""
+    """Images of a data set, decoded on access."""
 
     rows: Any
     column: str
@@ -45,13 +45,13 @@ class ImageColumn:
             raise IndexError(index)
         try:
             return self.rows[index][self.column]
-        except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
+        except Exception as error:  # untrusted bytes: every decoder fails in its own way
             raise InputError(f"cannot read the image in row {index} of hf:{self.location}: {error}") from error
 
 
 @dataclass(frozen=True)
 class TextColumn:
-    """Texts of a data set, read from disk when they are asked for."""
+    """Texts of a data set, read from disk on access."""
 
     rows: Any
     column: str
@@ -63,12 +63,12 @@ class TextColumn:
         return str(self.rows[index][self.column])
 
     def batch(self, rows: Sequence[int]) -> list[str]:
-        """Give the texts of these rows."""
+        """Return the texts of these rows."""
         return list(self.rows[list(rows)][self.column])
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a folder was made by save_to_disk, of one split or of several."""
+    """Return whether a folder was written by save_to_disk, with one split or several."""
     return (
         all((path / name).is_file() for name in ("dataset_info.json", "state.json")) or (path / "dataset_dict.json").is_file()
     )
@@ -84,7 +84,7 @@ def hf(
     text: str | None = None,
     label: str | None = None,
 ) -> Dataset:
-    """Open a data set by its name on the Hub, or a folder or file on disk, through the library datasets.
+    """Open a Hugging Face data set by Hub name, or from a local folder or file.
 
     All splits come one after the other, if none is named. The column of images or texts and that of labels are options, or are
     found by their types (Image, ClassLabel) or usual names. A missing label, or -1, is unlabeled. InputError for a data set
@@ -100,9 +100,9 @@ def hf(
         except Exception as error:  # the Hub, the network, the disk and every builder fail in ways of their own
             reason = " ".join(str(error).split())[:300]
             raise InputError(
-                f"hf:{location} cannot be loaded: {type(error).__name__}: {reason}; give the name of a data set on the Hub, or "
-                "a folder or file that is here, with config= and split= where it has several; without a network only those "
-                "are found that were loaded before"
+                f"hf:{location} cannot be loaded: {type(error).__name__}: {reason}; give the name of a data set on the "
+                f"Hub, or a local folder or file, with config= and split= if it has several; without network access, only "
+                f"cached data sets are found"
             ) from error
         if not len(rows):
             raise InputError(f"hf:{location} has no rows")
@@ -126,7 +126,7 @@ def hf(
 
 @contextmanager
 def _quiet(datasets: ModuleType) -> Iterator[None]:
-    """Keep the library from drawing progress bars and from talking, and leave it as it was."""
+    """Silence the library's progress bars and messages, and restore its settings afterwards."""
     hub = imported("huggingface_hub.utils", extra="hf")
     bars = [library for library in (datasets, hub) if not library.are_progress_bars_disabled()]
     levels = [(library.logging, library.logging.get_verbosity()) for library in (datasets, hub)]
@@ -156,20 +156,20 @@ def _splits(datasets: ModuleType, location: str, config: str | None, split: str 
     elif path.is_file():
         suffix = path.suffix.lower()
         if suffix not in _BUILDERS:
-            raise InputError(f"hf:{location} is not a file that it reads; expected one of {', '.join(_BUILDERS)}")
+            raise InputError(f"hf:{location} is not a supported file; expected one of {', '.join(_BUILDERS)}")
         options = {"delimiter": "\t"} if suffix == ".tsv" else {}
         found = datasets.load_dataset(_BUILDERS[suffix], data_files=location, split=split, **options)
     elif path.is_dir() or _HUB_NAME.fullmatch(location):
         found = datasets.load_dataset(location, config, split=split)
     else:  # the Hub would only be asked for it again and again
         raise InputError(
-            f"no such data: hf:{location} is neither a folder or file nor a name on the Hub, such as mnist or owner/name"
+            f"no such data: hf:{location} is not a folder, a file, or a name on the Hub such as mnist or owner/name"
         )
     return dict(found) if isinstance(found, dict) else {"": found}
 
 
 def _input_column(datasets: ModuleType, location: str, rows: Any, image: str | None, text: str | None) -> tuple[str, str, Any]:
-    """Choose the column of inputs; return it, whether it is one of images or texts, and the rows with images as such."""
+    """Return the input column, whether it has images or texts, and the rows with images decoded as such."""
     features = rows.features
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     encoded = [name for name, feature in features.items() if _holds_bytes(feature)]
@@ -182,7 +182,7 @@ def _input_column(datasets: ModuleType, location: str, rows: Any, image: str | N
         candidates={"image": named(images, "image") or images, "text": named(strings, "text")},
     )
     if taken not in (typed + encoded if kind == "image" else strings):
-        raise InputError(f"hf:{location}: the column {taken} holds no {kind}s but {features[taken]}")
+        raise InputError(f"hf:{location}: the column {taken} contains {features[taken]} instead of {kind}s")
     return taken, kind, rows.cast_column(taken, datasets.Image()) if taken in encoded else rows
 
 
@@ -209,7 +209,7 @@ def _labels(datasets: ModuleType, location: str, rows: Any, column: str) -> tupl
 
 
 def _contents(location: str, rows: Any, column: str, kind: str) -> Iterator[str]:
-    """Give what the fingerprint is made of: texts; or names and sizes of images, which are not decoded for it.
+    """Return the parts of the fingerprint: texts, or names and sizes of images, without decoding them.
 
     InputError names the first row that is empty.
     """

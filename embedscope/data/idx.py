@@ -32,13 +32,13 @@ _MOST_DIMENSIONS = 8
 
 
 def holds_idx(path: Path) -> bool:
-    """Whether a folder holds idx files of images, by their names."""
+    """Return whether a folder contains idx image files, by their names."""
     return path.is_dir() and any(_part(file) == "images" for file in path.iterdir())
 
 
 @recognises(lambda path: _part(path) is not None or holds_idx(path))
 def idx(location: str) -> Dataset:
-    """Open a folder of idx files, or one file of images with the file of labels that lies beside it.
+    """Open MNIST-style idx files: a folder, or an image file next to its label file.
 
     Images are found by their names, as in train-images-idx3-ubyte.gz; train comes first, and t10k is called test. Images of
     (N, H, W) bytes are given as (1, H, W); anything else as it is. InputError for files that are cut short, no idx, or do not
@@ -53,8 +53,8 @@ def idx(location: str) -> Dataset:
         counts[split] = len(images[-1])
         if labels[-1].ndim != 1 or images[-1].ndim < 2 or not images[-1].size:
             raise InputError(
-                f"{file} holds numbers of shape {images[-1].shape}, {beside.name} of {labels[-1].shape}; expected images "
-                "(N, H, W) and labels (N,), with N above 0"
+                f"{file} has the shape {images[-1].shape} and {beside.name} has {labels[-1].shape}; expected images "
+                "(N, H, W) and labels (N,), N > 0"
             )
         if len(labels[-1]) != len(images[-1]):
             raise InputError(f"{file} holds {len(images[-1])} images, but {beside.name} {len(labels[-1])} labels")
@@ -79,19 +79,19 @@ def idx(location: str) -> Dataset:
 
 
 def _part(file: Path) -> str | None:
-    """Say whether a file is one of images or of labels, by its name; None for neither."""
+    """Return whether a file has images or labels, by its name; None for neither."""
     match = _NAME.fullmatch(file.name)
     return match["what"].lower() if match and file.is_file() else None
 
 
 def _image_files(path: Path) -> dict[str, Path]:
-    """Find the files of images, by split: train, then test, then others; of a file and its .gz the one that is unpacked."""
+    """Return the image files by split: train, test, then others; the unpacked file is preferred over its .gz."""
     if _part(path) == "labels":
-        raise InputError(f"{path} holds labels; give the file of images beside it, or their folder")
+        raise InputError(f"{path} contains labels; give the image file next to it, or their folder")
     if path.is_file():
         return {"": path}
     if not holds_idx(path):
-        raise InputError(f"{path} holds no idx images; expected files such as train-images-idx3-ubyte.gz")
+        raise InputError(f"{path} contains no idx images; expected files such as train-images-idx3-ubyte.gz")
     found: dict[str, Path] = {}
     for file in sorted(path.iterdir()):  # "x" comes before "x.gz"
         match = _NAME.fullmatch(file.name)
@@ -102,18 +102,18 @@ def _image_files(path: Path) -> dict[str, Path]:
         other = found.setdefault(split, file)
         if other.name != file.name.removesuffix(".gz") and other != file:
             raise InputError(
-                f"{path} holds several sets of images called {split}: {other.name}, {file.name}; give one of the files"
+                f"{path} contains several sets of images named {split}: {other.name}, {file.name}; give one of the files"
             )
     order = ("train", "test")
     return dict(sorted(found.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order)))
 
 
 def _labels_of(images: Path) -> Path:
-    """Find the labels of a file of images, which differ in the word and in the rank; gzipped or not."""
+    """Return the label file of an image file, gzipped or not; its name differs in one word and in the rank."""
     match = _NAME.fullmatch(images.name)
     if match is None:
         raise InputError(
-            f"{images} is not named as in train-images-idx3-ubyte, so that its labels cannot be found; rename both"
+            f"{images} is not named like train-images-idx3-ubyte, so its labels cannot be found; rename both files"
         )
     beside = [
         file
@@ -122,12 +122,12 @@ def _labels_of(images: Path) -> Path:
     ]
     if not beside:
         expected = images.name.replace("images", "labels").replace("idx3", "idx1")
-        raise InputError(f"{images} has no labels beside it; expected a file such as {images.with_name(expected)}")
+        raise InputError(f"{images} has no labels next to it; expected a file such as {images.with_name(expected)}")
     return beside[0]
 
 
 def _read(path: Path) -> Array:
-    """Read an idx file: (d0, d1, ...) as its header says, in the machine's byte order."""
+    """Read an idx file, with the shape (d0, d1, ...) of its header, in native byte order."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -145,13 +145,11 @@ def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES or not magic[3]:
         raise InputError(
-            f"{path} is not an idx file: it begins with {magic.hex(' ') or 'nothing'}, expected such as 00 00 08 03"
+            f"{path} is not an idx file: it begins with {magic.hex(' ') or 'nothing'}, expected a start such as 00 00 08 03"
         )
     dtype, rank = np.dtype(_DTYPES[magic[2]]), magic[3]
     if rank > _MOST_DIMENSIONS:
-        raise InputError(
-            f"{path} promises numbers of {rank} dimensions, more than images have; it is damaged; download it again"
-        )
+        raise InputError(f"{path} declares {rank} dimensions, more than images have; it is damaged; download it again")
     dims = file.read(4 * rank)
     shape = tuple(int(dim) for dim in np.frombuffer(dims, dtype=">u4")) if len(dims) == 4 * rank else (0,)
     size = math.prod(shape) * dtype.itemsize
@@ -159,19 +157,17 @@ def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
         check_size(str(path), "what it holds", size, packed=path.stat().st_size)
     buffer = bytearray(size if size <= limit else 0)
     if len(dims) < 4 * rank or size > limit or _fill(file, buffer) < size:
-        raise InputError(
-            f"{path} is truncated: its header promises numbers of shape {shape}, {size:,} bytes; download it again"
-        )
+        raise InputError(f"{path} is truncated: its header declares the shape {shape}, {size:,} bytes; download it again")
     if file.read(1):
         raise InputError(
-            f"{path} goes on after the {size:,} bytes of shape {shape} that its header promises; download it again"
+            f"{path} has more than the {size:,} bytes of shape {shape} that its header declares; download it again"
         )
     array = np.frombuffer(buffer, dtype=dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _fill(file: IO[bytes] | gzip.GzipFile, buffer: bytearray) -> int:
-    """Read into the buffer until it is full or the file ends; return how many bytes came."""
+    """Read into the buffer until it is full or the file ends; return the number of bytes read."""
     view, filled = memoryview(buffer), 0
     while filled < len(buffer) and (count := file.readinto(view[filled:])):  # type: ignore[union-attr]
         filled += count

@@ -1,4 +1,4 @@
-"""The sample data that embedscope brings: digits in class folders, a network, and two of its checkpoints."""
+"""The bundled sample data: digits in class folders, a network, and two of its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def write_sample_data(folder: Path) -> None:
-    """Write the sample data into a folder, which must not exist yet; it gets its name when it is complete.
+    """Write the sample data atomically to a folder that must not exist yet.
 
     InputError for an installation without them, OutputError where nothing can be written.
     """

@@ -1,4 +1,4 @@
-"""Tables: a row an input, with the path of an image or a text and a label, as `.csv`, `.tsv`, `.jsonl` or `.parquet`."""
+"""Tables with one input per row: a text or the path of an image, and a label, as `.csv`, `.tsv`, `.jsonl` or `.parquet`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """Encoded images that lie in memory and are decoded when they are asked for."""
+    """Encoded images in memory, decoded on access."""
 
     encoded: tuple[bytes, ...]
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ def table(
     id: str | None = None,
     split: str | None = None,
 ) -> Dataset:
-    """Open a table, whose columns are the options, or are found by their usual names.
+    """Open a table of paths or texts; columns are given as options or found by common names.
 
     A column of paths, relative to the table's folder, or of images themselves makes a data set of images, one of text a data
     set of texts. Rows with an empty label are unlabeled. Ids are the paths as written if they are unique, otherwise row
@@ -116,7 +116,7 @@ def _optional(location: str, columns: Columns, role: str, name: str | None, take
 def _images(
     location: str, root: Path, column: str, values: Sequence[Any]
 ) -> tuple[ImageFiles | ImageBytes, tuple[str, ...] | None, Iterable[str | bytes]]:
-    """Make inputs of paths, bytes, or {bytes, path}; return them, their names where all have one, and what to hash."""
+    """Return inputs for paths, bytes, or {bytes, path}, their names if all have one, and what to hash."""
     pairs = [(value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value) for value in values]
     encoded = [path if isinstance(path, bytes) else content for content, path in pairs]
     names = [None if isinstance(path, bytes) else path for _, path in pairs]
@@ -124,7 +124,7 @@ def _images(
         held = [content for content in encoded if isinstance(content, bytes) and content]
         if len(held) < len(encoded):
             row = next(row for row, content in enumerate(encoded) if not (isinstance(content, bytes) and content))
-            raise InputError(f"{location}: row {row} of {column} (counted from 0) holds no image, others do")
+            raise InputError(f"{location}: row {row} of {column} (counted from 0) has no image, but others do")
         known = tuple(map(str, names)) if all(names) else None
         shown = tuple(f"in row {row} of {location}" for row in range(len(values)))
         return ImageBytes(tuple(held), shown), known, held
@@ -133,7 +133,7 @@ def _images(
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(files)} files that {location} names are not there, the first is {missing[0]}; paths are "
-            f"relative to {root}, and come from the column {column}"
+            f"{len(missing)} of {len(files)} files listed in {location} do not exist, starting with {missing[0]}; paths "
+            f"are relative to {root} and come from the column {column}"
         )
     return ImageFiles(tuple(files)), written, names_and_sizes(written, files)

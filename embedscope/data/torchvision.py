@@ -1,4 +1,4 @@
-"""Data sets of torchvision that are on disk: `torchvision:FashionMNIST(root='data')`."""
+"""torchvision data sets on disk: `torchvision:FashionMNIST(root='data')`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TRANSFORMS = ("transform", "target_transform", "transforms")
 
 @dataclass(frozen=True)
 class FirstItems:
-    """The inputs of data sets of torchvision, one after the other, as these give them."""
+    """Inputs of torchvision data sets, one after the other, unchanged."""
 
     parts: tuple[Any, ...]
 
@@ -46,14 +46,14 @@ class FirstItems:
             if 0 <= place < len(part):
                 try:
                     return part[place][0]
-                except Exception as error:  # a stranger's bytes: every decoder fails in ways of its own
+                except Exception as error:  # untrusted bytes: every decoder fails in its own way
                     raise InputError(f"cannot read row {place} of {type(part).__name__}: {error}") from error
             place -= len(part)
         raise IndexError(index)
 
 
 def torchvision(location: str, **options: Any) -> Dataset:
-    """Open a class of torchvision.datasets with its own options, such as root and split.
+    """Open a torchvision.datasets class with its own options, such as root and split.
 
     Nothing is downloaded but with download=True. A class with train=True or False gives both, if neither is asked for. Class
     names are those that it has, otherwise the label numbers. UsageError for a class or an option that there is not, InputError
@@ -89,7 +89,7 @@ def torchvision(location: str, **options: Any) -> Dataset:
 
 
 def _parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """Take a class's parameters by name, with those of the classes above that it hands its **kwargs to."""
+    """Return a class's parameters by name, including those of base classes that receive its **kwargs."""
     found: dict[str, inspect.Parameter] = {}
     for parent in kind.__mro__:
         own = [value for name, value in inspect.signature(parent.__init__).parameters.items() if name != "self"]  # type: ignore[misc]
@@ -104,7 +104,7 @@ def _check_options(location: str, parameters: Mapping[str, inspect.Parameter], o
     allowed = {name: value for name, value in parameters.items() if name not in _TRANSFORMS}
     for option in options:
         if option in _TRANSFORMS:
-            raise UsageError(f"torchvision:{location} takes no {option}: how images are prepared belongs to the model")
+            raise UsageError(f"torchvision:{location} takes no {option}: image preparation is set by the model")
         if option not in allowed:
             raise UsageError(unknown(f"option of torchvision:{location}", option, allowed))
     needed = [name for name, value in allowed.items() if value.default is inspect.Parameter.empty and name not in options]
@@ -114,13 +114,13 @@ def _check_options(location: str, parameters: Mapping[str, inspect.Parameter], o
 
 
 def _load(path: str | Path) -> Image:
-    """Read an image as torchvision's default loader does, but for more than 8 bits, which that one clips to white."""
+    """Read an image like torchvision's default loader, except for more than 8 bits, which that loader clips to white."""
     image = read_image(Path(path), str(path))
     return image if image.mode.startswith(("I", "F")) else image.convert("RGB")
 
 
 def _is_sample(path: str, *, root: Path) -> bool:
-    """Whether a file in a tree is an image, and neither hidden nor in a hidden folder there."""
+    """Return whether a file in a tree is an image and not hidden, nor in a hidden folder."""
     suffixes = imported("torchvision.datasets.folder", extra="vision").IMG_EXTENSIONS
     return path.lower().endswith(suffixes) and not any(map(is_hidden, Path(path).relative_to(root).parts))
 
@@ -135,7 +135,7 @@ def _opened(location: str, kind: type, options: Mapping[str, Any]) -> Any:
         with contextlib.redirect_stdout(sys.stderr):  # some classes print; stdout is for data
             part = kind(**options)
             count = len(part)
-    except Exception as error:  # a stranger's files: every class fails in ways of its own
+    except Exception as error:  # user files: every class fails in its own way
         reason = " ".join(str(error).split())
         where = f" in root={options['root']!r}" if "root" in options else ""
         raise InputError(f"torchvision:{location} cannot be opened{where}: {type(error).__name__}: {reason}") from error
@@ -145,7 +145,7 @@ def _opened(location: str, kind: type, options: Mapping[str, Any]) -> Any:
 
 
 def _targets(location: str, part: Any) -> list[int | None]:
-    """Take the labels of all rows: from where the class keeps them, otherwise from the rows themselves."""
+    """Return the labels of all rows, from the class's attributes if possible, otherwise from the rows."""
     for name in _LABELS:
         values = getattr(part, name, None)
         if values is None or len(values) != len(part):
@@ -158,14 +158,12 @@ def _targets(location: str, part: Any) -> list[int | None]:
             continue
     try:
         return [_number(part[row][1]) for row in range(len(part))]
-    except Exception as error:  # a stranger's bytes, or targets that are boxes or captions
-        raise InputError(
-            f"torchvision:{location} has no class number for every row, or rows that cannot be read: {error}"
-        ) from error
+    except Exception as error:  # untrusted bytes, or targets that are boxes or captions
+        raise InputError(f"torchvision:{location} has rows without a class number, or unreadable rows: {error}") from error
 
 
 def _number(value: Any) -> int | None:
-    """Take a label as a whole number; None stays; TypeError or ValueError for anything else."""
+    """Return a label as an integer, or None; TypeError or ValueError for anything else."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if getattr(value, "ndim", None) == 0 and int(value) == value:
@@ -186,7 +184,7 @@ def _encode(location: str, part: Any, labels: list[int | None]) -> tuple[tuple[s
 def _contents(
     location: str, options: Mapping[str, Any], parts: Mapping[str, Any], codes: np.ndarray[Any, np.dtype[np.int64]]
 ) -> Iterator[str | np.ndarray[Any, Any]]:
-    """Give what the fingerprint is made of: the options, the labels, and the arrays or the files where the class has them."""
+    """Return the parts of the fingerprint: the options, the labels, and the class's arrays or files, if any."""
     yield f"{location} {sorted((name, str(value)) for name, value in options.items() if name not in ('root', 'download'))}"
     yield codes
     for split, part in parts.items():

@@ -1,4 +1,4 @@
-"""What lies below a folder: images, and what is left out because it is hidden, of another kind, or a broken link."""
+"""The contents of a folder tree: images, and entries skipped as hidden, of another kind, or broken links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SYSTEM = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """What a walk met, as paths relative to where it began, each list in order.
+    """Results of a walk, as paths relative to its root, each list sorted.
 
     Attributes:
         images: files that are images by their suffix.
@@ -42,7 +42,7 @@ class Found:
 
 
 def walk(root: Path) -> Found:
-    """Look through a folder and all below it, links to folders included; InputError for one that cannot be read."""
+    """Walk a folder tree, following links; InputError for an unreadable folder."""
     found = Found()
     # Of each folder that is open: its path relative to the root, where it really is, and the entries that are left.
     real = os.path.realpath(root)
@@ -79,17 +79,17 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder is hidden, or a system's own, by its name."""
+    """Return whether a file or folder is hidden or a system file, by its name."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def listed(paths: Sequence[PurePath | str], most: int = 3) -> str:
-    """Name the first of several paths."""
+    """Return the first few paths as text."""
     return ", ".join(decoded(str(path)) for path in paths[:most]) + (", ..." if len(paths) > most else "")
 
 
 def left_out(found: Found) -> tuple[str, ...]:
-    """Say in sentences what a walk left out, how much of each, and the first names."""
+    """Return notes on what a walk skipped: counts and first names."""
     kinds = Counter(path.suffix.lower() or "without a suffix" for path in found.others)
     suffixes = ", ".join(f"{decoded(suffix)}: {count}" for suffix, count in kinds.most_common(5))
     counted = (

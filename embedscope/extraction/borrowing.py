@@ -36,7 +36,7 @@ def borrowed(module: nn.Module) -> Iterator[torch.device]:
     """
     devices = {tensor.device for tensor in [*module.parameters(), *module.buffers()]} or {torch.device("cpu")}
     if len(devices) > 1:
-        raise InputError(f"the module is on several devices ({', '.join(sorted(map(str, devices)))}); bring it to one")
+        raise InputError(f"the module is on several devices ({', '.join(sorted(map(str, devices)))}); move it to one")
     (device,) = devices
     modes = [(each, each.training) for each in module.modules()]
     buffers = {name: (each, each._version, each.clone()) for name, each in module.named_buffers() if _is_plain(each)}

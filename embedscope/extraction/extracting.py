@@ -70,61 +70,62 @@ def extract(
     track: Track = untracked,
     say: Callable[[str], None] = silent,
 ) -> Extraction | Any:
-    """Write the features of named layers for every row of the data; or, for a module and a loader, return them.
+    """Write the features of named layers to a store, or return them for a module and a loader.
 
-    An encoder and a data set, as the command line has them, write the store `output` in the data's order and return an
-    Extraction. Any nn.Module and any loader, an iterable of (inputs, labels), (inputs, labels, ids) or mappings with labels,
-    return a list with one FeatureSet per layer, in memory; with `output` they write them to a store and return an Extraction.
-    Everything here holds for both, but for what speaks of resuming and processes: a loader is read once, by each process for
-    itself, and its rows are held in memory until it ends.
+    Given an encoder and a data set, write the store `output` in the order of the data and return an Extraction, as the command
+    line does. Given any nn.Module and any loader (an iterable of (inputs, labels), (inputs, labels, ids) or mappings with
+    labels), return a list with one in-memory FeatureSet per layer; with `output`, write them to a store and return an
+    Extraction. Everything below applies to both, except for resuming and processes: a loader is read once, separately by each
+    process, and its rows are kept in memory until it ends.
 
     A loader may be shuffled: rows come in the order seen, and ids are their positions in that order unless the loader gives
-    ids. Whole-number labels are named by `loader.dataset.classes`, if there are any. Inputs are a tensor, or several by the
-    names that the module's forward takes. The module runs in evaluation mode without gradients; its mode, device, hooks,
-    weights and gradients, and the states of random numbers, are as before when the call ends.
+    ids. Whole-number labels are named by `loader.dataset.classes`, if there are any. Inputs are a tensor, or several tensors
+    named after the arguments of the module's forward. The module runs in evaluation mode without gradients; its mode, device,
+    hooks, weights and gradients, and the random number states, are restored when the call ends.
 
     Maps (B, C, ...) become the mean over positions, tokens (B, T, C) the mean over tokens (padding left out); both keep the
-    mean of |activation| beside it, which Gini and KL read. Which axis holds the channels is told by the widths of the modules
-    that run. Activations are pooled as the layer gives them, before anything changes them in place.
+    mean of |activation| as well, which Gini and KL use. The channel axis is inferred from the widths of the modules that run.
+    Activations are pooled as the layer outputs them, before in-place changes.
 
-    Rows are committed to `output.partial` by blocks of about 2 MiB. Killed at any moment, it goes on after the last block with
-    `resume`, and the finished store equals that of an uninterrupted run. SIGINT and SIGTERM finish the block.
+    Rows are committed to `output.partial` in blocks of about 2 MiB. A run killed at any moment resumes after the last block
+    with `resume`, and the finished store equals that of an uninterrupted run. On SIGINT or SIGTERM, the current block is
+    finished first.
 
-    Under torchrun the batches are shared by the processes; the first one writes the same file as one process would.
+    Under torchrun the processes share the batches, and the first one writes the same file as a single process would.
 
     Args:
         encoder: from `models.open_model`, or any nn.Module.
         dataset: from `data.open_dataset`, or the loader of a module.
-        output: the store; nothing bears that name until it is complete.
-        layers: names of modules, `NAME.input` for what goes into one, "input", "output" or "output.KEY" of the whole model, or
-            patterns (`blocks.*.mlp`), each with `:POOLING` behind it or without. By default the model's embedding: what its
-            source says, or the input of the last Linear that runs.
-        pooling: of layers that name none: "auto", "gap", "mean", "cls", "flatten" or "none".
-        logits: keep the model's output too, (B, K).
-        head: that finetune trained, from `models.head.open_head`: the embedding behind it is written in the place of the layer,
-            by default the one that it was trained on, pooled as it was.
-        batch_size: rows in a forward pass; None takes what fits into the memory of the device. Halved where memory runs out.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps"; "auto" leaves an nn.Module on the device where it is.
-        amp: run in bfloat16 where the device has it, else float16, where torch.autocast does; pooling is in float32.
+        output: the store, written atomically.
+        layers: names of modules, `NAME.input` for the input of one, "input", "output" or "output.KEY" of the whole model, or
+            patterns (`blocks.*.mlp`), each with an optional `:POOLING` suffix. By default the model's embedding: the layer that
+            its source names, or the input of the last Linear that runs.
+        pooling: for layers without a suffix: "auto", "gap", "mean", "cls", "flatten" or "none".
+        logits: also keep the model's output, (B, K).
+        head: a head trained by finetune, from `models.head.open_head`: its embedding is written instead of the layer's, which
+            is by default the layer it was trained on, pooled in the same way.
+        batch_size: rows per forward pass; None for what fits into device memory. Halved on out-of-memory.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps"; "auto" leaves an nn.Module on its device.
+        amp: run under torch.autocast, in bfloat16 if the device supports it, else float16; pooling is in float32.
         dtype: of the features in the store, "float32" or "float16" (rounded to 11 bits; beyond 65,504 it is infinite).
-        workers: processes that read inputs; None takes as many as help. The order of rows never depends on it.
-        limit: number of rows at most, spread evenly over the data; the first ones of a loader.
-        on_error: "stop" at an input that cannot be read, or "skip" it: it becomes no row, and is listed in the store.
-        allow_partial: measure layers that depend on weights which the checkpoint does not have.
-        deterministic: use torch's deterministic algorithms alone; an operation that has none raises.
+        workers: number of data-loading processes; None chooses it automatically. The order of rows never depends on it.
+        limit: maximum number of rows, spread evenly over the data; for a loader, the first ones.
+        on_error: "stop" at an unreadable input, or "skip" it: it gets no row and is listed in the store.
+        allow_partial: allow layers that depend on weights missing from the checkpoint.
+        deterministic: use only torch's deterministic algorithms; an operation without one raises.
         seed: of torch, for models that draw numbers, and for the order of a shuffled loader.
-        overwrite: replace an existing output, or start an unfinished one again.
-        resume: go on with an unfinished output; a finished one is left as it is.
-        command: recorded, so that a reader can repeat the run.
-        track: shows progress over rows.
-        say: is told what a user should know while it runs.
+        overwrite: replace an existing output, or restart an unfinished one.
+        resume: resume an unfinished output; a finished one is left unchanged.
+        command: recorded, so that the run can be repeated.
+        track: reports progress over rows.
+        say: called with messages for the user during the run.
 
     Raises:
         UsageError: a layer that the model does not have (the nearest is named), or an option out of its range.
-        InputError: the model does not take the data, a layer gives no tensor, or gives other than one row per sample; an input
+        InputError: the model does not accept the data, a layer does not output a tensor with one row per sample; an input
             cannot be read; the layers depend on weights that were not loaded.
-        OutputError: the output exists, cannot be written, would not fit on the disk, or was begun with other settings.
-        InterruptedRunError: a signal stopped it; the message says how to go on.
+        OutputError: the output exists, cannot be written, would not fit on the disk, or was started with other settings.
+        InterruptedRunError: a signal stopped the run; the message gives the command to resume.
 
     Example:
         >>> from torch import nn, ones
@@ -161,9 +162,9 @@ def extract(
             say=say,
         )
     if not isinstance(dataset, Dataset):
-        raise UsageError("an encoder takes a data set from open_dataset; give a loader together with an nn.Module")
+        raise UsageError("an encoder takes a data set from open_dataset; a loader goes with an nn.Module")
     if output is None:
-        raise UsageError("the features of an encoder are written to a store; name it with `output=`")
+        raise UsageError("the features of an encoder are written to a store; set `output=`")
     check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent
@@ -188,19 +189,22 @@ def extract(
         runner.plan(sample, layers, pooling=pooling, logits=logits, allow_partial=allow_partial)
         if head is not None:
             taken = runner.layers[0].module or "the whole model"
-            say(f"{taken} goes through the head trained with {head.objective}, {head.dim} to {head.width}")
+            say(f"{taken} is passed through the head trained with {head.objective}, {head.dim} to {head.width}")
             weights = encoder.weights and encoder.weights.sha256
             if head.weights not in (None, weights or weights_digest(encoder)):
-                say(f"warning: the head {head.path} was trained on features of other weights than these")
+                say(f"warning: the head {head.path} was trained on features of different weights")
         elif not layers:
             say(f"the embedding is taken from layer {runner.layers[0].name}; `layers=` names another")
             if encoder.outputs_only and next(iter(runner.widths.values())) == len(dataset.class_names):
-                say("warning: it is as wide as there are classes, and may be their scores; the Python model has more layers")
+                say(
+                    "warning: its width equals the number of classes, so it may be the logits; the Python model exposes "
+                    "more layers"
+                )
         size = _rows_in_a_batch(runner, sample, batch_size, unfinished)
         provenance = recorded(encoder, dataset, runner, np.dtype(dtype), size, limit, seed, command, head)
         if complete is not None:
             check_same(output, complete[2], provenance)
-            say(f"{output} is complete already; nothing was done")
+            say(f"{output} is already complete; nothing to do")
             return Extraction(output, complete[0], complete[1], seconds=0.0, resumed=complete[0])
         if unfinished is not None:
             if unfinished.rows != len(dataset.inputs):
@@ -276,12 +280,14 @@ def _check_for_module(
 ) -> None:
     """Raise UsageError for what an nn.Module and its loader do not take."""
     if isinstance(dataset, Dataset):
-        raise UsageError("a data set needs an encoder from open_model, which prepares its inputs; give an nn.Module a loader")
+        raise UsageError(
+            "a data set needs an encoder from open_model, which prepares its inputs; an nn.Module goes with a loader"
+        )
     given = {"batch_size": batch_size != _BATCH_SIZE, "workers": workers is not None, "on_error": on_error != "stop"}
     for name, wanted in {**given, "head": head is not None, **flags}.items():
         if wanted:
             raise UsageError(
-                f"`{name}=` is for an encoder and a data set; an nn.Module takes the batches of its loader as they come"
+                f"`{name}=` applies to an encoder and a data set; an nn.Module takes the batches of its loader unchanged"
             )
 
 
@@ -296,7 +302,9 @@ def check_options(
 ) -> None:
     """Raise UsageError for what `extract` could never do, before a model is opened that takes minutes to read."""
     if output is not None and output.suffix.lower() in (".npz", ".npy"):
-        raise UsageError(f"output {output} would be read as NumPy arrays; a store is HDF5: call it {output.with_suffix('.h5')}")
+        raise UsageError(
+            f"output {output} would be read as NumPy arrays, but a store is HDF5; name it {output.with_suffix('.h5')}"
+        )
     for what, number, least in (("batch size", batch_size, 1), ("limit", limit, 1), ("number of workers", workers, 0)):
         if number is not None and number < least:
             raise UsageError(f"the {what} must be at least {least}, got {number}")
@@ -330,5 +338,5 @@ def _rows_in_a_batch(runner: Runner, sample: Any, wanted: int | None, unfinished
 def _interrupted(store: StoreWriter | None, command: str) -> str:
     rows = 0 if store is None else store.keep()
     if store is None or not rows:
-        return "interrupted; no block of rows was complete, so nothing is kept"
-    return f"interrupted with {rows:,} of {store.rows:,} rows written; go on with: {resuming(command)}"
+        return "interrupted; no block of rows was complete, so nothing was kept"
+    return f"interrupted with {rows:,} of {store.rows:,} rows written; resume with: {resuming(command)}"

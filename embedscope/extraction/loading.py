@@ -82,7 +82,7 @@ class Batches(data.Dataset[Batch]):
             return Batch(rows, None, skipped)
         try:
             return Batch(rows, self.prepare(items), skipped)
-        except Exception as error:  # preprocessing may be a stranger's: which input it fails on is what the user needs
+        except Exception as error:  # preprocessing may be user code: the user needs to know which input fails
             return self._one_by_one(rows, items, skipped, error)
 
     def _one_by_one(self, rows: Sequence[int], items: Items, skipped: dict[int, str], error: Exception) -> Batch:
@@ -181,7 +181,7 @@ def _child_signals_as_they_are() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-DEAD_WORKER = "a process that read inputs was killed, probably because memory ran out; take fewer `workers=`"
+DEAD_WORKER = "a data-loading process was killed, probably out of memory; use fewer `workers=`"
 
 
 def is_dead_worker(error: Exception) -> bool:

@@ -107,7 +107,7 @@ def extract_module(
                 if len(seen.ids) == limit:
                     break
         if not seen.labels:
-            raise InputError("the loader gave no batch with a row in it; an iterator can be read once only")
+            raise InputError("the loader gave no batch with rows; an iterator can only be read once")
         found = _collected(seen, runner, encoder.spec, getattr(getattr(loader, "dataset", None), "classes", None))
         if dtype == "float16":
             found = [replace(each, features=each.features[:].half()) for each in found]
@@ -127,7 +127,7 @@ def parts(batch: Any, module: nn.Module) -> tuple[Any, Any, Any]:
         label = next((name for name in LABELS if name in batch), None)
         if label is None:
             raise UsageError(
-                f"the batches have {', '.join(map(str, batch))} and no labels; call them one of {', '.join(LABELS)}"
+                f"the batches have {', '.join(map(str, batch))} but no labels; name them one of {', '.join(LABELS)}"
             )
         mark = next((name for name in IDS if name in batch), None)
         rest = {name: value for name, value in batch.items() if name not in (label, mark)}
@@ -140,7 +140,9 @@ def parts(batch: Any, module: nn.Module) -> tuple[Any, Any, Any]:
             inputs = dict(zip(_names(module)[0], inputs, strict=False))
         return torch.as_tensor(inputs) if isinstance(inputs, np.ndarray) else inputs, labels, ids
     given = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, Sequence) else type(batch).__name__
-    raise UsageError(f"a loader has to give (inputs, labels), (inputs, labels, ids) or a mapping with labels; it gave {given}")
+    raise UsageError(
+        f"a loader must yield (inputs, labels), (inputs, labels, ids) or a mapping with labels; it yielded {given}"
+    )
 
 
 def _arguments(values: Mapping[str, Any], module: nn.Module) -> Any:
@@ -152,7 +154,7 @@ def _arguments(values: Mapping[str, Any], module: nn.Module) -> Any:
         return tensors[0]
     if not chosen:
         raise UsageError(
-            f"{type(module).__name__} takes {', '.join(names)}, and the batches have {', '.join(map(str, values))}"
+            f"{type(module).__name__} takes {', '.join(names)}, but the batches have {', '.join(map(str, values))}"
         )
     return chosen
 

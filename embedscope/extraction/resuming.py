@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NOISE = 1e-3
 _NOISE_IN_HALF = 3e-2
 
-ANEW = "resume with what it was started with, or pass `overwrite=True` without `resume=True` to start again"
+ANEW = "resume with the original settings, or pass `overwrite=True` without `resume=True` to start again"
 
 
 def written_before(
@@ -45,7 +45,7 @@ def written_before(
 def check_same(path: Path, begun: Provenance, now: Provenance) -> None:
     """Raise OutputError unless a file holds, or was begun with, what is asked for now."""
     for what, before, after in begun.differences(now):
-        raise OutputError(f"{path} was made with another {what}: {_short(before)}, now {_short(after)}; {ANEW}")
+        raise OutputError(f"{path} was made with a different {what}: {_short(before)}, now {_short(after)}; {ANEW}")
 
 
 def check_first_rows(unfinished: Unfinished, batches: Batches, runner: Runner, size: int, seed: int) -> None:
@@ -77,8 +77,8 @@ def check_first_rows(unfinished: Unfinished, batches: Batches, runner: Runner, s
             row = int(np.flatnonzero(~close.all(axis=1))[0])
             sample = batches.dataset.ids[batch.rows[place[row]]]
             raise OutputError(
-                f"{unfinished.path} was started with other numbers: {name} of {sample} comes out differently now "
-                f"({_first(stored, close)}, now {_first(now, close)}); what the model reads or runs has changed; {ANEW}"
+                f"{unfinished.path} does not match the current results: {name} of {sample} is different now "
+                f"({_first(stored, close)}, now {_first(now, close)}); the model's files or libraries have changed; {ANEW}"
             )
 
 

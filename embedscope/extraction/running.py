@@ -88,7 +88,7 @@ class Runner:
     def __enter__(self) -> Runner:
         held = [*self.encoder.module.parameters(), *self.encoder.module.buffers()]
         if any(tensor.is_meta for tensor in held):
-            raise InputError(f"{self.encoder.spec} is on the meta device, where weights have no values; make it on the CPU")
+            raise InputError(f"{self.encoder.spec} is on the meta device, where weights have no values; create it on the CPU")
         self.encoder.module.to(self.device).eval()
         if self._head is not None:
             self._head.head.to(self.device)
@@ -136,7 +136,9 @@ class Runner:
             raise InputError(f"none of the layers that {', '.join(names)} matches ran in the forward pass")
         if self._head is not None:
             if len(self.layers) > 1:
-                raise UsageError(f"the head {self._head.path} belongs to one layer, and {len(self.layers)} are named; name one")
+                raise UsageError(
+                    f"the head {self._head.path} belongs to a single layer, but {len(self.layers)} are selected; select one"
+                )
             self.layers = [replace(self.layers[0], name="embedding")]  # what the store of the run calls it too
         wanted = (
             [*self.layers, Layer(LOGITS, "", "output", LOGITS if isinstance(output, Mapping) and LOGITS in output else None)]
@@ -144,7 +146,7 @@ class Runner:
             else self.layers
         )
         if logits and any(layer.name == LOGITS for layer in self.layers):
-            raise UsageError("a layer called logits and `logits=True` cannot be in one store; leave one of them out")
+            raise UsageError("a layer named logits and `logits=True` cannot share a store; omit one of them")
         self._taps = Taps(self.encoder, wanted)
         self._stack.enter_context(self._taps)
         with self._taps.probe():
@@ -153,14 +155,13 @@ class Runner:
             self.seconds_per_row = (time.perf_counter() - started) / count_rows(sample)
         for name, times in self._taps.times.items():
             if times > 1:
-                self._say(f"layer {name} runs {times} times in a forward pass; the last one is taken")
+                self._say(f"layer {name} runs {times} times in a forward pass; the last call is used")
         idle = [layer.name for layer in wanted if layer.name not in self.captured]
         if idle:
             raise InputError(f"layer {idle[0]} did not run in the forward pass of {self.encoder.spec}")
         if logits and self.poolings[LOGITS].positions:
             raise UsageError(
-                f"{self.encoder.spec} has no logits: it gives {self.poolings[LOGITS].shape} for a sample; "
-                "leave out `logits=True`"
+                f"{self.encoder.spec} has no logits: it gives {self.poolings[LOGITS].shape} per sample; omit `logits=True`"
             )
         self._check_rows(count_rows(sample))
         self.widths = {name: int(features.shape[1]) for name, (features, _) in self.captured.items()}
@@ -179,7 +180,7 @@ class Runner:
                 if size == 1 or self.encoder.batch_size:
                     raise InputError(f"{self.encoder.spec} does not fit into the memory of {self.device}: {error}") from error
                 self._piece = size // 2
-                self._say(f"memory ran out with {size} rows in a forward pass; going on with {self._piece}")
+                self._say(f"out of memory with {size} rows per forward pass; continuing with {self._piece}")
                 continue
             done += size
         if len(pieces) == 1:
@@ -215,7 +216,7 @@ class Runner:
         assert self._head is not None
         if features.shape[1] != self._head.dim:
             raise InputError(
-                f"the head {self._head.path} takes {self._head.dim} values per row, and the layer gives {features.shape[1]}; "
+                f"the head {self._head.path} takes {self._head.dim} values per row, but the layer gives {features.shape[1]}; "
                 f"it was trained on {self._head.layer or 'features of no model'}: name that layer with `layers=`"
             )
         embedding: Tensor = self._head.head(features.float())[0]
@@ -240,12 +241,12 @@ class Runner:
         found, captured = {}, self.captured
         for name in self.widths:
             if name not in captured:
-                raise InputError(f"layer {name} ran for the first input, and does not for all of them")
+                raise InputError(f"layer {name} ran for the first input, but not for all of them")
             features, magnitudes = captured[name]
             if features.shape[1] != self.widths[name]:
                 raise InputError(
-                    f"layer {name} gives {features.shape[1]} values per row here and gave {self.widths[name]} for the first "
-                    "input; bring the inputs to one size, or pool with mean"
+                    f"layer {name} gives {features.shape[1]} values per row here, but gave {self.widths[name]} for the "
+                    f"first input; resize the inputs to one size, or pool with mean"
                 )
             found[name] = (features[:rows].float().cpu(), None if magnitudes is None else magnitudes[:rows].float().cpu())
         return found
@@ -297,7 +298,7 @@ class Runner:
             return self._called(inputs)
         except EmbedscopeError:
             raise
-        except Exception as error:  # the code is a stranger's: what it says of its input is the best explanation there is
+        except Exception as error:  # user code: its own message is the best explanation available
             if is_dead_worker(error):  # torch tells it in the middle of whatever runs
                 raise InputError(DEAD_WORKER) from error
             if self._channels_last and not is_out_of_memory(error):  # a view of maps needs the usual order in memory
@@ -307,7 +308,7 @@ class Runner:
             if is_out_of_memory(error):
                 raise OutOfDeviceMemoryError(reason) from error
             wanted = re.search(r"to have ([13]) channels?, but got [13] channels? instead", reason)
-            hint = f"; `channels={wanted[1]}` makes images so" if wanted else ""
+            hint = f"; `channels={wanted[1]}` converts images to that" if wanted else ""
             raise InputError(f"{self.encoder.spec} does not take inputs of {shapes(inputs)}: {reason}{hint}") from error
 
     def _called(self, inputs: Any) -> Any:

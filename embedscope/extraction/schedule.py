@@ -89,7 +89,7 @@ class Schedule:
         count = len(self._batches.dataset.inputs)
         for position in self._skipped_before:
             reasons = replace(self._batches, skip=True)[[position]].skipped  # reading it once more tells why
-            self._skip({position: reasons.get(position, "could not be read when the run began")})
+            self._skip({position: reasons.get(position, "could not be read when the run started")})
         for _ in track(self._steps, "extracting", _rows(self._steps), size=lambda step: _rows([step])):
             outcome = self._outcome()
             error = distributed.all_reduce_object(outcome.error, lambda one, other: one or other)

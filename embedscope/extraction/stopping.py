@@ -26,7 +26,7 @@ def stop_requested(say: Callable[[str], None]) -> Iterator[threading.Event]:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()
-        say("finishing the block of rows that is being written; interrupt again to stop at once")
+        say("finishing the current block of rows; interrupt again to stop immediately")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

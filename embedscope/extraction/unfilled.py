@@ -39,7 +39,7 @@ def check_weights(
         named = guilty or weights.missing
         shown = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
         if allow_partial:
-            say(f"warning: layer {', '.join(spoiled)} comes out of weights that were not filled ({shown})")
+            say(f"warning: layer {', '.join(spoiled)} depends on weights that were not filled ({shown})")
             return
         reasons = "".join(f"; {note}" for note in weights.notes)
         raise InputError(

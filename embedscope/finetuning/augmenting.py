@@ -38,7 +38,7 @@ class Augmentation:
         """Change the images of the rows at some positions (B,); InputError for what is not (B, C, H, W)."""
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             shape = f"of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise InputError(f"augmentation is for images (B, C, H, W), and the inputs are {shape}; leave out `augment=`")
+            raise InputError(f"augmentation needs images (B, C, H, W), but the inputs are {shape}; omit `augment=`")
         if epoch != self._epoch:
             generator = np.random.default_rng((self._seed, epoch, 1))
             self._drawn = generator.random((self._rows, len(self._changes), _NUMBERS))

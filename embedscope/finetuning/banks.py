@@ -104,7 +104,7 @@ class DiskBank:
                     raise OSError("the file ends early")
                 left = left[read:]
         except OSError as error:
-            raise OutputError(f"cannot read back the rows that were put on disk: {error.strerror or error}") from error
+            raise OutputError(f"cannot read back the rows cached on disk: {error.strerror or error}") from error
 
 
 def place(features: Rows, device: torch.device, memory: int, folder: Path) -> Bank:

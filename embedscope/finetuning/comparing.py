@@ -65,7 +65,7 @@ def conclusions(result: Finetuning) -> list[str]:
         against = f"{other.expression} against {first.expression}"
         if pairs < 2:
             found.append(
-                f"{against}: one trial shows no spread, so that no difference can be told from chance; pass `trials=5`"
+                f"{against}: a single trial has no spread, so a difference cannot be told from chance; pass `trials=5`"
             )
             continue
         found.append(f"{against}: {_verdict(other.summary.get(result.primary), result)}")
@@ -74,7 +74,7 @@ def conclusions(result: Finetuning) -> list[str]:
             found.append("other metrics have a 95% interval each and no verdict")
         found.append(_coverage(result, len(others)))
     if 2 <= pairs < LEAST_PAIRS:
-        found.append(f"a verdict takes at least {LEAST_PAIRS} {setting}: pass `{setting}={LEAST_PAIRS}`")
+        found.append(f"a verdict requires at least {LEAST_PAIRS} {setting}: pass `{setting}={LEAST_PAIRS}`")
     return found
 
 
@@ -153,7 +153,7 @@ def _pairs(result: Finetuning) -> tuple[int, str]:
 def _verdict(primary: Summary | None, result: Finetuning) -> str:
     name, (pairs, setting) = result.primary, _pairs(result)
     if primary is None or primary.difference is None:
-        return f"{name} is undefined in some of the trials, so that there is no verdict"
+        return f"{name} is undefined in some of the trials, so there is no verdict"
     rows = "" if primary.rows_ci95 is None else f"; over other test rows (bootstrap) {_bounds(primary.rows_ci95)}"
     if primary.called is not None:
         interval = _interval(primary.difference, primary.simultaneous)
@@ -163,26 +163,26 @@ def _verdict(primary: Summary | None, result: Finetuning) -> str:
         return f"{name} {primary.difference:+.4f} in each of the {pairs} {setting}: no spread to test against{rows}"
     found = f"{name} {primary.difference:+.4f} ± {primary.std_difference:.4f} over {pairs} {setting}, too few for a verdict"
     if primary.needed is not None:
-        found += f"; a difference of this size would take {primary.needed:,} {setting} (power {POWER:g})"
+        found += f"; detecting a difference of this size would take {primary.needed:,} {setting} (power {POWER:g})"
     elif result.splits > 1:
-        found += "; no number of splits of these rows would show a difference of this size"
+        found += "; no number of splits of these rows would detect a difference of this size"
     else:
-        found += "; a difference of this size would take more than 10,000 trials"
+        found += "; detecting a difference of this size would take more than 10,000 trials"
     return f"{found}{rows}"
 
 
 def _coverage(result: Finetuning, comparisons: int) -> str:
     """Say what kind of chance the t intervals are about."""
-    at_once = f"; those of {result.primary} hold for all {comparisons} objectives at once" if comparisons > 1 else ""
+    at_once = f"; those of {result.primary} are simultaneous for all {comparisons} objectives" if comparisons > 1 else ""
     if result.splits > 1:
         trials = len(result.objectives[0].trials) // result.splits
         crossed = f", {trials} trials on each" if trials > 1 else ""
         return (
-            f"the intervals cover the choice of the split and the noise of training ({result.splits} splits{crossed}; "
+            f"the intervals cover the choice of split and training noise ({result.splits} splits{crossed}; "
             f"corrected resampled t test){at_once}"
         )
-    found = f"the intervals cover the noise of training alone, on one split and these {result.data.test:,} test rows{at_once}"
-    return f"{found}; `splits=10` covers the split too" if result.data.drawn else found
+    found = f"the intervals cover training noise only, on one split and these {result.data.test:,} test rows{at_once}"
+    return f"{found}; `splits=10` also covers the choice of split" if result.data.drawn else found
 
 
 def _interval(difference: float | None, interval: tuple[float, float] | None) -> str:

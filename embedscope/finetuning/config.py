@@ -124,7 +124,7 @@ class TrainingConfig:
         if self.loss_layer is not None:
             _check_text("loss_layer", self.loss_layer)
         if self.ema is not None and not 0 < check_number("ema", self.ema) < 1:
-            raise UsageError(f"ema, the decay of the average of the weights, must be between 0 and 1, got {self.ema}")
+            raise UsageError(f"ema, the decay of the weight average, must be between 0 and 1, got {self.ema}")
         _check_text("train", self.train)
         check_train(self.train)
         if self.augment is not None:
@@ -172,7 +172,7 @@ def _listed(what: str, items: Iterable[str] | str) -> tuple[str, ...]:
 
 def _check_text(what: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise UsageError(f"{what} must be text, got {str(value)[:40]!r}")
+        raise UsageError(f"{what} must be a string, got {str(value)[:40]!r}")
 
 
 TrainingConfig.__doc__ = f"{TrainingConfig.__doc__}\n    Attributes:\n" + "\n".join(

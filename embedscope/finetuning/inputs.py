@@ -175,7 +175,7 @@ def prepare_inputs(
     numbers = count * math.prod(sample.shape[1:])
     fits = numbers * sample.element_size() <= memory
     if not fits and (numbers > memory or sample.ndim < 3 or not sample.is_floating_point()):
-        say(f"{_taken(numbers * sample.element_size())}; they are read anew for every batch")
+        say(f"{_taken(numbers * sample.element_size())}; they are read again for every batch")
         return Live(dataset, prepare, device)
     held = torch.empty(count, *sample.shape[1:], dtype=sample.dtype if fits else torch.uint8)
     book = None if fits else _Book(sample)
@@ -184,10 +184,10 @@ def prepare_inputs(
         batch = prepare(items(dataset, range(start, min(start + _TOGETHER, count))))
         if batch.shape[1:] != sample.shape[1:]:
             one, other = tuple(sample.shape[1:]), tuple(batch.shape[1:])
-            raise InputError(f"inputs differ in shape: {one} and {other}; bring them to one with `size=`")
+            raise InputError(f"inputs differ in shape: {one} and {other}; resize them with `size=`")
         coded = batch if book is None else book.codes(batch)
         if coded is None:
-            say(f"{_taken(numbers * sample.element_size())}; they are read anew for every batch")
+            say(f"{_taken(numbers * sample.element_size())}; they are read again for every batch")
             return Live(dataset, prepare, device)
         held[start : start + len(batch)] = coded
     if book is None:
@@ -196,7 +196,7 @@ def prepare_inputs(
 
 
 def _taken(size: int) -> str:
-    return f"the inputs take {size / 1e9:,.2f} GB, more than the memory they may take"
+    return f"the inputs take {size / 1e9:,.2f} GB, more than the memory limit"
 
 
 class _Book:

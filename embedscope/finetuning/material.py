@@ -127,9 +127,11 @@ def root_mean_square(features: Rows) -> float:
     total = distributed.all_reduce_object(own, operator.add)
     scale = math.sqrt(total / (features.shape[0] * features.shape[1]))
     if not scale < 1e30:
-        raise InputError(f"the features are too large to train on in float32 (root mean square {scale:.1e}); divide them first")
+        raise InputError(
+            f"the features are too large to train on in float32 (root mean square {scale:.1e}); scale them down first"
+        )
     if 0 < scale < 1e-30:
         raise InputError(
-            f"the features are too small to train on in float32 (root mean square {scale:.1e}); multiply them first"
+            f"the features are too small to train on in float32 (root mean square {scale:.1e}); scale them up first"
         )
     return scale or 1.0

@@ -45,7 +45,7 @@ class Given:
     def on(self, other: Any) -> Given:
         """The same network for other data."""
         if not isinstance(other, Dataset):
-            raise UsageError("the rows to test a network on are a data set, from `open_dataset`")
+            raise UsageError("the test rows of a network must be a data set from `open_dataset`")
         return Given(self.encoder, other, self.layer)
 
 
@@ -91,7 +91,7 @@ def is_model(source: Any) -> bool:
 def given(model: Any, data: Any, layer: str | None) -> Given:
     """Take a model and a data set for a network to train; UsageError for anything else beside a model."""
     if not isinstance(data, Dataset):
-        raise UsageError("a network is trained on a data set: give `open_dataset(...)` beside the model")
+        raise UsageError("a network is trained on a data set; pass `open_dataset(...)` along with the model")
     if isinstance(model, nn.Module):
         model = Encoder(module=model, prepare=Pixels(), spec=type(model).__name__)
     return Given(model, data, layer)
@@ -128,8 +128,8 @@ def open_subject(
         network: to train.
         config: how.
         device: that trains.
-        memory: bytes that the inputs may take; if they take more, they are read anew for every batch.
-        track: shows progress over inputs.
+        memory: bytes that the inputs may take; if they take more, they are read again for every batch.
+        track: reports progress over inputs.
         beside: the same network with the data to train on, if these are further data.
         say: is told of inputs that are read anew.
 
@@ -142,10 +142,10 @@ def open_subject(
     if not len(dataset.inputs):
         raise InputError(f"{dataset.location} has no inputs")
     if not (dataset.labels >= 0).any():
-        raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs and none of them has a label")
+        raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs, none of them labeled")
     where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer, config.loss_layer)
     if config.amp and autocast_type(device) is not torch.bfloat16:
-        raise InputError(f"{device} has no bfloat16, in which `amp=True` trains; leave it out")
+        raise InputError(f"{device} does not support bfloat16, which `amp=True` needs; omit it")
     if config.train != "head":
         refuse_shared_statistics(encoder)
     if config.loss_layer is not None and config.train != "all":
@@ -163,8 +163,8 @@ def refuse_shared_statistics(encoder: Encoder) -> None:
     if name is not None:
         kind = type(encoder.module.get_submodule(name)).__name__
         raise UsageError(
-            f"{name} of {encoder.spec} is a {kind}, whose statistics would be those of each process's share of a batch; train "
-            "it in one process"
+            f"{name} of {encoder.spec} is a {kind}, whose statistics would cover only the part of the batch on each "
+            f"process; train it in one process"
         )
 
 
@@ -174,7 +174,7 @@ def _refuse_frozen_loss_layer(encoder: Encoder, where: Plan, config: TrainingCon
     network(sample)
     if network.loss_rows is not None and not network.loss_rows[0].requires_grad:
         raise UsageError(
-            f"with train='{config.train}' nothing is trained up to `loss_layer={config.loss_layer}`; train more, or all"
+            f"with train='{config.train}' no layer up to `loss_layer={config.loss_layer}` is trained; train more, or all"
         )
 
 

@@ -48,20 +48,20 @@ def refuse_without_validation(config: TrainingConfig, why: str) -> None:
         "a sweep": any(len(expression.expand(objective)) > 1 for objective in config.objectives),
     }
     for what in (what for what, wanted in asked.items() if wanted):
-        raise UsageError(f"{what} goes by the validation rows, and there are none: {why}")
+        raise UsageError(f"{what} needs validation rows, but there are none: {why}")
 
 
 def refuse_for_heads(config: TrainingConfig) -> None:
     """Raise UsageError for settings of a network where a head is trained."""
     for name in ("train", "backbone_learning_rate", "loss_layer", "augment", "amp"):
         if getattr(config, name) != default(name):
-            raise UsageError(f"`{name}=` is for a network, and features are given: give a model and a data set")
+            raise UsageError(f"`{name}=` applies to networks, but features were given; give a model and a data set")
 
 
 def refuse_for_networks(config: TrainingConfig) -> None:
     """Raise UsageError for settings of a head where a network is trained."""
     if config.head != default("head"):
-        raise UsageError("a network has a classifier of its own; leave out `head=`, or give stored features to put a head on")
+        raise UsageError("a network has its own classifier; omit `head=`, or give stored features to train a head on")
 
 
 def grids(config: TrainingConfig, parts: Parts, *, network: bool = False) -> list[list[str]]:
@@ -77,17 +77,15 @@ def grids(config: TrainingConfig, parts: Parts, *, network: bool = False) -> lis
         for term in expression.parse(point):
             if term.start > config.epochs:
                 raise UsageError(
-                    f"'{point}': {term.spec} would switch on in epoch {term.start}, after the last of {config.epochs}"
+                    f"'{point}': {term.spec} would start in epoch {term.start}, after the last one ({config.epochs})"
                 )
         built = expression.build(point, count, width)
         read.update(built.reads)
         if config.weights is not None and not any(hasattr(each, "per_sample") for each in built.losses):
-            raise UsageError(
-                f"'{point}' has no term with a value per sample, such as ce, that weights of samples could multiply"
-            )
+            raise UsageError(f"'{point}' has no term with per-sample values, such as ce, that sample weights could multiply")
     if config.loss_layer is not None and not read & {"layer", "magnitudes"}:
         names = [name for name in plugins.names("losses") if expression.reads(plugins.load("losses", name)) != "embedding"]
-        raise UsageError(f"`loss_layer=` is read by {', '.join(names)} alone, and no objective has one of them; leave it out")
+        raise UsageError(f"`loss_layer=` is only used by {', '.join(names)}, and no objective has any of them; omit it")
     return found
 
 
@@ -103,9 +101,9 @@ def warn_of_overlap(parts: Parts, say: Callable[[str], None]) -> None:
 
     shared = int(np.isin(keys(parts.test), keys(parts.train)).sum())
     if shared == len(parts.test.labels):
-        raise InputError(f"{parts.test.source}: all of its rows are rows that are trained on; give rows of another data set")
+        raise InputError(f"{parts.test.source}: all of its rows are also training rows; give rows of another data set")
     if shared:
-        say(f"warning: {shared:,} of the {len(parts.test.labels):,} rows of {parts.test.source} are trained on too")
+        say(f"warning: {shared:,} of the {len(parts.test.labels):,} rows of {parts.test.source} are also training rows")
 
 
 def head_notes(config: TrainingConfig, features: FeatureSet, parts: Parts, *, network: bool = False) -> HeadNotes:

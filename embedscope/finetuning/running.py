@@ -72,56 +72,56 @@ def finetune(
     say: Callable[[str], None] = silent,
     **settings: Any,
 ) -> Finetuning:
-    """Train a head, or a whole network, with every objective and measure the held-out rows before and after.
+    """Train a head or a network with every objective and return the metrics before and after.
 
-    With a model and a data set, `finetune(open_model(...), open_dataset(...), run)`, the network is trained: the objective is
-    on its embedding layer and its classifier, which is made anew if it has another number of classes. Everything else is as
-    for heads, whose features are then the network's embedding before training. A model with random weights starts from other
-    ones in each trial. Each trial keeps `model.safetensors`, which `extract` takes as a checkpoint of the same model.
+    With a model and a data set, `finetune(open_model(...), open_dataset(...), run)`, the network is trained: the objective uses
+    its embedding layer and its classifier, which is replaced if its number of classes differs. Everything else works as for
+    heads, with the network's embedding before training as the features. A model with random weights starts from different ones
+    in each trial. Each trial keeps `model.safetensors`, which `extract` accepts as a checkpoint of the same model.
 
-    All metrics are of the rows themselves, before and after alike: Gini and KL differ from those of `score` if the layer has
-    magnitudes, which a head does not carry on.
+    All metrics are computed on the rows themselves, before and after: Gini and KL differ from those of `score` if the layer has
+    magnitudes, which a head does not propagate.
 
-    Held out are the rows of the split "test" if the features have one, else a share of every class. The epoch whose weights
-    are kept is the best on validation rows: those of the split "val", else a share of every class of the rest. Training takes
-    all others. Every objective sees the same splits and, trial by trial, the same start and batches, so that differences are
-    paired. With several splits, test and validation rows are drawn anew for each, and all trials are trained on each, with
-    seeds of their own. If no term of an objective reaches the classifier, the classifier is trained as a linear probe on the
-    detached embedding, by cross-entropy.
+    The held-out rows are the split "test" if there is one, else a share of each class. The weights kept are those of the best
+    epoch on the validation rows: the split "val", else a share of each class of the rest. All other rows are for training.
+    Every objective sees the same splits and, trial by trial, the same initialization and batches, so differences are paired.
+    With several splits, test and validation rows are redrawn for each, and all trials are trained on each, with their own
+    seeds. If no term of an objective reaches the classifier, the classifier is trained as a linear probe on the detached
+    embedding, by cross-entropy.
 
     An objective with lists, `ce + [0.1, 1]*silhouette`, is a sweep: all objectives of the grid are trained, the best on the
-    validation rows (mean over trials) stands for it, and it alone is measured on the held-out rows.
+    validation rows (mean over trials) represents it, and only that one is measured on the held-out rows.
 
-    Each training is kept in `RUN.partial` as it ends, and one under way every ten seconds; an interrupted run resumes with
-    `resume` and gives identical results; with other objectives, more trials or more splits too. An objective that stops being
-    finite ends the run, but in a sweep it is left out. Under torchrun, each process computes its share of every batch, and the
+    Each training is saved in `RUN.partial` when it ends, and a running one every ten seconds; an interrupted run resumes with
+    `resume`, also with other objectives, more trials or more splits, and gives identical results. An objective that becomes
+    non-finite ends the run; in a sweep it is dropped. Under torchrun, each process computes its share of every batch, and the
     gradient is that of the whole batch.
 
     Args:
         features: an Encoder or nn.Module, with a Dataset as `labels`, to train the network. Otherwise (N, D) as an array, a
             tensor or a data frame, with `labels`; or, without, a FeatureSet, a path, or a pair (features, labels); of AnnData,
             `labels` names a column of its obs. Rows whose label is -1 are left out.
-        labels: (N,) of any kind. A path or a config in this place is the `run` or the `config`, as in
-            `finetune("features.h5", "run")`.
-        run: the directory to write, laid out as `store.runs` says. Without it, what is written (heads, embeddings of the
-            held-out rows, logs) lies in a temporary directory, the result's `path`, which lives as long as the result.
+        labels: (N,) of any kind. A path or a config passed here is taken as `run` or `config`, as in `finetune("features.h5",
+            "run")`.
+        run: the directory to write, with the layout documented in `store.runs`. Without it, heads, embeddings of the held-out
+            rows and logs are in a temporary directory, the result's `path`, which exists as long as the result.
         config: how to train; `TrainingConfig()` if left out.
-        layer: of a store with several; of a network, the layer whose output is the embedding, as in `extract`.
+        layer: which layer of a store with several; for a network, the layer whose output is the embedding, as in `extract`.
         test: hold out these rows instead, of another data set: a FeatureSet, a path, or a pair (features, labels); for a
             network, a Dataset.
-        label_map: its class names -> those of the features, "" to leave a class out; equal names need none.
-        overwrite: replace an earlier run; nothing else is ever replaced.
+        label_map: class names of `test` -> class names of the features, "" to drop a class; equal names can be omitted.
+        overwrite: replace an earlier run; anything else is never replaced.
         resume: resume an interrupted run.
-        command: recorded, so that a reader can repeat the run.
-        track: shows progress over epochs.
-        say: is told what a user should know while it runs.
-        **settings: fields of `TrainingConfig` by name, as in `objectives=["ce", "supcon"], trials=5`; they go before `config`.
+        command: recorded, so that the run can be repeated.
+        track: reports progress over epochs.
+        say: called with messages for the user during the run.
+        **settings: fields of `TrainingConfig` by name, as in `objectives=["ce", "supcon"], trials=5`; they override `config`.
 
     Raises:
-        InputError: features with NaN, fewer than two classes, or an objective that stops being finite.
-        UsageError: an expression, a head, a name or a number that could never work; features without labels.
-        OutputError: the directory exists, or an unfinished run was begun with other settings.
-        InterruptedRunError: Ctrl-C, with trainings done that `resume` continues from.
+        InputError: features with NaN, fewer than two classes, or an objective that becomes non-finite.
+        UsageError: an invalid expression, head, name or number; features without labels.
+        OutputError: the directory exists, or an unfinished run was started with other settings.
+        InterruptedRunError: Ctrl-C after some trainings were finished; `resume` continues from them.
 
     Example:
         >>> features = [[0.0, 1.0], [0.1, 1.2], [0.2, 0.9], [0.3, 1.1], [3.0, 0.0], [3.1, 0.2], [3.2, 0.1], [3.3, 0.3]]
@@ -134,7 +134,7 @@ def finetune(
         labels, config = None, labels
     elif isinstance(labels, str | Path) and not hasattr(features, "obsm"):
         if isinstance(run, str | Path):
-            raise UsageError(f"two run directories are named: {labels} and {run}; labels are an array or a list")
+            raise UsageError(f"two run directories are given: {labels} and {run}; labels must be an array or a list")
         labels, run, config = None, labels, run if isinstance(run, TrainingConfig) else config
     elif isinstance(run, TrainingConfig) and config is None:
         run, config = None, run
@@ -145,7 +145,7 @@ def finetune(
     if run is not None:
         distributed.broadcast(lambda: check_run(Path(run), overwrite=overwrite, resume=resume))
     elif resume:
-        raise UsageError("only a run with a directory can be resumed; name the directory")
+        raise UsageError("only a run with a directory can be resumed; give the directory")
     source: FeatureSet | Given
     other: FeatureSet | Given | None = None
     if is_model(features):
@@ -200,7 +200,7 @@ def _run(
         test = with_classes_of(test, features, label_map)
         check_finite(test)
     elif label_map is not None:
-        raise UsageError("a label map is for the classes of another test file; name that file too")
+        raise UsageError("a label map applies to the classes of a separate test file; give that file too")
     if config.splits > 1:
         _refuse_given_split(features, test)
     configs = [replace(config, seed=config.seed + _SPLIT_SEEDS * split) for split in range(config.splits)]
@@ -285,11 +285,13 @@ def _run(
 def _refuse_given_split(features: FeatureSet, test: FeatureSet | None) -> None:
     """Raise UsageError for test rows that are given, which are one split and no more."""
     if test is not None:
-        raise UsageError(f"several splits draw their test rows, and those of {test.source} are given: leave out one of the two")
+        raise UsageError(
+            f"several splits draw their own test rows, but {test.source} is given as the test set; omit one of the two"
+        )
     if not draws_test_rows(features):
         raise UsageError(
-            f"several splits draw their test rows, and {features.source} has a split 'test', which alone is held out; leave "
-            "out `splits=`, or give features without that split"
+            f"several splits draw their own test rows, but {features.source} has a split 'test', which is the only one "
+            f"held out; omit `splits=`, or give features without that split"
         )
 
 
@@ -297,11 +299,11 @@ def _over_splits(data: RunData, config: TrainingConfig) -> RunData:
     """Word where the rows of several splits are from."""
     if config.splits == 1:
         return data
-    drawn = f"drawn anew for each of {config.splits} splits"
-    validated_on = f"{config.val_share:.0%} of every class of the rest, {drawn}"
+    drawn = f"redrawn for each of {config.splits} splits"
+    validated_on = f"{config.val_share:.0%} of each class of the rest, {drawn}"
     return replace(
         data,
-        held_out=f"{config.test_share:.0%} of every class, {drawn}",
+        held_out=f"{config.test_share:.0%} of each class, {drawn}",
         validated_on=validated_on if "drawn" in data.validated_on else data.validated_on,
     )
 

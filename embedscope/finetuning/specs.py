@@ -70,8 +70,8 @@ def check_train(train: str) -> None:
     kind, _, count = train.partition(":")
     if train not in ("all", "head") and not (kind == "last" and count.isdecimal() and int(count)):
         raise UsageError(
-            f"cannot read what to train, '{train}'; write all, head for the classifier alone, or last:N for the classifier and "
-            "the N last blocks before it"
+            f"cannot read '{train}' as the part to train; use all, head (the classifier), or last:N (the last N blocks "
+            f"and the classifier)"
         )
 
 

@@ -70,11 +70,11 @@ def part(
         test, held_out = select(features, ~rest), "the split 'test' of the features"
     else:
         rest = ~_drawn(features.labels, ~named, test_share, seed)
-        test, held_out = select(features, ~rest), f"{test_share:.0%} of every class, drawn with seed {seed}"
+        test, held_out = select(features, ~rest), f"{test_share:.0%} of each class, drawn with seed {seed}"
     chosen, validated_on = named, "the split 'val' of the features"
     if not named.any() and val_share:
         chosen = _drawn(features.labels, rest, val_share, seed + 1)
-        validated_on = f"{val_share:.0%} of every class of the rest, drawn with seed {seed + 1}"
+        validated_on = f"{val_share:.0%} of each class of the rest, drawn with seed {seed + 1}"
     if not chosen.any():
         validated_on = "nothing: the last epoch is kept"
     train = select(features, rest & ~chosen)
@@ -82,7 +82,7 @@ def part(
     for name, rows in (("to train on", train), ("held out", test)):
         if (count := len(np.unique(rows.labels))) < 2:
             whole = "; all rows are of its split 'test'" if not len(train.labels) and other is None else ""
-            raise InputError(f"{rows.source}: the rows {name} have {_classes(count)}, a comparison needs at least 2{whole}")
+            raise InputError(f"{rows.source}: the rows {name} have {_classes(count)}; a comparison needs at least 2{whole}")
     for name, part_of in (("held out", test), ("validated on", validation)):
         labels = [] if part_of is None else part_of.labels.tolist()
         if unseen := sorted(set(labels) - set(train.labels.tolist())):
@@ -118,11 +118,11 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     if strange := [name for name, target in targets.items() if target and target not in features.class_names]:
         raise InputError(
             f"{other.source}: {_classes(len(strange))} not in the features to train on: {', '.join(strange[:5])}; "
-            "name what they are with `label_map=`, or leave them out with an empty name there"
+            "map them with `label_map=`, or drop them with an empty name in it"
         )
     keep = np.array([bool(targets[other.class_names[label]]) for label in other.labels])
     if not keep.any():
-        raise InputError(f"{other.source}: the label map leaves out every class")
+        raise InputError(f"{other.source}: the label map drops every class")
     kept = select(other, keep)
     codes = {name: code for code, name in enumerate(features.class_names)}
     labels = np.array([codes[targets[other.class_names[label]]] for label in kept.labels], dtype=np.int64)
@@ -161,11 +161,11 @@ def read_label_map(path: Path | str) -> dict[str, str]:
                     continue
                 if len(cells) != 2:
                     raise InputError(
-                        f"{path}, line {number}: {len(cells)} columns; it takes two, a class of the test file and a class of "
-                        "the features, as in automobile,car"
+                        f"{path}, line {number}: {len(cells)} columns; expected two, a class of the test file and a class "
+                        f"of the features, as in automobile,car"
                     )
                 if cells[0] in mapping:
-                    raise InputError(f"{path}, line {number}: the class {cells[0]} is named twice")
+                    raise InputError(f"{path}, line {number}: the class {cells[0]} is listed twice")
                 mapping[cells[0]] = cells[1]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -42,7 +42,9 @@ def run_objective(works: Sequence[Trials], objective: str, folders: Mapping[str,
         note = found[-1].diverged
         if note and len(folders) == 1:
             kept = (
-                "" if work.temporary else "; what else was trained is kept: `resume=True` without this objective continues it"
+                ""
+                if work.temporary
+                else "; the other objectives are kept; to continue them, drop this objective and pass `resume=True`"
             )
             raise InputError(f"{note}{kept}")
         values = [] if note else [each.validation for each in found if each.validation is not None]

@@ -111,8 +111,8 @@ class Training:
         if not self._negative:
             return []
         return [
-            f"b(i) of the soft silhouette was negative for {self._negative:.0%} of the samples of the last epoch, where its "
-            "gradient can push a sample away from its own class: lower tau_s, or use softmin='lme'"
+            f"b(i) of the soft silhouette was negative for {self._negative:.0%} of the samples in the last epoch, where "
+            f"the gradient can push a sample away from its own class; lower tau_s, or use softmin='lme'"
         ]
 
     def state_dict(self) -> dict[str, Any]:

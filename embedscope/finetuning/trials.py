@@ -68,7 +68,7 @@ class Trials:
         notes: what a head's file says beside its tensors, but for objective, seed and epoch.
         provenance: what the stores say, but for the head.
         memory: bytes that rows may take.
-        track: shows progress over epochs.
+        track: reports progress over epochs.
         temporary: whether the run directory is removed if the run fails, so that messages promise nothing that was kept.
         split: number of the split, from 0.
     """
@@ -130,7 +130,7 @@ class Trials:
 
         fields = self._noted(directory, "trained", objective, found)
         distributed.on_main(lambda: self._writer.drop_state(directory))
-        outcome: Outcome = typed.read(Outcome, fields, f"{self._writer.partial}: what was noted of {directory}")
+        outcome: Outcome = typed.read(Outcome, fields, f"{self._writer.partial}: the notes on {directory}")
         return outcome
 
     def measure(self, outcome: Outcome, objective: str, directory: str, number: int) -> Trial:

@@ -56,9 +56,9 @@ def loss(*, reference: str, classes: int = 1, family: bool = False, reads: str =
         TypeError: the class has neither `forward` nor `per_sample`, or with other arguments; the function gave no module.
     """
     if classes not in (1, 2):
-        raise ValueError(f"classes of a loss is 1 or 2, got {classes}")
+        raise ValueError(f"the `classes` of a loss must be 1 or 2, got {classes}")
     if reads not in READS:
-        raise ValueError(f"reads of a loss is one of {', '.join(READS)}, got {reads}")
+        raise ValueError(f"the `reads` of a loss must be one of {', '.join(READS)}, got {reads}")
     declaration = LossDeclaration(reference, classes, family, reads)
 
     def declare(factory: Any) -> Any:
@@ -71,7 +71,7 @@ def loss(*, reference: str, classes: int = 1, family: bool = False, reads: str =
         def make(*args: Any, **options: Any) -> nn.Module:
             module = factory(*args, **options)
             if not isinstance(module, nn.Module):
-                raise TypeError(f"the loss {factory.__name__} gave {type(module).__name__}, and not a torch.nn.Module")
+                raise TypeError(f"the loss {factory.__name__} returned {type(module).__name__}, expected a torch.nn.Module")
             _complete(type(module))
             module.declaration = declaration  # type: ignore[assignment]
             return module
@@ -100,7 +100,7 @@ def _precise(formula: Any, *, reduced: bool = False) -> Any:
         return formula
     taken = list(inspect.signature(formula).parameters)[1:]
     if taken != ["features", "labels", "logits"]:  # a class of torch, say, that is not to be changed under others
-        raise TypeError(f"{formula.__qualname__} takes ({', '.join(taken)}); that of a loss takes (features, labels, logits)")
+        raise TypeError(f"{formula.__qualname__} takes ({', '.join(taken)}); a loss takes (features, labels, logits)")
 
     @functools.wraps(formula)
     def compute(self: nn.Module, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:

@@ -39,10 +39,10 @@ _SINGULAR = {
 _HIDDEN = {"self", "args", "kwargs", "mat_based_loss", "collect_stats", "weight_init_func", "aggregation_func", "iter_fn"}
 _ABSTRACT = {"GenericPairLoss", "MultipleReducers", "DoNothingReducer", "BatchedDistance"}
 _UNSUITED = {
-    "MultipleLosses": "takes several losses: write them as a sum, as in pml.SupConLoss + 0.5*pml.TripletMarginLoss",
-    "SelfSupervisedLoss": "needs several views of each sample, and an objective has labeled embeddings",
-    "VICRegLoss": "needs two views of each sample and no labels, and an objective has labeled embeddings",
-    "ManifoldLoss": "takes no labels, and an objective has labeled embeddings",
+    "MultipleLosses": "combines several losses; write them as a sum, as in pml.SupConLoss + 0.5*pml.TripletMarginLoss",
+    "SelfSupervisedLoss": "needs several views of each sample, but an objective gets labeled embeddings",
+    "VICRegLoss": "needs two views of each sample without labels, but an objective gets labeled embeddings",
+    "ManifoldLoss": "takes no labels, but an objective gets labeled embeddings",
 }
 
 
@@ -88,7 +88,7 @@ def part(kind: str, text: str, num_classes: int, dim: int) -> Any:
             values["weights"] = torch.tensor(values["weights"])
         return classes[spec.name](**wanted, **values)
     except Exception as error:
-        raise UsageError(f"{name} cannot be used so: {_reason(error)}") from error
+        raise UsageError(f"{name} cannot be used this way: {_reason(error)}") from error
 
 
 def try_out(module: nn.Module, name: str, num_classes: int, dim: int) -> None:
@@ -104,11 +104,11 @@ def try_out(module: nn.Module, name: str, num_classes: int, dim: int) -> None:
                 module(rows, labels, rows).backward()
         except Exception as error:
             library = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            raise UsageError(f"{name} cannot be used so: {_reason(library)}") from error
+            raise UsageError(f"{name} cannot be used this way: {_reason(library)}") from error
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200] or "a check of the library failed"
+    return str(error).strip().partition("\n")[0][:200] or "an assertion in the library failed"
 
 
 def _classes(kind: str) -> dict[str, type[nn.Module]]:

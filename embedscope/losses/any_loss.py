@@ -16,7 +16,9 @@ _EPS = 1e-5
 
 @loss(reference="arXiv:2405.14745")
 class any_loss(nn.Module):
-    """1 - score of a soft confusion matrix: in [0, 1], lower is better, 0 when every sample is certain and right.
+    """AnyLoss: 1 minus a differentiable F1, accuracy, balanced accuracy or G-mean.
+
+    In [0, 1], lower is better; 0 when every sample is correct with full confidence.
 
     Each class is one against the rest: its probability p counts as a yes by 1 / (1 + exp(-L (p - 1/2))), and so do true
     positives, false positives and so on become sums. The loss is the mean over the classes that the batch has. The paper is for

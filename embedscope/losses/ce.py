@@ -10,7 +10,7 @@ from embedscope.losses import loss
 
 @loss(reference="doi:10.1109/CVPR.2016.308")
 class ce(nn.Module):
-    """Cross-entropy, the mean over the batch of -ln p(label), in nats.
+    """Cross-entropy of the logits, averaged over the batch, in nats.
 
     Args:
         num_classes: K.

@@ -12,7 +12,9 @@ from embedscope.ops.class_moments import class_sums
 
 @loss(reference="doi:10.1007/978-3-319-46478-7_31")
 class center(nn.Module):
-    """Center loss (Wen et al. 2016): half the mean squared distance of the rows to the centers of their classes. At least 0.
+    """Center loss: half the mean squared distance of rows to their class centers.
+
+    At least 0. Wen et al. 2016:
 
         L = 1 / (2 B) sum |x - c_y|²,    and then    c_j += alpha sum over rows of j of (x - c_j) / (1 + n_j)
 

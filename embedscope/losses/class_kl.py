@@ -18,7 +18,9 @@ from embedscope.ops.class_moments import present_classes
 
 @loss(reference="arXiv:2202.07073", reads="magnitudes")
 class class_kl(nn.Module):
-    """Divergence between how often a class occurs in the batch and how much of the channels it takes: >= 0, in nats.
+    """KL divergence between class frequencies and channel usage per class, in nats.
+
+    At least 0.
 
     Lower is better. The metric `class_kl` is this loss on the same rows, up to the batch's dtype. The target is the histogram
     of the batch, so that classes missing from it do not count. One class gives 0. If all features are 0 the value is 0 with a

@@ -13,7 +13,9 @@ from embedscope.losses import loss
 
 @loss(reference="arXiv:2304.07288")
 class comp_sum(nn.Module):
-    """Mean over the batch of (1 - p^(tau - 1)) / (tau - 1), p the probability of the label: at least 0, lower is better.
+    """Comp-sum loss: a family with cross-entropy, generalized cross-entropy and MAE.
+
+    Mean over the batch of (1 - p^(tau - 1)) / (tau - 1), p the probability of the label: at least 0, lower is better.
 
     The larger tau, the less a sample counts that the model holds to be wrong, and the less noise in the labels harms:
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def contrastive(
     num_classes: int, dim: int, *, margin: float = 1.0, pos_margin: float = 0.0, normalize: bool = True
 ) -> nn.Module:
-    """Contrastive loss: pulls pairs of one class together and pushes pairs of two apart, up to a margin. At least 0.
+    """Contrastive loss over positive and negative pairs, with margins.
+
+    At least 0; pulls pairs of one class together and pushes pairs of different classes apart, up to a margin:
 
         mean over positive pairs of [d - pos_margin]_+   +   mean over negative pairs of [margin - d]_+
 

@@ -12,7 +12,9 @@ from embedscope.ops.cosines import cosines
 
 @loss(reference="arXiv:2310.10636", classes=2)
 class decoupled_softmax(nn.Module):
-    """Contrastive loss in which the positives of a sample do not compete with one another: at least 0, lower is better.
+    """Contrastive loss whose positives do not compete with each other.
+
+    At least 0, lower is better.
 
     For a sample i and each other sample p of its class, -ln( e^s(i,p) / (e^s(i,p) + sum of e^s(i,n) over other classes) ), with
     s = cosine / temperature; the mean over p, then over the batch. A sample that is alone in its class counts as 0, and is

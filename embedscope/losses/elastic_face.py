@@ -16,7 +16,9 @@ SPREADS_PLUS = {"arc": 0.0175, "cos": 0.02}
 
 @loss(reference="arXiv:2109.09416")
 class elastic_face(nn.Module):
-    """Cross-entropy of scaled cosines to class vectors, with a random margin on the label: at least 0, lower is better.
+    """Angular-margin softmax with random margins (ElasticFace); also ArcFace and CosFace.
+
+    Cross-entropy of scaled cosines to class vectors: at least 0, lower is better.
 
     The margin of sample i is drawn from N(margin, sd²) at every step, from torch's global generator. kind "arc" has
     cos(angle + margin) at the label, "cos" has cos(angle) - margin; with sd=0 these are ArcFace (arXiv:1801.07698) and CosFace

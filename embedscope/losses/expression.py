@@ -141,7 +141,7 @@ def _resolved(spec: plugins.Spec, load: Callable[..., Any]) -> tuple[Callable[..
     if not dot:
         return factory, spec
     if not getattr(getattr(factory, "declaration", None), "family", False):
-        raise UsageError(f"no loss '{spec.name}': {name} is a single loss, without a dot")
+        raise UsageError(f"no loss '{spec.name}': {name} is a single loss and takes no dot")
     return factory, plugins.Spec(name, options={"loss": str(replace(spec, name=member))})
 
 
@@ -165,9 +165,9 @@ def expand(expression: str) -> list[str]:
             raise _misread(text, node.col_offset, "a sweep over an empty list")
         for element in node.elts:
             if not isinstance(element, ast.Constant | ast.UnaryOp):
-                raise _misread(text, element.col_offset, "a sweep is over a list of numbers, texts, True, False or None")
+                raise _misread(text, element.col_offset, "a sweep takes a list of numbers, strings, True, False or None")
     if (size := math.prod(len(node.elts) for node in lists)) > _LARGEST_GRID:
-        raise UsageError(f"{size:,} objectives in a grid; at most {_LARGEST_GRID:,} make sense, in '{text[:_SHOWN]}'")
+        raise UsageError(f"{size:,} objectives in a grid; the limit is {_LARGEST_GRID:,}, in '{text[:_SHOWN]}'")
     source, grid = text.encode(), []  # ast counts in bytes of UTF-8
     for chosen in itertools.product(*(node.elts for node in lists)):
         pieces, end = [], 0
@@ -199,13 +199,13 @@ def _read(expression: str) -> tuple[str, ast.expr]:
     try:
         return text, plugins.read_expression(text)
     except (MemoryError, RecursionError) as error:
-        raise UsageError("the objective is too long, or nested too deeply, to be read") from error
+        raise UsageError("the objective is too long or too deeply nested") from error
     except UnicodeEncodeError as error:
-        raise UsageError(f"the objective holds a character that is not text, at place {error.start + 1}") from error
+        raise UsageError(f"the objective contains an invalid character at position {error.start + 1}") from error
     except SyntaxError as error:
         # Python counts from 1, and gives 0 for an expression that ends too early.
         place = len(text[: error.offset - 1].encode()) if error.offset else len(text.encode())
-        raise _misread(text, place, "this cannot be read") from error
+        raise _misread(text, place, "cannot parse this") from error
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -223,10 +223,10 @@ def _term(text: str, node: ast.expr) -> Term:
     # `0.5*gini@10` is read by Python as (0.5*gini) @ 10: the epoch is the outermost.
     start, weight = 1, 1.0
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-        start = _number(text, node.right, "the epoch after '@' must be a whole number from 1", whole=True)
+        start = _number(text, node.right, "the epoch after '@' must be an integer of at least 1", whole=True)
         node = node.left
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        weight = _number(text, node.left, "the weight before '*' must be a number from 0")
+        weight = _number(text, node.left, "the weight before '*' must be a number of at least 0")
         node = node.right
     name: ast.expr = node
     args: tuple[Any, ...] = ()
@@ -237,7 +237,7 @@ def _term(text: str, node: ast.expr) -> Term:
             args, options = plugins.literals(node)
         except ValueError as error:
             raise _misread(
-                text, node.col_offset, "options have to be literals, each once, as in silhouette(tau_s=0.1)"
+                text, node.col_offset, "options must be literals, each given once, as in silhouette(tau_s=0.1)"
             ) from error
     if not isinstance(name, ast.Name | ast.Attribute):
         raise _misread(text, node.col_offset, "expected a loss, as in ce + 0.5*silhouette(tau_s=0.1)@10")

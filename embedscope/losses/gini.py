@@ -12,7 +12,9 @@ from embedscope.ops.class_moments import present_classes
 
 @loss(reference="arXiv:2202.07073", reads="magnitudes")
 class gini(nn.Module):
-    """Mean Gini impurity of the channels: in [0, 1], lower is better; 0 if each channel answers to one class only.
+    """Mean Gini impurity of the channels.
+
+    In [0, 1], lower is better; 0 if each channel responds to a single class.
 
     The metric `gini` is this loss on the same rows, up to the batch's dtype. At most 1 - 1/K for K classes in the batch, but
     exactly 1 for a channel that is zero throughout, which has no gradient. One class in the batch gives 0; classes that are

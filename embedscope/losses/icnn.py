@@ -17,7 +17,9 @@ _LEAST = 1e-6
 
 @loss(reference="arXiv:2305.09062", classes=2)
 class icnn(nn.Module):
-    """-ln of the inter and intra class nearest neighbors score, in its form for training: at least 0, lower is better.
+    """Negative log of the inter- and intra-class nearest-neighbor score (ICNN).
+
+    The training form of the score: at least 0, lower is better.
 
     For each sample, the k nearest others by Euclidean distance d; e is its distance to the nearest sample of another class and
     r that to its k-th neighbor. score = ((same + diff) / 2 + gamma) / 2, in (0, 1], with

@@ -18,7 +18,9 @@ SCHEDULES = ("rising", "paper", "constant")
 
 @loss(reference="arXiv:2412.08515", classes=2, reads="layer")
 class latent_boost(nn.Module):
-    """How much nearer a sample is to its own class mean than to the others, in units of each class's spread: lower is better.
+    """Latent Boost: Magnet loss in principal components, with per-class variances.
+
+    How much nearer a sample is to its own class mean than to the others, in units of each class's spread: lower is better.
 
     With d' the distance in the principal components of the batch and v(c) = sum d'(r, mean of c)² / (n(c) - 1),
         L(n) = [ d'(n, own)² / (2 v(own)) + alpha + ln sum_{c != own} exp(-beta d'(n, c)² / (2 v(c))) ]_+

@@ -13,7 +13,9 @@ from embedscope.losses import loss
 
 @loss(reference="arXiv:2112.14869")
 class ldr(nn.Module):
-    """Mean over the batch of lam ln( mean over classes k of exp((f_k - f_y + c [k != y]) / lam) ); lower is better.
+    """Label-distributionally robust loss (LDR-KL), a soft multiclass hinge.
+
+    Mean over the batch of lam ln( mean over classes k of exp((f_k - f_y + c [k != y]) / lam) ); lower is better.
 
     At least -lam ln K, so it can be negative. lam -> 0 is the hinge of Crammer and Singer, max_k (f_k - f_y + c [k != y]); lam
     = 1 and c = 0 is cross-entropy - ln K; lam -> infinity is the mean margin violated. The adaptive form, ALDR, which keeps a

@@ -12,7 +12,9 @@ from embedscope.ops.class_moments import Classes, present_classes, smallest_spre
 
 @loss(reference="arXiv:1511.05939", classes=2)
 class magnet(nn.Module):
-    """How much nearer a sample is to its own class mean than to the others, in units of the spread: >= 0, lower is better.
+    """Magnet loss with one cluster per class: distance to own versus other class means.
+
+    In units of the spread: at least 0, lower is better.
 
     With means and spread of the batch, s2 = sum |r - own mean|² / (B - 1), summed over dimensions and pooled over classes,
         L(n) = [ d(n, own)² / (2 s2) + alpha + ln sum_{c != own} exp(-d(n, c)² / (2 s2)) ]_+

@@ -12,7 +12,9 @@ from embedscope.ops.cosines import cosines
 
 @loss(reference="arXiv:2510.00137", classes=2)
 class mann_whitney(nn.Module):
-    """Mean of ln(1 + exp(-(s_p - s_n) / temperature)) over pairs p of one class and pairs n of two: above 0, lower is better.
+    """Ranks pairs of the same class above pairs of different classes (Mann-Whitney).
+
+    Mean of ln(1 + exp(-(s_p - s_n) / temperature)) over pairs p of one class and pairs n of two: above 0, lower is better.
 
     s is the cosine. Divided by ln 2 it is no less than 1 - AUC, the share of comparisons between a pair of either kind that
     come out wrong, whichever rows the pairs are of. A batch without a pair of either kind gives 0 with a graph. A row of zeros

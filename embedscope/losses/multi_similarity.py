@@ -23,13 +23,15 @@ def multi_similarity(
     miner: bool = False,
     epsilon: float = 0.1,
 ) -> nn.Module:
-    """Multi-Similarity loss: soft hinges on the cosine similarities of positive and of negative pairs. At least 0.
+    """Multi-Similarity loss: soft hinges on cosines of positive and negative pairs.
+
+    At least 0.
 
         mean over rows i of   (1 / alpha) ln(1 + sum over positives of exp(-alpha (s - base)))
                             + (1 / beta)  ln(1 + sum over negatives of exp(beta (s - base)))
 
     The paper mines pairs first: with miner=True an anchor keeps its positives less similar than its nearest negative plus
-    epsilon, and its negatives more similar than its furthest positive less epsilon; it must be asked for, as in
+    epsilon, and its negatives more similar than its furthest positive less epsilon; it is opt-in, as in
     pytorch-metric-learning. A row without positives, or without negatives, has only the other part. A batch of one row, or in
     which at most one pair is mined of either kind, gives 0 with a graph.
 

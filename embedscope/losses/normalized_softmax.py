@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @loss(reference="arXiv:1811.12649")
 def normalized_softmax(num_classes: int, dim: int, *, temperature: float = 0.05) -> nn.Module:
-    """Normalized softmax: cross-entropy over the cosines of the row and one learned vector per class, in nats; at least 0.
+    """Normalized softmax: cross-entropy over cosines to learned class vectors, in nats.
+
+    At least 0:
 
         mean of   -ln [ exp(x · w_y / t) / sum over classes k of exp(x · w_k / t) ],   x and w at unit length
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @loss(reference="arXiv:2008.09164")
 def npair(num_classes: int, dim: int, *, normalize: bool = True, regularization: float = 0.0) -> nn.Module:
-    """N-pair loss (Sohn 2016, NIPS): an anchor is more similar to its positive than to the positives of all other classes.
+    """N-pair loss: an anchor is compared with one positive and the other classes' positives.
+
+    Sohn 2016 (NIPS):
 
         mean over classes c of ln(1 + sum over classes k != c of exp(f_c · g_k - f_c · g_c)),   at least 0
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @declared(reference="arXiv:2008.09164", family=True)
 def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
-    """Any loss of pytorch-metric-learning by its class name, as in pml.TripletMarginLoss(margin=0.2).
+    """Any pytorch-metric-learning loss, e.g. pml.TripletMarginLoss(margin=0.2).
 
     That is `pml(loss='TripletMarginLoss(margin=0.2)')` in an objective. The loss is computed exactly as the library (the extra
     `losses`) does, in float32 at least: its range, its defaults and its value on a batch without pairs (mostly 0) are the
@@ -38,14 +38,14 @@ def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
         InputError: (forward) the loss cannot use this batch: SmoothAPLoss wants classes of one size.
     """
     if not loss:
-        raise UsageError("pml needs the name of a loss of pytorch-metric-learning, as in pml.TripletMarginLoss(margin=0.2)")
+        raise UsageError("pml needs the name of a pytorch-metric-learning loss, as in pml.TripletMarginLoss(margin=0.2)")
     spec = plugins.parse(loss)
     options = dict(spec.options)
     # This one mines against its memory; before all others it is we who mine.
     mined = None if spec.name == "CrossBatchMemory" else options.pop("miner", None)
     made = part("losses", str(plugins.Spec(spec.name, spec.args, options)), num_classes, dim)
     if mined is not None and not isinstance(mined, str):
-        raise UsageError(f"miner of pml.{spec.name} must be text, as in miner='MultiSimilarityMiner'")
+        raise UsageError(f"miner of pml.{spec.name} must be a string, as in miner='MultiSimilarityMiner'")
     module = EmbeddingLoss(made, part("miners", mined, num_classes, dim) if mined else None)
     try_out(copy.deepcopy(module), f"pml.{spec.name}", num_classes, dim)
     return module

@@ -16,7 +16,9 @@ _EPS = 1e-6
 
 @loss(reference="arXiv:2305.09062", classes=2)
 class proto_triplet(nn.Module):
-    """Mean of [d(x, mean of its class) - min over the other classes d(x, mean) + margin]_+ : at least 0, lower is better.
+    """Triplet loss on class means: own prototype versus the nearest other one.
+
+    Mean of [d(x, mean of its class) - min over the other classes d(x, mean) + margin]_+ : at least 0, lower is better.
 
     d is the Euclidean distance, sqrt(|.|² + 1e-6). The paper has queries apart from the support whose means are the prototypes;
     in a batch, a sample takes no part in the mean that it is measured against (embedscope's choice). A sample that is alone in

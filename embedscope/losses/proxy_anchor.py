@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @loss(reference="arXiv:2003.13911")
 def proxy_anchor(num_classes: int, dim: int, *, margin: float = 0.1, alpha: float = 32.0) -> nn.Module:
-    """Proxy-Anchor loss: one learned proxy per class is an anchor that pulls its class and pushes all others. At least 0.
+    """Proxy-Anchor loss: learned class proxies attract their class and repel the others.
+
+    At least 0:
 
         mean over proxies of classes in the batch of   ln(1 + sum over rows x of the class of exp(-alpha (s(x, p) - margin)))
       + mean over all K proxies of                     ln(1 + sum over all other rows of exp(alpha (s(x, p) + margin)))

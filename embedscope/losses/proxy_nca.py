@@ -11,7 +11,9 @@ from embedscope.losses._metric_learning import embedding_rows, metric_learning
 
 @loss(reference="arXiv:1703.07464")
 class proxy_nca(nn.Module):
-    """ProxyNCA: neighborhood components analysis against one learned proxy per class, in nats; at least 0.
+    """ProxyNCA++: neighborhood components analysis on learned class proxies, in nats.
+
+    At least 0:
 
         mean of   -ln [ exp(-s d²(x, p_y)) / sum over all classes k of exp(-s d²(x, p_k)) ]
 

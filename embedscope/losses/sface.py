@@ -12,7 +12,9 @@ from embedscope.ops.cosines import angles, cosines
 
 @loss(reference="doi:10.1109/TIP.2020.3048632")
 class sface(nn.Module):
-    """Mean over the batch of -w s cos(angle to the own class) + sum over the others of v s cos(angle); lower is better.
+    """SFace: pull to the own class vector and push from others, fading with the angle.
+
+    Mean over the batch of -w s cos(angle to the own class) + sum over the others of v s cos(angle); lower is better.
 
     The forces w = sigmoid(k (angle - a)) and v = sigmoid(-k (angle - b)) are constants to the gradient: a sample is pulled
     until it is nearer than a to its class vector, and pushed from another while that is nearer than b. The value itself says

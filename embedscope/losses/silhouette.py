@@ -14,7 +14,9 @@ from embedscope.ops.silhouettes import soft_form, soft_silhouette
 
 @loss(reference="arXiv:2604.08573", classes=2)
 class silhouette(nn.Module):
-    """Minus the mean soft silhouette of the batch: above -1, lower is better.
+    """Negative mean soft silhouette of the batch.
+
+    Above -1, lower is better.
 
     The options are those of the metric `soft_silhouette`, which is minus this loss on the same rows, up to the batch's dtype. A
     sample that is alone in its class counts as 0, and is still a competitor to the others; a batch with fewer than two classes

@@ -58,7 +58,9 @@ class Threshold(torch.autograd.Function):
 
 @loss(reference="arXiv:2310.10636")
 class soft_top_k(nn.Module):
-    """Mean of -ln sigmoid(alpha (s_p + t)) over a sample's positives p, then over the batch: above 0, lower is better.
+    """Soft top-k loss on neighbors of the same class, or on logits.
+
+    Mean of -ln sigmoid(alpha (s_p + t)) over a sample's positives p, then over the batch: above 0, lower is better.
 
     t is chosen, sample by sample, so that the sigmoids over all candidates sum to k: each is the share to which its candidate
     is among the top k. The gradient goes through t too. On features, the candidates are the other rows of the batch and the
@@ -70,7 +72,7 @@ class soft_top_k(nn.Module):
     cosine 0 to all others and no gradient.
 
     Args:
-        num_classes: K; on logits, k has to be smaller.
+        num_classes: K; on logits, k must be smaller.
         dim: not used; losses take it.
         on: "features" (cosine / temperature) or "logits" (as they are).
         k: how many are to be in, > 0; need not be whole.
@@ -93,7 +95,7 @@ class soft_top_k(nn.Module):
         self.k, self.alpha = check_number("k", k, above=0), check_number("alpha", alpha, above=0)
         self.temperature = check_number("temperature", temperature, above=0)
         if self.on == "logits" and self.k >= num_classes:
-            raise UsageError(f"k must be below the number of classes, {num_classes}, got {k}: all are among the top {k}")
+            raise UsageError(f"k must be less than the number of classes ({num_classes}), got {k}")
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), (B, K) -> scalar >= 0."""

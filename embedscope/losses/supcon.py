@@ -12,7 +12,9 @@ from embedscope.ops.class_moments import present_classes
 
 @loss(reference="arXiv:2004.11362")
 class supcon(nn.Module):
-    """Supervised contrastive loss (Khosla et al. 2020, L_out), in nats; at least 0.
+    """Supervised contrastive loss (SupCon), in nats.
+
+    Khosla et al. 2020, L_out; at least 0:
 
         mean over anchors i of   -1 / |P(i)| sum over p in P(i) of ln [ exp(s_ip / t) / sum over a != i of exp(s_ia / t) ]
 

@@ -23,7 +23,9 @@ def triplet(
     smooth: bool = False,
     normalize: bool = True,
 ) -> nn.Module:
-    """Triplet loss: an anchor is nearer to its own class than to another, by a margin. At least 0.
+    """Triplet margin loss over all, semihard or hard triplets of the batch.
+
+    At least 0:
 
         mean of [d(anchor, positive) - d(anchor, negative) + margin]_+   over the triplets of the batch that violate the margin
 

@@ -15,7 +15,9 @@ from embedscope.ops.potentials import log_potentials
 
 @loss(reference="arXiv:2005.10242")
 class uniformity(nn.Module):
-    """ln of the mean of exp(-t |x - y|²) over all pairs of different rows: at most 0, lower is more uniform.
+    """Uniformity of the features on the unit sphere, regardless of labels.
+
+    ln of the mean of exp(-t |x - y|²) over all pairs of different rows: at most 0, lower is more uniform.
 
     On the unit sphere at least -4 t. A row is not paired with itself. Labels and logits are not used: it pushes rows of one
     class apart as well, so it wants a small weight beside a loss that pulls them together. A batch of one row gives 0 with a

@@ -15,7 +15,9 @@ WHISKERS = {"arc": 1.0, "cos": 1.5}
 
 @loss(reference="arXiv:2203.11593")
 class unpg(nn.Module):
-    """Cross-entropy over scaled cosines to class vectors and those of all pairs of two classes: at least 0, lower is better.
+    """UNPG: margin softmax with pairs of the batch as additional negatives.
+
+    Cross-entropy over scaled cosines to class vectors and those of all pairs of two classes: at least 0, lower is better.
 
     The cosines between rows of different classes, each pair once, join the negatives of every row, those of pairs that the
     row is not part of too; all of them get a gradient. Before that, Tukey's filter drops the cosines outside of [Q1 - w

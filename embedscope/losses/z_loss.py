@@ -13,7 +13,9 @@ _FLAT = 1e-12
 
 @loss(reference="arXiv:1604.08859")
 class z_loss(nn.Module):
-    """Mean over the batch of ln(1 + exp(a (b - z))) / a, with z the standardized logit of the label: above 0, lower is better.
+    """Z-loss: softplus of the standardized logit of the label.
+
+    Mean over the batch of ln(1 + exp(a (b - z))) / a, with z the standardized logit of the label: above 0, lower is better.
 
     z = (logit - mean of the row) / standard deviation of the row over the K classes, at most sqrt(K - 1): so the loss is
     bounded below by ln(1 + exp(a (b - sqrt(K - 1)))) / a, and no scale or shift of the logits changes it. A row of equal logits

@@ -36,27 +36,27 @@ def open_model(
     value_range: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> Encoder:
-    """Make the model of a spec and load its weights.
+    """Open the model of a spec, load its weights and return it as an Encoder.
 
-    `source:location` is a model source of that name (timm, torchvision, hf, st ...), a bare path one that recognizes it
-    (program.pt2, scripted.pt, model.onnx); `path/to/file.py:Factory` and `package.module:Factory` are Python code. Options in
-    brackets go to the source, or the factory.
+    `source:location` names a model source (timm, torchvision, hf, st ...), a bare path is opened by the source that recognizes
+    it (program.pt2, scripted.pt, model.onnx); `path/to/file.py:Factory` and `package.module:Factory` are Python code. Options
+    in brackets are passed to the source or the factory.
 
     Args:
-        spec: of the model.
-        checkpoint: file of weights, or the index of a sharded one; a source that could fetch weights of its own then does not.
-        weights: which weights of a checkpoint that holds several: "raw", "ema", or a prefix of its names.
-        unsafe_pickle: let a checkpoint, a `.pt2` or a TorchScript program run code while it is read.
-        size: (height, width) that images are brought to, in place of the model's own.
-        mean: of the channels, likewise.
-        std: of the channels, likewise.
-        channels: 1 makes images gray, 3 RGB, for models that bring no preprocessing.
-        value_range: what is black and white in images of more than 8 bits; by default 0..65535, and 0..1 for floats.
-        seed: of torch, while the model is made: what is not loaded is the same every time.
+        spec: the model, as above.
+        checkpoint: weights file, or the index of a sharded one; the source then downloads no weights of its own.
+        weights: which weights to load if the checkpoint has several: "raw", "ema", or a prefix of its names.
+        unsafe_pickle: let a checkpoint, a `.pt2` or a TorchScript program run code while loading.
+        size: (height, width) to resize images to, instead of the model's own.
+        mean: channel means, instead of the model's own.
+        std: channel standard deviations, instead of the model's own.
+        channels: 1 converts images to grayscale, 3 to RGB, for models without preprocessing of their own.
+        value_range: black and white values of images with more than 8 bits; by default 0..65535, or 0..1 for floats.
+        seed: torch seed while the model is created, so that weights that are not loaded are reproducible.
 
     Raises:
-        UsageError: a spec that names no source.
-        InputError: a model that cannot be made, or a checkpoint that does not fit.
+        UsageError: the spec does not name a source.
+        InputError: the model cannot be created, or the checkpoint does not match it.
         MissingExtraError: the source needs a package that is not installed.
 
     Example:
@@ -86,24 +86,24 @@ def open_model(
     if changed:
         if not hasattr(encoder.prepare, "adjusted"):
             named = ", ".join(f"`{name}=`" for name in changed)
-            raise UsageError(f"{spec} brings its own preprocessing, which {named} cannot change; leave them out")
+            raise UsageError(f"{spec} has its own preprocessing, which {named} cannot change; omit them")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
     if channels is not None:
         check_choice("number of channels", str(channels), ("1", "3"))
         if not isinstance(encoder.prepare, Pixels):
-            raise UsageError(f"{spec} brings its own preprocessing, which decides on channels; leave out `channels=`")
+            raise UsageError(f"{spec} has its own preprocessing, which sets the channels; omit `channels=`")
         encoder = replace(encoder, prepare=encoder.prepare.adjusted(channels=channels))
     if value_range is not None:
         prepare: Any = encoder.prepare
         if not hasattr(prepare, "value_range"):
-            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` cannot apply; leave it out")
+            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` does not apply; omit it")
         encoder = replace(encoder, prepare=replace(prepare, value_range=value_range))
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
         return encoder if encoder.weights is not None else replace(encoder, remake=lambda number: made(number).module)
     if not encoder.module.state_dict():
-        raise InputError(f"{spec} holds its own weights, which `checkpoint=` cannot replace; leave it out")
+        raise InputError(f"{spec} includes its own weights, which `checkpoint=` cannot replace; omit it")
     return replace(encoder, weights=load_checkpoint(encoder.module, checkpoint, weights=weights, unsafe_pickle=unsafe_pickle))
 
 
@@ -115,7 +115,7 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
     source, separator, location = parsed.name.partition(":")
     if separator and plugins.canonical(source) in plugins.names("models"):
         if not location:
-            raise UsageError(f"'{spec}' names no model; write {source}:NAME")
+            raise UsageError(f"'{spec}' does not name a model; write {source}:NAME")
         return source, location, parsed
     if separator:
         return "python", parsed.name, parsed

@@ -63,18 +63,18 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     folder = "" if old else found[0].filename.partition("/")[0] + "/" if found else ""
     members = {member.filename.removeprefix(folder): member for member in found}
     if not old and _GRAPH not in members:
-        raise ValueError("it holds no program called 'model'")
+        raise ValueError("it contains no program named 'model'")
     if len({name.lower() for name in members}) < len(found):
-        raise UnsafeProgramError("holds two members of one name")
+        raise UnsafeProgramError("has two members with the same name")
     if any(member.compress_type != zipfile.ZIP_STORED for member in found) or sum(m.file_size for m in found) > size:
-        raise UnsafeProgramError("is compressed, or holds members that overlap")
+        raise UnsafeProgramError("is compressed or has overlapping members")
     strange = [
         member.filename
         for name, member in members.items()
         if not member.filename.startswith(folder) or not _is_known(name, old) or ".." in name
     ]
     if strange:
-        raise UnsafeProgramError(f"holds {', '.join(map(repr, strange[:3]))}, which is not part of an exported program")
+        raise UnsafeProgramError(f"holds {', '.join(map(repr, strange[:3]))}, which do not belong in an exported program")
     return members
 
 
@@ -118,9 +118,9 @@ def _check_payloads(config: Any, folder: str, members: dict[str, zipfile.ZipInfo
         if entry["use_pickle"] is not False or meta is None or not _PAYLOADS[folder].fullmatch(file):
             raise UnsafeProgramError(f"holds {name[:60]} as a pickled object")
         if folder + file not in members:
-            raise UnsafeProgramError(f"lacks the numbers of {name[:60]} ({folder}{file[:60]})")
+            raise UnsafeProgramError(f"is missing the data of {name[:60]} ({folder}{file[:60]})")
         sizes = [size.get("as_int") for size in meta["sizes"]]
         if not all(type(size) is int and size >= 0 for size in sizes) or meta["device"]["type"] not in _DEVICES:
-            raise UnsafeProgramError(f"gives {name[:60]} a size or a device that no tensor has")
+            raise UnsafeProgramError(f"declares an invalid size or device for {name[:60]}")
         if math.prod(sizes) and not members[folder + file].file_size:  # torch would make them zeros
-            raise UnsafeProgramError(f"lacks the numbers of {name[:60]}; it was exported without them")
+            raise UnsafeProgramError(f"is missing the data of {name[:60]}; it was exported without weights")

@@ -86,7 +86,7 @@ def choose(path: str, expected: Mapping[str, Tensor], found: Found, weights: str
     raw, ema = [fit for fit in fits if not _is_ema(fit)], [fit for fit in fits if _is_ema(fit)]
     if fits and not {"raw": raw, "ema": ema, None: fits}[weights]:
         listed = ", ".join(dict.fromkeys(fit.key or fit.prefix.rstrip(".") or "bare tensors" for fit in fits))
-        raise UsageError(f"{path} has no {weights} weights that fit; it has: {listed}")
+        raise UsageError(f"{path} has no {weights} weights that match the model; it has: {listed}")
     if not fits:
         return None, []
     # A tensor or two that fit by chance are not the raw weights.
@@ -95,9 +95,9 @@ def choose(path: str, expected: Mapping[str, Tensor], found: Found, weights: str
     notes = []
     if usable and ema and weights is None:
         other = (ema[0].key or ema[0].prefix).rstrip(".")
-        notes = [f"{path} holds EMA weights too ({other}); the raw ones were taken: `weights='ema'` takes those"]
+        notes = [f"{path} also contains EMA weights ({other}); the raw weights were loaded; pass `weights='ema'` to load those"]
     elif not usable and weights is None:
-        notes = [f"{path} holds only EMA weights ({(chosen.key or chosen.prefix).rstrip('.')})"]
+        notes = [f"{path} contains only EMA weights ({(chosen.key or chosen.prefix).rstrip('.')})"]
     return chosen, notes
 
 
@@ -107,7 +107,7 @@ def _only(path: str, expected: Mapping[str, Tensor], found: Found, fits: Sequenc
     if len(rivals) > 1:
         offered = [name for fit in rivals[:_MOST_OFFERED] if (name := _name_of(fit, expected, found))]
         raise InputError(
-            f"{path} holds {len(rivals)} sets of weights that fit equally well: choose one with `weights=`: "
+            f"{path} holds {len(rivals)} sets of weights that match equally well; choose one with `weights=`: "
             f"{', '.join(offered)}"
         )
     return rivals[0]
@@ -154,7 +154,7 @@ def _wanted(path: str, expected: Mapping[str, Tensor], found: Found, weights: st
         return _only(path, expected, found, fits)
     plain = weights.rstrip(".")
     if plain in found or any(f".{plain}." in f".{key}.{name}" for key, held in found.items() for name in held):
-        raise InputError(f"{path}: the weights under {weights} fit nothing in the model")
+        raise InputError(f"{path}: the weights under {weights} match nothing in the model")
     starts = Counter(name.split(".")[0] for held in found.values() for name in held)
     known = [*filter(None, found), *(start for start, _ in starts.most_common(_MOST_OFFERED))]
     usable = [name for name in dict.fromkeys(known) if len(_rivals(_under(expected, found, name))) == 1]
@@ -175,6 +175,6 @@ def fits_nothing(path: str, expected: Mapping[str, Tensor], found: Found) -> Inp
     biggest = max(found.values(), key=len)
     count = f"{len(biggest):,} tensor{'' if len(biggest) == 1 else 's'}"
     return InputError(
-        f"{path} fits nothing in the model: it has {count} ({shown(list(biggest))}), "
+        f"{path} matches nothing in the model: it has {count} ({shown(list(biggest))}), "
         f"the model {len(expected)} ({shown(list(expected))})"
     )

@@ -70,10 +70,10 @@ def check_adapters(path: str, expected: Iterable[str], fit: Fit | None, sets: It
     if not left:
         return
     kind = "a LoRA adapter" if "lora" in left[0] else "an adapter"
-    beside = "beside its base weights, which would be left out" if used else "without the weights that it changes"
+    beside = "with its base weights, and would be ignored" if used else "without the base weights that it modifies"
     raise InputError(
-        f"{path} holds {kind} {beside} ({shown(left)}); merge it into the base model first, as peft's merge_and_unload() "
-        "does, and give the merged state_dict"
+        f"{path} holds {kind} {beside} ({shown(left)}); merge it into the base model first, for example with peft's "
+        f"merge_and_unload(), and pass the merged state_dict"
     )
 
 
@@ -95,7 +95,7 @@ def check_exact(path: str, expected: Mapping[str, Tensor], fit: Fit) -> None:
             scales = scales or [other for other in left if other.startswith(front) and _PERHAPS_SCALES.fullmatch(other)]
             raise _quantized(path, what, scales)
         if (held.is_complex() and not target.is_complex) or not _is_exact(held, target):
-            raise InputError(f"{path}: {what}, which cannot hold its numbers; save it in the model's dtype")
+            raise InputError(f"{path}: {what}, which cannot represent its values; save it in the model's dtype")
     if scales:
         raise _quantized(path, "its weights are packed", scales)
 
@@ -121,9 +121,9 @@ def check_folder(what: str, folder: Path) -> None:
 
 
 def _quantized(path: str, what: str, scales: list[str]) -> InputError:
-    beside = f", with scales beside them ({shown(scales)})" if scales else ""
+    beside = f", with separate scales ({shown(scales)})" if scales else ""
     return InputError(
-        f"{path} holds quantized weights: {what}{beside}; they are not read as plain numbers: dequantize the model and save "
+        f"{path} holds quantized weights: {what}{beside}; they cannot be loaded as they are: dequantize the model and save "
         "its state_dict in float32 or bfloat16"
     )
 

@@ -104,9 +104,9 @@ def _check_text(key: str, text: str) -> None:
         _check_structure(text)
     elif key == "expr_str":
         if not is_arithmetic(text):
-            raise UnsafeProgramError(f"holds a size that is not plain arithmetic, '{text[:60]}'")
+            raise UnsafeProgramError(f"has a size that is not plain arithmetic, '{text[:60]}'")
     elif not _TEXTS.get(key, _NAME).fullmatch(text):
-        raise UnsafeProgramError(f"holds a name that is not one, '{text[:60]}'")
+        raise UnsafeProgramError(f"contains an invalid name, '{text[:60]}'")
 
 
 def _check_operator(target: str) -> None:
@@ -123,7 +123,7 @@ def _check_operator(target: str) -> None:
         or not torch._C._dispatch_has_kernel(operator.name())  # type: ignore[no-untyped-call]
         or _REFUSED.fullmatch(name)
     ):
-        raise UnsafeProgramError(f"calls {target[:80]}, which is not an operator of ordinary exports")
+        raise UnsafeProgramError(f"calls {target[:80]}, which is not an operator found in ordinary exports")
 
 
 def _check_structure(text: str) -> None:
@@ -142,7 +142,7 @@ def _check_structure(text: str) -> None:
                 raise UnsafeProgramError(f"nests its inputs or outputs in {str(kind)[:60]}")
             left += node["children_spec"]
     except (ValueError, TypeError, LookupError) as error:
-        raise UnsafeProgramError(f"nests its inputs or outputs in a way that cannot be read, '{text[:60]}'") from error
+        raise UnsafeProgramError(f"nests its inputs or outputs in an unsupported way, '{text[:60]}'") from error
 
 
 def _listed(keys: Any) -> list[Any]:

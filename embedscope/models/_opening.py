@@ -54,15 +54,15 @@ def unknown_among_many(what: str, got: str, known: Collection[str], listed: str)
     """Word the message for a name among more than one wants to read: the close ones, and the call that lists all."""
     close = difflib.get_close_matches(got, known, n=5)
     found = unknown(what, got, close) if close else f"no {what} '{got}'"
-    return f"{found}; {listed} gives all {len(known):,}"
+    return f"{found}; {listed} lists all {len(known):,}"
 
 
 def sole_input(path: str, names: Sequence[str]) -> str:
     """Return the name of a program's only input; InputError names them if it takes several, or none."""
     if len(names) != 1:
         raise InputError(
-            f"{path} takes {len(names)} inputs ({', '.join(names) or 'none'}), and can only be given one batch; wrap the "
-            "model in one that takes a single tensor before it is saved"
+            f"{path} takes {len(names)} inputs ({', '.join(names) or 'none'}), but only one can be passed; wrap the model "
+            f"in one that takes a single tensor before saving it"
         )
     return names[0]
 
@@ -70,7 +70,7 @@ def sole_input(path: str, names: Sequence[str]) -> str:
 def per_channel(what: str, numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """Return a number a channel, one given for all repeated; UsageError for another count, which would add channels."""
     if len(numbers) not in (1, channels):
-        raise UsageError(f"{what} has {len(numbers)} numbers, the model takes {channels} channels; give 1 or {channels}")
+        raise UsageError(f"{what} has {len(numbers)} values, but the model takes {channels} channels; give 1 or {channels}")
     return numbers * channels if len(numbers) == 1 else numbers
 
 

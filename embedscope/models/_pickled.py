@@ -131,7 +131,7 @@ def scripted_tensors(path: Path) -> dict[str, Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist() if member.filename.endswith("data.pkl")) > path.stat().st_size:
-            raise InputError(f"{path} is compressed, which TorchScript archives are not")
+            raise InputError(f"{path} is compressed, unlike TorchScript archives")
         root = _Reader(archive, archive.namelist()[0].partition("/")[0]).load()
     tensors: dict[str, Tensor] = {}
     left = [("", root, 0)]
@@ -142,13 +142,13 @@ def scripted_tensors(path: Path) -> dict[str, Tensor]:
         elif isinstance(held, _Module):
             if not isinstance(held.state, dict):
                 raise InputError(
-                    f"{path} holds a TorchScript module that is loaded by code of its own ({prefix or 'the whole'}: "
-                    f"{type(held).__name__}); if you trust its author, pass `unsafe_pickle=True`, "
-                    "else ask for model.state_dict()"
+                    f"{path} contains a TorchScript module that runs custom code on loading ({prefix or 'the whole'}: "
+                    f"{type(held).__name__}); if you trust its author, pass `unsafe_pickle=True`; otherwise ask for "
+                    f"model.state_dict()"
                 )
             left += [(f"{prefix}.{name}" if prefix else str(name), inner, depth + 1) for name, inner in held.state.items()]
         if len(left) + len(tensors) > _MOST_TENSORS or depth > 200:
-            raise InputError(f"{path} holds more than {_MOST_TENSORS:,} tensors, or modules in modules without end")
+            raise InputError(f"{path} holds more than {_MOST_TENSORS:,} tensors, or endlessly nested modules")
     return dict(sorted(tensors.items()))
 
 
@@ -209,7 +209,7 @@ class _Reader(pickle._Unpickler):
         if module == "torch._utils" and name == "_rebuild_parameter":
             return _Call(lambda data, *_: data)
         if module == "torch._utils" and "qtensor" in name:
-            raise InputError(f"{self._archive.filename} holds quantized tensors; give the weights as floating-point numbers")
+            raise InputError(f"{self._archive.filename} holds quantized tensors; save the weights as floating-point numbers")
         if module == "torch.jit._pickle":
             return _Call(lambda value, *_: value)
         if (module, name) == ("collections", "OrderedDict"):
@@ -221,7 +221,7 @@ class _Reader(pickle._Unpickler):
         if key not in self._flat:
             member = self._archive.getinfo(f"{self._folder}/data/{key}")
             if member.file_size != count * dtype.itemsize or member.compress_type != zipfile.ZIP_STORED:
-                raise pickle.UnpicklingError(f"storage {key} is not of the size that the file says")
+                raise pickle.UnpicklingError(f"storage {key} does not have the size that the file declares")
             data = bytearray(self._archive.read(member))
             self._flat[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return self._flat[key]

@@ -25,7 +25,7 @@ _INDEX = ".index.json"
 def read_weights(path: Path, unsafe_pickle: bool) -> Any:
     """Read a checkpoint: tensors, in whatever containers the file has them; of an index, those of all its shards.
 
-    InputError if it is not there, cut short, a folder, a distributed checkpoint, or could run code while it is read.
+    InputError if it is not there, cut short, a folder, a distributed checkpoint, or could run code while loading.
     """
     if not path.is_file():
         raise InputError(_about_folder(path) if path.is_dir() else f"no such checkpoint: {path}")
@@ -37,7 +37,7 @@ def read_weights(path: Path, unsafe_pickle: bool) -> Any:
             held = _read_one(path.parent / shard, unsafe_pickle)
             absent = [name for name in names if not isinstance(held, dict) or name not in held]
             if absent:
-                raise InputError(f"{path} says that {shard} holds {shown(absent)}, and it does not")
+                raise InputError(f"{path} maps {shown(absent)} to {shard}, which does not contain them")
             tensors |= {name: held[name] for name in names}
         return tensors
     return _read_one(path, unsafe_pickle)
@@ -72,9 +72,9 @@ def _shards(index: Path) -> dict[str, list[str]]:
         ) from error
     for file in shards:
         if not isinstance(file, str) or Path(file).name != file or "\\" in file or file.endswith(_INDEX):
-            raise InputError(f"{index} names the shard {str(file)[:80]!r}; shards must lie beside their index")
+            raise InputError(f"{index} names the shard {str(file)[:80]!r}; shards must be in the same folder as their index")
         if not (index.parent / file).is_file():
-            raise InputError(f"{index} names {len(shards)} shards, of which {file} is missing; give all of them")
+            raise InputError(f"{index} names {len(shards)} shards, but {file} is missing; all of them are needed")
     return shards
 
 
@@ -84,7 +84,7 @@ def _read_one(path: Path, unsafe_pickle: bool) -> Any:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"{path} cannot be read as a checkpoint: it is truncated, or not a .safetensors file ({_first_line(error)})"
+                f"{path} cannot be read as a checkpoint: it is truncated or not a .safetensors file ({_first_line(error)})"
             ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, on what kind of file this is; it is refused or read all the same
@@ -99,7 +99,7 @@ def _read_one(path: Path, unsafe_pickle: bool) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True)
         except InputError:
             raise
-        except Exception as error:  # unpickling a stranger's bytes may raise anything
+        except Exception as error:  # unpickling untrusted bytes may raise anything
             raise _unreadable(path, error, unsafe_pickle) from error
 
 
@@ -109,16 +109,17 @@ def _unreadable(path: Path, error: Exception, unsafe_pickle: bool) -> InputError
     wanted = unsafe_names(path)
     if wanted:
         return InputError(
-            f"{path} holds more than tensors: reading it would run {shown(wanted, 5)}; if you trust its author, pass "
-            "`unsafe_pickle=True`, else ask for model.state_dict() as .safetensors"
+            f"{path} contains more than tensors: loading it would run {shown(wanted, 5)}; if you trust its author, pass "
+            "`unsafe_pickle=True`; otherwise ask for model.state_dict() as .safetensors"
         )
     if "Unsupported operand" in str(error) and zipfile.is_zipfile(path):
         return InputError(
-            f"{path} was saved with a pickle protocol other than torch's own, which cannot be read without running code; save "
+            f"{path} was saved with a pickle protocol other than torch's default, which cannot be read without running "
+            f"code; save "
             "it again by torch.save without pickle_protocol, or pass `unsafe_pickle=True` if you trust its author"
         )
     return InputError(
-        f"{path} cannot be read as a checkpoint: it is truncated, or neither .safetensors nor saved by torch "
+        f"{path} cannot be read as a checkpoint: it is truncated, or neither a .safetensors file nor saved by torch "
         f"({type(error).__name__})"
     )
 
@@ -129,12 +130,12 @@ def _about_folder(path: Path) -> str:
         return _about_distributed(path, path)
     inside = [name for name in names if name.endswith((_INDEX, ".safetensors", ".pt", ".pth", ".ckpt", ".bin"))]
     inside.sort(key=lambda name: not name.endswith(_INDEX))
-    return f"{path} is a folder; give the file of the weights" + (f", such as {path / inside[0]}" if inside else "")
+    return f"{path} is a folder; give the weights file" + (f", such as {path / inside[0]}" if inside else "")
 
 
 def _about_distributed(path: Path, folder: Path) -> str:
     return (
-        f"{path} is a distributed checkpoint; make it one file first: "
+        f"{path} is a distributed checkpoint; convert it to a single file first: "
         f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pt"
     )
 

@@ -40,7 +40,7 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
     """
     found = state_dicts(read_weights(Path(path), unsafe_pickle))
     if not found:
-        raise InputError(f"{path} holds no named tensors; give a file with those of model.state_dict()")
+        raise InputError(f"{path} contains no named tensors; give a file with the state_dict of the model")
     check_numbers(path, found)
     kept = module.state_dict(keep_vars=True)
     expected = {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
@@ -54,12 +54,12 @@ def load_checkpoint(module: nn.Module, path: str, *, weights: str | None = None,
     check_exact(path, expected, fit)
     fits = {name: source for name, source in fit.sources.items() if same_shape(expected[name], fit.held[source])}
     reshaped = [
-        f"{name} is {tuple(expected[name].shape)} and in the file {tuple(fit.held[source].shape)}"
+        f"{name} is {tuple(expected[name].shape)} in the model but {tuple(fit.held[source].shape)} in the file"
         for name, source in fit.sources.items()
         if name not in fits
     ]
     if reshaped:
-        notes = [*notes, f"{len(reshaped):,} tensor{'s' * (len(reshaped) > 1)} of another shape: {shown(reshaped)}"]
+        notes = [*notes, f"{len(reshaped):,} tensor{'s' * (len(reshaped) > 1)} with a different shape: {shown(reshaped)}"]
     filled, taken = _fill(module, path, fit, expected, fits)
     if not filled:
         raise fits_nothing(path, expected, found)

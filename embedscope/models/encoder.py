@@ -42,13 +42,13 @@ class Weights:
     """Where a model's parameters and buffers came from.
 
     Attributes:
-        file: the checkpoint, or None where the model's source filled them.
+        file: the checkpoint, or None if the model's source filled them.
         sha256: of that file (hex), or None.
         matched: parameters and buffers that were filled, by name.
-        missing: those that were not, and hold what the model starts with: not in the file, or of another shape there.
-        left_over: names in the file that the model has no place for.
-        origin: which part of the file was taken, such as "state_dict, without the prefix model.".
-        notes: what the user has to know, a sentence each.
+        missing: those that were not and keep their initial values: not in the file, or with another shape there.
+        left_over: names in the file that match nothing in the model.
+        origin: which part of the file was used, such as "state_dict, without the prefix model.".
+        notes: one sentence for each thing that the user should know.
     """
 
     file: str | None = None
@@ -62,21 +62,21 @@ class Weights:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
-    """A model that is ready to run; each is equal to itself only.
+    """A model that is ready to run; compared by identity.
 
     Attributes:
         module: the network, in evaluation mode.
-        prepare: turns items of a Dataset into a batch.
+        prepare: converts items of a Dataset to a batch.
         spec: what the user typed.
-        code_sha256: hash (hex) of the Python file that the model is from, or None where its library's version stands for it.
-        weights: where the parameters came from; None where they are what the model starts with, as its code made them.
+        code_sha256: hash (hex) of the Python file that defines the model, or None if its library's version identifies it.
+        weights: where the parameters came from; None if they are the model's initial ones.
         call: runs the module on a batch; None calls it with a Tensor as its argument, a mapping as its keyword arguments.
-        embedding: the layer that is the embedding where none is named; None for the input of the last Linear that runs.
+        embedding: the default embedding layer; None for the input of the last Linear that runs.
         outputs: names of the model's outputs, if they are known before it runs.
-        outputs_only: why layers inside of the module cannot be reached, or None where they can.
-        batch_size: the only batch size that the module takes, or None for any.
+        outputs_only: why inner layers cannot be reached, or None if they can.
+        batch_size: the only batch size that the module accepts, or None for any.
         device: the only kind of device that the module runs on ("cpu", "cuda"), or None for any.
-        remake: makes the module anew with other random weights, from a seed; None where the weights are not random.
+        remake: recreates the module with other random weights from a seed; None if the weights are not random.
     """
 
     module: nn.Module

@@ -30,7 +30,7 @@ _TRAINS = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}
 
 @recognises(lambda path: path.suffix.lower() == ".pt2")
 def exported(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
-    """Open a program of torch.export, with the modules and layer names that it was exported from.
+    """Open a torch.export program, with its original modules and layer names.
 
     The file says nothing of preprocessing: images become float32 in [0, 1], --size, --mean and --std change that. A program
     with a batch size of its own keeps it, one that makes tensors on a device of its own (torch.zeros in a forward) stays there.
@@ -56,8 +56,8 @@ def exported(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
     training = sorted({str(node.target).split(".")[1] for node in program.graph.nodes if _trains(node)})
     if training:
         raise InputError(
-            f"{location} was exported while it trained ({', '.join(training)}), so its features would depend on chance or on "
-            "the batch; call model.eval() before torch.export.export"
+            f"{location} was exported in training mode ({', '.join(training)}), so its features would be random or depend "
+            f"on the batch; call model.eval() before torch.export.export"
         )
     pinned = sorted({torch.device(node.kwargs["device"]).type for node in program.graph.nodes if node.kwargs.get("device")})
     return Encoder(

@@ -123,20 +123,20 @@ def open_head(path: Path | str) -> TrainedHead:
     if path.is_dir():
         found = sorted(path.glob("**/head.safetensors"))
         hint = f"; there is {found[0]}" if found else ""
-        raise InputError(f"{path} is a folder; give a head.safetensors of a run of finetune{hint}")
+        raise InputError(f"{path} is a folder; give the head.safetensors of a finetune run{hint}")
     if not path.exists():
         raise InputError(f"no such file: {path}")
     tensors, notes = read_head(path)
     if notes.head.startswith("network("):
-        raise InputError(f"{path} is a network that finetune trained; give it as the `checkpoint=` of the same model")
-    with explained(f"{path} is not a head that finetune wrote", "give a head.safetensors of a run directory"):
+        raise InputError(f"{path} is a network trained by finetune; pass it as `checkpoint=` for the same model")
+    with explained(f"{path} is not a head written by finetune", "give the head.safetensors of a run directory"):
         if not notes.classes or notes.dim < 1:
             raise ValueError(f"{len(notes.classes)} classes, {notes.dim} dimensions")
         head = build_head(notes.head, notes.dim, len(notes.classes), 1.0)
         head.load_state_dict(tensors)
     if notes.behind:
         raise InputError(
-            f"{path} was trained on what comes out of another head, {notes.behind}; one head can be put on a model"
+            f"{path} was trained on the output of another head, {notes.behind}; only one head can be added to a model"
         )
     return TrainedHead(
         head=head.eval(),

@@ -41,7 +41,9 @@ def hf(
     max_length: int | None = None,
     **options: Any,
 ) -> Encoder:
-    """Open a model of transformers from a folder or the hub, in float32, with its own image processor or tokenizer.
+    """Open a transformers model from a folder or the Hub, with its processor or tokenizer.
+
+    In float32.
 
     Of models of images and text (CLIP, SigLIP) one half runs: the embedding is the projection, or the pooled output where there
     is none. Of models that encode and decode text (T5) the encoder runs. Of all others the embedding is the first output,
@@ -64,7 +66,9 @@ def hf(
     library = imported("transformers", extra="hf")
     check_torchvision()
     if int(library.__version__.partition(".")[0]) < 5:  # it names missing weights otherwise, so that they would go unnoticed
-        raise InputError(f"transformers {library.__version__} is too old, 5.0 is needed; pip install -U 'embedscope[hf]'")
+        raise InputError(
+            f"transformers {library.__version__} is too old; 5.0 or later is needed: pip install -U 'embedscope[hf]'"
+        )
     check_flag("pretrained", pretrained)
     check_flag("trust_remote_code", trust_remote_code)
     if modality is not None:
@@ -74,7 +78,7 @@ def hf(
     check_location("hf", location)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     advice = (
-        "give a folder with config.json, or a name on the hub and a network to fetch it; a model with code of its own needs "
+        "give a folder with config.json, or a name on the hub with network access; a model with custom code needs "
         "(trust_remote_code=True), if you trust its author"
     )
     # The parts of transformers are imported on first use, and fail there if they are broken.
@@ -113,8 +117,8 @@ def check_adapter(what: str, found: Any) -> None:
     """Raise InputError if an adapter was found and peft is not installed, without which transformers leaves it out."""
     if found and importlib.util.find_spec("peft") is None:
         raise InputError(
-            f"{what} holds an adapter ({found}), which would be left out without peft; pip install peft, or merge it into the "
-            "base model with merge_and_unload() and save that"
+            f"{what} holds an adapter ({found}), which would be ignored without peft; pip install peft, or merge it into the "
+            "base model with merge_and_unload() and save the result"
         )
 
 
@@ -128,7 +132,7 @@ def _processor(library: ModuleType, location: str, modality: str | None, where: 
         except Exception as error:  # OSError, ValueError, KeyError, ImportError: by kind of model and of what is absent
             reasons.append(f"{kind}: {str(error).strip().partition(chr(10))[0][:120]}")
     wanted = {"image": "image processor", "text": "tokenizer", None: "image processor and no tokenizer"}[modality]
-    raise InputError(f"hf:{location} has no {wanted} that can be loaded ({'; '.join(reasons)}); save one beside the model")
+    raise InputError(f"hf:{location} has no {wanted} that can be loaded ({'; '.join(reasons)}); save one with the model")
 
 
 def _loaded(
@@ -281,7 +285,7 @@ def check_texts(items: Sequence[Any] | Tensor) -> list[str]:
     """Return items as a list if all are str, else raise an InputError that says what one is."""
     other = next((item for item in items if not isinstance(item, str)), None)
     if other is not None:
-        raise InputError(f"the model takes text, and the data are {type(other).__name__}; give a table with a text column")
+        raise InputError(f"the model takes text, but the data are {type(other).__name__}; give a table with a text column")
     return list(items)
 
 
@@ -290,8 +294,8 @@ def _tokens(tokenizer: Any, module: nn.Module, config: Any, max_length: int | No
     note = ""
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise InputError(
-            f"{tokenizer.name_or_path} has no vocabulary, so that all words would be the same; save the model's tokenizer "
-            "beside it"
+            f"{tokenizer.name_or_path} has no vocabulary, so all words would be encoded alike; save the model's tokenizer "
+            f"with it"
         )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -299,7 +303,7 @@ def _tokens(tokenizer: Any, module: nn.Module, config: Any, max_length: int | No
                 f"the tokenizer of {tokenizer.name_or_path} has neither a pad nor an eos token; set one and save it"
             )
         tokenizer.pad_token = tokenizer.eos_token
-        note = f" with its eos token {tokenizer.eos_token}, having no pad token"
+        note = f" with its eos token {tokenizer.eos_token}, because it has no pad token"
     positions = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
     if positions:
         # RoBERTa and its kin count positions from after the padding index, and have that many more of them.

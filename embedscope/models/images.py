@@ -75,8 +75,8 @@ def _unit(image: Image, value_range: tuple[float, float] | None) -> Image:
     least, most = float(values.min()), float(values.max())
     if not low <= least <= most <= high:  # NaN too
         raise InputError(
-            f"an image of mode {image.mode} holds values from {least:g} to {most:g}, outside of {low:g}..{high:g}; say which "
-            "values are black and white, as in `value_range='0,4095'`"
+            f"an image of mode {image.mode} has values from {least:g} to {most:g}, outside {low:g}..{high:g}; set the "
+            f"black and white values, as in `value_range='0,4095'`"
         )
     return fromarray(((values - low) / (high - low)).astype(np.float32))
 
@@ -132,5 +132,5 @@ def parse_range(text: str) -> tuple[float, float]:
     except ValueError:
         low = high = 0.0
     if not -np.inf < low < high < np.inf:
-        raise UsageError(f"cannot read the range '{text}'; write what is black and what is white, as in 0,4095")
+        raise UsageError(f"cannot read the range '{text}'; give the black and white values, as in 0,4095")
     return low, high

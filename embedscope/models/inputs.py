@@ -45,7 +45,7 @@ def count_rows(inputs: Any) -> int:
     """Return B; InputError for what is not a tensor or a mapping of tensors."""
     tensor = first_tensor(inputs)
     if tensor is None or not tensor.ndim:
-        raise InputError(f"the inputs were prepared to {type(inputs).__name__}, expected a tensor or a mapping of tensors")
+        raise InputError(f"preparing the inputs gave {type(inputs).__name__}, expected a tensor or a mapping of tensors")
     return len(tensor)
 
 

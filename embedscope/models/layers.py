@@ -227,11 +227,11 @@ class Taps:
         tensor = first_tensor(value, layer.key)
         if tensor is None:
             what = f"its outputs are {', '.join(value)}" if layer.key and isinstance(value, Mapping) else "expected a tensor"
-            raise InputError(f"layer {layer.name} gives {type(value).__name__}, without one row per sample: {what}")
+            raise InputError(f"layer {layer.name} gives {type(value).__name__}, with no row per sample: {what}")
         if tensor.ndim == 0:
             raise InputError(f"layer {layer.name} gives a single number, expected a tensor with one row per sample")
         if tensor.is_complex():
-            raise InputError(f"layer {layer.name} gives complex numbers, which no metric here measures; take a layer after it")
+            raise InputError(f"layer {layer.name} gives complex numbers, which no metric supports; choose a later layer")
         self.times[layer.name] = self.times.get(layer.name, 0) + 1
         if layer.name not in self.poolings:
             last = self._layout.channels_last(tuple(tensor.shape[1:])) and not isinstance(child, _CHANNELS_FIRST)
@@ -240,9 +240,7 @@ class Taps:
             self.poolings[layer.name] = plan(layer.name, layer.pooling, tensor.shape[1:], channels_last=last)
         pooling = self.poolings[layer.name]
         if tensor.ndim - 1 != len(pooling.shape):
-            raise InputError(
-                f"layer {layer.name} gives {tuple(tensor.shape[1:])} for a sample, and gave {pooling.shape} before"
-            )
+            raise InputError(f"layer {layer.name} gives {tuple(tensor.shape[1:])} per sample, but gave {pooling.shape} before")
         self.captured[layer.name] = pooling(tensor, self.mask)
 
 

@@ -63,9 +63,9 @@ def check_trainable(encoder: Encoder) -> None:
     """Raise InputError for a model whose weights cannot be trained here."""
     reason = encoder.outputs_only
     if type(encoder.module).__name__ in ("UnflattenedModule", "GraphModule"):
-        reason = "it is a traced program, which always computes as in evaluation"
+        reason = "it is a traced program, which always runs in evaluation mode"
     if encoder.batch_size is not None:
-        reason = f"it takes batches of {encoder.batch_size} only"
+        reason = f"it only takes batches of {encoder.batch_size}"
     if not any(True for _ in encoder.module.parameters()):
         reason = reason or "it has no parameters"
     if reason:
@@ -96,7 +96,7 @@ def plan(encoder: Encoder, sample: Any, layer: str | None = None, loss_layer: st
                 f"{encoder.spec} has no Linear whose input could be the embedding; name a layer with `layer=`: "
                 f"{', '.join([*names[-10:], 'output'])}"
             )
-        chosen = _named(encoder, layer or default or "output", "gives the embedding that is trained")
+        chosen = _named(encoder, layer or default or "output", "gives the embedding")
         read = None if loss_layer is None else _named(encoder, loss_layer, "is read by the losses")
         taps = Taps(encoder, [chosen, *([] if read is None else [replace(read, name=_READ)])])
         with taps, taps.probe():
@@ -109,7 +109,7 @@ def plan(encoder: Encoder, sample: Any, layer: str | None = None, loss_layer: st
     classifier = _classifier(encoder, default, listing)
     after = chosen.side == "output" and chosen.module in ("", classifier)
     if read is not None and read.side == "output" and read.module in ("", classifier):
-        raise UsageError(f"the losses read a layer before the classifier, and {read.name} is the classifier; name another")
+        raise UsageError(f"the losses read a layer before the classifier, but {read.name} is the classifier; name another")
     return Plan(
         chosen,
         taps.poolings[chosen.name],
@@ -123,7 +123,7 @@ def _named(encoder: Encoder, name: str, role: str) -> Layer:
     """Find the one layer of a name; UsageError for a pattern."""
     found = find(encoder, [name])
     if len(found) != 1 or found[0].matched:
-        raise UsageError(f"one layer {role}, and '{name}' is a pattern; name one")
+        raise UsageError(f"only one layer {role}, but '{name}' is a pattern; name one layer")
     return found[0]
 
 
@@ -329,6 +329,6 @@ def _run(encoder: Encoder, module: nn.Module, inputs: Any) -> Any:
         return (encoder.call or call)(module, inputs)
     except (UsageError, InputError):
         raise
-    except Exception as error:  # the code is a stranger's
+    except Exception as error:  # user code
         reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise InputError(f"{encoder.spec} does not take inputs of {shapes(inputs)}: {reason}") from error

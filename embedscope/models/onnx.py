@@ -32,7 +32,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 @recognises(lambda path: path.suffix.lower() == ".onnx")
 def onnx(location: str, /) -> Encoder:
-    """Open an ONNX model, which gives its outputs and nothing from inside.
+    """Open an ONNX model; only its outputs can be read, not its inner layers.
 
     It runs on the CPU, and where the batch lies on a CUDA device and onnxruntime can, there. The file says nothing of
     preprocessing: images become float32 in [0, 1], --size, --mean and --std change that; a model that takes uint8 gets whole
@@ -54,8 +54,7 @@ def onnx(location: str, /) -> Encoder:
         embedding="output",
         outputs=tuple(module.outputs),
         outputs_only=(
-            "an ONNX model gives nothing from inside, so only its outputs can be measured; export it with the layer among "
-            "them, or give the Python model"
+            "only the outputs of an ONNX model can be read; export it with the layer as an output, or give the Python model"
         ),
         batch_size=module.batch_size,
         device=None if _PROVIDERS["cuda"] in library.get_available_providers() else "cpu",
@@ -91,24 +90,22 @@ class _Program(nn.Module):
         self.input = sole_input(path, list(inputs))
         kind, shape = inputs[self.input].type, inputs[self.input].shape
         if kind not in _DTYPES:
-            raise InputError(f"{path} takes {kind}, which no data give; expected one of {', '.join(_DTYPES)}")
+            raise InputError(f"{path} takes {kind}, which no data source provides; expected one of {', '.join(_DTYPES)}")
         self.dtype = _DTYPES[kind]
         self.batch_size = shape[0] if shape and isinstance(shape[0], int) else None
         self.outputs = [given.name for given in session.get_outputs() if given.type in _DTYPES]
         if not self.outputs:
             raise InputError(
-                f"{path} gives no tensor of numbers, but {', '.join(given.type for given in session.get_outputs())}"
+                f"{path} does not output a numeric tensor, but {', '.join(given.type for given in session.get_outputs())}"
             )
 
     def forward(self, batch: Tensor) -> Tensor | dict[str, Tensor]:
         if not self.dtype.is_floating_point and batch.is_floating_point():
-            raise InputError(
-                f"{self.path} takes whole numbers ({self.dtype}), and was given {batch.dtype}".replace("torch.", "")
-            )
+            raise InputError(f"{self.path} takes whole numbers ({self.dtype}), but got {batch.dtype}".replace("torch.", ""))
         session = self._session(batch.device.type)
         values = batch.detach().to("cpu", self.dtype).numpy()
         with explained(
-            f"{self.path} cannot be run on inputs {tuple(batch.shape)}", "`size=` brings images to the size it takes"
+            f"{self.path} cannot be run on inputs {tuple(batch.shape)}", "`size=` resizes images to the size that it takes"
         ):
             found = session.run(self.outputs, {self.input: values})
         tensors = [torch.from_numpy(value).to(batch.device) for value in found]
@@ -123,7 +120,8 @@ class _Program(nn.Module):
             options.intra_op_num_threads = torch.get_num_threads()
             providers = [_PROVIDERS[kind] for kind in dict.fromkeys((device, "cpu")) if kind in _PROVIDERS]
             with explained(
-                f"{self.path} cannot be read as an ONNX model", "expected a whole .onnx file, its .data file beside it"
+                f"{self.path} cannot be read as an ONNX model",
+                "expected a complete .onnx file, with its .data file in the same folder",
             ):
                 self._sessions[device] = library.InferenceSession(self.path, options, providers=providers)
         return self._sessions[device]

@@ -88,14 +88,14 @@ def plan(layer: str, wanted: str, shape: Sequence[int], *, channels_last: bool) 
     check_choice("pooling", wanted, POOLINGS)
     shape = tuple(shape)
     if not all(shape):
-        raise InputError(f"layer {layer} gives {shape} for a sample, which holds nothing")
+        raise InputError(f"layer {layer} gives {shape} per sample, which is empty")
     if len(shape) <= 1:
         if wanted in ("gap", "mean", "cls"):
             raise UsageError(f"layer {layer} gives {shape}: there are no positions for '{wanted}'; use auto, flatten or none")
         return Pooling("none", shape, ())
     tokens = len(shape) == 2 and channels_last
     if wanted == "none":
-        raise UsageError(f"layer {layer} gives {shape} for a sample, which is not a row; use gap, mean, cls or flatten")
+        raise UsageError(f"layer {layer} gives {shape} per sample, which is not a vector; use gap, mean, cls or flatten")
     if wanted == "cls" and not tokens:
         raise UsageError(f"layer {layer} gives maps {shape}, which have no class token; use gap or flatten")
     first = 1 if channels_last else 2

@@ -27,7 +27,7 @@ def device_of(encoder: Encoder, name: str) -> torch.device:
         name = encoder.device
     where = devices.choose(name)
     if encoder.device is not None and where.type != encoder.device:
-        raise InputError(f"{encoder.spec} runs on {encoder.device} only, not on {name}; leave out `device=`")
+        raise InputError(f"{encoder.spec} only runs on {encoder.device}, not on {name}; omit `device=`")
     return where
 
 

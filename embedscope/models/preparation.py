@@ -92,7 +92,8 @@ class Pixels:
                 channels = values.shape[axis] if values.ndim > axis else 0
                 if len(numbers) not in (1, channels):
                     raise InputError(
-                        f"mean and std have {len(numbers)} numbers, the inputs {channels} channels {tuple(values.shape[axis:])}"
+                        f"mean and std have {len(numbers)} numbers, but the inputs have {channels} channels "
+                        f"{tuple(values.shape[axis:])}"
                     )
                 shape = (-1, *[1] * (values.ndim - axis - 1))
                 values = change(values.float(), torch.tensor(numbers).reshape(shape))
@@ -157,7 +158,7 @@ def as_image(item: Image | Tensor | str) -> Image:
     from PIL import Image
 
     if isinstance(item, str):
-        raise InputError("the data are text, and the model takes images or arrays; use hf: or st: for models of text")
+        raise InputError("the data are text, but the model takes images or arrays; use hf: or st: for text models")
     if not isinstance(item, Tensor):
         return item
     if item.ndim == 3 and item.shape[2] not in (1, 3, 4) and item.shape[0] in (1, 3, 4):
@@ -165,7 +166,7 @@ def as_image(item: Image | Tensor | str) -> Image:
     if item.dtype != torch.uint8 or item.ndim not in (2, 3) or (item.ndim == 3 and item.shape[2] not in (1, 3, 4)):
         raise InputError(
             f"an array {tuple(item.shape)} of {str(item.dtype).removeprefix('torch.')} is not an image; expected uint8 (H, W), "
-            "(H, W, 3) or (3, H, W); divide other whole numbers by the largest they can be, as floats that go into the model"
+            "(H, W, 3) or (3, H, W); scale other integers to floats, as the model takes them"
         )
     return Image.fromarray(item.numpy().squeeze(2) if item.ndim == 3 and item.shape[2] == 1 else item.numpy())
 
@@ -181,8 +182,8 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
 def advice(one: tuple[int, ...], other: tuple[int, ...]) -> str:
     """Say what brings two shapes of inputs together."""
     if len(one) == len(other) == 3 and one[1:] == other[1:]:
-        return "`channels=3` makes all images RGB, `channels=1` all gray"
-    return "bring them to one with `size=`"
+        return "`channels=3` converts all images to RGB, `channels=1` to grayscale"
+    return "resize them with `size=`"
 
 
 def parse_size(text: str) -> tuple[int, int]:

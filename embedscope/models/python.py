@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def python(location: str, /, *args: Any, **options: Any) -> Encoder:
-    """Import `file.py:Factory` or `package.module:Factory` and call the factory with the arguments and options.
+    """Import `file.py:Factory` or `package.module:Factory` and call the factory.
+
+    It is called with the arguments and options given.
 
     A factory is a class or a function that returns an `nn.Module`. Until it has, the file's own folder (for a package, the
     current one) is where it imports its neighbors from.
@@ -45,7 +47,7 @@ def python(location: str, /, *args: Any, **options: Any) -> Encoder:
         with explained(f"{location}({typed}) cannot be called"):
             model = getattr(module, factory)(*args, **options)
     if not isinstance(model, nn.Module):
-        raise InputError(f"{location} gave {type(model).__name__}, expected a torch.nn.Module")
+        raise InputError(f"{location} returned {type(model).__name__}, expected a torch.nn.Module")
     return Encoder(module=model.eval(), prepare=Pixels(), spec=location, code_sha256=_code_of(model))
 
 
@@ -72,7 +74,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"{path} cannot be imported as Python code")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name, so it has to be known before it runs; a module of that name comes back after.
+    # Dataclasses look their module up by name, so it must be known before it runs; a module of that name comes back after.
     previous = sys.modules.get(path.stem)
     sys.modules[path.stem] = module
     try:

@@ -31,7 +31,9 @@ def st(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Encoder:
-    """Open a model of sentence-transformers from a folder or the hub; its embedding is what `encode` gives.
+    """Open a sentence-transformers model from a folder or the Hub.
+
+    Its embedding is the output of `encode`.
 
     Args:
         location: folder that holds `modules.json`, or name on the hub.
@@ -50,16 +52,16 @@ def st(
     library = imported("sentence_transformers", extra="text")
     if int(library.__version__.partition(".")[0]) < 6:  # it tokenizes without the prompts that encode adds
         raise InputError(
-            f"sentence-transformers {library.__version__} is too old, 6.0 is needed; pip install -U 'embedscope[text]'"
+            f"sentence-transformers {library.__version__} is too old; 6.0 or later is needed: pip install -U 'embedscope[text]'"
         )
     check_flag("trust_remote_code", trust_remote_code)
     if prompt is not None and prompt_name is not None:
-        raise UsageError("give st: a prompt or the prompt_name of one, not both")
+        raise UsageError("give st: either prompt or prompt_name, not both")
     check_location("st", location)
     for folder in ("", "[0-9]*_*/"):  # of the model, or of one of its modules
         check_adapter(f"st:{location}", next(Path(location).glob(f"{folder}adapter_config.json"), None))
     advice = (
-        "give a folder with modules.json, or a name on the hub and a network to fetch it; a model with code of its own needs "
+        "give a folder with modules.json, or a name on the hub with network access; a model with custom code needs "
         "(trust_remote_code=True), if you trust its author"
     )
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -90,7 +92,7 @@ def _weights(model: nn.Module, location: str, made_up: bool, where: dict[str, An
     missing: set[str] = set()
     notes: tuple[str, ...] = ()
     if made_up:
-        notes = (f"{location} is not a model of sentence-transformers: the mean over its tokens was taken as the embedding",)
+        notes = (f"{location} is not a sentence-transformers model: the mean over its tokens is used as the embedding",)
         plain = hf(location, modality="text", **where)
         start = next((name for name, child in model.named_modules() if type(child) is type(plain.module)), "")
         missing = {f"{start}.{name}" for name in plain.weights.missing} if plain.weights else set()

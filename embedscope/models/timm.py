@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def timm(location: str, /, *, pretrained: bool = True, **options: Any) -> Encoder:
-    """Make a model of timm, with its pretrained weights and its own evaluation preprocessing.
+    """Create a timm model with pretrained weights and its evaluation preprocessing.
 
     Images are made RGB, or gray where `in_chans=1`, resized and cut out as timm's `create_transform` does for evaluation. With
     another number of channels than the pretrained ones, mean and std are the pretrained means over channels.
@@ -37,7 +37,7 @@ def timm(location: str, /, *, pretrained: bool = True, **options: Any) -> Encode
     library = imported("timm", extra="vision")
     check_flag("pretrained", pretrained)
     if "checkpoint_path" in options:
-        raise UsageError("checkpoint_path is not taken, because timm would unpickle the file; give it as `checkpoint=`")
+        raise UsageError("checkpoint_path is not supported, because timm would unpickle the file; use `checkpoint=`")
     _check_name(library, location)
     with quiet("timm", "huggingface_hub"):
         model = _created(library, location, pretrained, options)
@@ -76,7 +76,7 @@ def _check_name(library: ModuleType, location: str) -> None:
 def _created(library: ModuleType, location: str, pretrained: bool, options: Mapping[str, Any]) -> Any:
     typed = ", ".join(f"{name}={value!r}" for name, value in options.items())
     with explained(
-        f"timm:{location}({typed}) cannot be made", "the options are those of timm.create_model and of the model itself"
+        f"timm:{location}({typed}) cannot be created", "the options are those of timm.create_model and of the model itself"
     ):
         if not pretrained:
             return library.create_model(location, pretrained=False, **options)
@@ -86,8 +86,8 @@ def _created(library: ModuleType, location: str, pretrained: bool, options: Mapp
             raise
         except Exception:  # what a hub, a cache or a server raises has no common root
             with explained(
-                f"the pretrained weights of timm:{location} cannot be had",
-                f"give `checkpoint=FILE`, or timm:{location}(pretrained=False) for the network as it starts",
+                f"the pretrained weights of timm:{location} cannot be loaded",
+                f"give `checkpoint=FILE`, or timm:{location}(pretrained=False) for random weights",
             ):
                 raise
 
@@ -139,7 +139,7 @@ def _preset(
     }
     make = functools.partial(_preset, config)
     if channels not in (1, 3):
-        sentence = f"the model takes {channels} channels, and images give 1 or 3; give arrays of floats as they go into it"
+        sentence = f"the model takes {channels} channels, but images have 1 or 3; give arrays of floats as the model takes them"
         return ImagePreset(functools.partial(no_image, sentence), 3, sentence, make)
     transform = imported("timm.data", extra="vision").create_transform(**config, is_training=False)
     steps = "; ".join(str(step) for step in transform.transforms)

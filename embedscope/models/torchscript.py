@@ -24,7 +24,7 @@ def is_torchscript(path: Path) -> bool:
 
 @recognises(is_torchscript)
 def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
-    """Open a TorchScript program, traced or scripted, on the CPU.
+    """Open a traced or scripted TorchScript program on the CPU.
 
     TorchScript takes no hooks, so the output is all there is to measure, and the file says nothing of preprocessing: images
     become float32 in [0, 1], --size, --mean and --std change that.
@@ -42,12 +42,12 @@ def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
         "expected a file written by torch.jit.save; give the Python model and the file as `checkpoint=` if it holds weights"
     )
     if not holds_code(Path(location)):
-        raise InputError(f"{location} cannot be read as TorchScript (it is truncated, or holds no code); {advice}")
+        raise InputError(f"{location} cannot be read as TorchScript (it is truncated or contains no code); {advice}")
     if not unsafe_pickle:
         raise InputError(
-            f"{location} is a TorchScript program, which runs code of its own and can write files while it is loaded; pass "
-            "`unsafe_pickle=True` if you trust its author, or give the Python model and this file as `checkpoint=`, of which "
-            "only the tensors are read"
+            f"{location} is a TorchScript program, which can run code and write files while it is loaded; pass "
+            "`unsafe_pickle=True` if you trust its author, or give the Python model and this file as `checkpoint=`, from "
+            "which only the tensors are read"
         )
     with warnings.catch_warnings(), explained(f"{location} cannot be read as TorchScript", advice):
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)  # since 2.10; what it advises is for authors
@@ -61,7 +61,7 @@ def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
         weights=Weights(matched=tuple(module.state_dict()), origin="the TorchScript program's own"),
         embedding="output",
         outputs_only=(
-            "TorchScript takes no hooks, so only its output can be measured; give the Python model, and this file as "
-            "`checkpoint=`, for other layers"
+            "TorchScript does not support hooks, so only the output can be read; for other layers, give the Python model "
+            "and pass this file as `checkpoint=`"
         ),
     )

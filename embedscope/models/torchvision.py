@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def torchvision(location: str, /, *, pretrained: bool = True, weights: str | None = None, **options: Any) -> Encoder:
-    """Make a model of torchvision, with pretrained weights and the preprocessing that belongs to them.
+    """Create a torchvision model with pretrained weights and their preprocessing.
 
     Args:
         location: name of the model, as `torchvision.models.list_models()` has it.
@@ -48,20 +48,20 @@ def torchvision(location: str, /, *, pretrained: bool = True, weights: str | Non
     if weights is not None:
         choice = weights.rpartition(".")[2] if isinstance(weights, str) else weights
         chosen = known[check_choice(f"weights of torchvision's {name}", choice, ["DEFAULT", *known.__members__])]
-    advice = f"give `checkpoint=FILE`, or torchvision:{location}(pretrained=False) for the network as it starts"
+    advice = f"give `checkpoint=FILE`, or torchvision:{location}(pretrained=False) for random weights"
     if pretrained and chosen is None:
-        raise InputError(f"torchvision has no pretrained weights of {name}; {advice}")
+        raise InputError(f"torchvision has no pretrained weights for {name}; {advice}")
     if not pretrained and "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         options.setdefault("weights_backbone", None)
     typed = ", ".join(f"{option}={value!r}" for option, value in options.items())
-    problem = f"torchvision:{location}({typed}) cannot be made"
+    problem = f"torchvision:{location}({typed}) cannot be created"
     with quiet("torchvision"), explained(problem, "the options are those of the model in torchvision.models"):
         try:
             model = models.get_model(name, weights=chosen if pretrained else None, progress=False, **options)
         except (OSError, RuntimeError, ValueError):
             if not pretrained:
                 raise
-            with explained(f"the pretrained weights of torchvision:{location}({typed}) cannot be had", advice):
+            with explained(f"the pretrained weights of torchvision:{location}({typed}) cannot be loaded", advice):
                 raise
     return Encoder(
         module=model.eval(),
@@ -96,7 +96,7 @@ def _preset(
     if kind not in ("ImageClassification", "SemanticSegmentation"):
         make = functools.partial(not_adjustable, f"torchvision's {kind} has none to change")
     if kind in ("VideoClassification", "OpticalFlow"):
-        sentence = f"the model takes what torchvision's {kind} makes, and no image; give arrays of floats as they go into it"
+        sentence = f"the model takes what torchvision's {kind} produces, not images; give float arrays as it takes them"
         return ImagePreset(functools.partial(no_image, sentence), 3, sentence, make)
     preset = copy.deepcopy(preset)
     if size is not None and hasattr(preset, "crop_size"):

@@ -70,7 +70,7 @@ def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: 
     single = len(files) == 1
     lone = single and not labeled and files[0].lower().endswith(".npy")
     if single and not lone and files[0].lower().endswith(".npy"):
-        raise InputError(f"{path}: a .npy holds features without labels; give both as X.npy,y.npy")
+        raise InputError(f"{path}: a .npy contains features without labels; give both as X.npy,y.npy")
     if not single and (len(files) != 2 or not all(file.lower().endswith(".npy") for file in files)):
         raise InputError(f"{path}: expected one .npz, or a pair X.npy,y.npy")
     try:
@@ -81,7 +81,7 @@ def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: 
         raise
     except FileNotFoundError as error:
         raise InputError(f"no such file: {error.filename}") from error
-    except Exception as error:  # a stranger's bytes: zip, NumPy's header and its pickles fail in ways of their own
+    except Exception as error:  # untrusted bytes: zip, NumPy headers and pickles each fail in their own way
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read as NumPy arrays: {type(error).__name__}: {reason}") from error
 
@@ -96,7 +96,7 @@ def load_npy(file: str) -> Array:
         start = stream.tell()
         held = stream.seek(0, 2) - start
     if size > held:
-        raise InputError(f"{file} promises {size:,} bytes and holds {held:,}; it is truncated or damaged")
+        raise InputError(f"{file} declares {size:,} bytes but contains {held:,}; it is truncated or damaged")
     check_size(file, "its array", size)
     array: Array = np.load(file, allow_pickle=False)
     return array
@@ -105,7 +105,7 @@ def load_npy(file: str) -> Array:
 def _load_npz(path: str, keys: Mapping[str, str], *, labeled: bool) -> dict[str, Array]:
     archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise InputError(f"{path} holds a single array; give features and labels as X.npy,y.npy")
+        raise InputError(f"{path} contains a single array; give features and labels as X.npy,y.npy")
     with archive:
         members = {name: keys.get(name, name) for name in _NAMES if labeled or name not in ("y", "class_names")}
         for key in keys.values():
@@ -114,8 +114,8 @@ def _load_npz(path: str, keys: Mapping[str, str], *, labeled: bool) -> dict[str,
         for name in ("X", "y") if labeled else ("X",):
             if members[name] not in archive.files:
                 raise InputError(
-                    f"{path} has no {name}; it holds {', '.join(archive.files[:20]) or 'nothing'}; an archive needs X (N, ...) "
-                    f"and y (N,), or tell what they are called, as in {path}(features='emb', label='target')"
+                    f"{path} has no {name}; it holds {', '.join(archive.files[:20]) or 'nothing'}; an archive needs X (N, "
+                    f"...) and y (N,); if they have other names, give them, as in {path}(features='emb', label='target')"
                 )
         _check_sizes(path, [key for key in members.values() if key in archive.files])
         return {name: archive[key] for name, key in members.items() if key in archive.files}
@@ -131,7 +131,9 @@ def _check_sizes(path: str, keys: Sequence[str]) -> None:
                 promised = _promised(member)
             held = archive.getinfo(name).file_size
             if promised > held:
-                raise InputError(f"{path}: {name} promises {promised:,} bytes and holds {held:,}; it is truncated or damaged")
+                raise InputError(
+                    f"{path}: {name} declares {promised:,} bytes but contains {held:,}; it is truncated or damaged"
+                )
 
 
 def _promised(stream: IO[bytes]) -> int:
@@ -139,7 +141,7 @@ def _promised(stream: IO[bytes]) -> int:
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(stream)
     if version not in headers:
-        raise ValueError(f"the header of version {version} belongs to arrays of records")
+        raise ValueError(f"header version {version} is for structured arrays")
     shape, _, dtype = headers[version](stream)
     return math.prod(shape) * dtype.itemsize
 

@@ -33,11 +33,11 @@ class Blocks:
 
     Args:
         file: open for writing.
-        rows: announced.
+        rows: declared.
         most_rows: that may be committed at once, or None.
 
     Attributes:
-        done: rows that are committed.
+        done: committed rows.
         names: of the data sets, once the first rows came.
     """
 

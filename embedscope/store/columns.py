@@ -94,11 +94,11 @@ def choose(
     if len(found) == 1:
         return found[0]
     if found:
-        which = f"several columns may be the {' or '.join(given)}: {listed([name for name, _ in found])}"
+        which = f"several columns could be the {' or '.join(given)}: {listed([name for name, _ in found])}"
     else:
-        which = f"no column has a usual name for {' or '.join(given)}; there are: {listed(columns) or 'none'}"
+        which = f"no column has a common name for {' or '.join(given)}; there are: {listed(columns) or 'none'}"
     example = " or ".join(f"{location}({option}='COLUMN')" for option in given)
-    raise InputError(f"{location}: {which}; say which, as in {example}")
+    raise InputError(f"{location}: {which}; specify one, as in {example}")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -116,7 +116,7 @@ def open_columns(location: str, file: Path) -> Columns:
     """Open a table by its suffix; InputError for one that cannot be read, or has several columns of one name."""
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
-        raise InputError(f"{location} is not a table that embedscope reads; expected one of {', '.join(_READERS)}")
+        raise InputError(f"{location} is not a supported table; expected one of {', '.join(_READERS)}")
     try:
         columns = reader(file)
     except EmbedscopeError:
@@ -126,7 +126,7 @@ def open_columns(location: str, file: Path) -> Columns:
     except OSError as error:
         raise InputError(f"{location} cannot be read: {error.strerror or error}") from error
     if (name := repeated(columns.names)) is not None:
-        raise InputError(f"{location} has several columns called '{name}'; rename them")
+        raise InputError(f"{location} has several columns named '{name}'; rename them")
     return columns
 
 
@@ -144,7 +144,8 @@ def numbers(location: str, columns: Columns, names: Sequence[str]) -> Array:
             width = len(cells)
         elif len(cells) != width:
             raise InputError(
-                f"{location}: row {count - 1} of {names[0]} (counted from 0) holds {len(cells)} numbers, those before {width}"
+                f"{location}: row {count - 1} of {names[0]} (counted from 0) holds {len(cells)} numbers, but the rows "
+                f"before it hold {width}"
             )
         try:
             values.extend(map(float, cells))
@@ -164,8 +165,8 @@ def _check_whole(location: str, columns: Columns, names: Sequence[str]) -> None:
             whole = cell if isinstance(cell, int) else int(cell) if isinstance(cell, str) and _WHOLE.fullmatch(cell) else 0
             if abs(whole) > _LARGEST_WHOLE:
                 raise InputError(
-                    f"{location}: row {number} of {name} (counted from 0) holds {str(cell)[:40]}; whole numbers beyond 2**53 "
-                    "cannot be held as floats; subtract an offset, or divide them"
+                    f"{location}: row {number} of {name} (counted from 0) holds {str(cell)[:40]}; integers beyond 2**53 "
+                    f"cannot be represented as floats; subtract an offset or divide them"
                 )
 
 
@@ -193,8 +194,8 @@ def _number(location: str, row: int, column: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{location}: row {row} of {column} (counted from 0) holds {str(value)[:40]!r}, which is not a number; name the "
-            f"columns of features, as in {location}(features='d*')"
+            f"{location}: row {row} of {column} (counted from 0) holds {str(value)[:40]!r}, which is not a number; select "
+            f"the feature columns, as in {location}(features='d*')"
         ) from error
 
 
@@ -211,8 +212,8 @@ def _delimited(file: Path, delimiter: str) -> Columns:
                     width = len(row) if width is None else width
                     if row and len(row) != width:
                         raise InputError(
-                            f"{file}: line {reader.line_num} has {len(row)} fields, the header has {width}; put quotation "
-                            "marks around fields with separators or line breaks in them"
+                            f"{file}: line {reader.line_num} has {len(row)} fields, the header has {width}; quote fields "
+                            f"that contain separators or line breaks"
                         )
                     if row:
                         yield row

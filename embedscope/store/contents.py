@@ -28,7 +28,7 @@ class Contents:
 
     Attributes:
         complete: whether all rows are there.
-        done: rows that are committed.
+        done: committed rows.
         layers: names, in the order in which they were extracted.
         labels: (N,) int64.
         class_names: (K,) str.
@@ -71,7 +71,9 @@ def check_schema(file: h5py.File, path: str, otherwise: str) -> int:
     if version is None or not version >= 1:
         raise ValueError(f"the format version is {version}")
     if version > SCHEMA_VERSION:
-        raise InputError(f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}: update it")
+        raise InputError(
+            f"{path} has format version {version}; this embedscope reads up to {SCHEMA_VERSION}; update embedscope"
+        )
     return int(version)
 
 
@@ -138,7 +140,7 @@ def _compare(file: h5py.File, found: Contents, path: str) -> None:
         now["split"] = digests.of_texts(found.split.tolist())
     for key in dict.fromkeys([*now, *found.digests.texts]):
         if now.get(key) != found.digests.texts.get(key):
-            raise InputError(f"{path} is damaged: /{key} is not what was written")
+            raise InputError(f"{path} is damaged: /{key} does not match its digest")
     for name in found.digests.names:
         if not opening.has(file, name):
             raise InputError(f"{path} is damaged: /{name} is missing")

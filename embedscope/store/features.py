@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureSet:
-    """Labeled features of one layer, wherever they came from; each is equal to itself only.
+    """Labeled features of one layer, from any source; compared by identity.
 
     Attributes:
-        name: what tables call it.
+        name: shown in tables.
         source: the file it was read from.
         layer: the layer's name in that file.
         features: (N, D), float32 or float16, possibly still on disk; float64 too if they were made elsewhere.
         labels: (N,) int64; -1 is unlabeled, otherwise an index into `class_names`.
         class_names: (K,); a class may have no row.
-        ids: (N,) str, unique: what a row can be traced back with.
-        logits: (N, L) float32, what the network's classifier gave for the rows, or None if it was not kept.
+        ids: (N,) str, unique, for tracing rows back.
+        logits: (N, L) float32, classifier outputs for the rows, or None if they were not kept.
         split: (N,) str such as "train" and "test", or None.
-        magnitudes: (N, C) float32, mean of |activation| over positions, or None where the layer has none.
+        magnitudes: (N, C) float32, mean of |activation| over positions, or None if the layer has none.
         provenance: how the features were made.
     """
 
@@ -58,11 +58,11 @@ class StoredLayer:
     """A dataset of rows in a store: a layer, its magnitudes, or the logits.
 
     Attributes:
-        name: as the file has it, such as "features/conv1".
+        name: in the file, such as "features/conv1".
         shape: (N, D).
         dtype: of the rows.
-        pooling: how activations became rows, or None where that is not known.
-        type: of the module, or None likewise.
+        pooling: how activations were pooled, or None if unknown.
+        type: of the module, or None if unknown.
     """
 
     name: str
@@ -80,13 +80,13 @@ class StoreContents:
         path: of the file.
         schema_version: of its format.
         complete: whether all rows are there.
-        rows: announced.
+        rows: declared.
         done: committed.
         layers: its datasets of rows.
-        classes: class name -> how many rows.
+        classes: class name -> number of rows.
         unlabelled: rows without a label.
-        splits: split -> how many rows; empty where the data have none.
-        skipped: id -> why, of inputs that are no rows because they could not be read.
+        splits: split -> number of rows; empty if the data have none.
+        skipped: id -> reason, for inputs without a row because they could not be read.
         resume: the command that finishes an unfinished store, else None.
         provenance: how the features were made.
     """

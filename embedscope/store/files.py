@@ -48,14 +48,14 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
     """Raise OutputError if something of that name is there and may not be replaced, or is one of the inputs."""
     try:
         if path.is_dir():
-            raise OutputError(f"output {path} is a folder; give the name of a file, such as {path / 'features.h5'}")
+            raise OutputError(f"output {path} is a folder; give a file name, such as {path / 'features.h5'}")
         if not path.exists():
             parent = next(folder for folder in path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):
                 raise OutputError(f"cannot write {path}: {parent} is not a writable folder")
             return
         if not path.is_file():
-            raise OutputError(f"output {path} is a pipe or a device; give the name of a file")
+            raise OutputError(f"output {path} is a pipe or a device; give a file name")
         for given in inputs:
             if given is not None and Path(given).exists() and path.samefile(given):
                 raise OutputError(f"output {path} is the input {given}; choose another name")

@@ -45,7 +45,7 @@ class Source:
     """What a user typed, in its parts.
 
     Attributes:
-        name: what tables call it.
+        name: shown in tables.
         files: one, or the file of features and that of labels.
         options: what to read of it.
         spec: files and options as they were typed.
@@ -111,7 +111,7 @@ def open_foreign(source: Source) -> FeatureSet:
     suffixes = {Path(file).suffix.lower() for file in source.files}
     labeled = source.options.get("label", "") is not None
     if not labeled and suffixes & set(SUFFIXES):
-        raise UsageError(f"{source.path}: label=None is for arrays and tables; give X.npy, a .npz or a table")
+        raise UsageError(f"{source.path}: label=None applies to arrays and tables; give X.npy, a .npz or a table")
     if not labeled:
         source = replace(source, options={name: value for name, value in source.options.items() if name != "label"})
     if len(source.files) == 1 and is_table(Path(source.files[0])):
@@ -140,7 +140,7 @@ def check_options(source: Source, known: Collection[str]) -> dict[str, str]:
         if option not in known:
             raise UsageError(unknown(f"option of {source.path}", option, known))
         if not isinstance(value, str):
-            raise UsageError(f"{source.path}: {option} must be a name in quotation marks, got {value!r}")
+            raise UsageError(f"{source.path}: {option} must be a quoted name, got {value!r}")
     return dict(source.options)
 
 
@@ -178,7 +178,7 @@ def exact_floats(path: str, values: Array) -> Array:
     if values.dtype.kind == "f":
         return values
     if values.dtype.kind in "iu" and values.size and not -(2**53) <= int(values.min()) <= int(values.max()) <= 2**53:
-        raise InputError(f"{path}: whole numbers beyond 2**53 cannot be held as floats; subtract an offset, or divide them")
+        raise InputError(f"{path}: integers beyond 2**53 cannot be represented as floats; subtract an offset or divide them")
     return narrowed(values.astype(np.float64))
 
 
@@ -243,7 +243,7 @@ def _matching(path: str, names: Sequence[str], patterns: Sequence[str]) -> list[
     """Name the columns that match any of the patterns, in the table's order; InputError for a pattern without one."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"{path}: no column of features matches '{pattern}'; there are: {listed(names) or 'none'}")
+            raise InputError(f"{path}: no feature column matches '{pattern}'; there are: {listed(names) or 'none'}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
@@ -253,12 +253,12 @@ def _recognized(path: str, columns: Columns, names: Sequence[str]) -> list[str]:
     InputError if there are none, or some that may be and may not.
     """
     first = columns.first
-    example = f"say which are features, as in {path}(features='{_pattern(names)}')"
+    example = f"select the feature columns, as in {path}(features='{_pattern(names)}')"
     lists = [name for name in names if isinstance(first.get(name), list) and is_number(first[name])]
     if len(lists) == 1:
         return lists
     if lists:
-        raise InputError(f"{path}: several columns hold lists of numbers: {listed(lists)}; {example}")
+        raise InputError(f"{path}: several columns contain lists of numbers: {listed(lists)}; {example}")
     blank = [name for name in names if first.get(name) is None or first.get(name) == ""]
     likely = {name for name in names if (name in blank or is_number(first[name])) and not _INDEX.fullmatch(name)}
     stems: dict[str, list[str]] = {}
@@ -271,8 +271,10 @@ def _recognized(path: str, columns: Columns, names: Sequence[str]) -> list[str]:
     rest = likely.difference(numbered)
     if len(alike) > 1 or (alike and rest):
         ranges = [f"{members[0]} ... {members[-1]}" for members in alike.values()]
-        raise InputError(f"{path}: numbers are in {listed([*ranges, *(name for name in names if name in rest)])}; {example}")
+        raise InputError(
+            f"{path}: the numeric columns are {listed([*ranges, *(name for name in names if name in rest)])}; {example}"
+        )
     found = numbered or [name for name in names if name in likely]
     if not found:
-        raise InputError(f"{path}: no column holds numbers besides the label; there are: {listed(columns.names)}")
+        raise InputError(f"{path}: no numeric column besides the label; there are: {listed(columns.names)}")
     return found

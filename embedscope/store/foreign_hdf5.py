@@ -49,7 +49,7 @@ def open_hdf5(
     given = check_options(source, ("layer", "features", "label"))
     chosen = [given[option] for option in ("layer", "features") if option in given]
     if len(chosen) + bool(layers) > 1:
-        raise UsageError(f"{source.path}: name the layer once: layer=, features= or `layers=`")
+        raise UsageError(f"{source.path}: select the layer once: with layer=, features= or `layers=`")
     wanted = chosen or list(layers)
     there = {name for name in ("obs", "obsm", "X") if file.get(name, getlink=True) is not None}
     if "obs" in there and len(there) > 1:
@@ -72,7 +72,7 @@ def open_hdf5(
         if each.ndim != 2 or each.dtype.kind not in "fiu" or not each.size:
             raise InputError(f"{source.path}: /{name} is {each.dtype} {each.shape}, expected numbers (N, D)")
         if len(each) != len(labels):
-            raise InputError(f"{source.path}: /{name} has {len(each)} rows, and there are {len(labels)} labels")
+            raise InputError(f"{source.path}: /{name} has {len(each)} rows, but there are {len(labels)} labels")
         features: Any
         if each.dtype.kind == "f" and each.dtype.isnative and each.dtype.itemsize <= 8:
             features = rows(source.path, name, each.shape, torch.from_numpy(np.empty(0, each.dtype)).dtype)
@@ -97,11 +97,11 @@ def _usual(path: str, names: dict[str, str], role: str, option: str) -> dict[str
     found = [name for name in names if name.rpartition("/")[2].lower() in USUAL[role]] or list(names)
     what = {"layer": "features (N, D)", "label": "labels (N,)"}[option]
     if not found:
-        raise InputError(f"{path} is HDF5 but not a feature store of embedscope, and no data set looks like {what}")
+        raise InputError(f"{path} is HDF5 but not an embedscope feature store, and no data set looks like {what}")
     if len(found) > 1:
         raise InputError(
-            f"{path} is HDF5 but not a feature store of embedscope, and several data sets may be {what}: "
-            f"{', '.join(found[:10])}; say which, as in {path}({option}='NAME')"
+            f"{path} is HDF5 but not an embedscope feature store, and several data sets could be {what}: "
+            f"{', '.join(found[:10])}; specify one, as in {path}({option}='NAME')"
         )
     return {found[0]: names[found[0]]}
 
@@ -141,7 +141,7 @@ def _values(file: h5py.File, path: str, name: str) -> list[Any]:
         if "mask" in node:
             pairs = zip(_array(file, f"{name}/values"), _array(file, f"{name}/mask"), strict=True)
             return [None if masked else value for value, masked in pairs]
-        raise InputError(f"{path}: /{name} is not a column that can be read; expected values, or categories with codes")
+        raise InputError(f"{path}: /{name} is not a readable column; expected values, or categories with codes")
     values = _array(file, name)
     legacy = node.attrs.get("categories")
     if isinstance(legacy, h5py.Reference):
@@ -152,7 +152,7 @@ def _values(file: h5py.File, path: str, name: str) -> list[Any]:
 def _worded(path: str, name: str, words: Sequence[Any], codes: Sequence[Any]) -> list[Any]:
     """Turn codes (N,) into the words (K,) that they count; -1 is a gap."""
     if not all(isinstance(code, int) and -1 <= code < len(words) for code in codes):
-        raise InputError(f"{path}: the codes of /{name} must be whole numbers from -1 to {len(words) - 1}")
+        raise InputError(f"{path}: the codes of /{name} must be integers from -1 to {len(words) - 1}")
     return [None if code < 0 else words[code] for code in codes]
 
 
@@ -178,7 +178,7 @@ def _members(file: h5py.File, path: str) -> Iterator[tuple[str, h5py.Dataset]]:
         for key in here:
             count += 1
             if count > _MOST_MEMBERS:
-                raise InputError(f"{path} holds more than {_MOST_MEMBERS:,} data sets; say which, as in {path}(layer='NAME')")
+                raise InputError(f"{path} holds more than {_MOST_MEMBERS:,} data sets; specify one, as in {path}(layer='NAME')")
             if not isinstance(here.get(key, getlink=True), h5py.HardLink):
                 continue
             name = f"{place}/{key}" if place else key
@@ -199,7 +199,7 @@ def _is_array(each: h5py.Dataset) -> bool:
 def _group(file: h5py.File, path: str, name: str) -> h5py.Group:
     found = opening.member(file, name)
     if not isinstance(found, h5py.Group):
-        raise InputError(f"{path}: /{name} is not a group; it was written by an AnnData before 0.7: open and save it again")
+        raise InputError(f"{path}: /{name} is not a group; it was written by AnnData before 0.7; open it and save it again")
     return found
 
 

@@ -64,7 +64,7 @@ def write_head(path: Path, tensors: Mapping[str, Tensor], notes: HeadNotes) -> N
 
 def read_head(path: Path) -> tuple[dict[str, Tensor], HeadNotes]:
     """Read tensors (on the CPU) and notes; InputError for a file that finetune did not write."""
-    problem, advice = f"{path} is not a head that finetune wrote", "give a head.safetensors of a run directory"
+    problem, advice = f"{path} is not a head written by finetune", "give the head.safetensors of a run directory"
     with explained(problem, advice), safetensors.safe_open(path, framework="pt") as file:
         parsed = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, which has no iterator)

@@ -35,7 +35,7 @@ def feature_set(
         features: numbers as an array, a tensor of any device, a data frame or nested lists; whole numbers become float32 where
             that is exact, else float64.
         labels: whole numbers (negative ones are unlabeled) or text; the distinct values are the classes, in order.
-        name: what tables call it.
+        name: shown in tables.
         ids: unique; the row numbers by default.
         split: such as "train" and "test".
 
@@ -76,7 +76,7 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
         UsageError: no such column or key.
     """
     if not isinstance(label, str):
-        raise UsageError(f"name the column of obs that holds the labels, one of {', '.join(map(str, data.obs))}")
+        raise UsageError(f"set the column of obs with the labels, one of {', '.join(map(str, data.obs))}")
     if label not in data.obs:
         raise UsageError(unknown("column of obs", label, [str(each) for each in data.obs]))
     known: Mapping[str, Any] = data.obsm if len(data.obsm) else {"X": data.X}

@@ -27,14 +27,14 @@ def check_size(path: str, what: str, size: int, *, packed: int | None = None) ->
     """
     if packed is not None and size > max(_WORTH_A_LOOK, packed * _SUSPICIOUS):
         raise InputError(
-            f"{path}: {what} unpacks from {packed:,} to {size:,} bytes, as decompression bombs do; "
-            "if it is right, give it as X.npy,y.npy, which are not packed"
+            f"{path}: {what} unpacks from {packed:,} to {size:,} bytes, like a decompression bomb; if the file is "
+            f"genuine, give it as X.npy,y.npy, which are not compressed"
         )
     budget = free_memory(torch.device("cpu")) // 2
     if size > budget:
         raise InputError(
-            f"{path}: {what} would take {size:,} bytes of memory, and half of what is free is {budget:,}; if the file is "
-            "right, read it on a larger machine or as a feature store (.h5), which is read in parts"
+            f"{path}: {what} would take {size:,} bytes of memory, but half of the free memory is {budget:,}; if the file "
+            f"is genuine, use a larger machine or a feature store (.h5), which is read in parts"
         )
 
 
@@ -46,12 +46,12 @@ def check_archive(path: str, members: Collection[str] | None = None) -> None:
             if members is not None and entry.filename not in members:
                 continue
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{path}: {entry.filename} is compressed in a way that NumPy and torch do not write")
+                raise InputError(f"{path}: {entry.filename} uses a compression that NumPy and torch do not write")
             most = entry.compress_size * (1 if entry.compress_type == zipfile.ZIP_STORED else DEFLATE)
             if entry.file_size > most:
                 raise InputError(
-                    f"{path}: {entry.filename} promises {entry.file_size:,} bytes, more than {entry.compress_size:,} packed "
-                    "ones can give; it is damaged"
+                    f"{path}: {entry.filename} declares {entry.file_size:,} bytes, more than {entry.compress_size:,} "
+                    f"compressed bytes can hold; it is damaged"
                 )
             total += entry.file_size
             packed += entry.compress_size

@@ -82,7 +82,7 @@ def held(path: Path) -> Iterator[Callable[[], None]]:
 
     def refresh() -> None:
         if _read(lock) != mine:
-            raise OutputError(f"{path} is being written by another process, which took {lock} over; this one stops")
+            raise OutputError(f"{path} is being written by another process, which took over {lock}; this one stops")
         os.utime(lock)
 
     try:
@@ -116,7 +116,7 @@ def _acquire(lock: Path, path: Path, mine: Holder) -> None:
             raise OutputError(busy(path, holder))
         else:
             _take_away(lock, seen)
-    raise OutputError(f"{lock} is in the way, and cannot be taken over; delete it if no process writes {path}")
+    raise OutputError(f"{lock} exists and cannot be taken over; delete it if no process is writing {path}")
 
 
 def _made(lock: Path, mine: Holder) -> bool:

@@ -75,13 +75,13 @@ def opened(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking=LOCKING)
     except (OSError, RuntimeError) as error:
         if is_locked(error):
-            raise InputError(f"{path} is locked by another process that writes it; wait until it is closed") from error
+            raise InputError(f"{path} is locked by another process that is writing it; wait until it is closed") from error
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO):
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         reason = str(error).partition("\n")[0]
         if path.suffix == ".partial":
-            raise InputError(f"{path} is unfinished and was cut off; run the same extract again") from error
-        raise InputError(f"{path} is not an HDF5 file, as a feature store is, or it is truncated ({reason})") from error
+            raise InputError(f"{path} is unfinished and truncated; run the same extract again") from error
+        raise InputError(f"{path} is not an HDF5 feature store, or it is truncated ({reason})") from error
 
 
 def _check_heaps(path: Path) -> None:
@@ -101,7 +101,7 @@ def _check_heaps(path: Path) -> None:
                 int.from_bytes(start[here + 8 : here + 16], "little"),
             )
             if index == 0 and size < 16:
-                raise InputError(f"{path} is damaged: the texts at byte {place:,} cannot be read")
+                raise InputError(f"{path} is damaged: the strings at byte {place:,} cannot be read")
             here += size if index == 0 else 16 + (size + 7) // 8 * 8
 
 
@@ -173,7 +173,9 @@ def dataset(file: h5py.File, name: str, *, whole: bool = True) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise ValueError(f"/{name} is not a data set")
     if found.is_virtual or found.external:
-        raise InputError(f"{file.filename}: /{name} lies in other files, which are not read; copy it into one with h5repack")
+        raise InputError(
+            f"{file.filename}: /{name} is stored in external files, which are not read; copy it into one file with h5repack"
+        )
     if found.shape is None:
         raise ValueError(f"/{name} has no values")
     layout = found.id.get_create_plist()
@@ -182,15 +184,15 @@ def dataset(file: h5py.File, name: str, *, whole: bool = True) -> h5py.Dataset:
         code = layout.get_filter(number)[0]
         if code not in _FILTERS:
             raise InputError(
-                f"{file.filename}: /{name} has the HDF5 filter {code}; gzip, lzf, shuffle and fletcher32 are read: rewrite it "
-                "with h5repack -f GZIP=4"
+                f"{file.filename}: /{name} has the HDF5 filter {code}; supported are gzip, lzf, shuffle and fletcher32; "
+                f"rewrite it with h5repack -f GZIP=4"
             )
         growth = max(growth, _FILTERS[code])
     item = found.id.get_type().get_size() if h5py.check_string_dtype(found.dtype) is None else 1
     needed, stored = math.prod(found.shape) * item, found.id.get_storage_size()
     if stored > file.id.get_filesize() or (whole and needed > stored * growth):
         shape = " x ".join(f"{each:,}" for each in found.shape)
-        raise InputError(f"{file.filename}: /{name} declares {shape} values, more than the {stored:,} bytes it has can hold")
+        raise InputError(f"{file.filename}: /{name} declares {shape} values, more than its {stored:,} bytes can hold")
     chunk = math.prod(found.chunks or (0,)) * item
     if chunk > max(_CHUNK, math.prod(found.shape[1:]) * item, min(stored, BUDGET)):
         raise InputError(f"{file.filename}: /{name} has chunks of {chunk:,} bytes; rewrite it with smaller ones")
@@ -207,7 +209,7 @@ def datasets_below(file: h5py.File, name: str) -> list[str]:
         here = group(file, f"{name}/{prefix}")
         address = h5py.h5o.get_info(here.id).addr
         if address in seen:
-            raise ValueError(f"/{name} holds itself")
+            raise ValueError(f"/{name} contains itself")
         seen.add(address)
         for key in here:
             found = member(file, f"{name}/{prefix}{key}")
@@ -258,7 +260,7 @@ def _pointers(file: h5py.File, count: int, offset: int) -> Array:
     while len(parts) < size:
         part = os.pread(file.id.get_vfd_handle(), min(size - len(parts), 2**30), offset + len(parts))
         if not part:
-            raise ValueError("the file ends before its texts")
+            raise ValueError("the file ends before its strings")
         parts += part
     return np.frombuffer(parts, _POINTER)
 
@@ -295,6 +297,6 @@ def member(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset:
         if link is None:
             raise KeyError(f"/{name} is missing")
         if not isinstance(link, h5py.HardLink):
-            raise InputError(f"{file.filename}: /{name} is a link to another place, which is not followed")
+            raise InputError(f"{file.filename}: /{name} is a link, which is not followed")
         here = here[key]
     return here

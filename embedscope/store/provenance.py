@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="_Record")
 
-_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+_KINDS = {str: "a string", bool: "a boolean", int: "an integer", float: "a number", list: "a list", dict: "an object"}
 
 
 def _as(*kinds: type) -> Callable[[str, Any], Any]:

@@ -35,18 +35,18 @@ _NOT_REPEATED = ("--overwrite", "--trust-remote-code", "--unsafe-pickle")
 
 
 def open_features(sources: str | Path | Sequence[str | Path], *, layers: str | Sequence[str] = ()) -> list[FeatureSet]:
-    """Open each `[name=]path` and return one FeatureSet per layer, features unread where they come from a store.
+    """Return one FeatureSet per layer of each `[name=]path`; features in a store are read lazily.
 
     Args:
         sources: one or several, each a store; a `.npz` with X (N, D) and y (N,), or `X.npy,y.npy`; a table (.csv, .tsv, .jsonl,
             .parquet) with a column of labels; tensors (.pt, .safetensors); or HDF5 of another tool (.h5ad). Options in brackets
-            name the columns or keys, as in `v.parquet(label="species", features="d*")`. `name=` gives it a name in tables.
-        layers: which layers of a store, in that order; all, in the order in which they were extracted, if none is given.
+            name the columns or keys, as in `v.parquet(label="species", features="d*")`. `name=` sets the name shown in tables.
+        layers: which layers of a store, in this order; by default all, in the order of extraction.
 
     Raises:
-        InputError: not there, not a store, unfinished, being written, damaged, or labels and features that do not belong
-            together.
-        UsageError: a layer that the store does not have.
+        InputError: the file does not exist, is not a store, is unfinished, being written or damaged, or its labels do not match
+            its features.
+        UsageError: an unknown layer.
 
     Example:
         >>> import tempfile
@@ -62,15 +62,15 @@ def open_features(sources: str | Path | Sequence[str | Path], *, layers: str | S
 
 
 def resuming(command: str) -> str:
-    """Write the command that resumes an interrupted one."""
+    """Return the command that resumes an interrupted one."""
     return command if "--resume" in command.split() else f"{command} --resume"
 
 
 def recorded_resuming(command: str) -> str:
-    """Write the command that finishes a store, from the command that the store records.
+    """Return the command that finishes a store, built from the command recorded in it.
 
-    Strangers write stores: what is recorded is taken for the words of an embedscope command, each quoted, without the options
-    that would let code run or replace a file; anything else is not repeated.
+    Stores may come from untrusted sources: the recorded text is parsed as an embedscope command with every word quoted, and
+    options that allow code to run or a file to be replaced are dropped; anything else is not repeated.
 
     >>> recorded_resuming("embedscope extract net.py:Net data --unsafe-pickle -o a.h5; rm b.h5")
     "embedscope extract net.py:Net data -o 'a.h5;' rm b.h5 --resume"
@@ -85,13 +85,13 @@ def recorded_resuming(command: str) -> str:
 
 
 def stored_provenance(path: Path) -> tuple[int, dict[str, int], Provenance]:
-    """Read the number of rows of a complete store, the width of each layer, and its provenance; InputError if it is none."""
+    """Return the number of rows of a complete store, the width of each layer, and its provenance; InputError otherwise."""
     layers = _open(str(path), ())
     return len(layers[0].labels), {each.layer: each.features.shape[1] for each in layers}, layers[0].provenance
 
 
 def describe(path: Path) -> StoreContents:
-    """Read what a store holds, finished or not; for `NAME.h5` that is not there, what a run has begun to write of it.
+    """Return the contents of a store, finished or not; if `NAME.h5` does not exist, of its unfinished file.
 
     InputError for anything but a store.
     """
@@ -103,10 +103,10 @@ def describe(path: Path) -> StoreContents:
 
 
 def verify(path: Path, track: Track = untracked) -> int:
-    """Read everything in a finished store and compare it with its digests; return how many data sets of rows it has.
+    """Verify a finished store against its digests; return its number of data sets of rows.
 
-    InputError, which says what, for anything that is not as it was written; and for a store without digests, of an earlier
-    version of embedscope, once all of it was read.
+    InputError, naming the place, for anything that does not match; also for a store without digests, from an earlier version of
+    embedscope, after reading all of it.
     """
     with opening.opened(path) as file, explained(path):
         check_schema(file, str(path), "embedscope extract writes one")
@@ -119,7 +119,7 @@ def verify(path: Path, track: Track = untracked) -> int:
             rows.verify(file)
     if found.digests is None:
         raise InputError(
-            f"{path} can be read to its end, but has no digests to compare with: an earlier version of embedscope wrote it"
+            f"{path} can be read completely but has no digests to verify, because an earlier version of embedscope wrote it"
         )
     return len(datasets)
 
@@ -186,11 +186,11 @@ def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
         given = replace(given, files=(str(first),))
     for file in map(Path, given.files):
         if (file / "run.json").exists():
-            raise InputError(f"{file} is a run of finetune; give one of its stores, such as {file / 'before.h5'}")
+            raise InputError(f"{file} is a finetune run; give one of its stores, such as {file / 'before.h5'}")
         opening.check_file(file)
     if len(given.files) > 1 or is_foreign(given.files[0]):
         if layers:
-            raise UsageError(f"{given.path} has no layers to choose from; leave out `layers=`")
+            raise UsageError(f"{given.path} has no layers to choose from; omit `layers=`")
         return [open_foreign(given)]
     with opening.opened(first) as store, explained(given.path):
         if "schema" not in store.attrs:

@@ -304,14 +304,14 @@ def read_run(source: str) -> Finetuning:
             raise InputError(f"its schema is not {SCHEMA}")
         document: _Document = typed.read(_Document, parsed, "run")
         if not document.objectives or not all(each.trials for each in document.objectives):
-            raise InputError("an objective without trials, or no objective")
+            raise InputError("no objective, or an objective without trials")
         if document.splits < 1 or any(len(each.trials) % document.splits for each in document.objectives):
-            raise InputError(f"the trials of an objective cannot be divided among {document.splits} splits")
+            raise InputError(f"the trials of an objective do not divide evenly into {document.splits} splits")
         if document.splits > 1 and not document.data.train + document.data.validation:
             raise InputError("several splits without rows to train on")
         befores = len(document.before_by_split)
         if any(not 0 <= trial.split < max(befores, 1) for each in document.objectives for trial in each.trials):
-            raise InputError(f"a trial of another split than the {max(befores, 1)} that were measured before")
+            raise InputError(f"a trial of a split beyond the {max(befores, 1)} with measurements before training")
         for each in document.objectives:
             for directory in [
                 *(trial.directory for trial in each.trials),

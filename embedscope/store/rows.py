@@ -80,8 +80,8 @@ class StoredRows:
             here = slice(ends[block], ends[block + 1])
             if digests.of_rows(self.dataset, found[here.start - low : here.stop - low]) != self.hashes[block].tobytes():
                 raise InputError(
-                    f"{self.path} is damaged: rows {here.start:,} to {here.stop - 1:,} of /{self.dataset} are not what was "
-                    "written"
+                    f"{self.path} is damaged: rows {here.start:,} to {here.stop - 1:,} of /{self.dataset} do not match "
+                    f"their digest"
                 )
         self._known.update(new)
         return found[start - low : stop - low]

@@ -66,7 +66,7 @@ def select_split(features: FeatureSet, split: str | None) -> FeatureSet:
     if split is None:
         return features
     if features.split is None:
-        raise InputError(f"{features.source} has no splits; leave out `split={split}`")
+        raise InputError(f"{features.source} has no splits; omit `split={split}`")
     known = sorted(set(features.split))
     if split not in known:
         raise UsageError(unknown(f"split in {features.source}", split, known))
@@ -77,7 +77,7 @@ def select_labeled(features: FeatureSet) -> tuple[FeatureSet, int]:
     """Leave out the unlabeled rows, and count them; InputError if no row is left."""
     keep = features.labels >= 0
     if not keep.any():
-        raise InputError(f"{features.source} has {len(keep)} rows and none of them has a label")
+        raise InputError(f"{features.source} has {len(keep)} rows, none of them labeled")
     return select(features, keep), int((~keep).sum())
 
 

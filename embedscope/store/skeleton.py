@@ -116,10 +116,10 @@ class Skeleton:
         for name, values in self.texts.items():
             for value in values:
                 if "\0" in value or not _encodable(value):
-                    raise InputError(f"{name} hold {value!r}, which a store cannot: text has to be UTF-8 without NUL")
+                    raise InputError(f"{name} hold {value!r}, which cannot be stored: text must be UTF-8 without NUL")
                 if len(value) > opening.LONGEST // 4:  # characters of UTF-8 take up to four bytes
                     raise InputError(
-                        f"{name} hold a text of {len(value):,} characters that begins with {value[:40]!r}; names have at most "
+                        f"{name} hold a text of {len(value):,} characters starting with {value[:40]!r}; the limit is "
                         f"{opening.LONGEST // 4:,}"
                     )
 

@@ -18,8 +18,8 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
 
     Args:
         sources: features (N, D) as an array, a tensor or a data frame, with `labels`, or a pair (features, labels); a path to a
-            store or to features made elsewhere, where `name=path` gives it a name; a FeatureSet; an AnnData object, with
-            `labels` the name of a column of its obs; a mapping from names to any of these; or a list of paths and FeatureSets.
+            store or to features made elsewhere, optionally as `name=path`; a FeatureSet; an AnnData object, with `labels` the
+            name of a column of its obs; a mapping from names to any of these; or a list of paths and FeatureSets.
         labels: (N,) of any kind, for the arrays among the sources; a column's name for AnnData.
         layers: which layers of the stores (keys of obsm in AnnData); all by default.
 
@@ -54,7 +54,7 @@ def open_source(source: Any, labels: Any = None, *, layer: str | None = None) ->
     found = open_sources(source, labels, layers=() if layer is None else layer)
     if len(found) > 1:
         names = ", ".join(each.layer if len({one.source for one in found}) == 1 else each.name for each in found)
-        raise UsageError(f"one embedding is needed, and there are {len(found)}: {names}; choose one with `layer=`")
+        raise UsageError(f"expected one embedding, got {len(found)}: {names}; choose one with `layer=`")
     return found[0]
 
 

@@ -45,7 +45,7 @@ def load_tensors(files: Sequence[str], keys: Mapping[str, str]) -> dict[str, Arr
     path = files[0]
     held = _load(path)
     if not isinstance(held, dict):
-        raise InputError(f"{path} holds features without labels; give both as X.pt,y.pt, or save {{'X': ..., 'y': ...}}")
+        raise InputError(f"{path} contains features without labels; give both as X.pt,y.pt, or save {{'X': ..., 'y': ...}}")
     names = [name for name in held if isinstance(name, str)]
     found: dict[str, Array] = {}
     for role, usual in USUAL.items():
@@ -55,9 +55,10 @@ def load_tensors(files: Sequence[str], keys: Mapping[str, str]) -> dict[str, Arr
             raise InputError(f"{path}: {unknown('tensor', key, names)}")
         if key is None and len(candidates) != 1:
             if role in _NEEDED:
-                problem = f"several may be the {_NEEDED[role]}" if candidates else f"none has a usual name for {_NEEDED[role]}"
+                what = "several could be the" if candidates else "none has a common name for"
+                problem = f"{what} {_NEEDED[role]}"
                 raise InputError(
-                    f"{path}: {problem}; it holds {', '.join(names[:20]) or 'nothing'}; say which, as in "
+                    f"{path}: {problem}; it holds {', '.join(names[:20]) or 'nothing'}; specify one, as in "
                     f"{path}(features='X', label='y')"
                 )
             continue
@@ -69,18 +70,18 @@ def _only(file: str) -> Array:
     if file.lower().endswith(".npy"):
         return load_npy(file)
     if Path(file).suffix.lower() not in SUFFIXES:
-        raise InputError(f"{file} is not a .npy, .pt or .safetensors file; give a pair of those, X.pt,y.pt")
+        raise InputError(f"{file} is not a .npy, .pt or .safetensors file; give a pair of such files, X.pt,y.pt")
     held = _load(file)
     if isinstance(held, dict):
         if len(held) != 1:
-            raise InputError(f"{file} holds {len(held)} tensors; a pair is one of features and one of labels")
+            raise InputError(f"{file} holds {len(held)} tensors; a pair consists of one file of features and one of labels")
         held = next(iter(held.values()))
     return _array(file, "its tensor", held)
 
 
 def _load(path: str) -> Any:
     """Read a file as torch or safetensors wrote it."""
-    advice = "expected a file that torch.save or safetensors wrote"
+    advice = "expected a file written by torch.save or safetensors"
     if path.lower().endswith(".safetensors"):
         from safetensors import safe_open
 
@@ -88,13 +89,14 @@ def _load(path: str) -> Any:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     with explained(f"{path} cannot be read", advice):
         if not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is not an archive, as torch.save writes since version 1.6; save it again")
+            raise InputError(f"{path} is not an archive as written by torch.save since version 1.6; save it again")
         check_archive(path)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # whose message is about a switch of torch.load
             raise InputError(
-                f"{path} holds other things than tensors and plain values, which are not unpickled; save {{'X': ..., 'y': ...}}"
+                f"{path} contains objects other than tensors and plain values, which are not unpickled; save "
+                f"{{'X': ..., 'y': ...}}"
             ) from error
 
 

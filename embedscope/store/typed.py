@@ -11,7 +11,7 @@ from typing import Any
 
 from embedscope.errors import InputError
 
-_NAMES = {str: "text in UTF-8", int: "a whole number", float: "a number below 1e100", bool: "true or false"}
+_NAMES = {str: "a UTF-8 string", int: "an integer", float: "a number below 1e100", bool: "true or false"}
 
 # Larger numbers are damage, and their squares would overflow where they are drawn.
 _LARGEST = 1e100

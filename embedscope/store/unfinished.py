@@ -29,7 +29,7 @@ class Unfinished:
 
     Attributes:
         path: of the file, `NAME.partial`.
-        rows: announced.
+        rows: declared.
         done: committed.
         position: of the first input that is neither a committed row nor skipped before one.
         skipped: positions, below that, of inputs that could not be read.
@@ -65,7 +65,7 @@ def read_unfinished(path: Path) -> Unfinished | None:
             listed = opening.small(file, SKIPPED, "i") if opening.has(file, SKIPPED) else ()
             skipped = sorted({int(each) for each in listed if 0 <= each < position})
             if position - len(skipped) != done:
-                raise ValueError(f"{done} rows are committed of {position} inputs with {len(skipped)} skipped")
+                raise ValueError(f"{done} rows are committed for {position} inputs with {len(skipped)} skipped")
             found = Unfinished(
                 path=partial,
                 rows=int(opening.small(file, ANNOUNCED, "i")),
@@ -84,7 +84,7 @@ def read_unfinished(path: Path) -> Unfinished | None:
             return found
     except opening.DAMAGE as error:
         if opening.is_locked(error):
-            raise OutputError(f"{partial} is locked by another process that writes it; wait until it is closed") from error
+            raise OutputError(f"{partial} is locked by another process that is writing it; wait until it is closed") from error
         reason = str(error).partition("\n")[0]
         raise OutputError(f"{partial} is damaged and cannot be resumed ({reason}); {_ANEW}") from error
     except InputError as error:
@@ -102,7 +102,7 @@ def check_rows(file: Any, known: digests.Digests, name: str, count: int) -> None
         if start >= count:
             break
         if stop > count or digests.of_rows(name, found[start:stop]) != wanted.tobytes():
-            raise InputError(f"{file.filename} is damaged: rows {start:,} to {stop - 1:,} of /{name} are not what was written")
+            raise InputError(f"{file.filename} is damaged: rows {start:,} to {stop - 1:,} of /{name} do not match their digest")
         start = stop
     if start < count:
-        raise InputError(f"{file.filename} is damaged: rows of /{name} from {start:,} on have no digest")
+        raise InputError(f"{file.filename} is damaged: rows of /{name} from {start:,} onward have no digest")

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class StoreWriter:
-    """A store in the making; use as a context manager, and `add` rows in order.
+    """Writer of a feature store; use as a context manager, and `add` rows in order.
 
-    Labels, ids and provenance are written at once, rows as they come, by blocks. Leaving the context with all rows added sets
-    `complete`, reads everything back, compares it with digests of what was handed over, and gives the file its name. Leaving
-    it on an error removes what was written; or, if `resumable`, keeps it if any block was committed and can be read again.
+    Labels, ids and provenance are written first, rows as they arrive, in blocks. Leaving the context with all rows added sets
+    `complete`, reads everything back, compares it with digests of the input, and renames the file to its final name. On an
+    error, the partial file is removed or, if `resumable`, kept if any block was committed and can be read back.
 
-    Whoever writes where others may write too holds the lock of the output meanwhile, see locks.py.
+    Callers that may compete for an output hold its lock, see locks.py.
 
     Args:
         path: of the finished store.
@@ -45,20 +45,20 @@ class StoreWriter:
         ids: (N,) unique.
         split: (N,) or None.
         provenance: how the rows were made.
-        overwrite: replace a store of that name; otherwise OutputError, before anything is written.
-        most_rows: that may be committed at once, where rows take long to compute; None leaves it to their size.
-        resumable: keep what was committed when an error ends the context.
-        resume: go on with the unfinished store that is there, whose rows, labels and ids must be these.
-        committed: called after every block that is committed.
+        overwrite: replace an existing store; otherwise OutputError, before anything is written.
+        most_rows: maximum number of rows per block, if rows take long to compute; None bases it on their size.
+        resumable: keep committed rows when an error ends the context.
+        resume: continue the existing unfinished store, whose rows, labels and ids must match.
+        committed: called after every committed block.
 
     Attributes:
-        rows: announced.
-        done: rows that are committed.
+        rows: declared.
+        done: committed rows.
 
     Raises:
         InputError: ids that are not unique, or text that UTF-8 cannot hold or that is too long for a name.
-        OutputError: the output exists, the file system refuses, another process is writing it, or what was written cannot be
-            read back as it was handed over.
+        OutputError: the output exists, the file system refuses, another process is writing it, or the file does not read back
+            as written.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class StoreWriter:
             self._file.flush()
         except (OSError, RuntimeError) as error:
             if opening.is_locked(error):
-                raise OutputError(f"{self._partial} is locked by another process that writes it; wait for it") from error
+                raise OutputError(
+                    f"{self._partial} is locked by another process that is writing it; wait until it is closed"
+                ) from error
             if not self._resume:
                 self._remove()
             raise OutputError(f"cannot write {self.path}: {_reason(error)}") from error
@@ -197,7 +199,7 @@ class StoreWriter:
         rows = self.rows - len(self._skipped)
         self._commit()
         if self.done != rows:
-            raise ValueError(f"{self.path}: {rows} rows were announced, and {self.done} were added")
+            raise ValueError(f"{self.path}: {rows} rows were declared, but {self.done} were added")
         names = self._blocks.names
         again = sum(len(value) + 64 for values in self._skeleton.texts.values() for value in values) if self._skipped else 0
         self._blocks.reserve(2**16 + 4096 * len(names) + 4 * again)
@@ -205,7 +207,7 @@ class StoreWriter:
             self._skeleton.shorten(self._file, self._skipped, names)
         lengths = {name: len(self._file[name]) for name in ("labels", "ids", *names)}
         if set(lengths.values()) != {rows}:
-            raise ValueError(f"{self.path}: {rows} rows in all, but {lengths}")
+            raise ValueError(f"{self.path}: {rows} rows in total, but {lengths}")
         self._file[digests.GROUP].attrs.update(self._skeleton.without(self._skipped).digests())
         self._file.attrs["complete"] = True
         self._blocks.flush()
@@ -214,7 +216,7 @@ class StoreWriter:
             verify(self._partial)
         except InputError as error:
             self._remove()
-            raise OutputError(f"{self.path} was removed, because it cannot be read back as it was written: {error}") from error
+            raise OutputError(f"{self.path} was removed because it does not read back as written: {error}") from error
         publish(self._partial, self._final)
 
     def _close(self) -> None:
@@ -230,7 +232,7 @@ class StoreWriter:
             os.dup2(sink, self._file.id.get_vfd_handle())
             os.close(sink)
         done = self.keep()
-        return f"; {done:,} rows are kept: `resume=True` continues with them" if done else ""
+        return f"; {done:,} rows are kept; `resume=True` continues from them" if done else ""
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):  # its folder cannot be reached, which another error says

@@ -75,7 +75,7 @@ def test_from_checkpoints_to_pictures(tmp_path, capsys):
     assert run("finetune", tmp_path / "early.h5", "-o", run_dir, "--head", "mlp(32, 16)", "--epochs", 3) == 0
     captured = capsys.readouterr()
     assert "after ce + 0.5*silhouette" in captured.out
-    chosen = "chosen by 122 (10% of every class of the rest, drawn with seed 1)"
+    chosen = "chosen by 122 (10% of each class of the rest, drawn with seed 1)"
     held_out = "measured on 582 held-out ones (the split 'test' of the features)"
     assert f"trained on 1,093 rows, {chosen}, {held_out}" in captured.err
     assert run("plot", run_dir, "-k", "pca", "-o", tmp_path / "run.png") == 0
@@ -201,9 +201,9 @@ def test_resuming_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert extracted(tmp_path) == 1
     assert "1,280 of 1,797 rows of an unfinished run: --resume continues it" in capsys.readouterr().err
     assert extracted(tmp_path, "--resume") == 0
-    assert re.search(r"1,797 rows of classifier.input .*, 1,280 of them written before; next", capsys.readouterr().err)
+    assert re.search(r"1,797 rows of classifier.input .*, 1,280 of them written earlier; next", capsys.readouterr().err)
     assert extracted(tmp_path, "--resume") == 0
-    assert "is complete already; nothing was done" in capsys.readouterr().err
+    assert "is already complete; nothing to do" in capsys.readouterr().err
 
 
 def test_model_that_prints_does_not_disturb_the_json(tmp_path, capsys):
@@ -265,7 +265,7 @@ BAD = [
     (
         "extract {net}:DigitNet {digits} -o {new} --batch-size 0",
         2,
-        "--batch-size is a whole number of rows from 1, or auto; got '0'",
+        "--batch-size must be a positive integer or auto, got '0'",
     ),
     ("extract {net}:DigitNet {digits}", 2, "no output is named; pass -o FEATURES.h5, or --list-layers"),
     ("extract {net}:DigitNet {digits} -o {new} --pool max", 2, "no pooling 'max'"),
@@ -281,7 +281,7 @@ BAD = [
     ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class, a comparison needs"),
     ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
     ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
-    ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': this cannot be read"),
+    ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': cannot parse this"),
     ("finetune {store} -o {new} --head mpl(3)", 2, "did you mean 'mlp'?"),
     ("finetune {store} -o {folder}", 1, "exists and is not a run of finetune"),
     ("finetune {store} -o {new} --objective []*ce", 2, "objective '»[]*ce': a sweep over an empty list"),
@@ -295,7 +295,7 @@ BAD = [
     ("finetune {store} -o {new} --label-map {text}", 1, "line 1: 1 columns; it takes two"),
     ("finetune {store} -o {new} --memory lots", 2, "cannot read the size 'lots'"),
     ("extract {net}:DigitNet {digits} -o {new} --head nowhere", 1, "no such file: nowhere"),
-    ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head that finetune wrote"),
+    ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head written by finetune"),
     ("plot {store} -o {new}.jpg", 2, "the name must end with .png, .svg, .pdf"),
     ("plot {store} -o {new}.png -k tsn", 2, "no kind of plot 'tsn'; did you mean 'tsne'?"),
     ("plot {nan} -o {new}.png", 1, "hold NaN or infinite values"),

@@ -89,10 +89,7 @@ def test_too_many_open_files_is_one_line(hostile, monkeypatch, capsys, error):
 
     monkeypatch.setattr("embedscope.evaluation.score", fail)
     assert run("score", hostile) == 1
-    assert (
-        capsys.readouterr().err
-        == "embedscope: this process may not open more files; raise the limit, as with: ulimit -n 1024\n"
-    )
+    assert capsys.readouterr().err == "embedscope: too many open files; raise the limit, for example: ulimit -n 1024\n"
 
 
 # ---- text of strangers

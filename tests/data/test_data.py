@@ -108,7 +108,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert found.notes == (
         "left out: files that are not images (4; .txt: 2, without a suffix: 1, .npy: 1): README, cat/a.txt, cat/b.txt, ...",
         "left out: broken links (2): cat/again, cat/gone.png",
-        "left out: images outside of the class folders (1): loose.png",
+        "left out: images outside the class folders (1): loose.png",
     )
 
 
@@ -128,7 +128,7 @@ def test_splits_under_other_names(tmp_path, names):
     found = open_dataset(str(tmp_path))
     assert found.class_names == ("cat",)
     assert set(found.split) == {name.lower().replace("_set", "").replace("-set", "") for name in names}
-    assert found.notes[1].startswith("left out: folders beside the splits (1): annotations")
+    assert found.notes[1].startswith("left out: folders next to the splits (1): annotations")
 
 
 def layout(folder, *names):
@@ -140,23 +140,23 @@ def layout(folder, *names):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("train/cat/a.png", "test/cat/a.png", "masks/a.png"), r"called like splits \(test, train\) beside others .*\(masks\)"),
+        (("train/cat/a.png", "test/cat/a.png", "masks/a.png"), r"named like splits \(test, train\) next to others .*\(masks\)"),
         (("train/cat/a.png", "eval/cat/a.png"), r"\(splits=\['train'\]\), or .*\(splits=\[\]\) if all are classes"),
         (
             ("train/n1/images/a.png", "val/images/a.png"),
-            r"val/images is called like a folder of all .*\(exclude=\['images",
+            r"val/images is named like a folder of all .*\(exclude=\['images",
         ),
-        (("images/a.png", "masks/a.png"), r"images is called like a folder of all images, not like a class"),
+        (("images/a.png", "masks/a.png"), r"images is named like a folder of all images, not like a class"),
         (
             ("all/cat/a.png", "all/dog/a.png"),
-            r"has one class folder, and all .*; give .*all, or .*\(exclude=\[\]\)",
+            r"has a single class folder, and all .*; give .*all, or .*\(exclude=\[\]\)",
         ),
-        (("images/cat/a.png", "images/dog/a.png"), r"has one class folder, and .*; give .*images, or"),
+        (("images/cat/a.png", "images/dog/a.png"), r"has a single class folder, and .*; give .*images, or"),
         (
             ("train2017/cat/a.png", "train2017/dog/a.png", "val2017/cat/a.png", "val2017/dog/a.png"),
-            r"train2017, val2017 hold the same folders \(cat, dog\), as splits do; .*\(splits=\['train2017', 'val2017'\]\)",
+            r"train2017, val2017 contain the same folders \(cat, dog\) as if they were .*\(splits=\['train2017', 'val2017'\]\)",
         ),
-        (("train/a.png", "test/a.png"), "has images in the splits test, train themselves, and no class folders there"),
+        (("train/a.png", "test/a.png"), "has images directly in the splits test, train, without class folders; put"),
     ],
 )
 def test_trees_that_can_be_understood_in_several_ways(tmp_path, names, message):
@@ -192,13 +192,13 @@ def test_classes_that_hold_the_same_folders(tmp_path):
 def test_excluded_folders_are_counted(tmp_path):
     found = open_dataset(layout(tmp_path, "train/n1/images/a.png", "val/images/a.png") + "(exclude=['images'])")
     assert found.ids == ("train/n1/images/a.png",)
-    assert found.notes == ("left out: images outside of the class folders (1): val/images/a.png",)
+    assert found.notes == ("left out: images outside the class folders (1): val/images/a.png",)
     assert open_dataset(f"{tmp_path}(exclude=[])").class_names == ("images", "n1")
 
 
 @pytest.mark.parametrize("options", ["splits='train'", "exclude=[1]"])
 def test_options_of_folders_that_are_no_lists(tmp_path, options):
-    with pytest.raises(UsageError, match="must be a list of names of folders"):
+    with pytest.raises(UsageError, match="must be a list of folder names, as"):
         open_dataset(layout(tmp_path, "cat/a.png") + f"({options})")
 
 
@@ -209,7 +209,7 @@ def test_a_split_that_is_not_there(tmp_path):
 
 def test_images_without_class_folders(tmp_path):
     image(tmp_path / "a.png")
-    with pytest.raises(InputError, match="holds images itself, and no class folders"):
+    with pytest.raises(InputError, match="contains images directly, but no class folders"):
         open_dataset(str(tmp_path))
 
 
@@ -238,7 +238,7 @@ def png_of_16_bits(kind, values):
 def test_images_of_16_bits_that_pillow_rounds(tmp_path, kind, values):
     image(tmp_path / "a" / "one.png")
     (tmp_path / "a" / "two.png").write_bytes(png_of_16_bits(kind, values))
-    with pytest.raises(InputError, match=r"two.png has more than one channel of 16 bits, of which Pillow keeps 8"):
+    with pytest.raises(InputError, match=r"two.png has several 16-bit channels, which Pillow reads as 8"):
         open_dataset(str(tmp_path)).inputs[1]
 
 
@@ -271,7 +271,7 @@ def test_arrays_of_text(tmp_path):
     assert found.inputs.batch([2, 0]) == ["three", "one"]
     assert found.inputs[1] == "two"
     assert (found.class_names, found.labels.tolist()) == (("0", "1"), [1, -1, 0])
-    assert found.notes == ("1 of 3 rows have no label (none is given, or a negative number)",)
+    assert found.notes == ("1 of 3 rows have no label (missing or negative)",)
 
 
 def test_arrays_of_text_without_labels(tmp_path):
@@ -326,5 +326,5 @@ def test_no_such_data():
 
 def test_unknown_kind_of_data(tmp_path):
     (tmp_path / "a.docx").write_text("")
-    with pytest.raises(InputError, match="is not data that embedscope knows"):
+    with pytest.raises(InputError, match="is not a recognized data set:"):
         open_dataset(str(tmp_path / "a.docx"))

@@ -40,7 +40,7 @@ def test_saved_images(tmp_path, capfd):
     assert found.class_names == ("dog", "cat")
     assert found.labels.tolist() == [1, -1]
     assert (found.ids, found.split) == (("0", "1"), None)
-    assert found.notes == ("1 of 2 rows have no label (none is given, or a negative number)",)
+    assert found.notes == ("1 of 2 rows have no label (missing or negative)",)
     assert capfd.readouterr() == ("", "")
 
 
@@ -124,8 +124,8 @@ def test_progress_bars_are_left_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"a": ["x"], "label": [1]}, "no column has a usual name for image or text; there are: a, label"),
-        ({"text": ["x"], "a": [1]}, r"no column has a usual name for label; .*\(label='COLUMN'\)"),
+        ({"a": ["x"], "label": [1]}, "no column has a common name for image or text; there are: a, label"),
+        ({"text": ["x"], "a": [1]}, r"no column has a common name for label; .*\(label='COLUMN'\)"),
         ({"text": ["x"], "review": ["x"], "label": [1]}, "several columns may be the image or text: text, review"),
         ({"text": ["x", None], "label": [1, 2]}, r"row 1 of text \(counted from 0\) is empty"),
         ({"text": ["x"], "label": [[1]]}, "row 0 of label .* holds a list"),
@@ -158,7 +158,7 @@ def test_name_that_is_not_there():
 
 
 def test_path_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"no such data: hf:.*none is neither a folder or file nor a name on the Hub"):
+    with pytest.raises(InputError, match=r"no such data: hf:.*none is not a folder, a file, or a name on the Hub"):
         open_dataset(f"hf:{tmp_path / 'none'}")
 
 
@@ -171,5 +171,5 @@ def test_saved_data_that_is_damaged(tmp_path):
 
 def test_file_of_another_kind(tmp_path):
     (tmp_path / "a.docx").write_text("")
-    with pytest.raises(InputError, match=r"is not a file that it reads; expected one of .csv"):
+    with pytest.raises(InputError, match=r"is not a supported file; expected one of .csv"):
         open_dataset(f"hf:{tmp_path / 'a.docx'}")

@@ -56,7 +56,7 @@ def test_json_lines(tmp_path):
     rows = [{"sentence": "a", "label": 1}, {"sentence": "b"}, {"sentence": "c", "label": float("nan")}]
     found = open_dataset(table(tmp_path, "\n\n".join(map(json.dumps, rows)), "a.jsonl"))
     assert found.labels.tolist() == [0, -1, -1]
-    assert found.notes == ("2 of 3 rows have no label (none is given, or a negative number)",)
+    assert found.notes == ("2 of 3 rows have no label (missing or negative)",)
 
 
 @pytest.mark.parametrize(
@@ -93,19 +93,19 @@ def test_fingerprint_changes_with_the_texts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column has a usual name for path or text; there are: none"),
-        ("a,label\n1,2\n", r"there are: a, label; say which, as in .*\(path='COLUMN'\) or .*\(text='COLUMN'\)"),
-        ("text,a\n1,2\n", r"no column has a usual name for label; there are: text, a; .*\(label='COLUMN'\)"),
-        ("text,label,target\n1,2,3\n", "several columns may be the label: label, target"),
-        ("text,path,label\n1,2,3\n", "several columns may be the path or text: path, text"),
+        ("", "no column has a common name for path or text; there are: none"),
+        ("a,label\n1,2\n", r"there are: a, label; specify one, as in .*\(path='COLUMN'\) or .*\(text='COLUMN'\)"),
+        ("text,a\n1,2\n", r"no column has a common name for label; there are: text, a; .*\(label='COLUMN'\)"),
+        ("text,label,target\n1,2,3\n", "several columns could be the label: label, target"),
+        ("text,path,label\n1,2,3\n", "several columns could be the path or text: path, text"),
         ("text,label\n", "has no rows"),
         ("text,label\na,1\nb\n", "line 3 has 1 fields, the header has 2"),
         ('text,label\n"a,1\n', "line 2 cannot be read"),
-        ("text,label,label\na,1,2\n", "several columns called 'label'"),
+        ("text,label,label\na,1,2\n", "several columns named 'label'"),
         ("text,label\na,1\n,2\n", r"row 1 of text \(counted from 0\) is empty"),
-        ("text,label,id\na,1,x\nb,2,x\n", "ids must be unique, but 'x' stands in 2 rows"),
+        ("text,label,id\na,1,x\nb,2,x\n", "ids must be unique, but 'x' occurs in 2 rows"),
         ("text,label,id\na,1,\n", "row 0 of id .* is empty"),
-        ("path,label\nno.png,1\nnone.png,2\n", "2 of 2 files that .* names are not there, the first is .*no.png"),
+        ("path,label\nno.png,1\nnone.png,2\n", "2 of 2 files listed in .* do not exist, starting with .*no.png"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, text, message):
@@ -120,7 +120,7 @@ def test_tables_that_cannot_be_used(tmp_path, text, message):
         ('["a", 1]\n', "line 1 is a list; expected one object"),
         ("[" * 100_000, "line 1 is not JSON"),
         ('{"text": "a", "label": [1]}\n', "row 0 of label .* holds a list"),
-        ('{"text": "a", "label": 0.5}\n', "labels must be whole numbers or text, got float64"),
+        ('{"text": "a", "label": 0.5}\n', "labels must be integers or text, got float64"),
         ('{"text": 1, "label": 1}\n', "row 0 of text .* holds a int"),
         ('{"text": "\\ud800", "label": 1}\n', "text are not UTF-8 text"),
     ],
@@ -152,7 +152,7 @@ def test_option_that_there_is_not(tmp_path):
 
 
 def test_other_suffix(tmp_path):
-    with pytest.raises(InputError, match=r"is not a table that embedscope reads; expected one of .csv"):
+    with pytest.raises(InputError, match=r"is not a supported table; expected one of .csv"):
         open_dataset("table:" + table(tmp_path, "", "a.xlsx"))
 
 
@@ -201,7 +201,7 @@ def test_parquet_of_images_beside_it(tmp_path):
 
 
 def test_parquet_with_an_image_left_out(tmp_path):
-    with pytest.raises(InputError, match=r"row 1 of image \(counted from 0\) holds no image"):
+    with pytest.raises(InputError, match=r"row 1 of image \(counted from 0\) has no image"):
         open_dataset(parquet(tmp_path, image=[png(1), None], label=[0, 1]))
 
 

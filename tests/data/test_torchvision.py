@@ -78,7 +78,7 @@ def test_unknown_option(tmp_path):
 
 
 def test_transform(tmp_path):
-    with pytest.raises(UsageError, match="takes no transform: how images are prepared belongs to the model"):
+    with pytest.raises(UsageError, match="takes no transform: image preparation is set by the model"):
         open_dataset(mnist(tmp_path) + ", transform='a')")
 
 
@@ -123,12 +123,12 @@ def test_labels_that_are_missing(monkeypatch):
     own(monkeypatch, _samples=[("a", None), ("b", 4)])
     found = open_dataset("torchvision:Own")
     assert (found.class_names, found.labels.tolist()) == (("4",), [-1, 0])
-    assert found.notes == ("1 of 2 rows have no label (none is given, or a negative number)",)
+    assert found.notes == ("1 of 2 rows have no label (missing or negative)",)
 
 
 def test_targets_that_are_no_numbers(monkeypatch):
     own(monkeypatch, targets=["a", "b"], rows=[{"box": 1}, {"box": 2}])
-    with pytest.raises(InputError, match=r"torchvision:Own has no class number for every row, .* a target is dict"):
+    with pytest.raises(InputError, match=r"torchvision:Own has rows without a class number, or .* a target is dict"):
         open_dataset("torchvision:Own")
 
 

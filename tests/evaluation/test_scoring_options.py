@@ -141,11 +141,11 @@ def test_metric_asked_for_twice_has_two_columns(store, tmp_path):
         (["--samples", "x.csv", "-m", "gini"], 2, "--samples needs a metric with a value per sample"),
         (["--samples", "/proc/none/s.csv"], 1, "cannot write /proc/none/s.csv"),
         (["-m", "silhouette(distance=['a'])"], 2, "option distance of silhouette must be a number, a text"),
-        (["-m", "soft_silhouette(tau_s=0.1"], 2, "opens a bracket and does not close it"),
+        (["-m", "soft_silhouette(tau_s=0.1"], 2, "has an unclosed bracket"),
         (["--json", "--format", "csv"], 2, "--json and --format csv exclude each other"),
         (["--device", "cpu:7"], 2, "no device 'cpu:7'"),
         (["--sample", "2"], 2, "a sample of 2 rows is smaller than the 3 classes"),
-        (["--memory", "lots"], 2, "cannot read the size 'lots'; write it as in 500MB or 4GB"),
+        (["--memory", "lots"], 2, "cannot read the size 'lots'; use a form such as 500MB or 4GB"),
     ],
 )
 def test_options_that_cannot_be(store, options, code, message, capsys, tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_files_without_labels(tmp_path):
     for name in ("a.npy", "b.npz", "c.csv"):
         (found,) = score(drawn(60, 1).features[:], labels, metrics="gini", against=f"{tmp_path / name}(label=None)").shifts
         assert (found.rows, found.classes) == ((60, 40), ())
-    with pytest.raises(InputError, match="has 40 rows and none of them has a label"):
+    with pytest.raises(InputError, match="has 40 rows, none of them labeled"):
         score(f"{tmp_path / 'b.npz'}(label=None)", metrics="gini")
 
 

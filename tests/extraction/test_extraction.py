@@ -232,7 +232,7 @@ def test_layer_without_a_tensor(dataset, tmp_path):
             self.inner(x)
             return x
 
-    with pytest.raises(InputError, match="layer inner gives dict, without one row per sample: expected a tensor"):
+    with pytest.raises(InputError, match="layer inner gives dict, with no row per sample: expected a tensor"):
         extract(encoder_of(Words()), dataset, tmp_path / "a.h5", layers=["inner"])
 
 

@@ -216,12 +216,12 @@ def test_a_loader_without_rows_is_refused(net):
 
 
 def test_batches_without_labels_are_refused(net, images):
-    with pytest.raises(UsageError, match=r"a loader has to give \(inputs, labels\).*it gave Tensor"):
+    with pytest.raises(UsageError, match=r"a loader must yield \(inputs, labels\).*it gave Tensor"):
         extract(net, [images[0]])
 
 
 def test_mappings_without_labels_are_refused(net, images):
-    with pytest.raises(UsageError, match="the batches have x and no labels; call them one of labels"):
+    with pytest.raises(UsageError, match="the batches have x but no labels; name them one of labels"):
         extract(net, [{"x": images[0]}])
 
 

@@ -123,10 +123,10 @@ def test_signal_finishes_the_block(tmp_path, whole, number):
     before = signal.getsignal(number)
     interrupting = data(stop_at=30, action=lambda: os.kill(os.getpid(), number))
     with pytest.raises(
-        InterruptedRunError, match=r"interrupted with 32 of 61 rows written; go on with: embedscope .* --resume"
+        InterruptedRunError, match=r"interrupted with 32 of 61 rows written; resume with: embedscope .* --resume"
     ):
         extract(net(), interrupting, tmp_path / "a.h5", batch_size=7, command="embedscope extract x", say=said.append, **LAYERS)
-    assert said == ["finishing the block of rows that is being written; interrupt again to stop at once"]
+    assert said == ["finishing the current block of rows; interrupt again to stop immediately"]
     assert signal.getsignal(number) is before
     extract(net(), data(), tmp_path / "a.h5", batch_size=7, resume=True, **LAYERS)
     assert_same(tmp_path / "a.h5", whole)
@@ -220,7 +220,7 @@ def test_resuming_what_is_finished_does_nothing(tmp_path, whole):
     said = []
     done = extract(net(), data(), whole, resume=True, say=said.append, **LAYERS)
     assert (done.rows, done.resumed, dict(done.layers)) == (61, 61, {"0": 3, "2": 5})
-    assert said == [f"{whole} is complete already; nothing was done"]
+    assert said == [f"{whole} is already complete; nothing to do"]
     assert whole.read_bytes() == before
 
 

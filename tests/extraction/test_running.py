@@ -224,7 +224,7 @@ def test_weights_behind_what_hides_nan(tmp_path, hides):
 
 
 class Odd(nn.Module):
-    """What a layer may do that a row a sample cannot be had of, by name."""
+    """What a layer may do that a row a sample cannot be loaded of, by name."""
 
     def __init__(self, kind):
         super().__init__()
@@ -249,7 +249,7 @@ class Odd(nn.Module):
     [
         ("sequence first", "layer inner gives 3 rows for 1 samples: its first axis is not the batch"),
         ("complex", "layer inner gives complex numbers"),
-        ("sometimes", "layer inner ran for the first input, and does not for all of them"),
+        ("sometimes", "layer inner ran for the first input, but not for all of them"),
     ],
 )
 def test_layers_without_a_row_a_sample(tmp_path, kind, message):
@@ -273,7 +273,7 @@ def test_module_that_runs_twice_is_told(tmp_path):
 
     said = []
     extract(encoder(Twice()), data(), tmp_path / "a.h5", layers=["act"], say=said.append)
-    assert said == ["layer act runs 2 times in a forward pass; the last one is taken"]
+    assert said == ["layer act runs 2 times in a forward pass; the last call is used"]
 
 
 def test_name_with_a_slash(tmp_path):

@@ -65,7 +65,7 @@ def test_the_verdict_is_about_the_primary_metric_and_its_interval_says_the_same(
     assert found[1] == "b against ce: no difference in macro_f1 shown, +0.0120 [-0.0091, +0.0331], p = 0.24"
     assert found[2] == "other metrics have a 95% interval each and no verdict"
     assert found[3] == (
-        "the intervals cover the noise of training alone, on one split and these 25 test rows; those of macro_f1 hold for all "
+        "the intervals cover training noise only, on one split and these 25 test rows; those of macro_f1 hold for all "
         "2 objectives at once; `splits=10` covers the split too"
     )
     assert len(found) == 4
@@ -86,7 +86,7 @@ def test_another_primary_metric():
     verdict, _, coverage = conclusions(run)
     assert verdict.startswith("a against ce: gini differs, +0.2020 [")
     assert list(differences(run)) == ["gini", "macro_f1"]
-    assert coverage == "the intervals cover the noise of training alone, on one split and these 25 test rows"
+    assert coverage == "the intervals cover training noise only, on one split and these 25 test rows"
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -101,7 +101,7 @@ def test_fewer_than_five_trials_are_described_and_never_called(count):
     assert small.needed is None or small.needed > 5
     found = conclusions(run)
     assert f" over {count} trials, too few for a verdict; a difference of this size would take 5 trials (power 0.8)" in found[1]
-    assert found[-1] == "a verdict takes at least 5 trials: pass `trials=5`"
+    assert found[-1] == "a verdict requires at least 5 trials: pass `trials=5`"
 
 
 def test_one_trial_shows_no_spread():
@@ -119,7 +119,7 @@ def test_the_same_in_all_trials_is_not_a_finding():
 
 def test_a_primary_metric_that_is_undefined():
     run = made_up({"ce": FLAT, "a": {"macro_f1": [None] * 5, "gini": around(0.5)}})
-    assert conclusions(run)[0] == "a against ce: macro_f1 is undefined in some of the trials, so that there is no verdict"
+    assert conclusions(run)[0] == "a against ce: macro_f1 is undefined in some of the trials, so there is no verdict"
 
 
 def test_small_numbers_show_on_which_side_of_zero_they_are():
@@ -136,17 +136,16 @@ def test_splits_are_tested_by_their_means_with_the_resampled_t():
     assert found.p_value == pytest.approx(2 * stats.t.sf(means.mean() / error, 4))
     assert found.wilcoxon_p is None
     assert conclusions(run)[-1] == (
-        "the intervals cover the choice of the split and the noise of training (5 splits, 2 trials on each; corrected "
-        "resampled t test)"
+        "the intervals cover the choice of split and training noise (5 splits, 2 trials on each; corrected resampled t test)"
     )
 
 
 def test_too_few_splits_are_described():
     run = made_up({"ce": {"macro_f1": [0.5] * 4}, "a": {"macro_f1": around(0.51, 4)}}, splits=4)
     verdict, coverage, advice = conclusions(run)
-    assert verdict.endswith("too few for a verdict; no number of splits of these rows would show a difference of this size")
+    assert verdict.endswith("too few for a verdict; no number of splits of these rows would detect a difference of this size")
     assert "4 splits" in coverage
-    assert advice == "a verdict takes at least 5 splits: pass `splits=5`"
+    assert advice == "a verdict requires at least 5 splits: pass `splits=5`"
 
 
 def test_splits_are_drawn_anew_with_all_trials(features, tmp_path):
@@ -175,7 +174,7 @@ def test_splits_are_drawn_anew_with_all_trials(features, tmp_path):
     befores = [trial["before"]["silhouette"] for trial in document["objectives"][0]["trials"]]
     assert befores[0] == befores[1] != befores[2] == befores[3]
     assert result.before["silhouette"] == pytest.approx(np.mean(befores))
-    assert result.data.held_out == "25% of every class, drawn anew for each of 2 splits"
+    assert result.data.held_out == "25% of every class, redrawn for each of 2 splits"
 
 
 def test_an_interrupted_run_of_several_splits_resumes_also_with_more(features, tmp_path):

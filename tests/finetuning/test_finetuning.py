@@ -128,20 +128,20 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be a whole number from 1, got '0'"),
-        ({"epochs": 0}, "epochs must be a whole number from 1, got '0'"),
+        ({"trials": 0}, "trials must be an integer of at least 1, got '0'"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got '0'"),
         ({"objectives": []}, "objectives must be at least 1"),
         ({"objectives": ["ce", "siloette"]}, "no loss 'siloette'"),
         ({"test_share": 1.0}, "test_share, the share of rows to hold out, must be between 0 and 1, got 1.0"),
         ({"learning_rate": -1.0}, "learning_rate must be a number above 0 and at most 1e\\+30, got -1.0"),
-        ({"weight_decay": float("nan")}, "weight_decay must be a number from 0, got nan"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0, got nan"),
         ({"objectives": ["ce@99"]}, "'ce@99': ce would switch on in epoch 99, after the last of 50"),
         ({"head": "mpl(3)"}, "no head 'mpl'; did you mean 'mlp'"),
-        ({"sampler": "balanced(samples=1)"}, "samples of balanced must be a whole number from 2, got '1'"),
+        ({"sampler": "balanced(samples=1)"}, "samples of balanced must be an integer of at least 2, got '1'"),
         ({"optimizer": "sdg"}, "no optimizer 'sdg'; did you mean 'sgd'"),
         ({"schedule": "cosin"}, "no schedule 'cosin'; did you mean 'cosine'"),
-        ({"patience": 0}, "patience must be a whole number from 1, got '0'"),
-        ({"patience": 3, "val_share": 0}, "patience goes by the validation rows, and there are none: a val_share of 0"),
+        ({"patience": 0}, "patience must be an integer of at least 1, got '0'"),
+        ({"patience": 3, "val_share": 0}, "patience needs validation rows, but there are none: a val_share of 0"),
         ({"select_by": "silhouette", "val_share": 0}, "selecting by silhouette goes by the validation rows"),
         ({"select_by": "macro_f1(k=3)"}, "macro_f1 takes no options"),
         ({"learning_rate": 3e38}, "learning_rate must be a number above 0 and at most 1e\\+30"),
@@ -151,7 +151,7 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
         ({"select_by": "silhuette"}, "no criterion to select by 'silhuette'; did you mean 'silhouette'"),
         ({"select_by": "explained_variance"}, "no criterion to select by 'explained_variance'"),
         ({"weights": "equity"}, "no weighting of samples 'equity'; did you mean 'dataset_equity'"),
-        ({"weights": "dataset_equity(eta=-1)"}, "eta of dataset_equity must be a number from 0, got -1"),
+        ({"weights": "dataset_equity(eta=-1)"}, "eta of dataset_equity must be a number of at least 0, got -1"),
         ({"label_map": {}}, "a label map is for the classes of another test file"),
     ],
 )
@@ -270,15 +270,15 @@ def test_a_criterion_with_a_dash(features, tmp_path):
 
 def test_a_sweep_without_rows_to_validate_on(make_store, tmp_path):
     features = read_features(str(make_store(np.random.default_rng(0).normal(size=(4, 3)), [0, 0, 1, 1])))
-    with pytest.raises(UsageError, match="a sweep goes by the validation rows, and there are none: nothing"):
+    with pytest.raises(UsageError, match="a sweep needs validation rows, but there are none: nothing"):
         finetune(features, tmp_path / "run", objectives=["[1,2]*ce"])
 
 
 def test_rows_that_are_trained_on_are_no_test(features, make_store, blobs, tmp_path):
-    with pytest.raises(InputError, match="all of its rows are rows that are trained on; give rows of another data set"):
+    with pytest.raises(InputError, match="all of its rows are also training rows; give rows of another data set"):
         finetune(features, tmp_path / "run", test=features, val_share=0, test_share=0.01)
     mixed = np.concatenate([features.features[:].numpy()[:30], blobs[0][:30] + 0.5])
     other = read_features(str(make_store(mixed, np.tile(blobs[1][:30], 2), name="other.h5")))
     said = []
     finetune(features, tmp_path / "run", objectives=["ce"], epochs=1, test=other, say=said.append)
-    assert any("of the 60 rows of" in text and "are trained on too" in text for text in said)
+    assert any("of the 60 rows of" in text and "are also training rows" in text for text in said)

@@ -149,7 +149,7 @@ def test_a_training_with_a_loss_layer_moves_the_convolution_otherwise(tmp_path, 
         ({"loss_layer": "*"}, r"one layer is read by the losses, and '\*' is a pattern"),
         ({"loss_layer": "5"}, "before the classifier"),
         ({"loss_layer": "output"}, "before the classifier"),
-        ({"train": "head"}, "with train='head' nothing is trained up to `loss_layer=0`"),
+        ({"train": "head"}, "with train='head' no layer up to `loss_layer=0`"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, data, settings, message):

@@ -484,7 +484,7 @@ def test_settings_are_options():
 
 def test_a_model_without_data_is_told_what_is_missing(tmp_path, code, capsys):
     assert main(["finetune", code, "-o", str(tmp_path / "run")]) == 2
-    assert "is a model; give the data to train it on too: MODEL DATA" in capsys.readouterr().err
+    assert "is a model; also give the data to train it on: MODEL DATA" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("test_resnet", 11), ("test_vit", 9)])

@@ -58,7 +58,7 @@ def test_optimizers_are_those_of_torch():
         (check_optimizer, "adamw(lr=1)", "adamw takes beta1=0.9, beta2=0.999"),
         (check_optimizer, "sgd(0.9)", "sgd takes momentum=0.9, nesterov=False"),
         (check_schedule, "plateau(factor=2)", "factor of plateau must be between 0 and 1, got 2"),
-        (check_schedule, "plateau(patience=-1)", "patience of plateau must be a whole number from 0"),
+        (check_schedule, "plateau(patience=-1)", "patience of plateau must be an integer of at least 0"),
         (check_schedule, "cosine(epochs=3)", "cosine takes no options"),
     ],
 )

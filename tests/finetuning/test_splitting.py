@@ -49,8 +49,8 @@ def test_drawn_rows_keep_the_classes(features):
     groups = ids_of(parts.train, parts.validation, parts.test)
     assert set.union(*groups) == set(features.ids)
     assert sum(map(len, groups)) == 90
-    assert parts.held_out == "30% of every class, drawn with seed 0"
-    assert parts.validated_on == "20% of every class of the rest, drawn with seed 1"
+    assert parts.held_out == "30% of each class, drawn with seed 0"
+    assert parts.validated_on == "20% of each class of the rest, drawn with seed 1"
 
 
 def test_the_seed_draws_other_rows(features):
@@ -107,7 +107,7 @@ def test_classes_that_are_left_out(make_store, blobs, features):
     with pytest.raises(InputError, match="1 class not in the features to train on: strange; name what they are with"):
         with_classes_of(other, features)
     assert np.bincount(with_classes_of(other, features, {"strange": ""}).labels).tolist() == [30, 30]
-    with pytest.raises(InputError, match="the label map leaves out every class"):
+    with pytest.raises(InputError, match="the label map drops every class"):
         with_classes_of(other, features, {"0": "", "1": "", "strange": ""})
     with pytest.raises(InputError, match=r"no class in .*other.h5 'stange'; did you mean 'strange'"):
         with_classes_of(other, features, {"stange": "0"})

@@ -304,7 +304,7 @@ def test_rows_on_disk_take_no_memory(tmp_path):
 def test_rows_that_cannot_be_read_back_are_one_error(tmp_path):
     bank = place(torch.randn(50, 4), torch.device("cpu"), 0, tmp_path)
     bank._file.truncate(100)
-    with pytest.raises(OutputError, match="cannot read back the rows that were put on disk: the file ends early"):
+    with pytest.raises(OutputError, match="cannot read back the rows cached on disk: the file ends early"):
         bank[:]
 
 

@@ -109,7 +109,7 @@ def test_a_function_that_gives_no_module_is_refused():
 
 
 def test_other_numbers_of_classes_are_refused():
-    with pytest.raises(ValueError, match="classes of a loss is 1 or 2, got 3"):
+    with pytest.raises(ValueError, match="the `classes` of a loss must be 1 or 2, got 3"):
         loss(reference="doi:none", classes=3)
 
 

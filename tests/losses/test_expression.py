@@ -14,10 +14,10 @@ from embedscope.losses.expression import build, expand, parse
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ce(a={[]: 1})", "options have to be literals"),
-        ("ce(a=1, a=2)", "options have to be literals, each once"),
+        ("ce(a={[]: 1})", "options must be literals"),
+        ("ce(a=1, a=2)", "options must be literals, each once"),
         ("ce(\udcff)", "holds a character that is not text, at place 4"),
-        ("ce\x00", "this cannot be read"),
+        ("ce\x00", "cannot parse this"),
         (" + ".join(["ce"] * 10_000), "is too long, or nested too deeply, to be read"),
         ("(" * 1000 + "ce" + ")" * 1000, "cannot be read"),
         ("ce(x=" + "-" * 3000 + "1)", "nested too deeply"),

@@ -334,9 +334,9 @@ def test_parameters_of_a_loss_join(monkeypatch, batch):
         ("ce + silhouette@0", "silhouette@»0", "the epoch after"),
         ("ce + silhouette@1.5", "silhouette@»1.5", "the epoch after"),
         ("ce + 0.5", "ce + »0.5", "expected a loss"),
-        ("ce + silhouette(tau_s=x)", "ce + »silhouette(tau_s=x)", "options have to be literals"),
+        ("ce + silhouette(tau_s=x)", "ce + »silhouette(tau_s=x)", "options must be literals"),
         ("ce + ce.__class__()()", "ce + »ce.__class__()()", "expected a loss"),
-        ("ce.__class__()", "no loss 'ce.__class__'", "ce is a single loss, without a dot"),
+        ("ce.__class__()", "no loss 'ce.__class__'", "ce is a single loss and takes no dot"),
     ],
 )
 def test_errors_point_at_the_place(text, place, problem):
@@ -550,7 +550,7 @@ def test_schedules_of_latent_boost(schedule, betas, batch):
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("magnet", {"alpha": -1}, "alpha must be a number from 0"),
+        ("magnet", {"alpha": -1}, "alpha must be a number of at least 0"),
         ("magnet", {"hinge": 1}, "hinge must be True or False"),
         ("latent_boost", {"explained_variance": 0}, "explained_variance must be a number above 0"),
         ("latent_boost", {"explained_variance": 95}, "explained_variance must be a number"),

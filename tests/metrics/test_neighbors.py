@@ -235,7 +235,7 @@ def test_intervals_are_around_the_value(sample):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("knn_accuracy(k=0)", "k must be a whole number from 1"),
+        ("knn_accuracy(k=0)", "k must be an integer of at least 1"),
         ("knn_accuracy(vote='dinu')", "did you mean 'dino'"),
         ("knn_accuracy(temperature=0)", "temperature must be a number above 0"),
         ("mrr(distance='l2')", "no distance 'l2'"),

@@ -100,7 +100,7 @@ def test_raw_and_ema(tmp_path):
     raw, ema = weights(0), weights(1)
     path = saved(tmp_path, {"state_dict": raw, "state_dict_ema": ema})
     net = Net()
-    assert "EMA weights too" in load_checkpoint(net, path).notes[0]
+    assert "also contains EMA weights" in load_checkpoint(net, path).notes[0]
     check(net, raw)
     assert load_checkpoint(net, path, weights="ema").notes == ()
     check(net, ema)
@@ -122,13 +122,15 @@ def test_ema_of_a_wrapper(tmp_path):
 
 
 def test_no_ema_there(tmp_path):
-    with pytest.raises(UsageError, match="has no ema weights that fit; it has: model"):
+    with pytest.raises(UsageError, match="has no ema weights that match the model; it has: model"):
         load_checkpoint(Net(), saved(tmp_path, {"model": weights()}), weights="ema")
 
 
 def test_two_sets_that_fit_equally_well(tmp_path):
     path = saved(tmp_path, {"state_dict": prefixed(weights(0), "encoder_q.") | prefixed(weights(1), "encoder_k.")})
-    with pytest.raises(InputError, match=r"holds 2 sets of weights that fit equally well: .*`weights=`: encoder_q, encoder_k"):
+    with pytest.raises(
+        InputError, match=r"holds 2 sets of weights that match equally well: .*`weights=`: encoder_q, encoder_k"
+    ):
         load_checkpoint(Net(), path)
     net = Net()
     load_checkpoint(net, path, weights="encoder_k")
@@ -149,7 +151,7 @@ def test_set_that_fits_is_taken(tmp_path):
 def test_unnamed_sets_that_fit_equally_well(tmp_path):
     path = saved(tmp_path, {"student": weights(0), "teacher": weights(1)})
     with pytest.raises(
-        InputError, match="2 sets of weights that fit equally well: choose one with `weights=`: student, teacher"
+        InputError, match="2 sets of weights that match equally well; choose one with `weights=`: student, teacher"
     ):
         load_checkpoint(Net(), path)
     net = Net()
@@ -251,18 +253,18 @@ def test_head_of_another_shape_is_missing_and_told(tmp_path):
     loaded = load_checkpoint(net, saved(tmp_path, weights()))
     assert set(loaded.missing) == {"head.weight", "head.bias"}
     assert set(loaded.left_over) == {"head.weight", "head.bias"}
-    assert "2 tensors of another shape: head.weight is (7, 5) and in the file (3, 5)" in loaded.notes[0]
+    assert "2 tensors with a different shape: head.weight is (7, 5) in the model but (3, 5)" in loaded.notes[0]
     assert torch.equal(net.head.weight, before)
     assert torch.equal(net.body[0].weight, weights()["body.0.weight"])
 
 
 def test_nothing_fits(tmp_path):
-    with pytest.raises(InputError, match=r"fits nothing in the model: it has 1 tensor \(x\), the model 9"):
+    with pytest.raises(InputError, match=r"matches nothing in the model: it has 1 tensor \(x\), the model 9"):
         load_checkpoint(Net(), saved(tmp_path, {"x": torch.ones(3)}))
 
 
 def test_no_tensors(tmp_path):
-    with pytest.raises(InputError, match="holds no named tensors; give a file"):
+    with pytest.raises(InputError, match="contains no named tensors; give a file"):
         load_checkpoint(Net(), saved(tmp_path, {"epoch": 3}))
 
 
@@ -322,7 +324,7 @@ def test_file_that_is_cut_short(tmp_path, name, part):
 
 
 def test_folder(tmp_path):
-    with pytest.raises(InputError, match="is a folder; give the file of the weights"):
+    with pytest.raises(InputError, match="is a folder; give the weights file"):
         load_checkpoint(Net(), str(tmp_path))
 
 
@@ -359,7 +361,7 @@ def test_prefix_inside_of_two_sets(tmp_path):
 def test_average_beside_raw_weights_in_one_mapping(tmp_path, name):
     path = saved(tmp_path, {"state_dict": prefixed(weights(0), "net.") | prefixed(weights(1), f"{name}.")})
     net = Net()
-    assert "EMA weights too" in load_checkpoint(net, path).notes[0]
+    assert "also contains EMA weights" in load_checkpoint(net, path).notes[0]
     check(net, weights(0))
     load_checkpoint(net, path, weights="raw")
     check(net, weights(0))
@@ -374,5 +376,5 @@ def test_module_of_the_model_that_is_called_ema(tmp_path):
 
 
 def test_no_raw_weights_there(tmp_path):
-    with pytest.raises(UsageError, match="has no raw weights that fit; it has: ema"):
+    with pytest.raises(UsageError, match="has no raw weights that match the model; it has: ema"):
         load_checkpoint(Net(), saved(tmp_path, {"ema": weights()}), weights="raw")

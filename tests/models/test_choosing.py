@@ -42,7 +42,7 @@ FILES = {
 def test_every_choice_works(tmp_path, kind):
     path = str(tmp_path / "w.pt")
     torch.save(FILES[kind], path)
-    with pytest.raises(InputError, match="sets of weights that fit equally well: choose one with `weights=`: ") as caught:
+    with pytest.raises(InputError, match="sets of weights that match equally well; choose one with `weights=`: ") as caught:
         load_checkpoint(nn.Linear(3, 2), path)
     count = int(re.search(r"holds (\d+) sets", str(caught.value))[1])
     offered = str(caught.value).partition("`weights=`: ")[2].split(", ")
@@ -89,7 +89,7 @@ def test_names_in_the_hint_work(tmp_path):
         UsageError, match=r"no weights in .* under the prefix 'techer'; did you mean 'teacher'\? There are: student, t"
     ):
         load_checkpoint(nn.Linear(3, 2), path, weights="techer")
-    with pytest.raises(InputError, match="the weights under head fit nothing in the model"):
+    with pytest.raises(InputError, match="the weights under head match nothing in the model"):
         load_checkpoint(nn.Linear(3, 2), path, weights="head")
 
 
@@ -97,4 +97,4 @@ def test_tensor_that_fits_by_chance_is_not_the_raw_weights(tmp_path):
     path = str(tmp_path / "w.pt")
     net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     torch.save({"model_ema": net.state_dict(), "stats": {"1.bias": torch.ones(2)}}, path)
-    assert "holds only EMA weights (model_ema)" in load_checkpoint(net, path).notes[0]
+    assert "contains only EMA weights (model_ema)" in load_checkpoint(net, path).notes[0]

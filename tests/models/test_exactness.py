@@ -29,9 +29,9 @@ FLOAT8 = torch.ones(4, 4).to(torch.float8_e4m3fn)
 QUANTIZED = {
     "bitsandbytes": (
         {"0__weight": INT8, "0__SCB": torch.ones(4)},
-        r"0\.weight is int8 .* scales beside them \(0\.SCB\)",
+        r"0\.weight is int8 .* separate scales \(0\.SCB\)",
     ),
-    "int8 alone": ({"0__weight": INT8}, r"0\.weight is int8 and the model's is float32; they are not read"),
+    "int8 alone": ({"0__weight": INT8}, r"0\.weight is int8 and the model's is float32; they cannot be loaded"),
     "float8 with a scale": (
         {"0__weight": FLOAT8, "0__weight_scale_inv": torch.ones(1)},
         r"0\.weight is float8_e4m3fn .*\(0\.weight_scale_inv\)",
@@ -43,7 +43,7 @@ QUANTIZED = {
     ),
     "4 bits of GPTQ": (
         {"0__weight": None, "0__qweight": torch.ones(1, 4, dtype=torch.int32), "0__scales": torch.ones(1, 4)},
-        r"its weights are packed, with scales beside them \(0\.qweight\)",
+        r"its weights are packed, with separate scales \(0\.qweight\)",
     ),
     "in a prefix": ({"0__weight": INT8.to(torch.uint8), "0__zero_point": torch.ones(1)}, r"\(0\.zero_point\)"),
 }
@@ -112,7 +112,7 @@ def test_numbers_of_another_dtype_stay_themselves_or_are_refused(tmp_path, tenso
         load_checkpoint(module, path)
         assert torch.equal(module.x, tensor.to(dtype))
     else:
-        with pytest.raises(InputError, match=r"x is \w+ and the model's is \w+, which cannot hold its numbers"):
+        with pytest.raises(InputError, match=r"x is \w+ and the model's is \w+, which cannot represent its values;"):
             load_checkpoint(module, path)
 
 
@@ -130,7 +130,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("front", ["", "base_model.model."])
 def test_adapter_beside_its_base(tmp_path, kind, front):
     held = {f"{front}{name}": tensor for name, tensor in (changed() | ADAPTERS[kind]).items()}
-    with pytest.raises(InputError, match=r"(LoRA|an) adapter beside its base weights, which would be left out .*merge it"):
+    with pytest.raises(InputError, match=r"(LoRA|an) adapter with its base weights, and would be ignored .*merge it"):
         load_checkpoint(network(), saved(tmp_path, held))
 
 
@@ -140,7 +140,7 @@ def test_adapter_in_a_set_of_its_own(tmp_path):
 
 
 def test_adapter_alone(tmp_path):
-    with pytest.raises(InputError, match="holds a LoRA adapter without the weights that it changes"):
+    with pytest.raises(InputError, match="holds a LoRA adapter without the base weights that it modifies"):
         load_checkpoint(network(), saved(tmp_path, {f"base_model.model.{name}": tensor for name, tensor in LORA.items()}))
 
 

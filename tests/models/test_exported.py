@@ -196,28 +196,28 @@ META = {"dtype": 7, "sizes": [{"as_int": 10**12}], "device": {"type": "cpu", "in
 MEMBERS = {
     "opaque constant": (
         {CONSTANTS: payload(path_name="opaque_obj_0", use_pickle=True), "data/constants/opaque_obj_0": b""},
-        "holds 'changed/data/constants/opaque_obj_0', which is not part of an exported program",
+        "holds 'changed/data/constants/opaque_obj_0', which do not belong in an exported program",
     ),
     "custom object": (
         {"data/constants/custom_obj_0": b""},
-        "holds 'changed/data/constants/custom_obj_0', which is not part",
+        "holds 'changed/data/constants/custom_obj_0', which do not belong",
     ),
-    "compiled library": ({"data/aotinductor/model/a.so": b""}, "holds 'changed/data/aotinductor/model/a.so', which is not"),
-    "another program": ({"models/other.json": b"{}"}, "holds 'changed/models/other.json', which is not part"),
-    "two names in one": ({"models/MODEL.json": b"{}"}, "holds two members of one name"),
-    "escaping": ({"../../evil": b""}, r"holds '../../evil', which is not part"),
+    "compiled library": ({"data/aotinductor/model/a.so": b""}, "holds 'changed/data/aotinductor/model/a.so', which do not"),
+    "another program": ({"models/other.json": b"{}"}, "holds 'changed/models/other.json', which do not belong"),
+    "two names in one": ({"models/MODEL.json": b"{}"}, "has two members with the same name"),
+    "escaping": ({"../../evil": b""}, r"holds '../../evil', which do not belong"),
     "pickled tensor": (
         {CONSTANTS: payload(use_pickle=True), "data/constants/tensor_0": b"1234"},
         "holds c as a pickled object, and reading it could run code; .*`unsafe_pickle=True` if you trust its author",
     ),
     "tensor elsewhere": (
         {CONSTANTS: payload(path_name="../weights/weight_0", tensor_meta=META)},
-        "holds a name that is not one",
+        "contains an invalid name",
     ),
-    "tensor that is not there": ({CONSTANTS: payload(tensor_meta=META)}, r"lacks the numbers of c \(data/constants/tensor_0\)"),
+    "tensor that is not there": ({CONSTANTS: payload(tensor_meta=META)}, r"missing the data of c \(data/constants/tensor_0\)"),
     "zeros of a declared size": (
         {CONSTANTS: payload(tensor_meta=META), "data/constants/tensor_0": b""},
-        "lacks the numbers of c; it was exported without them",
+        "missing the data of c; it was exported without weights,",
     ),
 }
 
@@ -234,7 +234,7 @@ def test_compressed(linear):
     with zipfile.ZipFile(linear) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             target.writestr(name, source.read(name))
-    with pytest.raises(InputError, match="is compressed, or holds members that overlap"):
+    with pytest.raises(InputError, match="is compressed or has overlapping members"):
         open_model(str(path))
 
 
@@ -255,11 +255,11 @@ GRAPHS = {
         r"\"context\": \"{\\\"__enum__\\\": true, \\\"fqn\\\": \\\"antigravity:A\\\"}\"",
         "nests its inputs or outputs in builtins.dict",
     ),
-    "name that is code": ('"p_weight"', '"p=__import__(1)"', "holds a name that is not one, 'p=__import__"),
+    "name that is code": ('"p_weight"', '"p=__import__(1)"', "contains an invalid name, 'p=__import__"),
     "parameter that is code": (
         '"parameter_name": "weight"',
         '"parameter_name": "a\\"); b"',
-        "holds a name that is not one, 'a\"\\); b",
+        "contains an invalid name, 'a\"\\); b",
     ),
     "symbol to count to": ('"s\\d+": {"min_val"', '"u99999999999": {"min_val"', "names a size 'u99999999999'"),
 }
@@ -289,7 +289,7 @@ def test_size_that_would_run_code_or_never_end(linear, size):
         assert changed != text
         return changed
 
-    with pytest.raises(InputError, match=re.escape(f"holds a size that is not plain arithmetic, '{size}'")):
+    with pytest.raises(InputError, match=re.escape(f"has a size that is not plain arithmetic, '{size}'")):
         open_model(rewritten(linear, graph=graph))
     open_model(linear)
 

@@ -67,7 +67,7 @@ def test_a_head_on_the_model_gives_what_the_run_has(trained, tmp_path):
     said = []
     done = extract(*digit_net(), tmp_path / "headed.h5", head=head, say=said.append)
     assert done.layers == {"embedding": 7}
-    assert "classifier goes through the head trained with ce, 64 to 7" in said
+    assert "classifier is passed through the head trained with ce, 64 to 7" in said
     found, expected = (
         read_features(str(tmp_path / "headed.h5")),
         read_features(str(trained / "run" / "ce" / "trial-0" / "after.h5")),
@@ -82,10 +82,10 @@ def test_a_head_on_the_model_gives_what_the_run_has(trained, tmp_path):
 def test_a_head_on_the_wrong_layer(trained, tmp_path):
     head = open_head(trained / "run" / "ce" / "trial-0" / "head.safetensors")
     with pytest.raises(
-        InputError, match=r"head.safetensors takes 64 values per row, and the layer gives \d+; it was trained on "
+        InputError, match=r"head.safetensors takes 64 values per row, but the layer gives \d+; it was trained on "
     ):
         extract(*digit_net(), tmp_path / "a.h5", head=head, layers=["output"])
-    with pytest.raises(UsageError, match="belongs to one layer, and 2 are named; name one"):
+    with pytest.raises(UsageError, match="belongs to a single layer, but 2 are selected; select one"):
         extract(*digit_net(), tmp_path / "a.h5", head=head, layers=[head.layer, f"{head.layer}:none"])
 
 
@@ -93,16 +93,16 @@ def test_files_that_are_no_heads(trained, tmp_path):
     with pytest.raises(InputError, match="no such file: nowhere"):
         open_head("nowhere")
     with pytest.raises(
-        InputError, match=r"run is a folder; give a head.safetensors of a run of finetune; there is .*trial-0/head"
+        InputError, match=r"run is a folder; give the head.safetensors of a finetune run; there is .*trial-0/head"
     ):
         open_head(trained / "run")
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        InputError, match=r"other.safetensors is not a head that finetune wrote .*; give a head.safetensors of a run"
+        InputError, match=r"other.safetensors is not a head written by finetune .*; give a head.safetensors of a run"
     ):
         open_head(tmp_path / "other.safetensors")
     save_file(
         {"weight": torch.zeros(3)}, tmp_path / "b.safetensors", {"head": json.dumps("linear"), "dim": "2", "classes": "[1]"}
     )
-    with pytest.raises(InputError, match="is not a head that finetune wrote"):
+    with pytest.raises(InputError, match="is not a head written by finetune"):
         open_head(tmp_path / "b.safetensors")

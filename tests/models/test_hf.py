@@ -206,7 +206,7 @@ def test_eos_pads_where_there_is_no_pad_token(tmp_path):
     encoder = open_model(f"hf:{folder}")
     batch = encoder.prepare(TEXTS)
     assert (batch["input_ids"][batch["attention_mask"] == 0] == WORDS.index("</s>")).all()
-    assert encoder.prepare.text.endswith("with its eos token </s>, having no pad token")
+    assert encoder.prepare.text.endswith("with its eos token </s>, because it has no pad token")
 
 
 def test_preparation_goes_to_worker_processes(bert, vit, images):
@@ -218,7 +218,7 @@ def test_preparation_goes_to_worker_processes(bert, vit, images):
 
 
 def test_images_for_a_model_of_text(bert, images):
-    with pytest.raises(InputError, match="the model takes text, and the data are Image"):
+    with pytest.raises(InputError, match="the model takes text, but the data are Image"):
         open_model(f"hf:{bert}").prepare(images)
 
 
@@ -233,7 +233,7 @@ def test_text_for_a_model_of_images(vit):
         ("modality='imge'", UsageError, "no modality 'imge'; did you mean 'image'"),
         ("modality='image'", InputError, r"has no image processor that can be loaded \(image: "),
         ("trust_remote_code='yes'", UsageError, "trust_remote_code must be True or False"),
-        ("max_length=0", UsageError, "max_length must be a number from 1"),
+        ("max_length=0", UsageError, "max_length must be a number of at least 1"),
         ("max_length=13", InputError, "max_length=13 is more than the 12 positions of the model"),
         ("nope=1", InputError, r"cannot be opened \(TypeError: .*nope"),
     ],

@@ -110,7 +110,7 @@ def test_checkpoint_as_a_model(tmp_path):
 
 
 def test_source_without_a_name():
-    with pytest.raises(UsageError, match="'python:' names no model; write python:NAME"):
+    with pytest.raises(UsageError, match="'python:' does not name a model; write python:NAME"):
         open_model("python:")
 
 
@@ -132,7 +132,7 @@ def test_factory_in_the_current_folder(code, tmp_path, monkeypatch):
         ("nowhere.py:Net", InputError, "no such file: nowhere.py"),
         ("{code}:Nett", InputError, "no factory in .* 'Nett'; did you mean 'Net'"),
         ("{code}:Net(hight=1)", InputError, "cannot be called: TypeError: .*hight"),
-        ("{code}:wrong", InputError, "gave int, expected a torch.nn.Module"),
+        ("{code}:wrong", InputError, "returned int, expected a torch.nn.Module"),
         ("{code}:leaves", InputError, "cannot be called: SystemExit: 3"),
         ("{code}:fails", InputError, "cannot be called: ValueError: no$"),
         (":Net", InputError, "cannot read the model ':Net'"),

@@ -53,7 +53,7 @@ def test_same_as_onnxruntime_by_hand(save):
     batch = encoder.prepare(torch.rand(5, 6, dtype=torch.float64))
     assert np.array_equal(encoder.module(batch), by_hand(path, batch.numpy())[0])
     assert (encoder.embedding, encoder.batch_size) == ("output", None)
-    assert "nothing from inside" in encoder.outputs_only
+    assert "only the outputs of an ONNX model can be read" in encoder.outputs_only
 
 
 def test_several_outputs_by_name(save):
@@ -86,7 +86,7 @@ def test_models_of_bytes_get_bytes(save):
 def test_floats_for_whole_numbers(save):
     encoder = open_model(save(kind=onnx.TensorProto.INT64))
     assert encoder.module(torch.ones(2, 6, dtype=torch.int32)).shape == (2, 3)
-    with pytest.raises(InputError, match=r"takes whole numbers \(int64\), and was given float32"):
+    with pytest.raises(InputError, match=r"takes whole numbers \(int64\), but got float32"):
         encoder.module(torch.ones(2, 6))
 
 
@@ -102,19 +102,21 @@ def test_inputs_of_another_shape(save):
 
 
 def test_two_inputs(save):
-    with pytest.raises(InputError, match=r"model\.onnx takes 2 inputs \(x, mask\), and can only be given one batch"):
+    with pytest.raises(InputError, match=r"model\.onnx takes 2 inputs \(x, mask\), but only one can"):
         open_model(save(inputs=("x", "mask")))
 
 
 def test_checkpoint_for_it(save):
-    with pytest.raises(InputError, match="holds its own weights, which `checkpoint=` cannot replace"):
+    with pytest.raises(InputError, match="includes its own weights, which `checkpoint=` cannot replace"):
         open_model(save(), "a.pt")
 
 
 def test_truncated(save, tmp_path, capfd):
     content = Path(save()).read_bytes()
     (tmp_path / "short.onnx").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"short\.onnx cannot be read as an ONNX model \(.*\); expected a whole \.onnx file"):
+    with pytest.raises(
+        InputError, match=r"short\.onnx cannot be read as an ONNX model \(.*\); expected a complete \.onnx file"
+    ):
         open_model(f"{tmp_path}/short.onnx")
     assert capfd.readouterr() == ("", "")
 

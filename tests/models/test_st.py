@@ -144,11 +144,11 @@ def test_a_plain_transformer_gets_mean_pooling_and_says_what_its_file_lacks(save
     encoder = open_model(f"st:{tmp_path}/bert")
     assert [name.rpartition("pooler.")[2] for name in encoder.weights.missing] == ["dense.weight", "dense.bias"]
     assert set(encoder.weights.missing) < set(encoder.module.state_dict())
-    assert "the mean over its tokens was taken" in encoder.weights.notes[0]
+    assert "the mean over its tokens is used" in encoder.weights.notes[0]
 
 
 def test_images(save):
-    with pytest.raises(InputError, match="the model takes text, and the data are Tensor; give a table with a text column"):
+    with pytest.raises(InputError, match="the model takes text, but the data are Tensor; give a table with a text column"):
         open_model(f"st:{save()}").prepare(torch.zeros(2, 3, 8, 8))
 
 

@@ -105,7 +105,7 @@ def test_five_channels_take_arrays_of_floats():
 
 def test_five_channels_take_no_image(images):
     encoder = open_model("timm:test_resnet(pretrained=False, in_chans=5)")
-    with pytest.raises(InputError, match="takes 5 channels, and images give 1 or 3; give arrays of floats"):
+    with pytest.raises(InputError, match="takes 5 channels, but images have 1 or 3; give arrays of floats"):
         encoder.prepare(images)
 
 
@@ -120,17 +120,17 @@ def test_preparation_goes_to_worker_processes(images):
         (
             "timm:test_resnt(pretrained=False)",
             UsageError,
-            r"no timm model 'test_resnt'; did you mean 'test_resnet'\? .* gives all",
+            r"no timm model 'test_resnt'; did you mean 'test_resnet'\? .* lists all",
         ),
         ("timm:test_resnet.nope", UsageError, "no pretrained weights of test_resnet 'nope'"),
         (
             "timm:test_resnet(pretrained=False, nope=3)",
             InputError,
-            r"test_resnet\(nope=3\) cannot be made \(TypeError: .*'nope'",
+            r"test_resnet\(nope=3\) cannot be created \(TypeError: .*'nope'",
         ),
         ("timm:test_resnet(pretrained=0)", UsageError, "pretrained must be True or False"),
-        ("timm:cspresnet50d", InputError, r"cannot be had \(RuntimeError: No pretrained .*; give `checkpoint=FILE`"),
-        ("timm:test_resnet(checkpoint_path='a.pt')", UsageError, "give it as `checkpoint=`"),
+        ("timm:cspresnet50d", InputError, r"cannot be loaded \(RuntimeError: No pretrained .*; give `checkpoint=FILE`"),
+        ("timm:test_resnet(checkpoint_path='a.pt')", UsageError, "the file; use `checkpoint=`"),
     ],
 )
 def test_models_that_cannot_be_made(spec, error, message):
@@ -141,12 +141,14 @@ def test_models_that_cannot_be_made(spec, error, message):
 def test_no_network(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"weights of timm:test_resnet cannot be had .*timm:test_resnet\(pretrained=False\)"):
+    with pytest.raises(
+        InputError, match=r"weights of timm:test_resnet cannot be loaded .*timm:test_resnet\(pretrained=False\)"
+    ):
         open_model("timm:test_resnet")
 
 
 def test_a_mean_of_another_count():
-    with pytest.raises(UsageError, match="mean has 2 numbers, the model takes 3 channels; give 1 or 3"):
+    with pytest.raises(UsageError, match="mean has 2 values, but the model takes 3 channels; give 1 or 3"):
         open_model(RESNET, mean=(0.5, 0.5))
 
 

@@ -95,17 +95,17 @@ def test_preparation_goes_to_worker_processes(images):
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("torchvision:resnet19", UsageError, r"no torchvision model 'resnet19'; did you mean 'resnet18'\? .* gives all"),
+        ("torchvision:resnet19", UsageError, r"no torchvision model 'resnet19'; did you mean 'resnet18'\? .* lists all"),
         ("torchvision:resnet18(weights='IMAGENET1K_V3')", UsageError, "did you mean 'IMAGENET1K_V1'"),
         (
             "torchvision:resnet18(pretrained=False, nope=2)",
             InputError,
-            r"resnet18\(nope=2\) cannot be made \(TypeError: .*'nope'",
+            r"resnet18\(nope=2\) cannot be created \(TypeError: .*'nope'",
         ),
         (
             "torchvision:resnet18(num_classes=10)",
             InputError,
-            r"cannot be had \(ValueError: .*1000 but got 10.*pretrained=False",
+            r"cannot be loaded \(ValueError: .*1000 but got 10.*pretrained=False",
         ),
         ("torchvision:resnet18(pretrained='yes')", UsageError, "pretrained must be True or False"),
     ],
@@ -121,7 +121,7 @@ def test_no_network(monkeypatch, tmp_path):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
-    with pytest.raises(InputError, match=r"cannot be had \(URLError: .*\); give `checkpoint=FILE`, or .*pretrained=False"):
+    with pytest.raises(InputError, match=r"cannot be loaded \(URLError: .*\); give `checkpoint=FILE`, or .*pretrained=False"):
         open_model("torchvision:shufflenet_v2_x0_5")
 
 
@@ -135,7 +135,7 @@ def test_image_for_a_video_model(images):
 
     from embedscope.models.torchvision import _preset
 
-    with pytest.raises(InputError, match="VideoClassification makes, and no image; give arrays of floats"):
+    with pytest.raises(InputError, match="VideoClassification produces, not images; give float arrays as it"):
         _preset(R3D_18_Weights.DEFAULT.transforms())(images)
 
 

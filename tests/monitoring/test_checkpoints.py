@@ -136,7 +136,7 @@ def test_if_all_checkpoints_are_broken_nothing_is_printed(folder, capsys):
     [
         (["--model", "x.py:Net"], 2, "--model needs --data"),
         (["--data", "x.npz"], 2, "--data needs --model"),
-        (["--limit", "3"], 2, "--limit is for checkpoints, which need --model and --data"),
+        (["--limit", "3"], 2, "--limit applies to checkpoints, which need --model and --data"),
         ([*MODEL, "--data", "none.npz"], 1, "no such data: none.npz"),
         ([*MODEL, "--data", SAMPLE / "digits", "-o", "table.csv"], 2, "call it table.jsonl"),
         ([*MODEL, "--data", SAMPLE / "digits", "-m", "siluette"], 2, "did you mean 'silhouette'"),

@@ -289,7 +289,7 @@ def test_a_damaged_run_is_said(run):
     (run / "run.json").write_text(
         '{"schema": "embedscope.finetune/1", "objectives": [], "options": {}, "data": {"train": 2, "test": 2}, "seconds": 1}'
     )
-    with pytest.raises(InputError, match=r"run.json is damaged: an objective without trials, or no objective"):
+    with pytest.raises(InputError, match=r"run.json is damaged: no objective, or an objective without trials"):
         plot([str(run)], run.parent / "c.svg")
     (run / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run.json is damaged"):

@@ -98,7 +98,7 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
         ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' must end with .csv"),
         ({"kinds": ["tsne(perplexity='a')"]}, "perplexity must be a number above 0, got a"),
         ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity must be a number above 0, got -3"),
-        ({"kinds": ["umap(neighbors='a')"]}, "neighbors must be a whole number from 2, got 'a'"),
+        ({"kinds": ["umap(neighbors='a')"]}, "neighbors must be an integer of at least 2, got 'a'"),
         ({"seed": 2**32}, "seed must be a number from 0 to"),
     ],
 )

@@ -63,7 +63,7 @@ def test_promise_of_what_is_kept_is_kept(tmp_path, monkeypatch, small_blocks, nu
         patched.setattr(os, "posix_fallocate", full)
         kept = 8 * (time - 3)
         with pytest.raises(
-            OutputError, match=rf"{os.strerror(number)}; {kept} rows are kept: `resume=True` continues with them"
+            OutputError, match=rf"{os.strerror(number)}; {kept} rows are kept; `resume=True` continues from them"
         ):
             filled(tmp_path / "a.h5", ROWS)
     filled(tmp_path / "a.h5", ROWS, resume=True)
@@ -148,7 +148,7 @@ def test_limit_on_the_size_of_files(tmp_path):
         [sys.executable, "-c", LIMITED, str(tmp_path / "a.h5")], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert found.returncode == 0, found.stderr
-    assert "File too large; 4,096 rows are kept: `resume=True` continues with them" in found.stdout
+    assert "File too large; 4,096 rows are kept; `resume=True` continues from them" in found.stdout
     assert found.stderr == ""
     assert (read_unfinished(tmp_path / "a.h5").read("features/x", 4096) == 1).all()
 
@@ -158,9 +158,9 @@ def test_verify_says_where_a_store_is_damaged(make_store):
     assert verify(path) == 1
     with h5py.File(path, "r+") as file:
         file["features/embedding"][17] = 0
-    with pytest.raises(InputError, match=r"rows 0 to 999 of /features/embedding are not what was written"):
+    with pytest.raises(InputError, match=r"rows 0 to 999 of /features/embedding do not match their digest"):
         verify(path)
-    with pytest.raises(InputError, match=r"rows 0 to 999 of /features/embedding are not what was written"):
+    with pytest.raises(InputError, match=r"rows 0 to 999 of /features/embedding do not match their digest"):
         _ = read_features(str(path)).features[500:501]
 
 
@@ -169,7 +169,7 @@ def test_labels_and_texts_are_compared_whenever_they_are_read(make_store, name, 
     path = make_store(np.ones((3, 2)), [0, 0, 1], split=["train"] * 3)
     with h5py.File(path, "r+") as file:
         file[name][0] = value
-    with pytest.raises(InputError, match=f"is damaged: /{name} is not what was written"):
+    with pytest.raises(InputError, match=f"is damaged: /{name} does not match its digest"):
         read_features(str(path))
 
 

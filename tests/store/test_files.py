@@ -53,5 +53,5 @@ def test_a_folder_that_goes_away_is_one_error(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_device_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="pipe is a pipe or a device; give the name of a file"):
+    with pytest.raises(OutputError, match="pipe is a pipe or a device; give a file name"):
         check_output(tmp_path / "pipe", overwrite=True)

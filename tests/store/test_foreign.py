@@ -83,9 +83,9 @@ def test_options_name_the_columns(tmp_path, name):
             r"numbers are in d0 ... d2, age; say which are features, .*\(features='d\*'\)",
         ),
         ({**NUMBERED, "e1": [1] * 6, "e2": [1] * 6}, "", r"numbers are in d0 ... d2, e1 ... e2; say which"),
-        ({"label": Y, "note": Y}, "", "no column holds numbers besides the label; there are: label, note"),
-        ({"d0": [1] * 6}, "", r"no column has a usual name for label; there are: d0; say which, as in .*\(label='COLUMN'\)"),
-        (NUMBERED, "(features='e*')", r"no column of features matches 'e\*'; there are: d0, d1, d2"),
+        ({"label": Y, "note": Y}, "", "no numeric column besides the label; there are: label, note"),
+        ({"d0": [1] * 6}, "", r"no column has a common name for label; there are: d0; specify one, as in .*\(label='COLUMN'\)"),
+        (NUMBERED, "(features='e*')", r"no feature column matches 'e\*'; there are: d0, d1, d2"),
         (NUMBERED, "(label='lable')", "no column for label 'lable'; did you mean 'label'"),
         ({**NUMBERED, "d3": ["n/a", *"12345"]}, "", r"row 0 of d3 \(counted from 0\) holds 'n/a', which is not a number"),
         ({**NUMBERED, "id": [0, 1, 2, 3, 4, 4]}, "", "ids must be unique; 1 of 6 are repeated"),
@@ -175,7 +175,7 @@ def test_pairs_of_tensors(tmp_path):
 def test_tensors_by_name(tmp_path):
     torch.save({"early": torch.zeros(6, 2), "late": torch.from_numpy(X), "labels": Y.tolist()}, tmp_path / "a.pt")
     check(read_features(f"{tmp_path / 'a.pt'}(features='late')"))
-    with pytest.raises(InputError, match=r"none has a usual name for features; it holds early, late, labels; say which"):
+    with pytest.raises(InputError, match=r"none has a common name for features; it holds early, late, labels; say which"):
         read_features(str(tmp_path / "a.pt"))
 
 
@@ -187,8 +187,8 @@ class Harmful:
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        (torch.zeros(3, 2), r"holds features without labels; give both as X.pt,y.pt"),
-        ({"X": torch.zeros(3, 2)}, "none has a usual name for label"),
+        (torch.zeros(3, 2), r"contains features without labels; give both as X.pt,y.pt"),
+        ({"X": torch.zeros(3, 2)}, "none has a common name for label"),
         (
             {"X": torch.zeros(3, 2), "y": Harmful()},
             "a.pt holds other things than tensors and plain values, which are not unpickled",
@@ -367,7 +367,7 @@ def large_chunks(file):
     ("edit", "message"),
     [
         (categories_in_themselves, "/obs/label/categories is not a data set"),
-        (codes_that_are_no_places, "the codes of /obs/label must be whole numbers from -1 to 1"),
+        (codes_that_are_no_places, "the codes of /obs/label must be integers from -1 to 1"),
         (long_labels, "/labels has a text of 1,048,577 bytes; at most 1,048,576 are read"),
         (large_chunks, "/features has chunks of 256,000,000 bytes"),
     ],
@@ -459,7 +459,7 @@ def test_options_of_a_store(make_store):
 
 
 def test_layers_of_a_table(tmp_path):
-    with pytest.raises(UsageError, match="has no layers to choose from; leave out `layers=`"):
+    with pytest.raises(UsageError, match="has no layers to choose from; omit `layers=`"):
         read_features(table(tmp_path, "v.csv", NUMBERED), layer="a")
 
 
@@ -510,7 +510,7 @@ def test_an_archive_with_a_false_directory(tmp_path):
 
 def test_an_archive_compressed_in_another_way(tmp_path):
     npz(tmp_path / "a.npz", (1, 1), size=2**20, compress=zipfile.ZIP_LZMA)
-    with pytest.raises(InputError, match="is compressed in a way that NumPy and torch do not write"):
+    with pytest.raises(InputError, match="uses a compression that NumPy and torch do not write"):
         read_features(str(tmp_path / "a.npz"))
 
 

@@ -132,7 +132,7 @@ def no_values(file, folder):
         (no_values, "/labels has no values"),
         (external_storage, "/features/emb lies in other files, which are not read"),
         (virtual, "/features/emb lies in other files, which are not read"),
-        (external_link, "/features/emb is a link to another place, which is not followed"),
+        (external_link, "/features/emb is a link, which is not followed"),
         (external_group, "/features is a link to another place"),
         (external_digests, "/digests is a link to another place"),
         (soft_link, "/ids is a link to another place"),

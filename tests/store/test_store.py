@@ -164,7 +164,7 @@ def test_link_is_followed(make_store, tmp_path):
 
 @pytest.mark.parametrize("name", ["bad\0name", "bad\udcffname"])
 def test_text_that_a_store_cannot_hold(tmp_path, name):
-    with pytest.raises(InputError, match="text has to be UTF-8 without NUL"):
+    with pytest.raises(InputError, match="text must be UTF-8 without NUL"):
         StoreWriter(tmp_path / "a.h5", labels=[0], class_names=[name], ids=["a"], split=None, provenance=Provenance())
     assert list(tmp_path.iterdir()) == []
 
@@ -390,12 +390,12 @@ def test_npy_pair(tmp_path):
         ({"X": np.zeros((3, 2))}, "has no y; it holds X; an archive needs X"),
         ({"X": np.zeros((0, 2)), "y": np.zeros(0, np.int64)}, "has no rows"),
         ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X must be numbers of shape \(N, D\)"),
-        ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels must be whole numbers or text"),
+        ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels must be integers or text"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b"]}, "label 2 has no name among 2"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b", "a"]}, "class_names must be distinct"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": "abc"}, "class_names must be distinct, in one row"),
-        ({"X": np.zeros((3, 2)), "y": [0, np.inf, 1]}, "labels must be whole numbers or text, got float64"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1e300, 1]}, "labels must be whole numbers or text"),
+        ({"X": np.zeros((3, 2)), "y": [0, np.inf, 1]}, "labels must be integers or text, got float64"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1e300, 1]}, "labels must be integers or text"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 1], "ids": ["a", "b", "a"]}, "ids must be unique; 1 of 3 are repeated"),
         ({"X": np.zeros((3, 0)), "y": [0, 1, 1]}, "has no rows or no columns"),
         ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X must be numbers of at most 64 bits"),
@@ -468,13 +468,13 @@ def test_unknown_split(make_store):
 
 def test_split_of_features_without(make_store):
     found = read_features(str(make_store(np.zeros((2, 2)), [0, 1])))
-    with pytest.raises(InputError, match="has no splits; leave out `split=test`"):
+    with pytest.raises(InputError, match="has no splits; omit `split=test`"):
         select_split(found, "test")
 
 
 def test_no_label_at_all(make_store):
     found = read_features(str(make_store(np.zeros((2, 2)), [-1, -1])))
-    with pytest.raises(InputError, match="has 2 rows and none of them has a label"):
+    with pytest.raises(InputError, match="has 2 rows, none of them labeled"):
         select_labeled(found)
 
 
