@@ -73,7 +73,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
         for draw, what in (
             (_draw_shares, f"data, channels, KL {each.divergence['target_to_feature']:.3f}"),
             (partial(_draw_matrix, darkest=darkest), "nearest other class"),
-            (partial(_draw_pairs, longest=longest), "confused most"),
+            (partial(_draw_pairs, longest=longest), "most confused"),
         )
     ]
     panels = sheet.arrange(
@@ -84,9 +84,9 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
         notes=[
             *(f"{each.of.name}: {each.finding}." for each in relations if each.finding),
             *notes,
-            "Data, channels: a ring is a class's share of all samples, a dot its share of the activation (KL in nats).",
-            "Confused most: samples of the first class whose nearest other class is the second; in color those that lie "
-            "nearer to it than to their own. Pairs without any are left out.",
+            "Data, channels: the ring is a class's share of the samples, the dot its share of the activation (KL in nats).",
+            "Most confused: samples of the first class whose nearest other class is the second, in color if they are "
+            "nearer to it than to their own. Pairs without any such sample are omitted.",
         ],
     )
     for axes, (each, draw, _) in zip(panels, views, strict=True):

@@ -52,9 +52,9 @@ def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
         titles.append(f"{each.of.name}\n{gained:,} gained\n{lost:,} lost")
     counts = {f"{each.rows:,} rows" if each.rows else "different rows" for each in found}
     most = max(min(len(each.changes), MOST_CLASSES + 1) for each in found)
-    notes = ["From dot to arrowhead; colored where the 95% interval of the difference excludes 0, for all classes at once."]
+    notes = ["Arrows point from dot to arrowhead, colored if the simultaneous 95% interval of the difference excludes 0."]
     if most > MOST_CLASSES:
-        notes.insert(0, "The classes that changed most in either direction are shown.")
+        notes.insert(0, "Only the classes that changed most are shown.")
     there = {_outcome(change) for each in found for change in each.changes}
     legend = [Line2D([], [], color=color, linewidth=1.6, label=name) for name, color in colors.items() if name in there]
     panels = sheet.arrange(

@@ -69,7 +69,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
     several = len(comparisons) > 1
     primary = ", ".join(dict.fromkeys(each.of.result.primary for each in comparisons))
     against = "the first of its run" if several else objectives[0]
-    verdict = f"No difference in {primary} from {against} is called."
+    verdict = f"No significant difference in {primary} from {against}."
     if any(outcome.differs for each, metric in wanted for outcome in each.after[metric].values()):
         verdict = f"* {primary} differs from that of {against}: the simultaneous 95% interval of the difference excludes 0."
     panels = sheet.arrange(
@@ -80,7 +80,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
         notes=[
             f"Small dots: {trials if len(counts) == 1 else 'the'} trials; large dot and bar: mean and its 95% interval."
             if trials > 1
-            else "One trial: no interval can be given, and no difference told from chance.",
+            else "One trial: no interval, so differences cannot be told from chance.",
             *([verdict] if trials > 1 and len(objectives) > 1 else []),
         ],
     )

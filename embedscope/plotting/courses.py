@@ -57,9 +57,9 @@ def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None
     if len(others) == len(pairs):
         return []
     if others:
-        raise UsageError(f"{others[0]} is not a file of measurements, and others are; draw the two kinds one after the other")
+        raise UsageError(f"{others[0]} is not a file of measurements, but other inputs are; draw the two kinds separately")
     if split is not None:
-        raise UsageError("measurements are of rows that were chosen before; leave out `split=`")
+        raise UsageError("the rows of a file of measurements are fixed; leave out `split=`")
     found = [(name, path, read_points(Path(path))) for name, path in pairs]
     known = list(dict.fromkeys(point.layer for _, _, points in found for point in points))
     wanted = [layers] if isinstance(layers, str) else list(layers) or known

@@ -67,13 +67,13 @@ def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
         height=height,
         most=2,
         legend=legend,
-        notes=[*notes, "A class owns the channels that answer most to it; a dead channel has impurity 1 and no owner."],
+        notes=[*notes, "A class owns the channels that respond most to it; a dead channel has impurity 1 and no owner."],
     )
     low = min(float(each.impurity.min()) for each in profiles)
     bins = np.linspace(low - 0.05 * (1 - low), 1.0, 31)
     for color, each in zip(colors, profiles, strict=True):
         panels[0].hist(each.impurity, bins=bins.tolist(), histtype="step", color=color, linewidth=1.2)
-    panels[0].set(xlabel="0: answers to one class", ylabel="channels", xlim=(bins[0], 1 + 0.02 * (1 - bins[0])))
+    panels[0].set(xlabel="0: responds to one class", ylabel="channels", xlim=(bins[0], 1 + 0.02 * (1 - bins[0])))
     panels[0].locator_params(axis="y", integer=True)
     panels[0].locator_params(axis="x", nbins=max(2, int(sheet.panel[0] / sheet.lines(4))))
     _draw_owned(sheet, panels[1], profiles, colors, named=named)

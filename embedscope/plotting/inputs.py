@@ -274,9 +274,9 @@ def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tup
     heads = [each.features.provenance.finetune for each in embeddings]
     seeds = {head.seed for head in heads if head is not None and head.seed is not None}
     if seeds:
-        notes.append(f"After training: one trial of each objective, of seed {', '.join(map(str, sorted(seeds)))}.")
+        notes.append(f"After training: one trial per objective, seed {', '.join(map(str, sorted(seeds)))}.")
     if any(drawn and len(each.shown) < len(each.features.labels) for each in embeddings):
-        notes.append("Of more samples, every class keeps its share.")
+        notes.append("Subsampled with each class in proportion.")
     heading = what
     titles: list[list[str]] = [[] for _ in embeddings]
     for facts in (layers, counts):

@@ -209,7 +209,7 @@ def issues(
     check_whole("most", most, low=1)
     wanted = [kinds] if isinstance(kinds, str) else list(kinds)
     if not wanted:
-        raise UsageError(f"kinds has to name at least one of {', '.join(KINDS)}")
+        raise UsageError(f"`kinds=` must name at least one of {', '.join(KINDS)}")
     for name in wanted:
         check_choice("kind of issue", name, KINDS)
     return [_gallery(each, most, wanted, images, seed) for each in inputs]
@@ -261,7 +261,7 @@ def _images(each: Embedding, ids: Sequence[str], images: str | None) -> tuple[di
         except EmbedscopeError:  # it could be read when it was extracted from; the picture does without it
             continue
         if item is not None and not hasattr(item, "thumbnail"):
-            return {}, f"no images: {location} holds no pictures"
+            return {}, f"no images: {location} contains no pictures"
         if item is not None:
             found[name] = visible(item)
             found[name].thumbnail((_SIDE, _SIDE))

@@ -174,7 +174,7 @@ def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
 def check_coordinates(path: Path) -> None:
     """Raise UsageError for a suffix other than .csv."""
     if path.suffix.lower() != ".csv":
-        raise UsageError(f"coordinates are a table: '{path}' has to end with .csv")
+        raise UsageError(f"coordinates are written as a table: '{path}' must end in .csv")
 
 
 def write_coordinates(path: Path, layouts: Mapping[str, Sequence[Layout]]) -> None:
@@ -203,19 +203,19 @@ def read_coordinates(path: Path) -> Coordinates:
             reader = csv.DictReader(file)
             lacking = [name for name in COLUMNS if name != "label" and name not in (reader.fieldnames or ())]
             if lacking:
-                raise InputError(f"{path} has no column {', '.join(lacking)}; coordinates have {', '.join(COLUMNS)}")
+                raise InputError(f"{path} has no column {', '.join(lacking)}; the columns of coordinates are {', '.join(COLUMNS)}")
             for line in reader:
                 name, source, kind = (unguarded(line[column] or "") for column in ("id", "input", "kind"))
                 ids = found.setdefault((source, kind), {})
                 if name in ids:
-                    raise InputError(f"{path}, line {reader.line_num}: id '{name}' is there twice")
+                    raise InputError(f"{path}, line {reader.line_num}: duplicate id '{name}'")
                 try:
                     point = float(line["x"]), float(line["y"])
                 except (TypeError, ValueError):
                     point = np.nan, np.nan
                 if not np.isfinite(point).all():
                     got = f"{line['x']}, {line['y']}"
-                    raise InputError(f"{path}, line {reader.line_num}: x and y have to be finite numbers, got {got}")
+                    raise InputError(f"{path}, line {reader.line_num}: x and y must be finite numbers, got {got}")
                 ids[name] = point
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
@@ -234,12 +234,12 @@ def given_layouts(inputs: Sequence[Embedding], coordinates: Coordinates, path: P
         points = coordinates.get((each.name, kind))
         if points is None:
             there = "; ".join(f"{its} of {name}" for name, its in coordinates) or "none"
-            raise InputError(f"{path} has no coordinates by {kind} of {each.name}; it has {there}")
+            raise InputError(f"{path} has no {kind} coordinates of {each.name}; it has {there}")
         place = {str(name): row for row, name in enumerate(each.features.ids)}
         if strangers := [name for name in points if name not in place]:
             raise InputError(
                 f"{path}: {len(strangers)} of {len(points)} ids are not labeled rows of {each.name}, such as "
-                f"'{strangers[0]}'; coordinates belong to the rows that they were made from"
+                f"'{strangers[0]}'; coordinates must be of the same rows"
             )
         order = sorted(points, key=place.__getitem__)
         shown = replace(each, shown=np.array([place[name] for name in order], dtype=np.int64))

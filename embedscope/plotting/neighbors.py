@@ -78,9 +78,9 @@ def draw_neighbors(sheet: Sheet, profiles: Sequence[NeighborProfile]) -> None:
         most=columns,
         notes=[
             *notes,
-            "Accuracy: of the vote of a sample's k nearest others. Band: from the 10th to the 90th percentile of the classes; "
+            "Accuracy: vote of the k nearest other samples. Band: from the 10th to the 90th percentile of the classes; "
             "dotted: the lowest class.",
-            f"Occurrences of a row: how many others have it among their {profiles[0].counted} nearest; dashed: the mean. "
+            f"Occurrences: how many other rows have a row among their {profiles[0].counted} nearest; dashed: the mean. "
             "Antihubs have none.",
         ],
     )

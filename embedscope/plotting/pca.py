@@ -32,12 +32,12 @@ def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
             names = f"component 1 ({100 * shares[0]:.0f}%)", f"component 2 ({100 * shares[1]:.0f}%)"
             return Layout(each, points, "PCA", names, _MADE)
         names = f"components 1, 2 ({100 * shares.sum():.0f}%)", ""
-        return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"turned onto {anchors.name} (Procrustes)")
+        return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"aligned with {anchors.name} (Procrustes)")
 
     return laid_out(inputs, project, "PCA")
 
 
-_MADE = "In brackets: the share of the variance."
+_MADE = "In brackets: share of the variance."
 
 
 def components(rows: Array, count: int, seed: int) -> tuple[Array, Array]:

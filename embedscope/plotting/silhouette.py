@@ -59,10 +59,10 @@ def draw_silhouettes(sheet: Sheet, profiles: Sequence[SilhouetteProfile]) -> Non
     ]
     most = max(min(len(each.classes), MOST_CLASSES + 1) for each in profiles)
     if most > MOST_CLASSES:
-        notes.insert(0, "The best and the worst classes are shown; gray in the middle: the values of all others, sorted.")
+        notes.insert(0, "Only the best and worst classes are shown; gray in the middle: all others, sorted.")
     height = max(0.75 * sheet.width.tallest, sheet.lines(1.15 * most + 5))
     panels = sheet.arrange(
-        titles, heading=heading, height=height, names=_NAMES, notes=[*notes, "Dashed: the mean of all samples."]
+        titles, heading=heading, height=height, names=_NAMES, notes=[*notes, "Dashed: the mean over all samples."]
     )
     low = min(float(each.values.min()) for each in profiles)
     high = max(float(each.values.max()) for each in profiles)

@@ -58,7 +58,7 @@ def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
         )
         for color, title, each in zip(colors, titles, spectra, strict=True)
     ]
-    notes.append("Dashed: 90, 95 and 99% of the variance; in the legend: how many components hold them.")
+    notes.append("Dashed: 90, 95 and 99% of the variance; in the legend: the number of components needed.")
     panels = sheet.arrange(
         ["cumulative share", "eigenvalues over their sum"], heading=heading, aspect=0.8, most=2, legend=legend, notes=notes
     )

@@ -81,7 +81,7 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
         aspect=0.85,
         notes=[
             f"Line: mean over {trials} trials; band: one standard deviation to either side." if trials > 1 else "One trial.",
-            "Of each objective its terms, before they are weighted, and in black the weighted sum.",
+            "Terms of each objective before weighting; black: the weighted sum.",
         ],
     )
     for axes, panel, limits in zip(panels, lines, bounded, strict=True):

@@ -48,7 +48,7 @@ def tsne(inputs: Sequence[Embedding], *, seed: int = 0, perplexity: float = 30.0
             "t-SNE",
             ("t-SNE 1", "t-SNE 2"),
             f"{library}, perplexity {feasible:.3g}, seed {seed}.",
-            "" if anchors is None else f"started from the layout of {anchors.name} and turned onto it",
+            "" if anchors is None else f"initialized from the layout of {anchors.name} and aligned with it",
         )
 
     return laid_out(inputs, project, "t-SNE")

@@ -296,7 +296,7 @@ BAD = [
     ("finetune {store} -o {new} --memory lots", 2, "cannot read the size 'lots'"),
     ("extract {net}:DigitNet {digits} -o {new} --head nowhere", 1, "no such file: nowhere"),
     ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head that finetune wrote"),
-    ("plot {store} -o {new}.jpg", 2, "the name has to end with .png, .svg, .pdf"),
+    ("plot {store} -o {new}.jpg", 2, "the name must end in .png, .svg, .pdf"),
     ("plot {store} -o {new}.png -k tsn", 2, "no kind of plot 'tsn'; did you mean 'tsne'?"),
     ("plot {nan} -o {new}.png", 1, "hold NaN or infinite values"),
 ]

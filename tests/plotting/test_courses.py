@@ -55,11 +55,11 @@ def test_metrics_are_chosen(path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"kind": "tsne"}, InputError, "tsne is of features, and a file of measurements has none"),
+        ({"kind": "tsne"}, InputError, "tsne needs features, and a file of measurements has none"),
         ({"layers": "fcc"}, UsageError, "did you mean 'fc'"),
         ({"split": "test"}, UsageError, "leave out `split=`"),
         ({"metrics": "class_kl"}, InputError, "no metric in these files 'class_kl'"),
-        ({"output": "page.html"}, UsageError, "a page is made of features"),
+        ({"output": "page.html"}, UsageError, "a page needs features"),
     ],
     ids=str,
 )
@@ -70,7 +70,7 @@ def test_what_cannot_be_drawn(path, options, error, message):
 
 def test_files_of_measurements_are_drawn_on_their_own(path, make_store, blobs):
     store = make_store(*blobs)
-    with pytest.raises(UsageError, match=r"store\.h5 is not a file of measurements, and others are"):
+    with pytest.raises(UsageError, match=r"store\.h5 is not a file of measurements, but other inputs are"):
         plot([str(path), str(store)])
 
 

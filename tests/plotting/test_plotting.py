@@ -94,8 +94,8 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
         ({"max_points": 2}, "a picture needs at least 3 points"),
         ({"width": "colum"}, "no width 'colum'; did you mean 'column'"),
         ({"form": "jpg"}, "no form 'jpg'"),
-        ({"coordinates": "a.tsv"}, "'a.tsv' has to end with .csv"),
-        ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' has to end with .csv"),
+        ({"coordinates": "a.tsv"}, "'a.tsv' must end in .csv"),
+        ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' must end in .csv"),
         ({"kinds": ["tsne(perplexity='a')"]}, "perplexity has to be a number above 0, got a"),
         ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity has to be a number above 0, got -3"),
         ({"kinds": ["umap(neighbors='a')"]}, "neighbors has to be a whole number from 2, got 'a'"),
@@ -108,7 +108,7 @@ def test_bad_options(make_store, blobs, tmp_path, options, message):
 
 
 def test_other_suffix(tmp_path):
-    with pytest.raises(UsageError, match=r"the name has to end with .png, .svg, .pdf"):
+    with pytest.raises(UsageError, match=r"the name must end in .png, .svg, .pdf"):
         plot(["nowhere.h5"], tmp_path / "a.jpg")
 
 
@@ -147,7 +147,7 @@ def test_a_folder_drawn_again_holds_what_was_asked_for(make_store, blobs, tmp_pa
     assert {path.stem for path in out.iterdir()} == {"pca", "pca-2", "gini", "tsne", "mine", "silhouette", "spectrum"}
     plot([store], out, kinds=["pca"], form="png", overwrite=True, say=said.append)
     assert {path.stem for path in out.iterdir()} == {"pca", "tsne", "mine", "silhouette"}
-    assert {text.removesuffix(", which was drawn before") for text in said} >= {f"removed {out / f'gini.{form}'}"}
+    assert {text.removesuffix(", drawn by an earlier run") for text in said} >= {f"removed {out / f'gini.{form}'}"}
 
 
 def test_a_class_has_one_color_in_every_split(make_store, blobs, tmp_path):

@@ -234,7 +234,7 @@ def test_without_plotly(make_store, blobs, tmp_path, monkeypatch):
 
 
 def test_a_script_that_would_end_its_element_is_refused():
-    with pytest.raises(ValueError, match="cannot stand in a page"):
+    with pytest.raises(ValueError, match="cannot be embedded in a page"):
         document.page("", {}, "'</SCRIPT>'")
 
 
@@ -254,9 +254,9 @@ def test_fifty_thousand_points_stay_small(tmp_path):
     [
         (
             {"kinds": ["pca", "silhouette"]},
-            "a page shows what suits its inputs without being asked, so leave out `kinds=silhouette`",
+            "a page includes every other applicable view by default; leave out `kinds=silhouette`",
         ),
-        ({"width": "slide"}, "`width=slide` is for pictures"),
+        ({"width": "slide"}, "`width=slide` applies to pictures"),
     ],
 )
 def test_options_that_a_page_does_not_have(make_store, blobs, tmp_path, options, message):
@@ -290,8 +290,8 @@ def test_a_page_of_given_coordinates_shows_their_rows(make_store, blobs, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["silhouette"], "coordinates": "a.csv"}, "`coordinates=` is of kinds with coordinates, and none is chosen"),
-        ({"form": "svg"}, "`form=svg` is of the pictures in a folder; a.png says its own"),
+        ({"kinds": ["silhouette"], "coordinates": "a.csv"}, "`coordinates=` applies to kinds with coordinates, and none is drawn"),
+        ({"form": "svg"}, "`form=svg` sets the format of pictures in a folder; a.png already sets its format"),
     ],
 )
 def test_options_that_would_do_nothing(make_store, blobs, tmp_path, options, message):
