@@ -114,11 +114,11 @@ def class_changes(pair: tuple[FeatureSet, FeatureSet], distance: str, *, same: b
         return Changes((), None, [f"silhouette: {error}"])
     rows = [_in_memory(each) for each in pair]
     lacking = any(each is None for each in rows)
-    notes = ["the features do not fit in memory: changes of classes have no intervals"] if lacking else []
+    notes = ["the features do not fit in memory: class changes have no intervals"] if lacking else []
     means = [_means(each, one.per_sample) for each, one in zip(pair, found, strict=True)]
     shared = [name for name in means[0] if name in means[1]]
     if not shared:
-        notes.append("no class is in both embeddings")
+        notes.append("the embeddings have no class in common")
     reach = _Reach(pair, rows, labels, found, distance, len(shared), same=same)
     changes = []
     for name in shared:

@@ -95,7 +95,7 @@ def _not_separated(sides: Sides) -> list[Finding]:
         Finding(
             "not_separated",
             "high",
-            f"The classes are hardly separated: {_share(wrong, total)} of the samples lie nearer to another class than to "
+            f"The classes are barely separated: {_share(wrong, total)} of the samples lie nearer to another class than to "
             "their own",
             {"wrong": wrong, "samples": total, "share": wrong / total, "ci95": list(interval)},
             "Check that labels and features belong to the same rows, or score another layer",
@@ -137,7 +137,7 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
     hits, back = sides.towards[pair], sides.towards[pair[::-1]]
     total, others = sides.total[one], sides.total[other]
     text = (
-        f"Classes {one} and {other} run into each other: {hits:,} of {total:,} samples of {one} lie nearer to {other} "
+        f"Classes {one} and {other} overlap: {hits:,} of {total:,} samples of {one} lie nearer to {other} "
         f"({_share(hits, total)})"
     )
     if wilson_interval(sides.surely[pair[::-1]], others)[0] > _CONFUSED:
@@ -159,7 +159,7 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
             "samples_of_other": others,
             "more_pairs": more,
         },
-        f"Look at samples of {one} near {other}: they may be mislabeled, or the features may lack what tells them apart",
+        f"Inspect the samples of {one} near {other}: they may be mislabeled, or the features may not tell the classes apart",
         0.5 + low / 2,
     )
 
@@ -179,7 +179,7 @@ def _scattered(sides: Sides) -> list[Finding]:
                     f"Class {name} is scattered: {_share(wrong, total)} of its {total:,} samples lie nearer to other classes "
                     f"({first_names(nearest)})",
                     {"class": name, "wrong": wrong, "samples": total, "share": wrong / total, "ci95": list(interval)},
-                    f"Look at the samples of {name} with the lowest silhouettes",
+                    f"Inspect the samples of {name} with the lowest silhouettes",
                     0.5 + interval[0] / 2,
                 )
             )
@@ -200,9 +200,9 @@ def small_classes(scores: Scores) -> list[Finding] | None:
         Finding(
             "small_classes",
             "low",
-            f"{which}: {whose} own values say little",
+            f"{which}: {whose} per-class values are unreliable",
             {"classes": few, "fewest": min(counts.values())},
-            "Add samples, or leave these classes out of a comparison",
+            "Add samples, or leave these classes out of comparisons",
             len(few) / len(counts),
         )
     ]

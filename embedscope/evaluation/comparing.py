@@ -69,7 +69,7 @@ def pair_differences(first: Scores, second: Scores) -> list[Difference]:
         if interval is not None:
             note = None
             if first.samples != second.samples and before.pseudo_values is not None:
-                note = f"measured on {first.samples:,} and {second.samples:,} samples; intervals are corrected for that"
+                note = f"measured on {first.samples:,} and {second.samples:,} samples; the intervals account for this"
             gap = after.value - before.value
             found.append(Difference(key, first.name, second.name, gap, interval, order is not None, note))
     return found

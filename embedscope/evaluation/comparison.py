@@ -142,7 +142,7 @@ def sides_column(scores: Sequence[Scores], comparisons: Sequence[Comparison]) ->
 def _on_common(difference: Difference, pairing: Pairing) -> Difference:
     if pairing.whole:
         return difference
-    return replace(difference, note=f"on the {len(pairing.first):,} rows that both have")
+    return replace(difference, note=f"on the {len(pairing.first):,} rows in both")
 
 
 def _structure(first: FeatureSet, second: FeatureSet, seed: int) -> tuple[float | None, float | None, int, list[str]]:

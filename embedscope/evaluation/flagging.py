@@ -79,7 +79,7 @@ def mislabeled_rows(features: FeatureSet, checked: LabelsChecked) -> list[Issue]
         votes = int((features.labels[near[:_VOTES]] == better).sum())
         why = (
             f"{votes} of {min(_VOTES, len(near))} nearest are {name}; linear probe {float(checked.probe[place, column]):.2f}; "
-            f"{float(checked.check.sure[place]):.2f} in all"
+            f"{float(checked.check.sure[place]):.2f} combined"
         )
         row = int(checked.positions[place])
         shown = agreeing if len(agreeing) else near
@@ -120,7 +120,7 @@ def outlying_rows(features: FeatureSet, neighbors: Neighbors, found: Outliers) -
     rows = []
     for row in found.found.nonzero().squeeze(1).tolist():
         ratio = float(found.ratio[row])
-        why = f"{ratio:.1f} times as far from its nearest as is usual"
+        why = f"{ratio:.1f} times the usual distance to its nearest neighbors"
         rows.append(_issue(features, row, "outlier", 1 - 1 / ratio, "", neighbors.indices[row].tolist(), why))
     return rows
 

@@ -64,16 +64,16 @@ def with_interval(
         return _noted(measurement, _why_none(measurement, metric, rows, labels, seed))
     if metric.declared.pseudo_values is None:
         if not isinstance(rows, torch.Tensor):
-            return _noted(measurement, "no interval: the features do not fit in memory, and would have to be read 50 times")
+            return _noted(measurement, "no interval: the features do not fit in memory and would have to be read 50 times")
         values = _without_groups(metric, result, rows, labels, seed, stratified=ci == "fixed")
         groups = None
     else:
         if not isinstance(rows, torch.Tensor) and result.per_sample is not None:
-            return _noted(measurement, "no interval: the features do not fit in memory; a sample of them gives one")
+            return _noted(measurement, "no interval: the features do not fit in memory; measure a sample to get one")
         values = metric.declared.pseudo_values(rows, labels, result, fixed=ci == "fixed", **metric.options)
         groups = labels if ci == "fixed" else None
     if values is None or not bool(torch.isfinite(values).all()):
-        return _noted(measurement, "no interval: the metric is undefined without some of the samples")
+        return _noted(measurement, "no interval: the metric is undefined when some of the samples are left out")
     if not metric.declared.extrapolates:
         values = values + (result.value - values.mean())
     found = statistics.mean_with_error(values, groups)
@@ -143,7 +143,7 @@ def estimated(measurement: Measurement, per_sample: Tensor, labels: Tensor, anch
         note = f"no estimate: {missing} classes have no row among the {len(anchors):,} that were drawn"
         return replace(measurement, value=None, note=note)
     mean, interval = statistics.stratified_mean(per_sample[~left_out], whose[~left_out], measured)
-    note = f"estimated from {len(anchors):,} of {len(labels):,} samples, drawn class by class, against all rows"
+    note = f"estimated from a stratified sample of {len(anchors):,} of {len(labels):,} rows, against all rows"
     previous = measurement.note
     return replace(
         measurement,

@@ -157,7 +157,7 @@ def merge(paths: Sequence[str | Path]) -> MergedTable:
             key = row.name, row.source, row.layer
             found[key] = (row if key not in found else _joined(*found[key], row, str(path))), str(path)
     if not found:
-        raise InputError("there is nothing to merge: the files hold no results")
+        raise InputError("nothing to merge: the files contain no results")
     rows, better = _columned([row for row, _ in found.values()])
     return MergedTable(tuple(rows), better)
 
@@ -168,12 +168,12 @@ def read_rows(path: Path) -> list[MergedRow]:
         path = path / "run.json"
     check_file(path)
     if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path} is larger than any scores; give what embedscope score prints as JSON")
+        raise InputError(f"{path} is too large for a file of scores; give the JSON output of embedscope score")
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
     except (ValueError, RecursionError) as error:
         reason = "it is empty" if not path.stat().st_size else str(error).partition("\n")[0]
-        raise InputError(f"{path} is not JSON, as embedscope score prints ({reason})") from error
+        raise InputError(f"{path} is not JSON as printed by embedscope score ({reason})") from error
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema == SCORE:
         scores: _Scores = typed.read(_Scores, document, f"{path}: scores")
@@ -182,11 +182,11 @@ def read_rows(path: Path) -> list[MergedRow]:
         run: _Finetuning = typed.read(_Finetuning, document, f"{path}: run")
         return [_of_objective(each, run.data, path) for each in run.objectives]
     what = f"has the schema {str(schema)[:60]!r}" if schema is not None else "has no schema"
-    raise InputError(f"{path} {what}; what can be merged are {SCORE} (of score) and {FINETUNE} (run.json of finetune)")
+    raise InputError(f"{path} {what}; expected {SCORE} (from score) or {FINETUNE} (run.json from finetune)")
 
 
 def _refused(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _of_objective(objective: _Objective, data: _Data, path: Path) -> MergedRow:
@@ -200,8 +200,8 @@ def _joined(row: MergedRow, path: str, other: MergedRow, where: str) -> MergedRo
     differing += [key for key, each in other.metrics.items() if key in row.metrics and each != row.metrics[key]]
     if differing:
         raise InputError(
-            f"{path} and {where} both hold {row.name} ({row.source}, layer {row.layer}) and differ in {', '.join(differing)}; "
-            "leave one out, or score one of them under another name, as in late2=late.h5"
+            f"{path} and {where} both contain {row.name} ({row.source}, layer {row.layer}) but differ in {', '.join(differing)}"
+            "; leave one out, or score one of them under another name, such as late2=late.h5"
         )
     return replace(row, metrics={**row.metrics, **other.metrics})
 

@@ -126,7 +126,7 @@ def check_ranked(metrics: Sequence[str]) -> Better:
     if better is None:
         others = [each for each in metrics[1:] if direction(each) is not None]
         instead = f"name {' or '.join(others)} first" if others else "rank by silhouette, for example"
-        raise UsageError(f"layers cannot be ranked by {metrics[0]}, of which neither more nor less is better; {instead}")
+        raise UsageError(f"layers cannot be ranked by {metrics[0]}, which has no better direction; {instead}")
     return better
 
 
@@ -139,13 +139,13 @@ def _ranked(entry: Scores, key: str, difference: tuple[float, float] | None) -> 
 def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | None, str]:
     """Choose among layers in order: a place and the sentence that says why."""
     if not layers:
-        return None, f"take none: {key} is undefined in all layers"
+        return None, f"no choice: {key} is undefined in all layers"
     best = layers[0]
-    first = f"take {best.name} ({best.dimensions:,} dimensions)"
+    first = f"use {best.name} ({best.dimensions:,} dimensions)"
     if len(layers) == 1:
         return 0, f"{first}: it is the only layer"
     if all(each.difference is None for each in layers):
-        return 0, f"{first}: the best {key}; it has no intervals, so that no smaller layer can be told to be as good"
+        return 0, f"{first}: the best {key}; without intervals, no smaller layer can be shown to be as good"
     as_good = [
         place
         for place, each in enumerate(layers)
@@ -157,7 +157,7 @@ def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | N
         assert chosen.difference is not None
         low, high = chosen.difference
         return take, (
-            f"take {chosen.name} ({chosen.dimensions:,} dimensions): the smallest whose {key} is not significantly worse than "
+            f"use {chosen.name} ({chosen.dimensions:,} dimensions): the smallest whose {key} is not significantly worse than "
             f"that of {best.name} ({best.dimensions:,}); 95% interval of the difference {low:+.4f} to {high:+.4f}"
         )
     smaller = [each for each in layers if each.dimensions < best.dimensions]

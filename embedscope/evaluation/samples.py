@@ -118,7 +118,7 @@ def _opened(
 def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     count = features.features.shape[0]
     if count < 2:
-        raise InputError(f"{features.source} has one row, and issues are found by comparing rows")
+        raise InputError(f"{features.source} has one row, but finding issues takes at least two")
     found = shared_neighbors(features.features, _NEIGHBORS, distance="euclidean", device=device)
     neighbors = replace(found, indices=found.indices.cpu(), distances=found.distances.cpu())
     rows: list[Issue] = []
@@ -165,7 +165,7 @@ def _checked_labels(
     counts = np.bincount(features.labels[features.labels >= 0], minlength=1)
     enough = np.append(counts >= _FOLDS, False)  # the last one is that of -1
     if enough.sum() < 2:
-        raise UndefinedError(f"needs two classes of at least {_FOLDS} rows each, and there {_are(int(enough.sum()))}")
+        raise UndefinedError(f"needs two classes of at least {_FOLDS} rows each, but there {_are(int(enough.sum()))}")
     keep = enough[features.labels]
     chosen = select(features, keep)
     rows = chosen.features
@@ -190,7 +190,7 @@ def _checked_labels(
     )
     small = int(((counts > 0) & ~enough[:-1]).sum())
     whose = "class has" if small == 1 else "classes have"
-    note = f"label: {small:,} {whose} fewer than {_FOLDS} rows, whose labels are not checked" if small else None
+    note = f"label: {small:,} {whose} fewer than {_FOLDS} rows; those labels are not checked" if small else None
     return LabelsChecked(np.flatnonzero(keep), check, indices, names, probe), note
 
 

@@ -156,7 +156,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
     widths, counts = (here.features.shape[1], other.features.shape[1]), (len(here.ids), len(other.ids))
     if widths[0] != widths[1]:
         raise InputError(
-            f"{here.name} has {widths[0]:,} dimensions and {other.name} {widths[1]:,}; a shift is of the same layer"
+            f"{here.name} has {widths[0]:,} dimensions and {other.name} {widths[1]:,}; a shift needs the same layer of both"
         )
     for name, count in zip((here.name, other.name), counts, strict=True):
         if count < LEAST:

@@ -151,7 +151,7 @@ def metric(
     `aliases` is read without importing the file, and so has to be written out as a tuple of texts.
     """
     if unknown := set(invariant) - set(INVARIANCES):
-        raise ValueError(f"unknown invariances {unknown}; known are {INVARIANCES}")
+        raise ValueError(f"unknown invariances {unknown}; expected some of {INVARIANCES}")
 
     def declare(function: F) -> F:
         keywords = plugins.keywords(function)
@@ -206,7 +206,7 @@ def expanded(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list
             found.append(spec)
         elif spec.args or spec.options:
             raise UsageError(
-                f"the set of metrics {spec.name} takes no options; name the metric that they are for, as in gini(dead='ignore')"
+                f"the metric set {spec.name} takes no options; give them to a single metric, such as gini(dead='ignore')"
             )
         else:
             found += [plugins.Spec(name) for name in members(spec.name) or ()]
@@ -223,6 +223,6 @@ def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     for name, value in spec.options.items():
         if not isinstance(value, str | int | float | bool | None):
             raise UsageError(
-                f"option {name} of {spec.name} has to be a number, a text, True, False or None, got {str(value)[:40]}"
+                f"option {name} of {spec.name} must be a number, a string, True, False or None, got {str(value)[:40]}"
             )
     return function, plugins.bind(function, spec, hidden=_PASSED)

@@ -45,7 +45,7 @@ def alignment(features: Rows, labels: Tensor) -> Result:
     left = moments.counts - moments.zeros
     paired = left > 1
     if not bool(paired.any()):
-        raise UndefinedError("no class has two rows with a direction")
+        raise UndefinedError("no class has two nonzero rows")
     # Zero rows were taken as rows at the origin: what they add to the spread is taken away, exactly nothing where none is.
     mean = moments.means * (moments.counts / left.clamp(min=1))[:, None]
     spread = moments.spread - left * moments.zeros / moments.counts * mean.square().sum(dim=1)

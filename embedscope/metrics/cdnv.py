@@ -46,7 +46,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
     moments, labels_of = gatherer.moments, gatherer.classes.labels
     count = len(labels_of)
     if count < 2:
-        raise UndefinedError("there is one class only, and no pair of classes")
+        raise UndefinedError("there is only one class, so no pair of classes")
     if float(moments.counts.max()) == 1:
         raise UndefinedError("every class has one row: there is no spread within classes")
     variance = moments.spread / moments.counts
@@ -56,7 +56,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
         raise UndefinedError("two classes have the same mean: no distance to divide by")
     to_others = ((variance[:, None] + variance) / (2 * squared)).sum(dim=1) / (count - 1)
     alone = int((moments.counts == 1).sum())
-    note = f"{alone} {'class has' if alone == 1 else 'classes have'} one row, and no variance" if alone else None
+    note = f"{alone} {'class has' if alone == 1 else 'classes have'} one row, so no variance" if alone else None
     return Result(
         float(to_others.mean()),
         by_class={"to_others": dict(zip(labels_of.tolist(), to_others.tolist(), strict=True))},

@@ -49,7 +49,7 @@ def davies_bouldin(features: Rows, labels: Tensor) -> Result:
     gatherer = gathered(raw_moments, features, labels)
     moments, classes = gatherer.moments, gatherer.classes
     if len(classes) < 2:
-        raise UndefinedError("there is one class only, and none to compare it with")
+        raise UndefinedError("there is only one class, with none to compare it with")
     if float(moments.counts.max()) == 1:
         raise UndefinedError("every class has one row: there is no spread within classes")
     means = moments.means

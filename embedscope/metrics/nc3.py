@@ -55,7 +55,7 @@ def nc3(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result
     moments = gatherer.moments
     logits = check_logits(logits, len(moments.counts))
     if len(moments.counts) < 2:
-        raise UndefinedError("there is one class only, and nothing between classes")
+        raise UndefinedError("there is only one class, so nothing between classes")
     means = moments.means - moments.means.mean(dim=0)
     if float(means.abs().max()) <= 4 * torch.finfo(means.dtype).eps * moments.largest:
         raise UndefinedError("all class means are equal")
@@ -64,7 +64,7 @@ def nc3(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result
     if head.residual > _EXACT.get(features.dtype, _SINGLE):
         raise UndefinedError(
             f"the logits are not linear in these features (a linear map leaves {head.residual:.2g} of them); "
-            "measure the layer that the classifier reads"
+            "measure the layer that feeds the classifier"
         )
     gap = head.weight / torch.linalg.matrix_norm(head.weight) - means / torch.linalg.matrix_norm(means)
     unused = features.shape[1] - head.rank

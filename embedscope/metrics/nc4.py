@@ -58,7 +58,7 @@ def nc4(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result
     means, index = gatherer.moments.means, gatherer.classes.index
     logits = check_logits(logits, len(means))
     if len(means) < 2:
-        raise UndefinedError("there is one class only: the two always agree")
+        raise UndefinedError("there is only one class: the two always agree")
     center = means.mean(dim=0)
     found = torch.zeros(3, len(labels), dtype=torch.float64, device=means.device)
     for place, rows in over_rows(features, torch.float64, means.device):

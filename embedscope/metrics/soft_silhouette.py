@@ -105,7 +105,7 @@ def soft_silhouette(
     samples = softened(found.own, found.other, found.alone, tau=tau_m)
     below = float((found.other < 0).double().mean())
     note = (
-        f"b(i) < 0 for {below:.1%} of the samples, where the value has no lower bound; softmin='lme' has none of these"
+        f"b(i) < 0 for {below:.1%} of the samples, where the value has no lower bound; softmin='lme' avoids this"
         if below
         else None
     )

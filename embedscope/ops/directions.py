@@ -65,7 +65,7 @@ class Directions:
 
     def _some(self) -> int:
         if self._moments.count < 2:
-            raise UndefinedError("there are fewer than two rows with a direction: the others are zero")
+            raise UndefinedError("fewer than two rows are nonzero")
         return self._moments.count
 
 

@@ -45,7 +45,7 @@ def checked(device: torch.device, tiling: Tiling | None = None) -> bool:
         except Exception as error:
             reason = f"it fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if reason:
-            warnings.warn(f"the fused kernel is not used on {device}, plain torch is: {reason}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"using plain torch instead of the fused kernel on {device}: {reason}", RuntimeWarning, stacklevel=2)
         _CHECKED[str(device)] = not reason
     return _CHECKED[str(device)]
 

@@ -24,5 +24,5 @@ def weights(likelihood: Tensor, eta: float = 1.0, gamma: float = 5.0) -> Tensor:
     """
     eta, gamma = check_number("eta", eta, low=0), check_number("gamma", gamma, low=0)
     if not bool(((likelihood >= 0) & (likelihood <= 1)).all()):
-        raise InputError("likelihoods have to be numbers from 0 to 1")
+        raise InputError("likelihoods must be numbers from 0 to 1")
     return (eta + (1 - likelihood.detach()) ** gamma) / (eta + 1)

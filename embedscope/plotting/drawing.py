@@ -154,9 +154,7 @@ def plot(
             if each.declared.takes == "runs" and not given.runs:
                 raise InputError(f"{each.spec} needs a run directory, which embedscope finetune writes; none was given")
             if given.courses and each.declared.takes != "checkpoints":
-                raise InputError(
-                    f"{each.spec} needs features, and a file of measurements has none; draw it as a trajectory"
-                )
+                raise InputError(f"{each.spec} needs features, and a file of measurements has none; draw it as a trajectory")
             if each.declared.takes == "checkpoints" and len(given.embeddings) < 2 and not given.courses:
                 raise InputError(f"{each.spec} needs two or more checkpoints, in order; only one was given")
     else:

@@ -203,7 +203,9 @@ def read_coordinates(path: Path) -> Coordinates:
             reader = csv.DictReader(file)
             lacking = [name for name in COLUMNS if name != "label" and name not in (reader.fieldnames or ())]
             if lacking:
-                raise InputError(f"{path} has no column {', '.join(lacking)}; the columns of coordinates are {', '.join(COLUMNS)}")
+                raise InputError(
+                    f"{path} has no column {', '.join(lacking)}; coordinates need {', '.join(COLUMNS)}"
+                )
             for line in reader:
                 name, source, kind = (unguarded(line[column] or "") for column in ("id", "input", "kind"))
                 ids = found.setdefault((source, kind), {})

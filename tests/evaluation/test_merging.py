@@ -150,20 +150,20 @@ def test_contradictions_are_refused(files, tmp_path):
     document = json.loads(paths[0].read_text())
     document["results"][1]["metrics"]["gini"]["value"] = 0.5
     (tmp_path / "other.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"a.json and .*other.json both hold late \(.*\) and differ in gini; leave one out"):
+    with pytest.raises(InputError, match=r"a.json and .*other.json both contain late \(.*\) but differ in gini; leave one out"):
         merge([paths[0], tmp_path / "other.json"])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"is not JSON, as embedscope score prints \(it is empty\)"),
+        ("", r"is not JSON as printed by embedscope score \(it is empty\)"),
         ("{", "is not JSON"),
-        ("[1]", "has no schema; what can be merged are"),
-        ('{"schema": "embedscope.score/2"}', r"has the schema 'embedscope.score/2'; what can be merged are embedscope.score/1"),
+        ("[1]", "has no schema; expected"),
+        ('{"schema": "embedscope.score/2"}', r"has the schema 'embedscope.score/2'; expected embedscope.score/1"),
         ('{"schema": "embedscope.score/1"}', "results"),
         ('{"schema": "embedscope.score/1", "results": [{"name": 3}]}', "name"),
-        ('{"schema": "embedscope.score/1", "results": NaN}', "NaN is not a number of JSON"),
+        ('{"schema": "embedscope.score/1", "results": NaN}', "NaN is not a JSON number"),
         ('{"schema": "embedscope.score/1", "results": []}', "nothing to merge"),
     ],
 )

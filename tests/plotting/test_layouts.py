@@ -148,7 +148,7 @@ def test_part_of_the_rows_given_back_is_said(make_store, blobs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,x,y\n", "has no column input, kind; the columns of coordinates are id, label, input, kind, x, y"),
+        ("id,x,y\n", "has no column input, kind; coordinates need id, label, input, kind, x, y"),
         ("id,input,kind,x,y\nrow0,store,pca,1,nan\n", "line 2: x and y must be finite numbers, got 1, nan"),
         ("id,input,kind,x,y\nrow0,store,pca,1\n", "line 2: x and y must be finite numbers, got 1, None"),
         ("id,input,kind,x,y\n" + 2 * "row0,store,pca,1,2\n", "line 3: duplicate id 'row0'"),

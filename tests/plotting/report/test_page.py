@@ -290,7 +290,10 @@ def test_a_page_of_given_coordinates_shows_their_rows(make_store, blobs, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["silhouette"], "coordinates": "a.csv"}, "`coordinates=` applies to kinds with coordinates, and none is drawn"),
+        (
+            {"kinds": ["silhouette"], "coordinates": "a.csv"},
+            "`coordinates=` applies to kinds with coordinates, and none is drawn",
+        ),
         ({"form": "svg"}, "`form=svg` sets the format of pictures in a folder; a.png already sets its format"),
     ],
 )
