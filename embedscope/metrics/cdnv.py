@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     needs=raw_moments,
 )
 def cdnv(features: Rows, labels: Tensor) -> Result:
-    """Class-distance normalized variance: mean over pairs of classes of (s_i² + s_j²) / (2 |mu_i - mu_j|²).
+    """Class-distance normalized variance: mean spread over distance of class pairs.
 
-    s² is the mean squared distance of the rows of a class to its mean; 0 for a class of one row.
+    The mean over pairs of classes of (s_i² + s_j²) / (2 |mu_i - mu_j|²). s² is the mean squared distance of the rows of a class
+    to its mean; 0 for a class of one row.
 
     Args:
         features: (N, D), any float dtype.

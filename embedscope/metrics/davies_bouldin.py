@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     needs=raw_moments,
 )
 def davies_bouldin(features: Rows, labels: Tensor) -> Result:
-    """Overlap of each class with the one it is most similar to: mean over classes of max (s_i + s_j) / |mu_i - mu_j|.
+    """Overlap of each class with its most similar class: mean over classes.
 
-    s is the mean distance of the rows of a class to its mean.
+    The mean over classes of max (s_i + s_j) / |mu_i - mu_j|. s is the mean distance of the rows of a class to its mean.
 
     Args:
         features: (N, D), any float dtype; read twice.

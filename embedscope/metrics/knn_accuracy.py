@@ -38,7 +38,7 @@ def knn_accuracy(
     distance: str = "cosine",
     anchors: Tensor | None = None,
 ) -> Result:
-    """Leave-one-out accuracy of the k nearest neighbors' vote: the share of samples whose class gets the most.
+    """Leave-one-out accuracy of a vote of the k nearest neighbors.
 
     Args:
         features: (N, D), any float dtype, any device.

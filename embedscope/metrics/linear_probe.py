@@ -41,10 +41,11 @@ def linear_probe(
     seed: int = 0,
     anchors: Tensor | None = None,
 ) -> Result:
-    """Out-of-sample accuracy of a linear classifier on the frozen features: logistic regression with an L2 penalty.
+    """Cross-validated accuracy of a linear classifier on the frozen features.
 
-    Cross-fitted: each row is predicted by a probe that was fitted to the other folds, of channels standardized there. All rows
-    that are measured take part, so give one split if the features were trained on the other.
+    Logistic regression with an L2 penalty, cross-fitted: each row is predicted by a probe that was fitted to the other folds,
+    of channels standardized there. All rows that are measured take part, so give one split if the features were trained on the
+    other.
 
     Args:
         features: (N, D), any float dtype.

@@ -31,10 +31,10 @@ _SINGLE = 2e-3
     interval=False,
 )
 def nc3(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result:
-    """Distance between the classifier and the class means (NC3): |W / |W| - M / |M||, Frobenius norms.
+    """Distance between the classifier and the class means (NC3).
 
-    M has the class means about their mean, in which every class counts the same. W, the weights of the classifier, are
-    recovered from the logits by least squares, in the dimensions that the features span.
+    |W / |W| - M / |M|| in Frobenius norms. M has the class means about their mean, in which every class counts the same. W, the
+    weights of the classifier, are recovered from the logits by least squares, in the dimensions that the features span.
 
     Args:
         features: (N, D), any float dtype: what the classifier reads.

@@ -63,10 +63,10 @@ def soft_silhouette(
     normalize: bool = True,
     anchors: Tensor | None = None,
 ) -> Result:
-    """Silhouette with a soft minimum over classes, on unit rows: mean of s(i) = (b - a) / softmax(a, b).
+    """Silhouette of the unit rows with a soft minimum over classes.
 
-    b is a soft minimum of the mean distances to the other classes, and the maximum of a and b is a log-sum-exp. Minus the value
-    is the silhouette loss of the same rows.
+    The mean over samples of s(i) = (b - a) / softmax(a, b). b is a soft minimum of the mean distances to the other classes, and
+    the maximum of a and b is a log-sum-exp. Minus the value is the silhouette loss of the same rows.
 
     Args:
         features: (N, D), any float dtype, any device.

@@ -29,7 +29,7 @@ def _two(**_: Any) -> tuple[int, str]:
     neighbors=_two,
 )
 def two_nn(features: Rows, labels: Tensor, *, discard: float = 0.1) -> Result:
-    """Intrinsic dimension from the ratio of the distances to the two nearest neighbors of each row (TwoNN).
+    """Intrinsic dimension from the distances to the two nearest neighbors (TwoNN).
 
     The slope through the origin of -ln(1 - i / n) on ln(r2 / r1), ratios in ascending order i = 1, 2, ….
 

@@ -33,9 +33,10 @@ def uniformity_pseudo_values(features: Rows, labels: Tensor, result: Result, *, 
     pseudo_values=uniformity_pseudo_values,
 )
 def uniformity(features: Rows, labels: Tensor, *, t: float = 2.0) -> Result:
-    """Log of the mean potential of all pairs of unit rows: ln mean exp(-t |x - y|²).
+    """Log mean Gaussian potential of all pairs of unit rows.
 
-    Exact over all pairs of different rows, whatever their labels: the paper's, and the loss `uniformity`.
+    ln mean exp(-t |x - y|²), exact over all pairs of different rows, whatever their labels: the paper's, and the loss
+    `uniformity`.
 
     Args:
         features: (N, D), any float dtype; zero rows have no direction and are left out.

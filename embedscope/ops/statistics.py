@@ -28,9 +28,7 @@ def stratified_sample(labels: Tensor, size: int, seed: int) -> Tensor:
     """
     classes = present_classes(labels.cpu())
     if size < len(classes):
-        raise UsageError(
-            f"a sample of {size} rows is too small for {len(classes)} classes; it needs one row per class"
-        )
+        raise UsageError(f"a sample of {size} rows is too small for {len(classes)} classes; it needs one row per class")
     if size >= len(labels):
         return torch.arange(len(labels), device=labels.device)
     # One of each class, and the rest by largest remainder of what is left.

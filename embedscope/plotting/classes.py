@@ -1,4 +1,4 @@
-"""Classes among one another: their share of the channels, and who is confused with whom."""
+"""Relations of classes: their share of the channels, and which are confused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ClassRelations:
 
 
 def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
-    """Draw for each input the two histograms, the matrix of nearest other classes, and the pairs that are confused most."""
+    """Draw for each input the two histograms, the matrix of nearest other classes, and the most confused pairs."""
     heading, titles, notes = described("Classes", [each.of for each in relations], drawn=True)
     rows = max(min(max(len(each.classes), len(each.pairs)), MOST_ROWS) for each in relations)
     height = max(0.72 * sheet.width.tallest, sheet.lines(1.2 * rows + 5))
@@ -203,7 +203,7 @@ def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations, *, longest: int) 
 
 @kind("Classes", takes="embeddings", draw=draw_classes)
 def classes(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[ClassRelations]:
-    """Each class's share of the channels against its share of the data, and who is confused with whom.
+    """Share of the channels and of the data by class, and which classes are confused.
 
     Shares are of all rows, from the magnitudes of a layer, if any (arXiv:2202.07073 eqs. 4, 6); nearest other classes
     are those of the silhouette, of the rows that are shown. UndefinedError for fewer than two classes, or dead channels only.

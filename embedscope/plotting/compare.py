@@ -41,7 +41,7 @@ class ClassChanges:
 
 
 def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
-    """Draw a panel per embedding, and in it an arrow per class, from its silhouette in the first one to that in the other."""
+    """Draw one panel per embedding and one arrow per class, from its silhouette in the first embedding to that in the other."""
     from matplotlib.lines import Line2D
 
     first = found[0].first.name
@@ -110,9 +110,10 @@ def _draw(sheet: Sheet, axes: Any, found: ClassChanges, colors: dict[str, str]) 
 
 @kind("Compare", takes="checkpoints", draw=draw_changes)
 def compare(inputs: Sequence[Embedding], *, distance: str = "euclidean") -> list[ClassChanges]:
-    """Silhouette of each class in the first embedding and in each other one, as arrows, the largest gain first.
+    """Change of each class's silhouette from the first embedding, as arrows.
 
-    All rows that both have are compared, as in `score --compare`; `comparison` is for objectives of a run directory.
+    The largest gain comes first. All rows that both have are compared, as in `score --compare`; `comparison` is for objectives
+    of a run directory.
     UndefinedError for fewer than two classes.
     """
     found = []

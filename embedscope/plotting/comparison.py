@@ -56,7 +56,7 @@ class Comparison:
 
 
 def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
-    """Draw a panel a metric, and in it a line an objective: trials, mean and its interval."""
+    """Draw one panel per metric and one line per objective: trials, mean and its interval."""
     from matplotlib.lines import Line2D
 
     objectives = list(dict.fromkeys(name for each in comparisons for after in each.after.values() for name in after))
@@ -126,7 +126,7 @@ def bounds(metric: str) -> tuple[float | None, float | None]:
 
 @kind("Comparison", takes="runs", draw=draw_comparisons)
 def comparison(inputs: Sequence[Run]) -> list[Comparison]:
-    """Metrics after training with each objective: trials, means and their intervals, beside the value before."""
+    """Metrics after training with each objective: trials, means and intervals."""
     found = []
     for run in inputs:
         metrics = dict.fromkeys(metric for each in run.result.objectives for metric in each.summary)

@@ -1,4 +1,4 @@
-"""What a file of measurements says, step by step: written by a Monitor while a model trained, or by `score` of checkpoints."""
+"""A file of measurements, step by step: written by a Monitor while a model trained, or by `score` of checkpoints."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def chosen(courses: Sequence[Course], metrics: Sequence[str]) -> list[Course]:
 
 
 def draw_courses(sheet: Sheet, courses: Sequence[Course]) -> None:
-    """Draw a panel per metric, a line per course over the steps, and the loss last."""
+    """Draw one panel per metric with one line per course over the steps, and the loss last."""
     names = sorted(dict.fromkeys(name for each in courses for name in each.values), key=LOSS.__eq__)
     colors = series(len(courses))
     handles = _handles([each.name for each in courses], colors) if len(courses) > 1 else []

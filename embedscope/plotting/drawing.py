@@ -218,7 +218,7 @@ def plot(
 
 
 def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
-    """Take the kinds that lay rows out, which is what may be chosen of a page."""
+    """Return the kinds that lay rows out, the only ones that can be chosen for a page."""
     maps = [each for each in chosen if each.declared.takes == "points"]
     if named and len(maps) < len(chosen):
         other = next(each.spec for each in chosen if each not in maps)
@@ -265,7 +265,7 @@ def _write_page(
 
 
 def _file_names(chosen: Sequence[Chosen]) -> list[str]:
-    """Name a file a kind: tsne, and tsne-2 where there are two of it."""
+    """Name one file per kind: tsne, and tsne-2 for the second of a kind."""
     names: list[str] = []
     for each in chosen:
         name = each.function.__name__
@@ -275,7 +275,7 @@ def _file_names(chosen: Sequence[Chosen]) -> list[str]:
 
 
 def _palette(given: Given) -> Palette:
-    """Give every class its color; where there are too many, those with the lowest silhouette in the first input."""
+    """Give every class its color; if there are too many, only those with the lowest silhouette in the first input."""
     first = given.embeddings[0]
     worst = worst_classes(first) if len(given.class_names) > MAX_CLASSES else []
     return palette(

@@ -88,7 +88,7 @@ def style() -> dict[str, Any]:
 
 
 def series(count: int) -> list[str]:
-    """Colors for lines and bars, "#rrggbb": `count` of them, from the start again after ten."""
+    """Return `count` colors for lines and bars, "#rrggbb", repeating after ten."""
     known: list[str] = style()["axes.prop_cycle"].by_key()["color"]
     return [known[place % len(known)] for place in range(count)]
 

@@ -1,4 +1,4 @@
-"""Which channel answers to which class."""
+"""Which channel responds to which class."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ChannelProfile:
 
 
 def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
-    """Draw the distribution of impurity over channels, and how many channels each class owns; a color an input."""
+    """Draw the distribution of impurity over channels, and how many channels each class owns; one color per input."""
     from matplotlib.lines import Line2D
 
     heading, titles, notes = described("Gini impurity of the channels", [each.of for each in profiles], drawn=False)
@@ -120,7 +120,7 @@ def _draw_owned(sheet: Sheet, axes: Any, profiles: Sequence[ChannelProfile], col
 
 @kind("Gini", takes="embeddings", draw=draw_channels)
 def gini(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[ChannelProfile]:
-    """Distribution of the Gini impurity over channels, channels owned by each class, dead channels.
+    """Gini impurity of the channels, channels owned by each class, and dead channels.
 
     Of all rows, from the magnitudes of a layer, if any. arXiv:2202.07073 eq. 5.
     """

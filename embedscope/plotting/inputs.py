@@ -100,7 +100,7 @@ class Run:
 
     @cached_property
     def logs(self) -> tuple[tuple[Mapping[str, Sequence[float]], ...], ...]:
-        """An objective each, and in it a trial each: column -> value an epoch, NaN where an epoch has none."""
+        """One list per objective, with one entry per trial: column -> value per epoch, NaN for an epoch without one."""
         source = str(self.result.path)
         return tuple(tuple(read_log(source, trial) for trial in each.trials) for each in self.result.objectives)
 

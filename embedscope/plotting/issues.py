@@ -201,7 +201,7 @@ def issues(
     images: str | None = None,
     seed: int = 0,
 ) -> list[Gallery]:
-    """Rows that need attention, as `score --issues` finds them: images with given and suggested label, copies side by side.
+    """Rows that need attention, as found by `score --issues`, with their images.
 
     At most `most` per input, of `kinds` such as ("label", "outlier"), the worst of each kind. Images are looked for where the
     features were extracted from, or in `images`; without any, ids are listed.
@@ -224,7 +224,7 @@ def _gallery(each: Embedding, most: int, kinds: Sequence[str], images: str | Non
 
 
 def worst(rows: Sequence[Issue], most: int) -> list[Issue]:
-    """Choose at most `most` rows, an equal share of each kind, the worst of it; of a group of copies, one."""
+    """Choose at most `most` rows, an equal share of each kind, worst first, and one row per group of copies."""
     queues = {name: _distinct([each for each in rows if each.kind == name]) for name in KINDS}
     chosen: list[Issue] = []
     while len(chosen) < most and any(queues.values()):
@@ -269,5 +269,5 @@ def _images(each: Embedding, ids: Sequence[str], images: str | None) -> tuple[di
 
 
 def _percent(score: float) -> str:
-    """Write a probability in per cent; nothing is 100% sure."""
+    """Format a probability as a percentage; nothing is 100% sure."""
     return ">99%" if score > 0.99 else f"{score:.0%}"

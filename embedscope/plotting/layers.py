@@ -1,4 +1,4 @@
-"""How metrics move from layer to layer."""
+"""How metrics change from layer to layer."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _area(width: int, narrowest: int, widest: int) -> float:
 
 @kind("Layers", takes="checkpoints", draw=draw_layers)
 def layers(inputs: Sequence[Embedding], *, metrics: str | Sequence[str] = STANDARD, seed: int = 0) -> list[LayerValues]:
-    """Every metric over the layers of a store, or of several, in their order there, and which layer to take.
+    """Metrics over the layers of one or more stores, and which layer to use.
 
     All metrics of all rows; where not all rows are shown, those with a value per sample are estimated from the rows that
     are. Intervals as `score --ci` has them; the seed is theirs.

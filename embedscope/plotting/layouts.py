@@ -31,7 +31,7 @@ _SHARED = 0.5
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the rows that an input shows come to lie.
+    """Where the shown rows of an input are placed.
 
     Attributes:
         of: the input.
@@ -135,7 +135,7 @@ def _about_the_mean(embedding: Embedding) -> Array | None:
 
 
 def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
-    """Draw a panel an input, colored by class; axes have no scale worth reading."""
+    """Draw one panel per input, colored by class; the axes have no meaningful scale."""
     heading, titles, notes = described(layouts[0].title, [each.of for each in layouts], drawn=True)
     colors = sheet.palette
     shown = np.unique(np.concatenate([each.of.labels for each in layouts]))
@@ -178,7 +178,7 @@ def check_coordinates(path: Path) -> None:
 
 
 def write_coordinates(path: Path, layouts: Mapping[str, Sequence[Layout]]) -> None:
-    """Write a row a sample, input and kind: id, label, input, kind, x, y. Named only when it is complete."""
+    """Write one row per sample, input and kind: id, label, input, kind, x, y. Written atomically."""
     with finished(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         write_rows(file, [COLUMNS])
         for kind, found in layouts.items():
@@ -203,9 +203,7 @@ def read_coordinates(path: Path) -> Coordinates:
             reader = csv.DictReader(file)
             lacking = [name for name in COLUMNS if name != "label" and name not in (reader.fieldnames or ())]
             if lacking:
-                raise InputError(
-                    f"{path} has no column {', '.join(lacking)}; coordinates need {', '.join(COLUMNS)}"
-                )
+                raise InputError(f"{path} has no column {', '.join(lacking)}; coordinates need {', '.join(COLUMNS)}")
             for line in reader:
                 name, source, kind = (unguarded(line[column] or "") for column in ("id", "input", "kind"))
                 ids = found.setdefault((source, kind), {})

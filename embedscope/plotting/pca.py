@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 @kind("PCA", takes="points", draw=draw_layouts)
 def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
-    """First two principal components: linear, so distances that are seen are real, but most of them are not seen.
+    """First two principal components: a linear projection.
 
+    Rows that are far apart in the picture are far apart in the features, but not the reverse.
     One layout per input; the second direction is 0 if the embedding has a single dimension. Those after the first are rotated
     and reflected in their plane onto the first (Procrustes) where rows are the same. The seed is for the solver's start only.
     """

@@ -52,7 +52,7 @@ class SilhouetteProfile:
 
 
 def draw_silhouettes(sheet: Sheet, profiles: Sequence[SilhouetteProfile]) -> None:
-    """Draw the classic picture: samples sorted within their class, classes by their mean, the mean of all as a line."""
+    """Draw the classic picture: samples sorted within their class, classes by their mean, and the overall mean as a line."""
     heading, titles, notes = described("Silhouette", [each.of for each in profiles], drawn=True)
     titles = [
         f"{title}\nmean {each.mean:.3f}\n{100 * each.below:.1f}% below 0" for title, each in zip(titles, profiles, strict=True)
@@ -106,7 +106,7 @@ def _draw(sheet: Sheet, axes: Any, profile: SilhouetteProfile, height: float) ->
 
 @kind("Silhouette", takes="embeddings", draw=draw_silhouettes)
 def silhouette(inputs: Sequence[Embedding], *, distance: str = "euclidean") -> list[SilhouetteProfile]:
-    """Silhouette of every sample, sorted within its class, and the classes by their means: which lie well, which among others.
+    """Silhouette of every sample, sorted within its class; classes sorted by their means.
 
     Exact, against all rows; where not all rows are shown, of those that are. UndefinedError for fewer than two classes.
     """

@@ -43,7 +43,7 @@ class Spectrum:
 
 
 def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
-    """Draw the cumulative curve with its thresholds, and the eigenvalues on two logarithmic axes, a line an input."""
+    """Draw the cumulative curve with its thresholds, and the eigenvalues on two logarithmic axes, one line per input."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -86,7 +86,7 @@ def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
 
 @kind("Spectrum", takes="embeddings", draw=draw_spectra)
 def spectrum(inputs: Sequence[Embedding]) -> list[Spectrum]:
-    """Cumulative explained variance, and the eigenvalues on logarithmic axes: how many dimensions the embedding uses.
+    """Cumulative explained variance, and the eigenvalues on logarithmic axes.
 
     Of all rows, centered. UndefinedError if all rows are equal. Jolliffe 2002, doi:10.1007/b98835, section 6.1.1.
     """

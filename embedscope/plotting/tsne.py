@@ -28,7 +28,7 @@ _WORTH_SHARING = 5000
 
 @kind("t-SNE", takes="points", draw=draw_layouts)
 def tsne(inputs: Sequence[Embedding], *, seed: int = 0, perplexity: float = 30.0) -> list[Layout]:
-    """t-SNE: keeps neighborhoods; sizes of clusters and distances between them mean nothing.
+    """t-SNE map: preserves neighborhoods, but not cluster sizes or distances.
 
     A layout an input, of its first 50 principal components, by openTSNE if that is installed, else by scikit-learn. It starts
     from the first two components; where rows are the same as those of the first input, from the layout of that, and it is

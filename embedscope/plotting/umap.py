@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @kind("UMAP", takes="points", draw=draw_layouts)
 def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 15) -> list[Layout]:
-    """UMAP: keeps neighborhoods and something of the larger shape; distances between clusters mean little.
+    """UMAP map: preserves neighborhoods and some of the global structure.
 
     A layout an input, of its first 50 principal components. It starts from UMAP's own spectral layout; where rows are the same
     as those of the first input, from the layout of that, and it is turned onto it in the end. A seed makes it repeatable on one
