@@ -98,7 +98,7 @@ def test_common_rows_are_compared_where_ids_overlap():
     ("change", "reason"),
     [
         (lambda ids, labels: ([f"other {each}" for each in ids], labels), "they have no ids in common"),
-        (lambda ids, labels: (ids, np.r_[labels[:3] + 1, labels[3:]]), "3 of 120 common ids have another label"),
+        (lambda ids, labels: (ids, np.r_[labels[:3] + 1, labels[3:]]), "3 of 120 common ids have a different label"),
         (lambda ids, labels: ([*ids[:30], *(f"new {each}" for each in ids[30:])], labels), "only 30 ids of 4 classes are in"),
     ],
 )
@@ -242,7 +242,7 @@ def test_command(make_store, capsys):
     assert "120 rows, matched by id" in said
     assert said.count("*") == 1 + sum(line.rstrip().endswith("*") for line in said.splitlines())
     assert main(["score", stores[0], "--compare"]) == 2
-    assert "--compare needs two embeddings or more, got 1" in capsys.readouterr().err
+    assert "--compare needs at least two embeddings, got 1" in capsys.readouterr().err
 
 
 def test_embeddings_without_a_common_class_are_said_to_have_none():

@@ -60,7 +60,7 @@ def test_all_smaller_layers_may_be_worse(layers):
 
 
 def test_without_intervals_the_best_is_taken(layers):
-    assert "it has no intervals" in score(*layers, metrics="silhouette").ranked().reason
+    assert "without intervals" in score(*layers, metrics="silhouette").ranked().reason
 
 
 def test_undefined_layers_come_last(layers):
@@ -99,5 +99,5 @@ def test_command(layers, make_store, capsys):
 
 def test_layers_are_ranked_by_the_first_metric_of_a_set(layers):
     assert check_ranked(["retrieval"]) == check_ranked(["map_at_r"]) == "higher"
-    with pytest.raises(UsageError, match="neither more nor less is better"):
+    with pytest.raises(UsageError, match="which has no better direction"):
         check_ranked(["collapse"])
