@@ -63,10 +63,10 @@ def choose(name: str, *, float64: bool = False) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise InputError(f"device {name} is not there: torch sees {count} CUDA devices; use `device='auto'` or 'cpu'")
+            raise InputError(f"device {name} is not available: torch sees {count} CUDA devices; use `device='auto'` or 'cpu'")
     elif device.type == "mps":
         if not mps:
-            lack = "has no float64, which this needs" if float64 else "is not there"
+            lack = "has no float64, which this needs" if float64 else "is not available"
             raise InputError(f"device mps {lack}; use `device='auto'` or 'cpu'")
     elif device.type != "cpu" or device.index:
         raise UsageError(f"no device '{name}'; it is one of auto, cpu, cuda, cuda:N, mps")

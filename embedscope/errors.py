@@ -127,19 +127,19 @@ def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = 
     if not (above < value < math.inf and low <= value <= high):
         lowest = f" above {above:g}" if above > -math.inf else f" from {low:g}" if low > -math.inf else ""
         highest = "" if high == math.inf else f" to {high:g}" if low > -math.inf else f" and at most {high:g}"
-        raise UsageError(f"{what} has to be a number{lowest}{highest}, got {str(got)[:40]}")
+        raise UsageError(f"{what} must be a number{lowest}{highest}, got {str(got)[:40]}")
     return value
 
 
 def check_flag(what: str, got: Any) -> bool:
     """Return `got` if it is True or False, else raise a UsageError."""
     if not isinstance(got, bool):
-        raise UsageError(f"{what} has to be True or False, got {str(got)[:40]!r}")
+        raise UsageError(f"{what} must be True or False, got {str(got)[:40]!r}")
     return got
 
 
 def check_whole(what: str, got: Any, *, low: int) -> int:
     """Return `got` if it is a whole number of at least `low`, else raise a UsageError."""
     if type(got) is not int or got < low:
-        raise UsageError(f"{what} has to be a whole number from {low}, got {str(got)[:40]!r}")
+        raise UsageError(f"{what} must be a whole number from {low}, got {str(got)[:40]!r}")
     return got

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 Kind = Literal["metrics", "losses", "models", "data", "plotting"]
 F = TypeVar("F", bound="Callable[..., Any]")
 
+# Levels of an expression, without those of sums, whose terms are read one after the other.
+_DEEPEST = 200
+
 # Brackets of a spec at which its options may begin; those before belong to a path.
 _MOST_BRACKETS = 100
 
@@ -245,7 +248,14 @@ def read_expression(text: str) -> ast.expr:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ast.parse(text, mode="eval").body
+        found = ast.parse(text, mode="eval").body
+    left: list[tuple[ast.AST, int]] = [(found, 1)]
+    while left:  # how deep the parser itself goes depends on the version of Python
+        node, depth = left.pop()
+        if depth > _DEEPEST:
+            raise RecursionError("nested too deeply")
+        left += [(child, depth + (not isinstance(node, ast.BinOp))) for child in ast.iter_child_nodes(node)]
+    return found
 
 
 def literals(call: ast.AST) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What several tests need: real digits, small stores, a network; and a clean environment."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,13 +12,26 @@ from sklearn.datasets import load_digits
 from embedscope.store import StoreWriter
 from embedscope.store.provenance import LayerOrigin, Provenance, RunOrigin
 
-# torchvision's compiled operators cannot load beside a CPU-only torch; naming two of them lets its Python part import.
-_library = torch.library.Library("torchvision", "DEF")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    _library.define(_signature)
+
+def _name_operators_of_torchvision() -> None:
+    """Let the Python part of torchvision import where its compiled part cannot be loaded, as beside a CPU-only torch.
+
+    Where that can be loaded, it names them itself, and a second time would end the process.
+    """
+    found = importlib.util.find_spec("torchvision")
+    compiled = [] if found is None else [path for part in found.submodule_search_locations for path in Path(part).glob("_C.*")]
+    try:
+        for path in compiled:
+            torch.ops.load_library(path)
+    except OSError:
+        compiled = []
+    if not compiled:
+        for operator in ("nms", "qnms"):
+            _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+_library = torch.library.Library("torchvision", "FRAGMENT")  # what it defines lasts as long as it
+_name_operators_of_torchvision()
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

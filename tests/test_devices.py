@@ -18,12 +18,12 @@ def test_auto_falls_back(no_cuda):
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_named_device_does_not(no_cuda, name):
-    with pytest.raises(InputError, match=f"device {name} is not there: torch sees 0 CUDA devices"):
+    with pytest.raises(InputError, match=f"device {name} is not available: torch sees 0 CUDA devices"):
         devices.choose(name)
 
 
 def test_absent_mps(no_cuda):
-    with pytest.raises(InputError, match="device mps is not there"):
+    with pytest.raises(InputError, match="device mps is not available"):
         devices.choose("mps")
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from embedscope.cli.flags import with_flags
 from embedscope.text import printable
@@ -48,8 +48,12 @@ def show(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line on stderr; control characters in it appear as escapes, and arguments of the library as flags."""
-    print(printable(with_flags(text)), file=sys.stderr)
+    """Print a text on stderr, folded to the width of a terminal; in a pipe, as one line.
+
+    Control characters in it appear as escapes, and arguments of the library as flags.
+    """
+    for line in _folded(text, sys.stderr, "", "  "):
+        print(line, file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -193,12 +197,19 @@ def print_findings(scores: Sequence[Scores]) -> None:
 
 def fold(text: str, first: str, other: str) -> None:
     """Print a text on stdout, folded to the width of a terminal; in a pipe, as one line."""
+    for line in _folded(text, sys.stdout, first, other):
+        print(line)
+
+
+def _folded(text: str, stream: TextIO, first: str, other: str) -> list[str]:
     import shutil
     import textwrap
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
-    for line in textwrap.wrap(with_flags(printable(text)), width, initial_indent=first, subsequent_indent=other):
-        show(line)
+    text = printable(with_flags(text))
+    if not stream.isatty():
+        return [first + text]
+    width = shutil.get_terminal_size().columns
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=other, break_on_hyphens=False) or [""]
 
 
 def _signed(difference: Difference) -> str:

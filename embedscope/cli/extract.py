@@ -192,7 +192,7 @@ def extract(
     from embedscope.store.files import check_output
 
     if output is None and not list_layers:
-        raise UsageError("nothing says where to write; pass -o FEATURES.h5, or --list-layers to see what there is")
+        raise UsageError("no output is named; pass -o FEATURES.h5, or --list-layers to see what there is")
     rows = None if batch_size == "auto" else _rows(batch_size)
     if output is not None and not list_layers:
         given = [checkpoint, data, model, parse(data).name, parse(model).name.partition(":")[0]]
@@ -203,7 +203,7 @@ def extract(
     with process_group():
         talk = Talk(quiet or rank() > 0, verbose)
         if model.partition(":")[0] in ("timm", "torchvision", "hf", "st"):
-            talk.say(f"opening {model}; weights that are not here yet are fetched")
+            talk.say(f"opening {model}; weights that are not cached are downloaded")
         with stdout_to_stderr():
             encoder = open_model(
                 model,
@@ -309,9 +309,9 @@ def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, train
     """Say which weights a model has, how inputs are prepared, and what is to be known of the data."""
     weights = encoder.weights
     if weights is None and training:
-        talk.say(f"no --checkpoint: {encoder.spec} is trained from random weights, other ones in each trial")
+        talk.say(f"no --checkpoint: {encoder.spec} is trained from random weights, new ones in each trial")
     elif weights is None:
-        talk.warn(f"no --checkpoint: the weights are those that {encoder.spec} starts with")
+        talk.warn(f"no --checkpoint: {encoder.spec} keeps its initial weights")
     else:
         source = weights.file or encoder.spec
         total = len(weights.matched) + len(weights.missing)
@@ -323,7 +323,7 @@ def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, train
         talk.say(text)
         for note in weights.notes:
             talk.warn(note)
-    talk.detail(f"inputs are prepared so: {encoder.prepare.text}")
+    talk.detail(f"preprocessing: {encoder.prepare.text}")
     for note in dataset.notes:
         talk.warn(note)
 

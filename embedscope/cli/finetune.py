@@ -172,7 +172,7 @@ def finetune(
     if list_layers and data is None:
         raise UsageError("--list-layers is for a network: give MODEL and DATA")
     if output is None and not list_layers:
-        raise UsageError("nothing says where to write; pass -o RUN")
+        raise UsageError("no output is named; pass -o RUN")
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         memory = settings.pop("memory")
@@ -282,6 +282,11 @@ def _print(result: Finetuning, criterion: str) -> None:
         if done.sweep:
             _print_sweep(done, criterion)
     print_columns("held-out rows", ["before", *(f"after {done.expression}" for done in result.objectives)], [rows])
+    first, *others = result.objectives
+    compared = finetuning.differences(result)
+    if compared:
+        found = [(f"{name}{' (primary)' if name == result.primary else ''}", cells) for name, cells in compared.items()]
+        print_columns(f"minus {first.expression}", [done.expression for done in others], [found])
 
 
 def _print_sweep(done: ObjectiveResult, criterion: str) -> None:
@@ -299,4 +304,4 @@ def _print_sweep(done: ObjectiveResult, criterion: str) -> None:
 
 def _cell(summary: Summary) -> str:
     text = number(summary.mean)
-    return f"{text} ± {summary.std:.4f}" if summary.std is not None else text
+    return text if summary.std is None else f"{text} ± {number(summary.std) if summary.std else 0}"

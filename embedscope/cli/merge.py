@@ -78,7 +78,7 @@ def merge(
     layout = "csv" if form is None else form.value
     if output is not None:
         if output.suffix not in _SUFFIXES:
-            raise UsageError(f"cannot write a table to '{output}': the name has to end with {', '.join(_SUFFIXES)}")
+            raise UsageError(f"cannot write a table to '{output}': the name must end with {', '.join(_SUFFIXES)}")
         layout = _SUFFIXES[output.suffix]
         if form is not None and form.value != layout:
             raise UsageError(f"--format {form.value} and the name {output.name} exclude each other; give one of them")

@@ -57,7 +57,7 @@ def check_unique(location: str, ids: Sequence[str]) -> None:
     for name in ids:
         if name in seen:
             raise InputError(
-                f"{location}: ids have to be unique, but '{name}' stands in {ids.count(name)} rows; name another column, as in "
+                f"{location}: ids must be unique, but '{name}' stands in {ids.count(name)} rows; name another column, as in "
                 f"{location}(id='COLUMN'), or fix the rows"
             )
         seen.add(name)

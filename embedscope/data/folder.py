@@ -97,7 +97,7 @@ def folder(location: str, *, splits: Sequence[str] | None = None, exclude: Seque
         raise InputError(f"{shown} is not a folder; expected one of class folders, as in {Path(shown, 'cat', 'one.png')}")
     for option, value in (("splits", splits), ("exclude", exclude)):
         if value is not None and not (isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)):
-            raise UsageError(f"{option} has to be a list of names of folders, as in {shown}({option}=['test']), got {value!r}")
+            raise UsageError(f"{option} must be a list of names of folders, as in {shown}({option}=['test']), got {value!r}")
     found = walk(root)
     excluded = frozenset(exclude or ())
     tops = [path.name for path in found.folders if len(path.parts) == 1 and path.name not in excluded]

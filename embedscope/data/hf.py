@@ -163,7 +163,7 @@ def _splits(datasets: ModuleType, location: str, config: str | None, split: str 
         found = datasets.load_dataset(location, config, split=split)
     else:  # the Hub would only be asked for it again and again
         raise InputError(
-            f"no such data: hf:{location} is no folder or file, and no name on the Hub, such as mnist or owner/name"
+            f"no such data: hf:{location} is neither a folder or file nor a name on the Hub, such as mnist or owner/name"
         )
     return dict(found) if isinstance(found, dict) else {"": found}
 

@@ -138,7 +138,7 @@ def _read(path: Path) -> Array:
                     return _parse(path, unpacked, limit)
             return _parse(path, file, limit)
     except (EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}; it is cut short or damaged, get it again") from error
+        raise InputError(f"{path} cannot be read: {error}; it is truncated or damaged; download it again") from error
 
 
 def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
@@ -149,7 +149,9 @@ def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
         )
     dtype, rank = np.dtype(_DTYPES[magic[2]]), magic[3]
     if rank > _MOST_DIMENSIONS:
-        raise InputError(f"{path} promises numbers of {rank} dimensions, more than images have; it is damaged, get it again")
+        raise InputError(
+            f"{path} promises numbers of {rank} dimensions, more than images have; it is damaged; download it again"
+        )
     dims = file.read(4 * rank)
     shape = tuple(int(dim) for dim in np.frombuffer(dims, dtype=">u4")) if len(dims) == 4 * rank else (0,)
     size = math.prod(shape) * dtype.itemsize
@@ -157,9 +159,13 @@ def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> Array:
         check_size(str(path), "what it holds", size, packed=path.stat().st_size)
     buffer = bytearray(size if size <= limit else 0)
     if len(dims) < 4 * rank or size > limit or _fill(file, buffer) < size:
-        raise InputError(f"{path} is cut short: its header promises numbers of shape {shape}, {size:,} bytes; get it again")
+        raise InputError(
+            f"{path} is truncated: its header promises numbers of shape {shape}, {size:,} bytes; download it again"
+        )
     if file.read(1):
-        raise InputError(f"{path} goes on after the {size:,} bytes of shape {shape} that its header promises; get it again")
+        raise InputError(
+            f"{path} goes on after the {size:,} bytes of shape {shape} that its header promises; download it again"
+        )
     array = np.frombuffer(buffer, dtype=dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="), copy=False)
 

@@ -170,7 +170,7 @@ def _number(value: Any) -> int | None:
         return value
     if getattr(value, "ndim", None) == 0 and int(value) == value:
         return int(value)
-    raise TypeError(f"a target is {type(value).__name__} {str(value)[:40]}, no class number")
+    raise TypeError(f"a target is {type(value).__name__} {str(value)[:40]}, not a class number")
 
 
 def _encode(location: str, part: Any, labels: list[int | None]) -> tuple[tuple[str, ...], np.ndarray[Any, np.dtype[np.int64]]]:

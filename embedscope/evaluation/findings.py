@@ -26,7 +26,7 @@ _OVERWHELMING = 0.9
 _FEW_CLASSES = 4
 _UNUSED = 0.25
 
-# How far two accuracies have to be apart, at the near end of the interval of their difference.
+# How far two accuracies must be apart, at the near end of the interval of their difference.
 _HIDDEN = 0.05
 
 # Mean cosine of pairs that tells of a common offset, and the skewness from which a few rows are neighbors of most.

@@ -99,11 +99,11 @@ def rank_layers(scores: Sequence[Scores], by: str | None = None) -> LayerRanking
         by: the metric, as in `Scores.metrics`; the first one by default.
 
     Raises:
-        UsageError: a metric that was not measured, or of which neither more nor less is better.
+        UsageError: a metric that was not measured, or for which neither direction is better.
         InputError: no embeddings.
     """
     if not len(scores):
-        raise InputError("there are no layers to rank")
+        raise InputError("no layers to rank")
     key = next(iter(scores[0].metrics)) if by is None else by
     if key not in scores[0].metrics:
         raise UsageError(unknown("measured metric", key, scores[0].metrics))

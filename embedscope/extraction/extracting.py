@@ -205,7 +205,7 @@ def extract(
         if unfinished is not None:
             if unfinished.rows != len(dataset.inputs):
                 counts = f"{unfinished.rows:,} rows, and now there are {len(dataset.inputs):,}"
-                raise OutputError(f"{unfinished.path} was begun with {counts}; {ANEW}")
+                raise OutputError(f"{unfinished.path} was started with {counts}; {ANEW}")
             check_same(unfinished.path, unfinished.provenance, provenance)
             if unfinished.done:
                 distributed.on_main(lambda: check_first_rows(unfinished, batches, runner, size, seed))
@@ -299,7 +299,7 @@ def check_options(
         raise UsageError(f"output {output} would be read as NumPy arrays; a store is HDF5: call it {output.with_suffix('.h5')}")
     for what, number, least in (("batch size", batch_size, 1), ("limit", limit, 1), ("number of workers", workers, 0)):
         if number is not None and number < least:
-            raise UsageError(f"the {what} has to be at least {least}, got {number}")
+            raise UsageError(f"the {what} must be at least {least}, got {number}")
     check_choice("dtype", dtype, _DTYPES)
     check_choice("on-error", on_error, _ON_ERROR)
     check_choice("pooling", pooling, POOLINGS)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NOISE = 1e-3
 _NOISE_IN_HALF = 3e-2
 
-ANEW = "resume with what it was begun with, or pass `overwrite=True` without `resume=True` to start again"
+ANEW = "resume with what it was started with, or pass `overwrite=True` without `resume=True` to start again"
 
 
 def written_before(
@@ -77,7 +77,7 @@ def check_first_rows(unfinished: Unfinished, batches: Batches, runner: Runner, s
             row = int(np.flatnonzero(~close.all(axis=1))[0])
             sample = batches.dataset.ids[batch.rows[place[row]]]
             raise OutputError(
-                f"{unfinished.path} was begun with other numbers: {name} of {sample} comes out differently now "
+                f"{unfinished.path} was started with other numbers: {name} of {sample} comes out differently now "
                 f"({_first(stored, close)}, now {_first(now, close)}); what the model reads or runs has changed; {ANEW}"
             )
 

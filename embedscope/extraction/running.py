@@ -46,7 +46,7 @@ class Runner:
     """A model on its device with taps on its layers; a context manager.
 
     `plan` has to come first: it runs a sample, finds the layers and says how each is pooled. Then a call on the inputs of a
-    batch gives the pooled arrays. A `live` module is in training elsewhere: what it caches has to be of use there too.
+    batch gives the pooled arrays. A `live` module is in training elsewhere: what it caches must be of use there too.
 
     Attributes:
         device: that the model runs on.
@@ -215,8 +215,8 @@ class Runner:
         assert self._head is not None
         if features.shape[1] != self._head.dim:
             raise InputError(
-                f"the head {self._head.path} takes {self._head.dim} values a row, and the layer gives {features.shape[1]}; it "
-                f"was trained on {self._head.layer or 'features of no model'}: name that layer with `layers=`"
+                f"the head {self._head.path} takes {self._head.dim} values per row, and the layer gives {features.shape[1]}; "
+                f"it was trained on {self._head.layer or 'features of no model'}: name that layer with `layers=`"
             )
         embedding: Tensor = self._head.head(features.float())[0]
         return embedding
@@ -244,7 +244,7 @@ class Runner:
             features, magnitudes = captured[name]
             if features.shape[1] != self.widths[name]:
                 raise InputError(
-                    f"layer {name} gives {features.shape[1]} values a row here and gave {self.widths[name]} for the first "
+                    f"layer {name} gives {features.shape[1]} values per row here and gave {self.widths[name]} for the first "
                     "input; bring the inputs to one size, or pool with mean"
                 )
             found[name] = (features[:rows].float().cpu(), None if magnitudes is None else magnitudes[:rows].float().cpu())

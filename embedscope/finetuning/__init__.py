@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedscope.finetuning.comparing import conclusions as conclusions
+    from embedscope.finetuning.comparing import differences as differences
     from embedscope.finetuning.config import TrainingConfig as TrainingConfig
     from embedscope.finetuning.measuring import ACCURACIES as ACCURACIES
     from embedscope.finetuning.running import finetune as finetune
@@ -25,11 +26,12 @@ _HOMES = {
     "ACCURACIES": "measuring",
     "TrainingConfig": "config",
     "conclusions": "comparing",
+    "differences": "comparing",
     "finetune": "running",
     "read_label_map": "splitting",
 }
 
-__all__ = ["ACCURACIES", "TrainingConfig", "conclusions", "finetune", "read_label_map"]
+__all__ = ["ACCURACIES", "TrainingConfig", "conclusions", "differences", "finetune", "read_label_map"]
 
 
 def __getattr__(name: str) -> Any:

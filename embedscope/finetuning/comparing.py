@@ -20,6 +20,8 @@ LEAST_PAIRS = 5
 # The power that the number of pairs a difference would take is for.
 POWER = 0.8
 
+_UNDEFINED = "–"
+
 
 def summarized(result: Finetuning, over_rows: Sequence[Mapping[str, tuple[float, float]]]) -> Finetuning:
     """Summarize every objective metric by metric, paired with the first one, with the verdict on the primary metric.
@@ -67,17 +69,31 @@ def conclusions(result: Finetuning) -> list[str]:
             )
             continue
         found.append(f"{against}: {_verdict(other.summary.get(result.primary), result)}")
-        rest = {name: each for name, each in other.summary.items() if name != result.primary and each.difference is not None}
-        if rest:
-            found.append(
-                "  other metrics, each with its own 95% interval and without a verdict: "
-                + ", ".join(f"{name} {_interval(each.difference, each.ci95)}" for name, each in rest.items())
-            )
     if pairs >= 2:
+        if len(differences(result)) > 1:
+            found.append("other metrics have a 95% interval each and no verdict")
         found.append(_coverage(result, len(others)))
     if 2 <= pairs < LEAST_PAIRS:
         found.append(f"a verdict takes at least {LEAST_PAIRS} {setting}: pass `{setting}={LEAST_PAIRS}`")
     return found
+
+
+def differences(result: Finetuning) -> dict[str, list[str]]:
+    """Write how each objective differs from the first one: metric -> a text per objective, the primary metric first.
+
+    A text is a difference with its interval, of the primary metric the one that holds for all objectives at once, if there is
+    one; a dash if the metric is undefined in some of the trials. Metrics without any difference are left out.
+    """
+    first, *others = result.objectives
+    names = sorted(first.summary, key=lambda name: name != result.primary)
+    texts = {name: [_written(other.summary.get(name)) for other in others] for name in names}
+    return {name: found for name, found in texts.items() if any(each != _UNDEFINED for each in found)}
+
+
+def _written(summary: Summary | None) -> str:
+    if summary is None or summary.difference is None:
+        return _UNDEFINED
+    return _interval(summary.difference, summary.simultaneous or summary.ci95)
 
 
 def _spread(trials: Sequence[Trial], name: str) -> Summary:

@@ -109,7 +109,7 @@ class TrainingConfig:
         for name, what in (("objectives", "an objective"), ("metrics", "a metric")):
             object.__setattr__(self, name, _listed(what, getattr(self, name)))
             if not getattr(self, name):
-                raise UsageError(f"{name} has to be at least 1, got 0")
+                raise UsageError(f"{name} must be at least 1, got 0")
         for each in fields(self):
             low, value = each.metadata["low"], getattr(self, each.name)
             if low is not None and not (value is None and each.default is None):
@@ -124,16 +124,16 @@ class TrainingConfig:
         if self.loss_layer is not None:
             _check_text("loss_layer", self.loss_layer)
         if self.ema is not None and not 0 < check_number("ema", self.ema) < 1:
-            raise UsageError(f"ema, the decay of the average of the weights, has to be between 0 and 1, got {self.ema}")
+            raise UsageError(f"ema, the decay of the average of the weights, must be between 0 and 1, got {self.ema}")
         _check_text("train", self.train)
         check_train(self.train)
         if self.augment is not None:
             _check_text("augment", self.augment)
             check_augment(self.augment)
         if not 0 < check_number("test_share", self.test_share) < 1:
-            raise UsageError(f"test_share, the share of rows to hold out, has to be between 0 and 1, got {self.test_share}")
+            raise UsageError(f"test_share, the share of rows to hold out, must be between 0 and 1, got {self.test_share}")
         if not 0 <= check_number("val_share", self.val_share) < 1:
-            raise UsageError(f"val_share, the share of rows to validate on, has to be from 0 to below 1, got {self.val_share}")
+            raise UsageError(f"val_share, the share of rows to validate on, must be from 0 to below 1, got {self.val_share}")
         check_optimizer(self.optimizer)
         check_schedule(self.schedule)
         check_sampler(self.sampler)
@@ -172,7 +172,7 @@ def _listed(what: str, items: Iterable[str] | str) -> tuple[str, ...]:
 
 def _check_text(what: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise UsageError(f"{what} has to be text, got {str(value)[:40]!r}")
+        raise UsageError(f"{what} must be text, got {str(value)[:40]!r}")
 
 
 TrainingConfig.__doc__ = f"{TrainingConfig.__doc__}\n    Attributes:\n" + "\n".join(

@@ -103,7 +103,7 @@ def prepare(
     rows = place(parts.train.features, device, memory, folder)
     taken = rows.shape[0] * rows.shape[1] * 4
     if not isinstance(rows, torch.Tensor):
-        say(f"the rows take {taken / 1e9:,.2f} GB, more than the memory they may take; they are drawn from disk")
+        say(f"the rows take {taken / 1e9:,.2f} GB, more than the memory limit; they are read from disk")
     validation: Bank | InputBank | None = None
     validation_labels = weights = None
     if parts.validation is not None:

@@ -264,7 +264,7 @@ def _run(
             if temporary or not writer.has_work:
                 raise
             again = resuming(command) if command else "the same call and resume=True"
-            raise InterruptedRunError(f"interrupted; what was trained is kept, resume with: {again}") from error
+            raise InterruptedRunError(f"interrupted; finished training is kept; resume with: {again}") from error
         options["command"] = command
         result = Finetuning(
             run,

@@ -31,7 +31,7 @@ def check_optimizer(spec: str) -> tuple[str, dict[str, Any]]:
     name, options = plugins.choose("optimizer", spec, OPTIMIZERS)
     for option in options.keys() - {"nesterov"}:
         if not 0 <= check_number(option, options[option]) < 1:
-            raise UsageError(f"{option} of {name} has to be from 0 to below 1, got {options[option]}")
+            raise UsageError(f"{option} of {name} must be from 0 to below 1, got {options[option]}")
     if name == "sgd" and check_flag("nesterov", options["nesterov"]) and not options["momentum"]:
         raise UsageError("sgd(nesterov=True) needs a momentum above 0")
     return name, options
@@ -42,7 +42,7 @@ def check_schedule(spec: str) -> tuple[str, dict[str, Any]]:
     name, options = plugins.choose("schedule", spec, SCHEDULES)
     if name == "plateau":
         if not 0 < check_number("factor", options["factor"]) < 1:
-            raise UsageError(f"factor of plateau has to be between 0 and 1, got {options['factor']}")
+            raise UsageError(f"factor of plateau must be between 0 and 1, got {options['factor']}")
         check_whole("patience of plateau", options["patience"], low=0)
     return name, options
 
@@ -96,7 +96,7 @@ def check_augment(spec: str) -> list[tuple[str, dict[str, Any]]]:
             check_whole("pad of crop", options["pad"], low=0)
         for option in options.keys() & {"p", "share"}:
             if not 0 <= check_number(f"{option} of {name}", options[option]) <= 1:
-                raise UsageError(f"{option} of {name} has to be from 0 to 1, got {options[option]}")
+                raise UsageError(f"{option} of {name} must be from 0 to 1, got {options[option]}")
         found.append((name, options))
     return found
 

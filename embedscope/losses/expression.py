@@ -223,10 +223,10 @@ def _term(text: str, node: ast.expr) -> Term:
     # `0.5*gini@10` is read by Python as (0.5*gini) @ 10: the epoch is the outermost.
     start, weight = 1, 1.0
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-        start = _number(text, node.right, "the epoch after '@' has to be a whole number from 1", whole=True)
+        start = _number(text, node.right, "the epoch after '@' must be a whole number from 1", whole=True)
         node = node.left
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        weight = _number(text, node.left, "the weight before '*' has to be a number from 0")
+        weight = _number(text, node.left, "the weight before '*' must be a number from 0")
         node = node.right
     name: ast.expr = node
     args: tuple[Any, ...] = ()

@@ -29,7 +29,7 @@ def multi_similarity(
                             + (1 / beta)  ln(1 + sum over negatives of exp(beta (s - base)))
 
     The paper mines pairs first: with miner=True an anchor keeps its positives less similar than its nearest negative plus
-    epsilon, and its negatives more similar than its furthest positive less epsilon; it has to be asked for, as in
+    epsilon, and its negatives more similar than its furthest positive less epsilon; it must be asked for, as in
     pytorch-metric-learning. A row without positives, or without negatives, has only the other part. A batch of one row, or in
     which at most one pair is mined of either kind, gives 0 with a graph.
 

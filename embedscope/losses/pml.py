@@ -45,7 +45,7 @@ def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
     mined = None if spec.name == "CrossBatchMemory" else options.pop("miner", None)
     made = part("losses", str(plugins.Spec(spec.name, spec.args, options)), num_classes, dim)
     if mined is not None and not isinstance(mined, str):
-        raise UsageError(f"miner of pml.{spec.name} has to be text, as in miner='MultiSimilarityMiner'")
+        raise UsageError(f"miner of pml.{spec.name} must be text, as in miner='MultiSimilarityMiner'")
     module = EmbeddingLoss(made, part("miners", mined, num_classes, dim) if mined else None)
     try_out(copy.deepcopy(module), f"pml.{spec.name}", num_classes, dim)
     return module

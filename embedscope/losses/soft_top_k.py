@@ -93,7 +93,7 @@ class soft_top_k(nn.Module):
         self.k, self.alpha = check_number("k", k, above=0), check_number("alpha", alpha, above=0)
         self.temperature = check_number("temperature", temperature, above=0)
         if self.on == "logits" and self.k >= num_classes:
-            raise UsageError(f"k has to be below the number of classes, {num_classes}, got {k}: all are among the top {k}")
+            raise UsageError(f"k must be below the number of classes, {num_classes}, got {k}: all are among the top {k}")
 
     def forward(self, features: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """(B, D), (B,), (B, K) -> scalar >= 0."""

@@ -107,7 +107,7 @@ def _globals(path: Path) -> set[str]:
             elif isinstance(argument, str):
                 texts.append(argument)
     except ValueError:
-        pass  # not a pickle, or one that is cut short
+        pass  # not a pickle, or one that is truncated
     return {name for name in names if not name.startswith(("torch.", "torch._utils", "collections.OrderedDict"))}
 
 

@@ -72,9 +72,9 @@ def _shards(index: Path) -> dict[str, list[str]]:
         ) from error
     for file in shards:
         if not isinstance(file, str) or Path(file).name != file or "\\" in file or file.endswith(_INDEX):
-            raise InputError(f"{index} names the shard {str(file)[:80]!r}; shards have to lie beside their index")
+            raise InputError(f"{index} names the shard {str(file)[:80]!r}; shards must lie beside their index")
         if not (index.parent / file).is_file():
-            raise InputError(f"{index} names {len(shards)} shards, of which {file} is not there; give all of them")
+            raise InputError(f"{index} names {len(shards)} shards, of which {file} is missing; give all of them")
     return shards
 
 
@@ -84,7 +84,7 @@ def _read_one(path: Path, unsafe_pickle: bool) -> Any:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"{path} cannot be read as a checkpoint: it is cut short, or not a .safetensors file ({_first_line(error)})"
+                f"{path} cannot be read as a checkpoint: it is truncated, or not a .safetensors file ({_first_line(error)})"
             ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, on what kind of file this is; it is refused or read all the same
@@ -118,7 +118,7 @@ def _unreadable(path: Path, error: Exception, unsafe_pickle: bool) -> InputError
             "it again by torch.save without pickle_protocol, or pass `unsafe_pickle=True` if you trust its author"
         )
     return InputError(
-        f"{path} cannot be read as a checkpoint: it is cut short, or neither .safetensors nor saved by torch "
+        f"{path} cannot be read as a checkpoint: it is truncated, or neither .safetensors nor saved by torch "
         f"({type(error).__name__})"
     )
 

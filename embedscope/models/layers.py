@@ -227,9 +227,9 @@ class Taps:
         tensor = first_tensor(value, layer.key)
         if tensor is None:
             what = f"its outputs are {', '.join(value)}" if layer.key and isinstance(value, Mapping) else "expected a tensor"
-            raise InputError(f"layer {layer.name} gives {type(value).__name__}, with no row a sample to take: {what}")
+            raise InputError(f"layer {layer.name} gives {type(value).__name__}, without one row per sample: {what}")
         if tensor.ndim == 0:
-            raise InputError(f"layer {layer.name} gives a single number, expected a tensor with one row a sample")
+            raise InputError(f"layer {layer.name} gives a single number, expected a tensor with one row per sample")
         if tensor.is_complex():
             raise InputError(f"layer {layer.name} gives complex numbers, which no metric here measures; take a layer after it")
         self.times[layer.name] = self.times.get(layer.name, 0) + 1

@@ -1,4 +1,4 @@
-"""From the activations of a layer to one row a sample."""
+"""From the activations of a layer to one row per sample."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def plan(layer: str, wanted: str, shape: Sequence[int], *, channels_last: bool) 
         return Pooling("none", shape, ())
     tokens = len(shape) == 2 and channels_last
     if wanted == "none":
-        raise UsageError(f"layer {layer} gives {shape} for a sample, which is no row; use gap, mean, cls or flatten")
+        raise UsageError(f"layer {layer} gives {shape} for a sample, which is not a row; use gap, mean, cls or flatten")
     if wanted == "cls" and not tokens:
         raise UsageError(f"layer {layer} gives maps {shape}, which have no class token; use gap or flatten")
     first = 1 if channels_last else 2

@@ -204,5 +204,5 @@ def parse_numbers(what: str, text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if not numbers or not all(np.isfinite(number) for number in numbers) or (what == "std" and min(numbers) <= 0):
-        raise UsageError(f"cannot read the {what} '{text}'; write a number a channel, as in 0.485,0.456,0.406")
+        raise UsageError(f"cannot read the {what} '{text}'; write one number per channel, as in 0.485,0.456,0.406")
     return numbers

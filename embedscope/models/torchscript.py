@@ -31,7 +31,7 @@ def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
 
     Args:
         location: path of the file.
-        unsafe_pickle: has to be True, because a program runs code of its own while it is loaded and can write any file.
+        unsafe_pickle: must be True, because a program runs code of its own while it is loaded and can write any file.
 
     Raises:
         InputError: the file is not there, is not a TorchScript archive, takes other than one input, or nobody vouched for it.
@@ -42,7 +42,7 @@ def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
         "expected a file written by torch.jit.save; give the Python model and the file as `checkpoint=` if it holds weights"
     )
     if not holds_code(Path(location)):
-        raise InputError(f"{location} cannot be read as TorchScript (it is cut short, or holds no code); {advice}")
+        raise InputError(f"{location} cannot be read as TorchScript (it is truncated, or holds no code); {advice}")
     if not unsafe_pickle:
         raise InputError(
             f"{location} is a TorchScript program, which runs code of its own and can write files while it is loaded; pass "

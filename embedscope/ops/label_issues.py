@@ -45,7 +45,7 @@ _REJECTED = 2.0
 _SHARP = 2.0  # sum of weights from which evidence counts as strong
 _INFORMED = 5.0  # by how much evidence has to explain the labels better than their frequencies do
 _HALVINGS = 8
-_LEADS = 0.75  # share of a part from which a class leads it, and of a class that has to be at home
+_LEADS = 0.75  # share of a part from which a class leads it, and of a class that must be at home
 
 # What of the confusions is used to tell wrong labels, as a power of C: 1 is best where labels are wrong for one class only, and
 # up to 0.013 of AUROC worse where difficult rows are mislabeled more often; 0 the other way round (benchmarks/issues.py).

@@ -74,7 +74,7 @@ def check_suffix(path: Path) -> None:
     """Raise UsageError for an output that is not a picture."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(
-            f"cannot draw '{path}': the name must end in {', '.join(SUFFIXES)} or .html, or be a folder without a dot"
+            f"cannot draw '{path}': the name must end with {', '.join(SUFFIXES)} or .html, or be a folder without a dot"
         )
 
 

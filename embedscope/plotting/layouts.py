@@ -174,7 +174,7 @@ def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
 def check_coordinates(path: Path) -> None:
     """Raise UsageError for a suffix other than .csv."""
     if path.suffix.lower() != ".csv":
-        raise UsageError(f"coordinates are written as a table: '{path}' must end in .csv")
+        raise UsageError(f"coordinates are written as a table: '{path}' must end with .csv")
 
 
 def write_coordinates(path: Path, layouts: Mapping[str, Sequence[Layout]]) -> None:

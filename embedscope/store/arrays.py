@@ -46,11 +46,11 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
     inputs = arrays["X"]
     is_text = text and inputs.dtype.kind in "US" and inputs.ndim == 1
     if not is_text and (inputs.dtype.kind not in "fiub" or inputs.dtype.itemsize > 8):
-        raise InputError(f"{path}: X has to be numbers of at most 64 bits, got {inputs.dtype}")
+        raise InputError(f"{path}: X must be numbers of at most 64 bits, got {inputs.dtype}")
     if not inputs.size:
         raise InputError(f"{path}: X of shape {inputs.shape} has no rows or no columns")
     if inputs.ndim < 2 and not is_text:
-        raise InputError(f"{path}: X has to have rows, as in (N, D), got the shape {inputs.shape}")
+        raise InputError(f"{path}: X must have rows, as in (N, D), got the shape {inputs.shape}")
     if arrays["y"].shape == (len(inputs), 1):
         arrays["y"] = arrays["y"][:, 0]
     if arrays["y"].ndim == 2 and arrays["y"].shape[0] == len(inputs):
@@ -62,7 +62,7 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
             raise InputError(f"{path}: X has {len(inputs)} rows, but {name} has shape {arrays[name].shape}")
     ids = text_rows(path, arrays, "ids")
     if ids is not None and len(set(ids)) != len(ids):
-        raise InputError(f"{path}: ids have to be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
+        raise InputError(f"{path}: ids must be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
     return arrays
 
 
@@ -96,7 +96,7 @@ def load_npy(file: str) -> Array:
         start = stream.tell()
         held = stream.seek(0, 2) - start
     if size > held:
-        raise InputError(f"{file} promises {size:,} bytes and holds {held:,}; it is cut short or damaged")
+        raise InputError(f"{file} promises {size:,} bytes and holds {held:,}; it is truncated or damaged")
     check_size(file, "its array", size)
     array: Array = np.load(file, allow_pickle=False)
     return array
@@ -131,7 +131,7 @@ def _check_sizes(path: str, keys: Sequence[str]) -> None:
                 promised = _promised(member)
             held = archive.getinfo(name).file_size
             if promised > held:
-                raise InputError(f"{path}: {name} promises {promised:,} bytes and holds {held:,}; it is cut short or damaged")
+                raise InputError(f"{path}: {name} promises {promised:,} bytes and holds {held:,}; it is truncated or damaged")
 
 
 def _promised(stream: IO[bytes]) -> int:

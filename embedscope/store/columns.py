@@ -252,7 +252,7 @@ def _tab(file: Path) -> Columns:
 
 
 def _json_lines(file: Path) -> Columns:
-    """Read an object a line; a key that a line does not have is a gap."""
+    """Read one object per line; a key that a line does not have is a gap."""
 
     def objects() -> Iterator[dict[str, Any]]:
         with file.open(encoding="utf-8-sig") as lines:
@@ -265,7 +265,7 @@ def _json_lines(file: Path) -> Columns:
                     raise InputError(f"{file}: line {number} is not JSON: {error}") from error
                 if not isinstance(row, dict):
                     raise InputError(
-                        f"{file}: line {number} is a {type(row).__name__}; expected an object a line, as in {{...}}"
+                        f"{file}: line {number} is a {type(row).__name__}; expected one object per line, as in {{...}}"
                     )
                 yield row
 

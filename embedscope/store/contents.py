@@ -87,7 +87,7 @@ def read_contents(file: h5py.File, path: str) -> Contents:
     """Read everything but rows; InputError, or one of DAMAGE, for what is damaged or does not belong together."""
     complete, done = opening.attribute(file, "complete", "bui"), 0
     if complete is None:
-        raise ValueError("the attribute complete is not there")
+        raise ValueError("the attribute complete is missing")
     if not complete:
         done = int(opening.small(file, "rows/done", "iu"))
     provenance = read_provenance(file, path)
@@ -141,4 +141,4 @@ def _compare(file: h5py.File, found: Contents, path: str) -> None:
             raise InputError(f"{path} is damaged: /{key} is not what was written")
     for name in found.digests.names:
         if not opening.has(file, name):
-            raise InputError(f"{path} is damaged: /{name} is not there")
+            raise InputError(f"{path} is damaged: /{name} is missing")

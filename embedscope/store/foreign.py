@@ -123,7 +123,7 @@ def open_foreign(source: Source) -> FeatureSet:
     else:
         arrays = load_arrays(source.files, keys=keys, labeled=labeled)
     if arrays["X"].ndim != 2:
-        raise InputError(f"{source.path}: X has to be numbers of shape (N, D), got {arrays['X'].dtype} {arrays['X'].shape}")
+        raise InputError(f"{source.path}: X must be numbers of shape (N, D), got {arrays['X'].dtype} {arrays['X'].shape}")
     return feature_set(
         source,
         keys.get("X", "X"),
@@ -140,7 +140,7 @@ def check_options(source: Source, known: Collection[str]) -> dict[str, str]:
         if option not in known:
             raise UsageError(unknown(f"option of {source.path}", option, known))
         if not isinstance(value, str):
-            raise UsageError(f"{source.path}: {option} has to be a name in quotation marks, got {value!r}")
+            raise UsageError(f"{source.path}: {option} must be a name in quotation marks, got {value!r}")
     return dict(source.options)
 
 
@@ -201,7 +201,7 @@ def _from_table(source: Source, *, labeled: bool) -> FeatureSet:
     elif patterns is not None and not (
         isinstance(patterns, list | tuple) and patterns and all(isinstance(each, str) for each in patterns)
     ):
-        raise UsageError(f"{path}: features has to be a pattern or a list of them, as in 'd*', got {patterns!r}")
+        raise UsageError(f"{path}: features must be a pattern or a list of them, as in 'd*', got {patterns!r}")
     columns = open_columns(path, Path(path))
     roles = {}
     if labeled:
@@ -225,7 +225,7 @@ def _from_table(source: Source, *, labeled: bool) -> FeatureSet:
         raise InputError(f"{path}: {wanted[0]} holds empty lists; expected numbers")
     ids, split = ([str(value) for value in found[role]] if role in found else None for role in ("id", "split"))
     if ids is not None and len(set(ids)) != len(ids):
-        raise InputError(f"{path}: ids have to be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
+        raise InputError(f"{path}: ids must be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
     values = narrowed(values) if values.dtype == np.float64 else exact_floats(path, values)
     return feature_set(source, wanted[0] if len(wanted) == 1 else "X", values, labels, ids=ids, split=split)
 

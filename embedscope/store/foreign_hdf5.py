@@ -152,7 +152,7 @@ def _values(file: h5py.File, path: str, name: str) -> list[Any]:
 def _worded(path: str, name: str, words: Sequence[Any], codes: Sequence[Any]) -> list[Any]:
     """Turn codes (N,) into the words (K,) that they count; -1 is a gap."""
     if not all(isinstance(code, int) and -1 <= code < len(words) for code in codes):
-        raise InputError(f"{path}: the codes of /{name} have to be whole numbers from -1 to {len(words) - 1}")
+        raise InputError(f"{path}: the codes of /{name} must be whole numbers from -1 to {len(words) - 1}")
     return [None if code < 0 else words[code] for code in codes]
 
 

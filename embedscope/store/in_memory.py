@@ -44,7 +44,7 @@ def feature_set(
     """
     rows, targets = _array(features), _array(labels)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub" or not rows.size:
-        raise InputError(f"features have to be numbers of shape (N, D), got {rows.dtype} {rows.shape}")
+        raise InputError(f"features must be numbers of shape (N, D), got {rows.dtype} {rows.shape}")
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     for what, values in (("labels", targets), ("ids", ids), ("split", split)):
@@ -52,7 +52,7 @@ def feature_set(
             raise InputError(f"features have {len(rows)} rows, but {what} have the shape {np.shape(values)}")
     keys = None if ids is None else [str(each) for each in ids]
     if keys is not None and len(set(keys)) != len(keys):
-        raise InputError(f"ids have to be unique; {len(keys) - len(set(keys))} of {len(keys)} are repeated")
+        raise InputError(f"ids must be unique; {len(keys) - len(set(keys))} of {len(keys)} are repeated")
     kept = features.detach() if isinstance(features, torch.Tensor) and features.is_floating_point() else None
     return foreign.feature_set(
         foreign.Source(name, ("memory",), {}, "memory"),

@@ -38,7 +38,7 @@ def encode(location: str, column: str, values: Sequence[Any] | Array) -> tuple[t
     for row, value in kept.items():
         if not isinstance(value, str | int | float | np.integer | np.floating | np.bool_):
             raise InputError(
-                f"{location}: labels have to be whole numbers or text, but row {row} of {column} (counted from 0) holds a "
+                f"{location}: labels must be whole numbers or text, but row {row} of {column} (counted from 0) holds a "
                 f"{type(value).__name__}"
             )
     words = [value for value in kept.values() if isinstance(value, str)]
@@ -70,7 +70,7 @@ def encode_labels(path: str, arrays: Mapping[str, Array]) -> tuple[tuple[str, ..
     given = arrays["class_names"]
     names = tuple(text_rows(path, arrays, "class_names") or ()) if given.ndim == 1 else ()
     if len(set(names)) != len(names) or not names:
-        raise InputError(f"{path}: class_names have to be distinct, in one row; got {str(given)[:60]}")
+        raise InputError(f"{path}: class_names must be distinct, in one row; got {str(given)[:60]}")
     used = np.array([int(number) for number in numbers], dtype=np.int64)
     if used.max(initial=-1) >= len(names):
         raise InputError(f"{path}: label {used.max()} has no name among {len(names)} class_names")
@@ -114,7 +114,7 @@ def _whole(location: str, value: Any) -> int | str:
 
 
 def _refusal(location: str, dtype: Any, value: Any) -> InputError:
-    return InputError(f"{location}: labels have to be whole numbers or text, got {dtype} such as {value}")
+    return InputError(f"{location}: labels must be whole numbers or text, got {dtype} such as {value}")
 
 
 def _is_number(word: str) -> bool:

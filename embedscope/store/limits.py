@@ -27,7 +27,7 @@ def check_size(path: str, what: str, size: int, *, packed: int | None = None) ->
     """
     if packed is not None and size > max(_WORTH_A_LOOK, packed * _SUSPICIOUS):
         raise InputError(
-            f"{path}: {what} unpacks from {packed:,} to {size:,} bytes, as files do that are made to fill memory; "
+            f"{path}: {what} unpacks from {packed:,} to {size:,} bytes, as decompression bombs do; "
             "if it is right, give it as X.npy,y.npy, which are not packed"
         )
     budget = free_memory(torch.device("cpu")) // 2

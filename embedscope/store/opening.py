@@ -81,7 +81,7 @@ def opened(path: Path) -> h5py.File:
         reason = str(error).partition("\n")[0]
         if path.suffix == ".partial":
             raise InputError(f"{path} is unfinished and was cut off; run the same extract again") from error
-        raise InputError(f"{path} is not an HDF5 file, as a feature store is, or it is cut short ({reason})") from error
+        raise InputError(f"{path} is not an HDF5 file, as a feature store is, or it is truncated ({reason})") from error
 
 
 def _check_heaps(path: Path) -> None:
@@ -162,7 +162,7 @@ def group(file: h5py.File, name: str) -> h5py.Group:
 def dataset(file: h5py.File, name: str, *, whole: bool = True) -> h5py.Dataset:
     """Return a data set whose bytes lie in the file itself.
 
-    With `whole`, all of it has to be there, which holds for a finished store; else rows may not be written yet.
+    With `whole`, all of it must be there, which holds for a finished store; else rows may not be written yet.
 
     Raises:
         InputError: links, storage elsewhere, filters from plugins, or a shape that the bytes in the file cannot fill.
@@ -293,7 +293,7 @@ def member(file: h5py.File, name: str) -> h5py.Group | h5py.Dataset:
     for key in plain(name).split("/"):
         link = here.get(key, None, getlink=True) if isinstance(here, h5py.Group) else None
         if link is None:
-            raise KeyError(f"/{name} is not there")
+            raise KeyError(f"/{name} is missing")
         if not isinstance(link, h5py.HardLink):
             raise InputError(f"{file.filename}: /{name} is a link to another place, which is not followed")
         here = here[key]

@@ -24,7 +24,7 @@ def _as(*kinds: type) -> Callable[[str, Any], Any]:
     def read(where: str, value: Any) -> Any:
         if value is None or (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))):
             return value
-        raise InputError(f"{where} has to be {_KINDS[kinds[0]]}, got {_kind(value)}")
+        raise InputError(f"{where} must be {_KINDS[kinds[0]]}, got {_kind(value)}")
 
     return read
 
@@ -46,7 +46,7 @@ def _texts(where: str, value: Any) -> dict[str, str]:
 
 def _required(kind: type, where: str, value: Any) -> Any:
     if value is None:
-        raise InputError(f"{where} has to be {_KINDS[kind]}, got null")
+        raise InputError(f"{where} must be {_KINDS[kind]}, got null")
     return _as(kind)(where, value)
 
 

@@ -334,4 +334,4 @@ def read_log(source: str, trial: Trial) -> dict[str, list[float]]:
             lines = list(csv.DictReader(file))
         return {column: [float(line[column] or "nan") for line in lines] for column in (lines[0] if lines else ())}
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged or not there: {error}") from error
+        raise InputError(f"{path} is damaged or missing: {error}") from error

@@ -112,7 +112,7 @@ class Skeleton:
         ids = self.texts["ids"]
         distinct = len(set(ids))
         if distinct != len(self.labels) or len(ids) != len(self.labels):
-            raise InputError(f"ids have to be unique, one per row: {distinct} distinct ids for {len(self.labels)} rows")
+            raise InputError(f"ids must be unique, one per row: {distinct} distinct ids for {len(self.labels)} rows")
         for name, values in self.texts.items():
             for value in values:
                 if "\0" in value or not _encodable(value):

@@ -60,7 +60,7 @@ def write_rows(file: IO[str], rows: Iterable[Iterable[Any]]) -> None:
 def check_table(path: Path) -> None:
     """Raise UsageError for a suffix that is no table's, MissingExtraError where the library for it is not installed."""
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"cannot write a table to '{path}': the name has to end with {' or '.join(SUFFIXES)}")
+        raise UsageError(f"cannot write a table to '{path}': the name must end with {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401

@@ -88,4 +88,4 @@ def _number(value: Any, where: str) -> float:
 
 
 def _mismatch(where: str, wanted: str, value: Any) -> InputError:
-    return InputError(f"{where} has to be {wanted}, got {str(value)[:40]!a}")
+    return InputError(f"{where} must be {wanted}, got {str(value)[:40]!a}")

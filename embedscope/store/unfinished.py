@@ -78,7 +78,7 @@ def read_unfinished(path: Path) -> Unfinished | None:
             )
             known = digests.read(file, done)
             if known is None:
-                raise OutputError(f"{partial} was begun by an earlier version of embedscope; {_ANEW}")
+                raise OutputError(f"{partial} was started by an earlier version of embedscope; {_ANEW}")
             for name in known.names:
                 check_rows(file, known, name, done)
             return found

@@ -48,7 +48,7 @@ class StoreWriter:
         overwrite: replace a store of that name; otherwise OutputError, before anything is written.
         most_rows: that may be committed at once, where rows take long to compute; None leaves it to their size.
         resumable: keep what was committed when an error ends the context.
-        resume: go on with the unfinished store that is there, whose rows, labels and ids have to be these.
+        resume: go on with the unfinished store that is there, whose rows, labels and ids must be these.
         committed: called after every block that is committed.
 
     Attributes:
@@ -214,7 +214,7 @@ class StoreWriter:
             verify(self._partial)
         except InputError as error:
             self._remove()
-            raise OutputError(f"{self.path} was removed, for it cannot be read back as it was written: {error}") from error
+            raise OutputError(f"{self.path} was removed, because it cannot be read back as it was written: {error}") from error
         publish(self._partial, self._final)
 
     def _close(self) -> None:

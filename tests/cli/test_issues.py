@@ -101,7 +101,7 @@ def test_issues_and_metrics_share_their_probes(store, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--issues", "i.txt"], 2, "the name has to end with .csv or .parquet"),
+        (["--issues", "i.txt"], 2, "the name must end with .csv or .parquet"),
         (["--issues", "old.csv"], 1, "exists; choose another name or pass --overwrite"),
         (["--issues", "i.csv", "-m", "siluette"], 2, "did you mean 'silhouette'?"),
         (["--issues", "i.csv", "--split", "tset"], 2, "did you mean 'test'?"),

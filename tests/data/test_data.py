@@ -198,7 +198,7 @@ def test_excluded_folders_are_counted(tmp_path):
 
 @pytest.mark.parametrize("options", ["splits='train'", "exclude=[1]"])
 def test_options_of_folders_that_are_no_lists(tmp_path, options):
-    with pytest.raises(UsageError, match="has to be a list of names of folders"):
+    with pytest.raises(UsageError, match="must be a list of names of folders"):
         open_dataset(layout(tmp_path, "cat/a.png") + f"({options})")
 
 
@@ -288,7 +288,7 @@ def test_arrays_of_text_of_other_length(tmp_path):
 
 def test_arrays_of_text_with_equal_ids(tmp_path):
     np.savez(tmp_path / "a.npz", X=["one", "two"], y=[1, 2], ids=["a", "a"])
-    with pytest.raises(InputError, match="ids have to be unique; 1 of 2 are repeated"):
+    with pytest.raises(InputError, match="ids must be unique; 1 of 2 are repeated"):
         open_dataset(str(tmp_path / "a.npz"))
 
 

@@ -158,7 +158,7 @@ def test_name_that_is_not_there():
 
 
 def test_path_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"no such data: hf:.*none is no folder or file, and no name on the Hub"):
+    with pytest.raises(InputError, match=r"no such data: hf:.*none is neither a folder or file nor a name on the Hub"):
         open_dataset(f"hf:{tmp_path / 'none'}")
 
 

@@ -176,7 +176,7 @@ def test_other_files_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-o", "t.txt"], 2, "has to end with .csv, .parquet, .md, .json, .yaml, .yml"),
+        (["-o", "t.txt"], 2, "must end with .csv, .parquet, .md, .json, .yaml, .yml"),
         (["-o", "t.csv", "--format", "hf"], 2, "exclude each other"),
         (["--dataset", "x"], 2, "--dataset is for --format hf"),
         (["missing.json"], 1, "no such file"),

@@ -160,7 +160,7 @@ def test_options_that_cannot_be(store, options, code, message, capsys, tmp_path,
 
 def test_other_table(store, tmp_path, capsys):
     assert main(["score", store, "--samples", str(tmp_path / "s.xlsx")]) == 2
-    assert "the name has to end with .csv or .parquet" in capsys.readouterr().err
+    assert "the name must end with .csv or .parquet" in capsys.readouterr().err
 
 
 def test_csv(store, capsys):

@@ -232,7 +232,7 @@ def test_layer_without_a_tensor(dataset, tmp_path):
             self.inner(x)
             return x
 
-    with pytest.raises(InputError, match="layer inner gives dict, with no row a sample to take: expected a tensor"):
+    with pytest.raises(InputError, match="layer inner gives dict, without one row per sample: expected a tensor"):
         extract(encoder_of(Words()), dataset, tmp_path / "a.h5", layers=["inner"])
 
 
@@ -268,5 +268,5 @@ def test_existing_output(encoder, dataset, tmp_path):
 
 
 def test_batch_size_below_one(encoder, dataset, tmp_path):
-    with pytest.raises(UsageError, match="the batch size has to be at least 1, got 0"):
+    with pytest.raises(UsageError, match="the batch size must be at least 1, got 0"):
         extract(encoder, dataset, tmp_path / "a.h5", batch_size=0)

@@ -80,7 +80,7 @@ def test_result_shares_no_memory():
 @pytest.mark.parametrize(
     ("pooling", "shape", "message"),
     [
-        ("none", (5, 4), "layer x gives .5, 4. for a sample, which is no row; use gap, mean, cls or flatten"),
+        ("none", (5, 4), "layer x gives .5, 4. for a sample, which is not a row; use gap, mean, cls or flatten"),
         ("cls", (3, 4, 5), "which have no class token"),
         ("mean", (4,), "there are no positions for 'mean'"),
         ("gab", (4,), "no pooling 'gab'; did you mean 'gap'"),

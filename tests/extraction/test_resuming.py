@@ -183,7 +183,7 @@ def test_unfinished_run_is_neither_resumed_nor_replaced_in_silence(tmp_path):
         ({"layers": ["0:flatten", "2"]}, "another layers"),
         ({"dtype": "float16"}, "another run .dtype.: float32, now float16"),
         ({"amp": True}, "another run .autocast.: None, now bfloat16"),
-        ({"limit": 30}, "begun with 61 rows, and now there are 30"),
+        ({"limit": 30}, "started with 61 rows, and now there are 30"),
         ({"seed": 3}, "another run .seed.: 0, now 3"),
     ],
 )
@@ -458,7 +458,7 @@ def test_model_that_reads_other_numbers_is_not_resumed(tmp_path):
     with pytest.raises(RuntimeError):
         extract(given, data(stop_at=58, action=fail), tmp_path / "a.h5", resume=True, **options)
     given.module.scale = 1.01
-    with pytest.raises(OutputError, match=r"begun with other numbers: output of row\d comes out differently now"):
+    with pytest.raises(OutputError, match=r"started with other numbers: output of row\d comes out differently now"):
         extract(given, data(), tmp_path / "a.h5", resume=True, **options)
     assert read_unfinished(tmp_path / "a.h5").done >= 40
 

@@ -394,8 +394,8 @@ def test_disk_without_room(tmp_path, monkeypatch):
     [
         ({"dtype": "float8"}, "no dtype 'float8'"),
         ({"on_error": "ignore"}, "no on-error 'ignore'"),
-        ({"workers": -1}, "the number of workers has to be at least 0, got -1"),
-        ({"limit": 0}, "the limit has to be at least 1, got 0"),
+        ({"workers": -1}, "the number of workers must be at least 0, got -1"),
+        ({"limit": 0}, "the limit must be at least 1, got 0"),
         ({"pooling": "max"}, "no pooling 'max'"),
     ],
 )
@@ -444,7 +444,7 @@ def test_masked_tokens(tmp_path):
     expected = torch.stack([module.table.weight[[ord(letter) for letter in word]].mean(0) for word in Words.words])
     for name in ("a", "b"):
         torch.testing.assert_close(features(tmp_path / f"{name}.h5"), expected.detach(), atol=1e-6, rtol=0)
-    with pytest.raises(InputError, match="gives 12 values a row here and gave 4"):
+    with pytest.raises(InputError, match="gives 12 values per row here and gave 4"):
         extract(given, texts, tmp_path / "c.h5", batch_size=2, layers=["table:flatten"])
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from embedscope.errors import InterruptedRunError, UsageError
-from embedscope.finetuning import conclusions, finetune
+from embedscope.finetuning import conclusions, differences, finetune
 from embedscope.finetuning.comparing import summarized
 from embedscope.finetuning.splitting import part
 from embedscope.ops.paired import holm
@@ -62,13 +62,17 @@ def test_the_verdict_is_about_the_primary_metric_and_its_interval_says_the_same(
     )
     found = conclusions(run)
     assert found[0] == "a against ce: macro_f1 differs, +0.1020 [+0.0809, +0.1231], p = 0.00014"
-    assert found[1] == "  other metrics, each with its own 95% interval and without a verdict: gini +0.2020 [+0.1852, +0.2188]"
-    assert found[2] == "b against ce: no difference in macro_f1 shown, +0.0120 [-0.0091, +0.0331], p = 0.24"
-    assert found[4] == (
+    assert found[1] == "b against ce: no difference in macro_f1 shown, +0.0120 [-0.0091, +0.0331], p = 0.24"
+    assert found[2] == "other metrics have a 95% interval each and no verdict"
+    assert found[3] == (
         "the intervals cover the noise of training alone, on one split and these 25 test rows; those of macro_f1 hold for all "
         "2 objectives at once; `splits=10` covers the split too"
     )
-    assert len(found) == 5
+    assert len(found) == 4
+    assert differences(run) == {
+        "macro_f1": ["+0.1020 [+0.0809, +0.1231]", "+0.0120 [-0.0091, +0.0331]"],
+        "gini": ["+0.2020 [+0.1852, +0.2188]", "+0.0020 [-0.0148, +0.0188]"],
+    }
 
 
 def test_wilcoxon_is_corrected_over_objectives():
@@ -79,9 +83,9 @@ def test_wilcoxon_is_corrected_over_objectives():
 
 def test_another_primary_metric():
     run = made_up({"ce": FLAT, "a": {"macro_f1": around(0.5), "gini": around(0.7)}}, primary="gini", drawn=False)
-    verdict, rest, coverage = conclusions(run)
+    verdict, _, coverage = conclusions(run)
     assert verdict.startswith("a against ce: gini differs, +0.2020 [")
-    assert "macro_f1 +0.0020 [" in rest
+    assert list(differences(run)) == ["gini", "macro_f1"]
     assert coverage == "the intervals cover the noise of training alone, on one split and these 25 test rows"
 
 
@@ -108,9 +112,9 @@ def test_one_trial_shows_no_spread():
 def test_the_same_in_all_trials_is_not_a_finding():
     run = made_up({"ce": FLAT, "a": {"macro_f1": [0.75] * 5, "gini": [0.5] * 5}})
     assert run.objectives[1].summary["macro_f1"].called is None
-    verdict, rest, _ = conclusions(run)
+    verdict, *_ = conclusions(run)
     assert verdict == "a against ce: macro_f1 +0.2500 in each of the 5 trials: no spread to test against"
-    assert rest.endswith("gini +0.0000 (no spread)")
+    assert differences(run)["gini"] == ["+0.0000 (no spread)"]
 
 
 def test_a_primary_metric_that_is_undefined():

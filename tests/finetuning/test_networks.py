@@ -442,7 +442,7 @@ def test_numbers_for_networks_are_refused_for_heads_and_the_other_way_round(tmp_
         ({"train": "most"}, "cannot read what to train, 'most'"),
         ({"augment": "flop"}, "flop"),
         ({"augment": "crop"}, "a crop needs its size"),
-        ({"augment": "flip(p=2)"}, "p of flip has to be from 0 to 1"),
+        ({"augment": "flip(p=2)"}, "p of flip must be from 0 to 1"),
         ({"clip": 0}, "clip"),
     ],
 )

@@ -53,12 +53,12 @@ def test_optimizers_are_those_of_torch():
     ("check", "spec", "message"),
     [
         (check_optimizer, "adam", "no optimizer 'adam'; did you mean 'adamw'"),
-        (check_optimizer, "sgd(momentum=1.0)", "momentum of sgd has to be from 0 to below 1, got 1.0"),
+        (check_optimizer, "sgd(momentum=1.0)", "momentum of sgd must be from 0 to below 1, got 1.0"),
         (check_optimizer, "sgd(momentum=0, nesterov=True)", "needs a momentum above 0"),
         (check_optimizer, "adamw(lr=1)", "adamw takes beta1=0.9, beta2=0.999"),
         (check_optimizer, "sgd(0.9)", "sgd takes momentum=0.9, nesterov=False"),
-        (check_schedule, "plateau(factor=2)", "factor of plateau has to be between 0 and 1, got 2"),
-        (check_schedule, "plateau(patience=-1)", "patience of plateau has to be a whole number from 0"),
+        (check_schedule, "plateau(factor=2)", "factor of plateau must be between 0 and 1, got 2"),
+        (check_schedule, "plateau(patience=-1)", "patience of plateau must be a whole number from 0"),
         (check_schedule, "cosine(epochs=3)", "cosine takes no options"),
     ],
 )

@@ -59,7 +59,7 @@ def interrupting(after_epochs):
 def test_a_run_that_goes_on_comes_to_the_same(features, tmp_path, monkeypatch, epochs):
     monkeypatch.setattr(trials, "_SECONDS_BETWEEN_STATES", 0.0)
     finetune(features, tmp_path / "whole", **OPTIONS)
-    with pytest.raises(InterruptedRunError, match="what was trained is kept, resume with: the same call and resume=True"):
+    with pytest.raises(InterruptedRunError, match="finished training is kept; resume with: the same call and resume=True"):
         finetune(features, tmp_path / "run", **OPTIONS, track=interrupting(epochs))
     assert not (tmp_path / "run").exists()
     trained = []
@@ -145,7 +145,7 @@ def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, talk = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; what was trained is kept, resume with: embedscope finetune" in talk
+    assert "interrupted; finished training is kept; resume with: embedscope finetune" in talk
     assert talk.strip().endswith("--resume")
 
 

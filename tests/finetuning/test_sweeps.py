@@ -75,7 +75,7 @@ def test_grids(expression, grid):
     [
         ("ce + []*gini", r"objective 'ce \+ »\[\]\*gini': a sweep over an empty list"),
         ("ce + [1,[2]]*gini", r"objective 'ce \+ \[1,»\[2\]\]\*gini': a sweep is over a list of numbers"),
-        ("ce + [1,-2]*gini", r"objective 'ce \+ »-2\*gini': the weight before .* has to be a number from 0"),
+        ("ce + [1,-2]*gini", r"objective 'ce \+ »-2\*gini': the weight before .* must be a number from 0"),
         ("[ce, gini]", r"a sweep is over a list of numbers"),
         ("[1,2]", r"expected a loss"),
         (f"{list(range(40))}*ce@{list(range(1, 40))}", "1,560 objectives in a grid; at most 1,000 make sense, in"),
@@ -87,9 +87,9 @@ def test_grids_that_cannot_be(expression, message):
 
 
 def test_a_list_is_no_objective_of_its_own():
-    with pytest.raises(UsageError, match=r"the weight before .* has to be a number from 0"):
+    with pytest.raises(UsageError, match=r"the weight before .* must be a number from 0"):
         parse("[1,2]*ce")
-    with pytest.raises(UsageError, match=r"tau_s has to be a number above 0, got \[0.1\]"):
+    with pytest.raises(UsageError, match=r"tau_s must be a number above 0, got \[0.1\]"):
         build("silhouette(tau_s=[0.1])", 3, 4)
 
 

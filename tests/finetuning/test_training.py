@@ -181,7 +181,7 @@ def test_a_run_from_disk_is_a_run_from_memory(make_store, blobs, tmp_path):
     memory = finetune(features, tmp_path / "a", objectives=["ce"], epochs=3)
     disk = finetune(features, tmp_path / "b", objectives=["ce"], epochs=3, memory=1000, say=said.append)
     assert disk.objectives[0].trials[0].after == pytest.approx(memory.objectives[0].trials[0].after, abs=1e-6)
-    assert said == ["the rows take 0.00 GB, more than the memory they may take; they are drawn from disk"]
+    assert said == ["the rows take 0.00 GB, more than the memory limit; they are read from disk"]
 
 
 def test_root_mean_square(material):

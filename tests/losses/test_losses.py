@@ -276,7 +276,7 @@ def test_training_separates_classes():
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, "some", True])
 def test_label_smoothing_is_a_share(value):
-    with pytest.raises(UsageError, match="label_smoothing has to be a number from 0 to 1"):
+    with pytest.raises(UsageError, match="label_smoothing must be a number from 0 to 1"):
         make("ce", label_smoothing=value)
 
 
@@ -550,11 +550,11 @@ def test_schedules_of_latent_boost(schedule, betas, batch):
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("magnet", {"alpha": -1}, "alpha has to be a number from 0"),
-        ("magnet", {"hinge": 1}, "hinge has to be True or False"),
-        ("latent_boost", {"explained_variance": 0}, "explained_variance has to be a number above 0"),
-        ("latent_boost", {"explained_variance": 95}, "explained_variance has to be a number"),
-        ("latent_boost", {"beta_min": 2.0}, "beta_min has to be a number from 0 to 1"),
+        ("magnet", {"alpha": -1}, "alpha must be a number from 0"),
+        ("magnet", {"hinge": 1}, "hinge must be True or False"),
+        ("latent_boost", {"explained_variance": 0}, "explained_variance must be a number above 0"),
+        ("latent_boost", {"explained_variance": 95}, "explained_variance must be a number"),
+        ("latent_boost", {"beta_min": 2.0}, "beta_min must be a number from 0 to 1"),
         ("latent_boost", {"beta_schedule": "falling"}, "no beta_schedule 'falling'"),
         ("gini", {"dead": "drop"}, "no dead 'drop'"),
         ("class_kl", {"direction": "both"}, "no direction 'both'"),

@@ -231,7 +231,7 @@ def test_all_are_in_where_there_are_no_more_than_k():
 
 
 def test_k_is_below_the_number_of_classes():
-    with pytest.raises(UsageError, match="k has to be below the number of classes, 5, got 5"):
+    with pytest.raises(UsageError, match="k must be below the number of classes, 5, got 5"):
         make("soft_top_k", on="logits")
 
 
@@ -427,20 +427,20 @@ def test_uniformity_of_one_place_is_zero(rows):
     ("name", "options", "problem"),
     [
         ("any_loss", {"score": "acuracy"}, "no score 'acuracy'; did you mean 'accuracy'"),
-        ("any_loss", {"amplification": 0}, "amplification has to be a number above 0"),
-        ("z_loss", {"a": 0}, "a has to be a number above 0"),
-        ("comp_sum", {"tau": -1}, "tau has to be a number from 0"),
-        ("comp_sum", {"truncation": 2}, "truncation has to be a number from 0 to 1"),
-        ("ldr", {"lam": 0}, "lam has to be a number above 0"),
-        ("ldr", {"normalize": 1}, "normalize has to be True or False"),
+        ("any_loss", {"amplification": 0}, "amplification must be a number above 0"),
+        ("z_loss", {"a": 0}, "a must be a number above 0"),
+        ("comp_sum", {"tau": -1}, "tau must be a number from 0"),
+        ("comp_sum", {"truncation": 2}, "truncation must be a number from 0 to 1"),
+        ("ldr", {"lam": 0}, "lam must be a number above 0"),
+        ("ldr", {"normalize": 1}, "normalize must be True or False"),
         ("soft_top_k", {"on": "logit"}, "no on 'logit'; did you mean 'logits'"),
-        ("mann_whitney", {"max_pairs": 1.5}, "max_pairs has to be a whole number from 1, got '1.5'"),
+        ("mann_whitney", {"max_pairs": 1.5}, "max_pairs must be a whole number from 1, got '1.5'"),
         ("elastic_face", {"kind": "ark"}, "no kind 'ark'; did you mean 'arc'"),
-        ("elastic_face", {"sd": -1}, "sd has to be a number from 0"),
-        ("unpg", {"whisker": -1}, "whisker has to be a number from 0"),
-        ("icnn", {"k": 0}, "k has to be a whole number from 1, got '0'"),
+        ("elastic_face", {"sd": -1}, "sd must be a number from 0"),
+        ("unpg", {"whisker": -1}, "whisker must be a number from 0"),
+        ("icnn", {"k": 0}, "k must be a whole number from 1, got '0'"),
         ("icnn", {"scale": "rows"}, "no scale 'rows'; did you mean 'row'"),
-        ("icnn", {"k": True}, "k has to be a whole number from 1, got 'True'"),
+        ("icnn", {"k": True}, "k must be a whole number from 1, got 'True'"),
     ],
 )
 def test_options_are_checked(name, options, problem):

@@ -66,7 +66,7 @@ def test_memory_around_another_loss(features):
         ("pml.TripletMarginLoss(distance='LpDistance(q=1)')", "no option of LpDistance 'q'"),
         ("pml.TripletMarginLoss(reducer='MeanReducr')", "did you mean 'MeanReducer'?"),
         ("pml.TripletMarginLoss(miner='MultiMiner')", "did you mean 'MultiSimilarityMiner'?"),
-        ("pml.TripletMarginLoss(miner=3)", "has to be text"),
+        ("pml.TripletMarginLoss(miner=3)", "must be text"),
         ("pml.ProxyNCALoss(num_classes=7)", "no option of pml.ProxyNCALoss 'num_classes'"),
         ("pml.RankedListLoss", "pml.RankedListLoss needs margin and Tn"),
         ("pml.InstanceLoss(miner='BatchHardMiner')", "pml.InstanceLoss cannot be used so: indices_tuple is not supported"),
@@ -130,7 +130,7 @@ def test_making_a_loss_draws_only_its_proxies():
     ],
 )
 def test_options_out_of_range(option):
-    with pytest.raises(UsageError, match=r"has to be|no triplets 'easy'"):
+    with pytest.raises(UsageError, match=r"must be|no triplets 'easy'"):
         build(option, 3, 4)
 
 

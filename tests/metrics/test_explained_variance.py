@@ -37,7 +37,7 @@ def test_threshold_is_met_exactly():
 
 @pytest.mark.parametrize("threshold", [0, 1.1, "most", True])
 def test_threshold_is_a_share(threshold):
-    with pytest.raises(UsageError, match="threshold has to be a number above 0 and at most 1"):
+    with pytest.raises(UsageError, match="threshold must be a number above 0 and at most 1"):
         explained_variance(torch.randn(5, 2), threshold=threshold)
 
 

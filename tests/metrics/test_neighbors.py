@@ -235,9 +235,9 @@ def test_intervals_are_around_the_value(sample):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("knn_accuracy(k=0)", "k has to be a whole number from 1"),
+        ("knn_accuracy(k=0)", "k must be a whole number from 1"),
         ("knn_accuracy(vote='dinu')", "did you mean 'dino'"),
-        ("knn_accuracy(temperature=0)", "temperature has to be a number above 0"),
+        ("knn_accuracy(temperature=0)", "temperature must be a number above 0"),
         ("mrr(distance='l2')", "no distance 'l2'"),
     ],
 )

@@ -62,7 +62,7 @@ def test_other_minima_stay_within_one(sample, softmin):
 
 @pytest.mark.parametrize("options", [{"tau_s": 0.0}, {"tau_m": -1.0}, {"tau_s": "warm"}, {"tau_m": math.inf}])
 def test_temperatures_are_positive(sample, options):
-    with pytest.raises(UsageError, match="has to be a number above 0"):
+    with pytest.raises(UsageError, match="must be a number above 0"):
         soft_silhouette(*sample, **options)
 
 

@@ -317,7 +317,7 @@ def test_file_that_is_cut_short(tmp_path, name, part):
         save_file(weights(), tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated"):
         load_checkpoint(Net(), str(tmp_path / name))
 
 

@@ -82,7 +82,7 @@ def test_a_head_on_the_model_gives_what_the_run_has(trained, tmp_path):
 def test_a_head_on_the_wrong_layer(trained, tmp_path):
     head = open_head(trained / "run" / "ce" / "trial-0" / "head.safetensors")
     with pytest.raises(
-        InputError, match=r"head.safetensors takes 64 values a row, and the layer gives \d+; it was trained on "
+        InputError, match=r"head.safetensors takes 64 values per row, and the layer gives \d+; it was trained on "
     ):
         extract(*digit_net(), tmp_path / "a.h5", head=head, layers=["output"])
     with pytest.raises(UsageError, match="belongs to one layer, and 2 are named; name one"):

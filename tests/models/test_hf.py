@@ -232,8 +232,8 @@ def test_text_for_a_model_of_images(vit):
     [
         ("modality='imge'", UsageError, "no modality 'imge'; did you mean 'image'"),
         ("modality='image'", InputError, r"has no image processor that can be loaded \(image: "),
-        ("trust_remote_code='yes'", UsageError, "trust_remote_code has to be True or False"),
-        ("max_length=0", UsageError, "max_length has to be a number from 1"),
+        ("trust_remote_code='yes'", UsageError, "trust_remote_code must be True or False"),
+        ("max_length=0", UsageError, "max_length must be a number from 1"),
         ("max_length=13", InputError, "max_length=13 is more than the 12 positions of the model"),
         ("nope=1", InputError, r"cannot be opened \(TypeError: .*nope"),
     ],

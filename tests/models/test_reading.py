@@ -58,10 +58,10 @@ def test_shards(tmp_path, state, kind):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bias": "part-9.safetensors"}, r"names 2 shards, of which part-9\.safetensors is not there; give all of them"),
-        ({"bias": "../other.safetensors"}, r"names the shard '\.\./other\.safetensors'; shards have to lie beside their index"),
-        ({"bias": "/etc/passwd"}, "names the shard '/etc/passwd'; shards have to lie beside"),
-        ({"bias": "model.safetensors.index.json"}, "shards have to lie beside their index"),
+        ({"bias": "part-9.safetensors"}, r"names 2 shards, of which part-9\.safetensors is missing; give all of them"),
+        ({"bias": "../other.safetensors"}, r"names the shard '\.\./other\.safetensors'; shards must lie beside their index"),
+        ({"bias": "/etc/passwd"}, "names the shard '/etc/passwd'; shards must lie beside"),
+        ({"bias": "model.safetensors.index.json"}, "shards must lie beside their index"),
         ({"bias": "part-0.safetensors"}, r"says that part-0\.safetensors holds bias, and it does not"),
         ({"bias": 3}, "cannot be read as the index of a sharded checkpoint|names the shard"),
     ],

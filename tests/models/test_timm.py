@@ -128,7 +128,7 @@ def test_preparation_goes_to_worker_processes(images):
             InputError,
             r"test_resnet\(nope=3\) cannot be made \(TypeError: .*'nope'",
         ),
-        ("timm:test_resnet(pretrained=0)", UsageError, "pretrained has to be True or False"),
+        ("timm:test_resnet(pretrained=0)", UsageError, "pretrained must be True or False"),
         ("timm:cspresnet50d", InputError, r"cannot be had \(RuntimeError: No pretrained .*; give `checkpoint=FILE`"),
         ("timm:test_resnet(checkpoint_path='a.pt')", UsageError, "give it as `checkpoint=`"),
     ],

@@ -66,7 +66,7 @@ def test_a_checkpoint_given_as_a_program(network, tmp_path):
 
 def test_truncated(traced, tmp_path):
     (tmp_path / "short.pt").write_bytes((tmp_path / "traced.pt").read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"short\.pt cannot be read as TorchScript \(it is cut short, .*\); expected a file"):
+    with pytest.raises(InputError, match=r"short\.pt cannot be read as TorchScript \(it is truncated, .*\); expected a file"):
         open_model(f"torchscript:{tmp_path}/short.pt")
 
 

@@ -107,7 +107,7 @@ def test_preparation_goes_to_worker_processes(images):
             InputError,
             r"cannot be had \(ValueError: .*1000 but got 10.*pretrained=False",
         ),
-        ("torchvision:resnet18(pretrained='yes')", UsageError, "pretrained has to be True or False"),
+        ("torchvision:resnet18(pretrained='yes')", UsageError, "pretrained must be True or False"),
     ],
 )
 def test_models_that_cannot_be_made(spec, error, message):

@@ -26,5 +26,5 @@ def test_likelihoods_are_shares(value):
 
 @pytest.mark.parametrize("options", [{"eta": -1}, {"gamma": -0.5}])
 def test_options_are_not_negative(options):
-    with pytest.raises(UsageError, match="has to be a number from 0"):
+    with pytest.raises(UsageError, match="must be a number from 0"):
         weights(torch.tensor([0.5]), **options)

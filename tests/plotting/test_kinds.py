@@ -250,7 +250,7 @@ def test_kind_that_does_not_suit(make_store, blobs, tmp_path, kind, message):
 
 def test_damaged_run(run, tmp_path):
     (run / "ce" / "trial-0" / "log.csv").write_text("epoch,ce\n1,x\n")
-    with pytest.raises(InputError, match=r"log.csv is damaged or not there"):
+    with pytest.raises(InputError, match=r"log.csv is damaged or missing"):
         plot([str(run)], tmp_path / "a.png", kinds=["training"])
 
 
@@ -284,7 +284,7 @@ def test_drawing(kind, width, classes, inputs, embed, tmp_path):
 def test_a_damaged_run_is_said(run):
     (run / "ce" / "trial-0" / "log.csv").unlink()
     assert plot([str(run)], run.parent / "a.svg", kinds=["pca"])
-    with pytest.raises(InputError, match=r"log.csv is damaged or not there"):
+    with pytest.raises(InputError, match=r"log.csv is damaged or missing"):
         plot([str(run)], run.parent / "b.svg", kinds=["training"])
     (run / "run.json").write_text(
         '{"schema": "embedscope.finetune/1", "objectives": [], "options": {}, "data": {"train": 2, "test": 2}, "seconds": 1}'

@@ -94,12 +94,12 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
         ({"max_points": 2}, "a picture needs at least 3 points"),
         ({"width": "colum"}, "no width 'colum'; did you mean 'column'"),
         ({"form": "jpg"}, "no form 'jpg'"),
-        ({"coordinates": "a.tsv"}, "'a.tsv' must end in .csv"),
-        ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' must end in .csv"),
-        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity has to be a number above 0, got a"),
-        ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity has to be a number above 0, got -3"),
-        ({"kinds": ["umap(neighbors='a')"]}, "neighbors has to be a whole number from 2, got 'a'"),
-        ({"seed": 2**32}, "seed has to be a number from 0 to"),
+        ({"coordinates": "a.tsv"}, "'a.tsv' must end with .csv"),
+        ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' must end with .csv"),
+        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity must be a number above 0, got a"),
+        ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity must be a number above 0, got -3"),
+        ({"kinds": ["umap(neighbors='a')"]}, "neighbors must be a whole number from 2, got 'a'"),
+        ({"seed": 2**32}, "seed must be a number from 0 to"),
     ],
 )
 def test_bad_options(make_store, blobs, tmp_path, options, message):
@@ -108,7 +108,7 @@ def test_bad_options(make_store, blobs, tmp_path, options, message):
 
 
 def test_other_suffix(tmp_path):
-    with pytest.raises(UsageError, match=r"the name must end in .png, .svg, .pdf"):
+    with pytest.raises(UsageError, match=r"the name must end with .png, .svg, .pdf"):
         plot(["nowhere.h5"], tmp_path / "a.jpg")
 
 

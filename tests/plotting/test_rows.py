@@ -106,7 +106,7 @@ def test_kinds_and_numbers_are_checked(flawed, embed):
     assert [each.kind for each in gallery.shown] == ["outlier"]
     with pytest.raises(UsageError, match="no kind of issue 'labels'; did you mean 'label'"):
         numbers("issues", given, kinds="labels")
-    with pytest.raises(UsageError, match="most has to be a whole number from 1"):
+    with pytest.raises(UsageError, match="most must be a whole number from 1"):
         numbers("issues", given, most=0)
     with pytest.raises(UsageError, match="at least one of label"):
         numbers("issues", given, kinds=())

@@ -117,7 +117,7 @@ def test_write_that_is_lost_does_not_get_the_name(tmp_path, monkeypatch, small_b
     with monkeypatch.context() as patched:
         patched.setattr(h5py.File, "close", close)
         with pytest.raises(
-            OutputError, match=r"was removed, for it cannot be read back .* rows 16 to 23 of /features/x are not"
+            OutputError, match=r"was removed, because it cannot be read back .* rows 16 to 23 of /features/x are not"
         ):
             filled(tmp_path / "a.h5", ROWS)
     assert list(tmp_path.iterdir()) == []

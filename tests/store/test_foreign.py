@@ -88,7 +88,7 @@ def test_options_name_the_columns(tmp_path, name):
         (NUMBERED, "(features='e*')", r"no column of features matches 'e\*'; there are: d0, d1, d2"),
         (NUMBERED, "(label='lable')", "no column for label 'lable'; did you mean 'label'"),
         ({**NUMBERED, "d3": ["n/a", *"12345"]}, "", r"row 0 of d3 \(counted from 0\) holds 'n/a', which is not a number"),
-        ({**NUMBERED, "id": [0, 1, 2, 3, 4, 4]}, "", "ids have to be unique; 1 of 6 are repeated"),
+        ({**NUMBERED, "id": [0, 1, 2, 3, 4, 4]}, "", "ids must be unique; 1 of 6 are repeated"),
         ({"label": Y[:0], "d0": X[:0, 0]}, "", "has no rows"),
     ],
 )
@@ -199,7 +199,7 @@ class Harmful:
         ({"X": torch.zeros(1).expand(10**7, 10**7), "y": torch.zeros(3)}, r"X would take 400,000,000,000,000 bytes of memory"),
         ({"X": torch.zeros(3, 2), "y": torch.eye(3)}, r"y has the shape \(3, 3\); give one label per row, such as y.argmax"),
         ({"X": torch.zeros(3, 2), "y": {"a": 1}}, "y is a dict; expected a tensor, or a list of texts"),
-        ({"X": torch.zeros(2, 2, 2), "y": [0, 1]}, r"X has to be numbers of shape \(N, D\)"),
+        ({"X": torch.zeros(2, 2, 2), "y": [0, 1]}, r"X must be numbers of shape \(N, D\)"),
     ],
 )
 def test_tensors_that_cannot_be_used(tmp_path, capfd, saved, message):
@@ -367,7 +367,7 @@ def large_chunks(file):
     ("edit", "message"),
     [
         (categories_in_themselves, "/obs/label/categories is not a data set"),
-        (codes_that_are_no_places, "the codes of /obs/label have to be whole numbers from -1 to 1"),
+        (codes_that_are_no_places, "the codes of /obs/label must be whole numbers from -1 to 1"),
         (long_labels, "/labels has a text of 1,048,577 bytes; at most 1,048,576 are read"),
         (large_chunks, "/features has chunks of 256,000,000 bytes"),
     ],
@@ -494,7 +494,7 @@ def test_tensors_beyond_memory(tmp_path, monkeypatch):
 def test_an_archive_made_to_fill_memory(tmp_path, monkeypatch):
     npz(tmp_path / "a.npz", (4, 2**18), size=8 * 2**20)
     monkeypatch.setattr("embedscope.store.limits._WORTH_A_LOOK", 2**20)
-    with pytest.raises(InputError, match=r"unpacks from 8,\d+ to 8,\d+,\d+ bytes, as files do that are made to fill memory"):
+    with pytest.raises(InputError, match=r"unpacks from 8,\d+ to 8,\d+,\d+ bytes, as decompression bombs do"):
         read_features(str(tmp_path / "a.npz"))
 
 
@@ -518,7 +518,7 @@ def test_an_array_cut_short(tmp_path):
     np.save(tmp_path / "x.npy", X)
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-8])
     np.save(tmp_path / "y.npy", Y)
-    with pytest.raises(InputError, match="promises 72 bytes and holds 64; it is cut short"):
+    with pytest.raises(InputError, match="promises 72 bytes and holds 64; it is truncated"):
         read_features(f"{tmp_path / 'x.npy'},{tmp_path / 'y.npy'}")
 
 

@@ -33,7 +33,7 @@ def test_labels_of_any_kind(values, names, codes):
 
 @pytest.mark.parametrize("values", [[0.5], [float("inf")], np.array([0.5, 1]), np.array([1j])])
 def test_labels_that_are_no_classes(values):
-    with pytest.raises(InputError, match=r"a: labels have to be whole numbers or text, got (float64 such as|complex128)"):
+    with pytest.raises(InputError, match=r"a: labels must be whole numbers or text, got (float64 such as|complex128)"):
         encode("a", "y", values)
 
 

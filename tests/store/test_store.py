@@ -183,7 +183,7 @@ def test_store_with_something_missing(make_store, missing):
     if missing == "rows":  # read only of an unfinished store
         assert read_features(str(path)).features.shape == (2, 2)
     else:
-        with pytest.raises(InputError, match=rf"is damaged.*/{missing}.* is not there"):
+        with pytest.raises(InputError, match=rf"is damaged.*/{missing}.* is missing"):
             read_features(str(path))
 
 
@@ -199,7 +199,7 @@ def test_store_with_something_missing(make_store, missing):
         ("features/embedding", np.zeros((2, 0), np.float32), r"/features/embedding is \(2, 0\)"),
         ("provenance", "{", "is damaged: /provenance is not JSON"),
         ("provenance", "[" * 10**5, "is damaged: /provenance is not JSON"),
-        ("provenance", "[]", "provenance has to be an object, got a list"),
+        ("provenance", "[]", "provenance must be an object, got a list"),
     ],
 )
 def test_store_with_something_wrong(make_store, name, value, message):
@@ -233,14 +233,14 @@ def test_no_such_file():
 
 def test_not_hdf5(tmp_path):
     (tmp_path / "a.h5").write_text("hello")
-    with pytest.raises(InputError, match="is not an HDF5 file, as a feature store is, or it is cut short"):
+    with pytest.raises(InputError, match="is not an HDF5 file, as a feature store is, or it is truncated"):
         read_features(str(tmp_path / "a.h5"))
 
 
 def test_cut_short(make_store):
     path = make_store(np.zeros((400, 50)), np.arange(400) % 2)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match="is not an HDF5 file, as a feature store is, or it is cut short"):
+    with pytest.raises(InputError, match="is not an HDF5 file, as a feature store is, or it is truncated"):
         read_features(str(path))
 
 
@@ -389,17 +389,17 @@ def test_npy_pair(tmp_path):
         ({"X": np.zeros((3, 2)), "y": [0, 1]}, r"X has 3 rows, but y has shape \(2,\)"),
         ({"X": np.zeros((3, 2))}, "has no y; it holds X; an archive needs X"),
         ({"X": np.zeros((0, 2)), "y": np.zeros(0, np.int64)}, "has no rows"),
-        ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X has to be numbers of shape \(N, D\)"),
-        ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels have to be whole numbers or text"),
+        ({"X": np.zeros((3, 2, 2)), "y": [0, 1, 1]}, r"X must be numbers of shape \(N, D\)"),
+        ({"X": np.zeros((3, 2)), "y": [0.5, 1, 1]}, "labels must be whole numbers or text"),
         ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b"]}, "label 2 has no name among 2"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b", "a"]}, "class_names have to be distinct"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": "abc"}, "class_names have to be distinct, in one row"),
-        ({"X": np.zeros((3, 2)), "y": [0, np.inf, 1]}, "labels have to be whole numbers or text, got float64"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1e300, 1]}, "labels have to be whole numbers or text"),
-        ({"X": np.zeros((3, 2)), "y": [0, 1, 1], "ids": ["a", "b", "a"]}, "ids have to be unique; 1 of 3 are repeated"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": ["a", "b", "a"]}, "class_names must be distinct"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 2], "class_names": "abc"}, "class_names must be distinct, in one row"),
+        ({"X": np.zeros((3, 2)), "y": [0, np.inf, 1]}, "labels must be whole numbers or text, got float64"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1e300, 1]}, "labels must be whole numbers or text"),
+        ({"X": np.zeros((3, 2)), "y": [0, 1, 1], "ids": ["a", "b", "a"]}, "ids must be unique; 1 of 3 are repeated"),
         ({"X": np.zeros((3, 0)), "y": [0, 1, 1]}, "has no rows or no columns"),
-        ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
-        ({"X": np.zeros((3, 2), np.longdouble), "y": [0, 1, 1]}, "X has to be numbers of at most 64 bits"),
+        ({"X": np.array([["a", "b"]] * 3), "y": [0, 1, 1]}, "X must be numbers of at most 64 bits"),
+        ({"X": np.zeros((3, 2), np.longdouble), "y": [0, 1, 1]}, "X must be numbers of at most 64 bits"),
         ({"X": np.zeros((2, 2)), "y": np.array([b"\xff", b"a"])}, "y are not UTF-8 text"),
     ],
 )
