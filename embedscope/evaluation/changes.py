@@ -80,7 +80,7 @@ class SideChanges:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed: classes, samples (None without pairs), and what a reader has to know."""
+    """What changed: classes, samples (None without pairs), and what a reader needs to know."""
 
     classes: tuple[ClassChange, ...]
     sides: SideChanges | None

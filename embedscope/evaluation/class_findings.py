@@ -35,7 +35,7 @@ class Sides:
 
     `sure` counts those of `wrong`, and `surely` those of `towards`, whose nearest neighbors vote against their class too, if
     that was measured, and all of them otherwise. Rules decide by these: on average, most samples of a wide class lie nearer to
-    a narrow one beside it, and with many dimensions the distances to all classes are about equal, though no sample has a
+    a narrow one next to it, and with many dimensions the distances to all classes are about equal, though no sample has a
     neighbor of another class.
     """
 
@@ -75,13 +75,13 @@ def _first(scores: Scores, name: str) -> str:
 
 
 def _share(hits: int, total: int) -> str:
-    """Write a share in per cent with its 95% interval: "18% [10, 29]"."""
+    """Format a share as a percentage with its 95% interval: "18% [10, 29]"."""
     low, high = wilson_interval(hits, total)
     return f"{100 * hits / total:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def not_separated(scores: Scores) -> list[Finding] | None:
-    """Whether so many samples lie nearer to another class that no single pair of classes is worth naming."""
+    """Whether too many samples lie nearer to another class for any single pair of classes to be worth naming."""
     sides = _sides(scores)
     return None if sides is None else _not_separated(sides)
 

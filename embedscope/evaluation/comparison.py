@@ -47,7 +47,7 @@ class Comparison:
         distance: of the silhouettes of classes and samples.
         classes: in the order of their labels; empty where silhouettes are undefined.
         sides: which samples changed sides; None without pairs.
-        notes: what a reader has to know.
+        notes: what a reader needs to know.
     """
 
     first: str
@@ -91,7 +91,7 @@ class Comparison:
 def compare(
     first: FeatureSet, second: FeatureSet, scores: tuple[Scores, Scores], measure: Callable[[FeatureSet], Scores], seed: int
 ) -> Comparison:
-    """Compare two embeddings, on the rows that both have where that is sound, see `pairing.paired`.
+    """Compare two embeddings, on the rows in both if that is sound, see `pairing.paired`.
 
     Args:
         first: its labeled rows.

@@ -112,7 +112,7 @@ def evaluate(
             stratified (unbiased) mean with its 95% interval; the other metrics stay exact.
         anchors: (M,) ascending positions among the labeled rows: measure these samples instead of drawing them.
         ci: add 95% intervals, see `evaluation.intervals`: True or "drawn" where the numbers of samples per class are drawn
-            with the samples, "fixed" where they are given.
+            with the samples, "fixed" if they are given.
         memory: bytes that a run may take in addition to what torch itself takes; half of what is free by default. Features
             that fit, with the copy that is computed with, are read into memory; others are read in blocks.
         device: "auto", "cpu", "cuda" or "cuda:N". Measurements are in float64, which MPS lacks: "auto" takes the CPU there.
@@ -199,7 +199,7 @@ def _measured(
     ci: str | None,
     seed: int,
 ) -> tuple[Measurement, Result | None]:
-    """Run one metric; the Result is None where it is undefined."""
+    """Run one metric; the Result is None if it is undefined."""
     declared = metric.declared
     blank = Measurement(metric.name, None, declared.better, declared.bounds, metric.options)
     passed = {"anchors": anchors} if declared.takes_anchors else {}

@@ -56,7 +56,7 @@ class CopiedRows:
         within: number of groups with several rows in one split.
         across: number of groups in several splits.
         disagreeing: number of groups whose labels differ.
-        note: what a reader has to know, or None.
+        note: what a reader needs to know, or None.
     """
 
     rows: list[Issue]

@@ -75,7 +75,7 @@ class Issues:
         noise_rate: estimated share of wrong labels among all, flagged or not; None where labels could not be checked.
         ids: (N,) of all rows.
         wrong: (N,) float64, probability that the label is wrong, of all rows; NaN where it could not be checked.
-        notes: what a reader has to know, such as what could not be computed.
+        notes: what a reader needs to know, such as what could not be computed.
     """
 
     name: str

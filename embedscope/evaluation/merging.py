@@ -28,7 +28,7 @@ _LARGEST = 2**30
 
 @dataclass(frozen=True)
 class MergedValue:
-    """A metric of a run: its value, None where it is undefined, and what `score` says of it."""
+    """A metric of a run: its value, None if undefined, and what `score` reports about it."""
 
     value: float | None
     ci95: tuple[float, float] | None = None

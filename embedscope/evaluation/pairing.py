@@ -44,7 +44,7 @@ class Pairing:
 
     @property
     def whole(self) -> bool:
-        """Whether both hold the same rows."""
+        """Whether both contain the same rows."""
         return self.reason is None and self.alone == (0, 0)
 
 

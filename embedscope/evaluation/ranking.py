@@ -26,7 +26,7 @@ class RankedLayer:
         source: the file.
         layer: the layer in it.
         dimensions: its width.
-        value: of the metric; None where it is undefined.
+        value: of the metric; None if undefined.
         ci95: its 95% interval, if any.
         difference: 95% interval of value - best value, paired where the rows are the same; None for the best, and without
             intervals.

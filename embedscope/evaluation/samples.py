@@ -59,13 +59,13 @@ def find_issues(
     neighbors. A model of the label noise weighs them against one another and gives the probability that a label is wrong
     (`ops.label_issues`); those above one half are flagged. So are a few rows of a class within a part of the data that another
     class leads, if no neighbors connect it with their own. The features themselves may know the labels: those of a network
-    that memorised wrong labels hide them.
+    that memorized wrong labels hide them.
 
     Copies are rows much nearer to one another than rows usually are (`ops.near_copies`), outliers rows much further away
     (`ops.outliers`), both by Euclidean distance. Labels are not needed for these.
 
     Args:
-        features: (N, D) with `labels` (N,), or alone where there are none; a path, a FeatureSet, or AnnData with `labels` the
+        features: (N, D) with `labels` (N,), or alone if there are none; a path, a FeatureSet, or AnnData with `labels` the
             name of a column, as `score` takes them.
         labels: of any kind; negative numbers and gaps are unlabeled rows.
         ids: (N,) unique, of arrays; the row numbers by default.
@@ -73,9 +73,9 @@ def find_issues(
         layer: which layer of a store.
         split: look at the rows of one split only.
         memory: bytes that a run may take; half of what is free by default. Rows that do not fit are read from disk in blocks;
-            the probabilities, 8 bytes for each row and class, have to fit.
+            the probabilities, 8 bytes for each row and class, must fit.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        seed: of the folds of the probe, and of the rows that the noise model is fitted on, where there are many.
+        seed: of the folds of the probe, and of the rows that the noise model is fitted on, if there are many.
         say: is told what could not be computed.
         track: shows progress.
 

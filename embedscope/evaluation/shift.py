@@ -139,7 +139,7 @@ class Shift:
 def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shift:
     """Measure how far other rows are from those of an embedding. Neither needs labels; with labels on both sides, by class.
 
-    Rows are drawn at random where there are many (2,000 of either side for the classifier and the kernel, 10,000 for
+    Rows are sampled at random if there are many (2,000 of either side for the classifier and the kernel, 10,000 for
     neighbors). A classifier is a logistic regression on standardized features, cross-validated in five folds.
 
     Args:
@@ -200,7 +200,7 @@ def _held(features: FeatureSet) -> FeatureSet:
 
 
 def _drawn(features: FeatureSet, most: int, seed: int, among: Array | None = None) -> tuple[Tensor, Array]:
-    """Draw at most so many rows, of all or among some positions: (n, D) float64, and their positions (n,)."""
+    """Sample a limited number of rows, from all or from some positions: (n, D) float64, and their positions (n,)."""
     among = np.arange(len(features.ids)) if among is None else among
     if len(among) > most:
         among = np.sort(np.random.default_rng(seed).choice(among, most, replace=False))
@@ -287,7 +287,7 @@ def _places(features: FeatureSet) -> dict[str, Array]:
 
 
 def _proportions(here: FeatureSet, other: FeatureSet) -> float:
-    """Test whether the classes have the same shares: p-value, 1 where there is one class."""
+    """Test whether the classes have the same shares: p-value, 1 if there is only one class."""
     from scipy import stats
 
     counts = [{name: len(rows) for name, rows in _places(each).items()} for each in (here, other)]

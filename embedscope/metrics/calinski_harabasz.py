@@ -35,7 +35,7 @@ def calinski_harabasz(features: Rows, labels: Tensor) -> Result:
     moments = gathered(raw_moments, features, labels).moments
     classes, rows = len(moments.counts), float(moments.counts.sum())
     if classes < 2:
-        raise UndefinedError("there is only one class, so nothing between classes")
+        raise UndefinedError("there is only one class, so no spread between classes")
     within = float(moments.spread.sum())
     if within <= 0:
         raise UndefinedError("all rows equal their class mean: there is no spread within classes to divide by")

@@ -26,7 +26,7 @@ def map_at_r(features: Rows, labels: Tensor, *, distance: str = "cosine", anchor
     """Mean average precision at R: how high the own class ranks among R neighbors.
 
     R is the number of other rows of the sample's class. AP@R = (1 / R) sum over i <= R of P(i) rel(i), where P(i) is the
-    precision among the i nearest rows and rel(i) is 1 if the i-th has the sample's class. 1 where every class is nearer to
+    precision among the i nearest rows and rel(i) is 1 if the i-th has the sample's class. 1 if every class is nearer to
     itself than to any other row.
 
     Args:

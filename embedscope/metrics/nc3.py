@@ -55,7 +55,7 @@ def nc3(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result
     moments = gatherer.moments
     logits = check_logits(logits, len(moments.counts))
     if len(moments.counts) < 2:
-        raise UndefinedError("there is only one class, so nothing between classes")
+        raise UndefinedError("there is only one class, so no spread between classes")
     means = moments.means - moments.means.mean(dim=0)
     if float(means.abs().max()) <= 4 * torch.finfo(means.dtype).eps * moments.largest:
         raise UndefinedError("all class means are equal")

@@ -1,4 +1,4 @@
-"""The participation ratio: how many dimensions hold the variance."""
+"""The participation ratio: how many dimensions the variance is spread over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the nearest neighbors hold one of the own class."""
+"""Whether the nearest neighbors include one of the sample's own class."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def limits(*, memory: int, track: Track = untracked, say: Callable[[str], None] 
 
 
 def memory() -> int:
-    """Return how many bytes a pass may take beside its input and its result."""
+    """Return how many bytes a pass may take besides its input and its result."""
     return _LIMITS.get().memory
 
 
@@ -85,7 +85,7 @@ def row_slices(rows: int, row_bytes: int, block_bytes: int | None = None, start:
 def over_all_rows(
     features: Rows, dtype: torch.dtype, device: torch.device, *, copies: int, description: str
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Read all rows by blocks in every process, with room for so many copies of a block; otherwise as `over_rows`."""
+    """Read all rows by blocks in every process, with room for `copies` copies of a block; otherwise like `over_rows`."""
     rows, width = features.shape
     blocks = row_slices(rows, width * dtype.itemsize * copies)
     for block in tracked(blocks, description, len(blocks)):

@@ -93,7 +93,7 @@ def mutual_neighbors(first: Rows, second: Rows, k: int = 10) -> float:
 
 
 def _mean_and_scale(rows: Rows) -> tuple[Tensor, float]:
-    """Return the mean (D,) float64 and the root of the mean square distance to it; 0.0 where that is rounding noise."""
+    """Return the mean (D,) float64 and the root of the mean square distance to it; 0.0 if that is rounding noise."""
     count, width = rows.shape
     total, largest = torch.zeros(width, dtype=torch.float64), 0.0
     for _, block in blocks.over_all_rows(rows, torch.float64, torch.device("cpu"), copies=2, description="means"):

@@ -86,7 +86,7 @@ def class_distances(
         distance: "euclidean", "sqeuclidean" or "cosine" (1 - cosine similarity; a zero row is at 1 from everything).
         normalize: divide every row by its length first (a zero row stays zero).
         minimum: which minimum over the other classes b(i) is. The hard one takes the fewest pairs.
-        moments: what `class_moments` gathered, where it has been; not read by "euclidean".
+        moments: what `class_moments` gathered, if it has; not read by "euclidean".
         anchors: (M,) ascending positions; only these samples are measured, against all rows. The results are then (M,).
 
     Raises:
@@ -194,7 +194,7 @@ def batch_class_distances(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the same with gradients, for one batch: (B, D), (B,) -> a (B,), d (K, B), alone (B,).
 
-    d holds the mean distance to every class present, and inf at the own one. With `num_classes`, of labels in [0, K), it holds
+    d is the mean distance to every class present, and inf at the own one. With `num_classes`, of labels in [0, K), it holds
     all K classes, inf at those without a row: no shape depends on the labels then, as torch.compile needs it.
     """
     check_choice("distance", distance, DISTANCES)

@@ -73,7 +73,7 @@ class ClassScatter:
         UndefinedError for fewer than two classes, or if all class means are equal.
         """
         if len(self.classes) < 2:
-            raise UndefinedError("there is only one class, so nothing between classes")
+            raise UndefinedError("there is only one class, so no spread between classes")
         means = self.means - self.means.mean(dim=0)
         if not bool(torch.isfinite(self.within).all()) or not bool(torch.isfinite(means.square().sum())):
             raise UndefinedError("the features are too large: their squares overflow")

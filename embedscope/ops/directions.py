@@ -49,7 +49,7 @@ class Directions:
 
     @property
     def note(self) -> str | None:
-        """What a reader has to know, if rows were left out."""
+        """What a reader needs to know, if rows were left out."""
         zeros = self._moments.zeros
         return f"{zeros:,} zero {'row is' if zeros == 1 else 'rows are'} left out" if zeros else None
 

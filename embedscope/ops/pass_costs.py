@@ -1,7 +1,7 @@
 """What a pass costs: whether bounds rule out enough classes to be worth their price, and how long all pairs will take.
 
-Costs are in multiplications and additions of a product. Only the choice between two exact passes depends on them, and what is
-said beforehand.
+Costs are in multiplications and additions of a product. They decide only between two exact passes, and
+how long a pass is announced to take.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations, *, longest: int) 
 def classes(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[ClassRelations]:
     """Share of the channels and of the data by class, and which classes are confused.
 
-    Shares are of all rows, from the magnitudes of a layer, if any (arXiv:2202.07073 eqs. 4, 6); nearest other classes
+    Shares are over all rows, from the magnitudes of a layer, if any (arXiv:2202.07073 eqs. 4, 6); nearest other classes
     are those of the silhouette, of the rows that are shown. UndefinedError for fewer than two classes, or dead channels only.
     """
     return [_relations(each, activation) for each in inputs]

@@ -46,7 +46,7 @@ class Comparison:
 
     Attributes:
         of: the run.
-        before: metric -> value on the held-out rows as they came in; None where it is undefined.
+        before: metric -> value on the held-out rows as they came in; None if undefined.
         after: metric -> objective -> outcome; without those that are undefined in every trial.
     """
 

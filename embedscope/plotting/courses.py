@@ -33,7 +33,7 @@ class Course:
         name: of the file, and of the layer if there are several.
         layer: that was measured.
         steps: (S,) int64, ascending.
-        values: metric -> (S,) float64, NaN where it is undefined or was not measured; also LOSS, if it was told.
+        values: metric -> (S,) float64, NaN if undefined or not measured; also LOSS, if it was told.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Course:
 def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None) -> list[Course]:
     """Read the sources that are files of measurements, [name=]path or a mapping of names to paths; an empty list if none is.
 
-    UsageError for such files beside other sources, a layer that is in none of them, or a split; InputError for a damaged one.
+    UsageError for such files mixed with other sources, a layer that is in none of them, or a split; InputError for a damaged one.
     """
     listed = [sources] if isinstance(sources, str | Path) else sources
     if isinstance(listed, Mapping) and all(isinstance(each, str | Path) for each in listed.values()):

@@ -58,14 +58,14 @@ def plot(
 ) -> Any:
     """Draw embeddings side by side, one color per class throughout; return a matplotlib Figure, or the files written.
 
-    Without `output`, nothing is written, and all kinds stand in one Figure. Scores are drawn too: they hold the silhouettes of
+    Without `output`, nothing is written, and all kinds are in one Figure. Scores are drawn too: they hold the silhouettes of
     samples, but no features, so that keeping them keeps no memory; kinds that need features refuse them.
 
     Args:
         sources: what `score` takes: features with `labels`, a path, a FeatureSet, a mapping from names to these, or a list; and
             run directories (before, and after each objective), what `finetune` returned, and what `score` returned. Or files of
             measurements, the .jsonl of a Monitor or of scored checkpoints, which are drawn over their steps.
-        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind; .html for a
+        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for one picture per kind; .html for a
             page to explore, which has all kinds that suit, the scores, the samples and the provenance.
         labels: (N,) of any kind, for the arrays among the sources.
         kind: one kind, as `kinds`.

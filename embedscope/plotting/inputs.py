@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Silhouettes:
-    """Of the rows that are shown, measured against all rows.
+    """Silhouettes of the shown rows, measured against all rows.
 
     Attributes:
         values: (n,) float64 in [-1, 1].
-        nearest: (n,) int64, the class that is nearest beside the own one.
+        nearest: (n,) int64, the nearest class other than the own one.
     """
 
     values: Array
@@ -62,22 +62,22 @@ class Embedding:
 
     @property
     def name(self) -> str:
-        """What panels call it."""
+        """Name used by the panels."""
         return self.features.name
 
     @property
     def labels(self) -> Array:
-        """Of the rows that are shown: (n,) int64."""
+        """Labels of the shown rows: (n,) int64."""
         return self.features.labels[self.shown]
 
     @property
     def ids(self) -> Array:
-        """Of the rows that are shown: (n,) str."""
+        """Ids of the shown rows: (n,) str."""
         return self.features.ids[self.shown]
 
     @property
     def rows(self) -> torch.Tensor:
-        """The features of the rows that are shown: (n, D)."""
+        """Features of the shown rows: (n, D)."""
         return SelectedRows(self.features.features, self.shown)[:]
 
     @cached_property

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "label", "input", "kind", "x", "y")
 
-# Of the rows of the smaller of two inputs, the share that both have to hold before one layout is aligned to the other.
+# Share of the smaller input's rows that both inputs must have for one layout to be aligned with the other.
 _SHARED = 0.5
 
 
@@ -195,7 +195,7 @@ Coordinates = dict[tuple[str, str], dict[str, tuple[float, float]]]
 def read_coordinates(path: Path) -> Coordinates:
     """Read what `write_coordinates` wrote, or a table like it: id, input, kind, x, y, in any order.
 
-    InputError for a file that cannot be read, lacks a column, names an id twice, or holds what is no finite number.
+    InputError for a file that cannot be read, lacks a column, names an id twice, or contains a value that is not a finite number.
     """
     found: Coordinates = {}
     try:

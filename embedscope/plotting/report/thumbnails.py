@@ -1,8 +1,8 @@
 """Small pictures of the samples, where the images that the features were made from are still at hand.
 
-Where to look is said by whoever makes the page, or else by the features, which may come from a stranger. So unless it is named,
-only local files are opened, below one folder and after a look at how many they are, and only data whose fingerprint is the
-recorded one are shown.
+The location comes from whoever makes the page, or else from the features, which may come from a stranger. So unless it is given,
+only local files are opened, below one folder and only after they are counted, and only data with
+the recorded fingerprint are shown.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _images_of(dataset: Dataset) -> Callable[[str], Any]:
 
 
 def _read(path: Path, root: Path | None = None) -> Image | None:
-    """Decode an image file; None for what is no file below the root, or larger than images are."""
+    """Decode an image file; None for anything that is not a file below the root, or larger than images are."""
     try:
         path = path.resolve()
         if (root is not None and not path.is_relative_to(root)) or not path.is_file() or path.stat().st_size > MOST_IMAGE_BYTES:
