@@ -45,7 +45,7 @@ class Course:
 def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None) -> list[Course]:
     """Read the sources that are files of measurements, [name=]path or a mapping of names to paths; an empty list if none is.
 
-    UsageError for such files mixed with other sources, a layer that is in none of them, or a split; InputError for a damaged one.
+    UsageError for such files mixed with other sources, a layer that none of them has, or a split; InputError for a damaged one.
     """
     listed = [sources] if isinstance(sources, str | Path) else sources
     if isinstance(listed, Mapping) and all(isinstance(each, str | Path) for each in listed.values()):

@@ -65,8 +65,8 @@ def plot(
         sources: what `score` takes: features with `labels`, a path, a FeatureSet, a mapping from names to these, or a list; and
             run directories (before, and after each objective), what `finetune` returned, and what `score` returned. Or files of
             measurements, the .jsonl of a Monitor or of scored checkpoints, which are drawn over their steps.
-        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for one picture per kind; .html for a
-            page to explore, which has all kinds that suit, the scores, the samples and the provenance.
+        output: .png, .svg or .pdf for one picture of all kinds; an existing or new folder for one picture per kind; .html for
+            an interactive page with all applicable kinds, the scores, the samples and the provenance.
         labels: (N,) of any kind, for the arrays among the sources.
         kind: one kind, as `kinds`.
         kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.

@@ -195,7 +195,7 @@ Coordinates = dict[tuple[str, str], dict[str, tuple[float, float]]]
 def read_coordinates(path: Path) -> Coordinates:
     """Read what `write_coordinates` wrote, or a table like it: id, input, kind, x, y, in any order.
 
-    InputError for a file that cannot be read, lacks a column, names an id twice, or contains a value that is not a finite number.
+    InputError for a file that cannot be read, lacks a column, names an id twice, or has a value that is not a finite number.
     """
     found: Coordinates = {}
     try:

@@ -1,8 +1,7 @@
-"""Small pictures of the samples, where the images that the features were made from are still at hand.
+"""Thumbnails of the samples, if the images that the features were extracted from are still available.
 
-The location comes from whoever makes the page, or else from the features, which may come from a stranger. So unless it is given,
-only local files are opened, below one folder and only after they are counted, and only data with
-the recorded fingerprint are shown.
+The location comes from whoever makes the page, or else from the features, which may come from a stranger. Unless it is given, only
+local files are opened, below one folder and after counting them, and only data with the recorded fingerprint are shown.
 """
 
 from __future__ import annotations
