@@ -172,7 +172,7 @@ class _Reach:
         self._level = 1 - _LEVEL / 2 / max(count, 1)
 
     def of(self, name: str) -> float | None:
-        """Half the width for a class, None where there can be no interval."""
+        """Half the width for a class, or None without an interval."""
         from scipy import stats
 
         moved, counts = [], []
@@ -190,7 +190,7 @@ class _Reach:
 
 
 def _unbiased(influences: Tensor, classes: Any) -> Tensor:
-    """Make up for the means of classes, about which influences (N,) vary, being estimated from the same rows."""
+    """Correct influences (N,) for class means that are estimated from the same rows."""
     counts = classes.counts[classes.index].double()
     larger: Tensor = influences * (counts / (counts - 1).clamp(min=1)).sqrt()
     return larger

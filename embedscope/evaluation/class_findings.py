@@ -1,4 +1,4 @@
-"""Findings about classes: which run into each other, which are scattered, which are too small to judge."""
+"""Findings about classes: which overlap, which are scattered, which are too small to judge."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FEW = 5
 
 @dataclass(frozen=True)
 class Sides:
-    """Which samples lie nearer to another class than to their own: of each class, how many, and nearer to which.
+    """Samples nearer to another class than to their own: how many of each class, and to which class.
 
     `sure` counts those of `wrong`, and `surely` those of `towards`, whose nearest neighbors vote against their class too, if
     that was measured, and all of them otherwise. Rules decide by these: on average, most samples of a wide class lie nearer to
@@ -105,13 +105,13 @@ def _not_separated(sides: Sides) -> list[Finding]:
 
 
 def confused(scores: Scores) -> list[Finding] | None:
-    """Pairs of classes that run into each other, and classes that run into many."""
+    """Pairs of classes that overlap, and classes that overlap with many."""
     sides = _sides(scores)
     return None if sides is None else confusions(sides)
 
 
 def confusions(sides: Sides) -> list[Finding]:
-    """Name the pairs of classes that run into each other, the strongest first, and the class that runs into many."""
+    """Name the pairs of classes that overlap, strongest first, and the class that overlaps with many."""
     if _not_separated(sides):
         return []
     tests = len(sides.total) * (len(sides.total) - 1)  # one per ordered pair
@@ -165,7 +165,7 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
 
 
 def _scattered(sides: Sides) -> list[Finding]:
-    """Classes of which a good part lies nearer to others, to no single one of them in particular."""
+    """Classes with many samples nearer to other classes, but to no single one in particular."""
     found = []
     for name, wrong in sides.wrong.items():
         total = sides.total[name]
@@ -187,7 +187,7 @@ def _scattered(sides: Sides) -> list[Finding]:
 
 
 def small_classes(scores: Scores) -> list[Finding] | None:
-    """Classes of so few samples that their own values say little."""
+    """Classes with too few samples for reliable per-class values."""
     if scores.labels is None:
         return None
     counts = Counter(scores.labels.tolist())

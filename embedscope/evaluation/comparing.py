@@ -76,13 +76,13 @@ def pair_differences(first: Scores, second: Scores) -> list[Difference]:
 
 
 def difference_interval(first: Scores, second: Scores, key: str) -> tuple[float, float] | None:
-    """Return the 95% interval of second - first in a metric, or None where either has no interval."""
+    """Return the 95% interval of second - first in a metric, or None if either has no interval."""
     before, after = first.metrics[key], second.metrics[key]
     return _interval(before, after, _matching(first, second), first.labels, second.labels)
 
 
 def best(scores: Sequence[Scores], key: str) -> int | None:
-    """Return the position of the embedding that is best in a metric, or None where none is.
+    """Return the position of the embedding that is best in a metric, or None if none is.
 
     Where the values have intervals, the best one must differ from the next best by an interval that excludes 0; that of the
     difference answers the same question as those of the values ("drawn" or "fixed").

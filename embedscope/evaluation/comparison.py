@@ -128,7 +128,7 @@ def compare(
 
 
 def sides_column(scores: Sequence[Scores], comparisons: Sequence[Comparison]) -> Array:
-    """Say of all samples of all embeddings, as `sample_columns` lists them, which "gained" or "lost": (n,) str."""
+    """Mark the samples of all embeddings, in the order of `sample_columns`, that "gained" or "lost": (n,) str."""
     found = []
     for entry in scores:
         if entry.table is None:
@@ -146,7 +146,7 @@ def _on_common(difference: Difference, pairing: Pairing) -> Difference:
 
 
 def _structure(first: FeatureSet, second: FeatureSet, seed: int) -> tuple[float | None, float | None, int, list[str]]:
-    """CKA and mutual neighbors of rows in the same order, how many rows the latter is of, and why one is None."""
+    """Return CKA, mutual neighbors, the number of rows for the latter, and why one is None; rows in the same order."""
     notes: list[str] = []
 
     def defined(function: Callable[[], float]) -> float | None:

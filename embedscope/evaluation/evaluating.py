@@ -50,7 +50,7 @@ class Metric:
 
     @property
     def spec(self) -> plugins.Spec:
-        """What finds it again."""
+        """The spec that finds the metric again."""
         return plugins.Spec(self.name, (), self.options)
 
     @property
@@ -82,7 +82,7 @@ def bound(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list[Me
 
 
 def per_sample_metrics(metrics: str | Sequence[str]) -> list[str]:
-    """Name those of the metrics that have a value per sample."""
+    """List the metrics that have a value per sample."""
     return [each.name for each in bound(metrics) if each.declared.takes_anchors]
 
 
@@ -226,7 +226,7 @@ def _measured(
 
 
 def _by_class(per_sample: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    """Average over the samples of each class; those that are NaN, which the metric leaves out, are left out."""
+    """Average over the samples of each class; NaN, for samples that the metric leaves out, is ignored."""
     kept = ~per_sample.isnan()
     classes = present_classes(labels[kept])
     means = class_sums(per_sample[kept], classes.index, len(classes)) / classes.counts
@@ -234,7 +234,7 @@ def _by_class(per_sample: Tensor, labels: Tensor, class_names: Sequence[str]) ->
 
 
 def _plain(value: Any) -> Any:
-    """Turn tensors and arrays into nested lists; everything else is plain already."""
+    """Turn tensors and arrays into nested lists; leave everything else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -249,7 +249,7 @@ def _warnings(found: Sequence[Measurement], counts: Array, unlabeled: int) -> li
 
 
 def _samples(features: FeatureSet, found: Mapping[str, Result], anchors: Tensor | None) -> Samples | None:
-    """Collect what is known of single samples; None if no metric has a value per sample."""
+    """Collect the per-sample values; None if no metric has any."""
     columns = {key: each.per_sample.cpu().numpy() for key, each in found.items() if each.per_sample is not None}
     if not columns:
         return None
@@ -277,7 +277,7 @@ def _at_hand(rows: Rows, device: torch.device, budget: int) -> Rows:
 
 
 def _logits(features: FeatureSet, labels: Tensor, device: torch.device, budget: int) -> Rows | None:
-    """Take the logits of the classes that occur; those of another number of classes as they are, for a metric to refuse."""
+    """Take the logits of the classes that occur; leave a different number of classes as it is, for a metric to refuse."""
     if features.logits is None or features.logits.shape[1] != len(features.class_names):
         return features.logits
     return SelectedColumns(_at_hand(features.logits, device, budget), present_classes(labels).labels)

@@ -35,7 +35,7 @@ _HUBS = 3.0
 
 
 def with_findings(scores: Scores) -> Scores:
-    """Add what stands out in one embedding, the weightiest first, at most `MOST`, and what the rules could look at."""
+    """Add the findings of one embedding, the weightiest first, at most `MOST`, and what the rules examined."""
     found = {what: rule(scores) for what, rule in RULES}
     return replace(
         scores,
@@ -69,7 +69,7 @@ def _collapsed(scores: Scores) -> list[Finding] | None:
 
 
 def _dimensions(scores: Scores) -> list[Finding] | None:
-    """How many dimensions hold the variance; with few samples, more may be in use than they can show."""
+    """Number of dimensions in use; with few samples, more may be in use than they can show."""
     measured = _measured(scores, "explained_variance")
     if measured is None or measured.value is None:
         return None
@@ -149,7 +149,7 @@ def _dead(scores: Scores) -> list[Finding] | None:
 
 
 def _hidden(scores: Scores) -> list[Finding] | None:
-    """What a linear probe can read and distances do not show."""
+    """Classes that a linear probe can read but distances do not show."""
     linear, near = _measured(scores, "linear_probe"), _measured(scores, "knn_accuracy")
     if linear is None or near is None or linear.value is None or near.value is None:
         return None

@@ -1,4 +1,4 @@
-"""Turn what was computed of rows into issues: which row, how bad, what fits better, and why."""
+"""Turn what was computed for rows into issues: which row, how bad, what fits better, and why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VOTES = 10  # neighbors that the evidence on a label counts
 
 @dataclass(frozen=True)
 class LabelsChecked:
-    """What was found out about the labels of some rows.
+    """Results of checking the labels of some rows.
 
     Attributes:
         positions: (n,) of these rows among all, ascending.
@@ -168,7 +168,7 @@ def _issue(features: FeatureSet, row: int, kind: str, score: float, suggested: s
 
 
 def _groups(group: Array) -> Iterator[Array]:
-    """Give the positions of each group that has several rows."""
+    """Return the positions of each group with several rows."""
     order = group.argsort(kind="stable")
     starts = np.flatnonzero(np.diff(group[order])) + 1
     for members in np.split(order, starts):

@@ -27,7 +27,7 @@ def with_comparison(
     comparisons: Sequence[Comparison] = (),
     shifts: Sequence[Shift] = (),
 ) -> list[Scores]:
-    """Add to each embedding whether it is better than the first, what became worse, and how it differs from other rows.
+    """Add findings on whether an embedding is better than the first, what became worse, and how it differs from other rows.
 
     There is a comparison per embedding after the first, and a shift per embedding, if any.
     """
@@ -52,7 +52,7 @@ def _with(scores: Scores, findings: Sequence[Finding], examined: Sequence[str]) 
 
 
 def _better(first: Scores, second: Scores, differences: Sequence[Difference]) -> list[Finding]:
-    """Whether the difference is sure, in the metric that says most: the silhouette, or else the first with a direction."""
+    """Whether the difference is significant in the silhouette, or else in the first metric with a direction."""
     better = {key: each.better for key, each in second.metrics.items()}
     mine = [each for each in differences if each.second == second.name and better.get(each.metric) is not None]
     each = next((each for each in mine if each.metric == "silhouette"), next(iter(mine), None))

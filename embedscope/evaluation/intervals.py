@@ -1,4 +1,4 @@
-"""How sure a measurement is: 95% intervals from jackknife pseudo-values, and estimates from a sample of anchors.
+"""Uncertainty of a measurement: 95% intervals from jackknife pseudo-values, and estimates from a sample of anchors.
 
 A metric of N samples is a statistic of a sample of a population. What it would be on other samples of it follows from
 pseudo-values: one number per sample (or per group of samples) whose mean is the value corrected for its bias, and whose
@@ -40,7 +40,7 @@ GROUPS = 50
 
 
 def check_ci(ci: str | bool) -> str | None:
-    """Turn the argument `ci` into the question that is asked, or None; UsageError for another."""
+    """Return the kind of interval that the argument `ci` asks for, or None; UsageError for another."""
     if isinstance(ci, bool):
         return "drawn" if ci else None
     return check_choice("ci", ci, CI)
@@ -115,7 +115,7 @@ def _without_groups(
 
 
 def _why_none(measurement: Measurement, metric: Metric, rows: Rows, labels: Tensor, seed: int) -> str:
-    """Say that no interval is honest, and how much the value depends on the number of samples."""
+    """Explain that no valid interval exists, and how much the value depends on the number of samples."""
     why = "no interval: the value depends on the number of samples"
     if isinstance(rows, torch.Tensor) and len(labels) >= 4 and not metric.declared.takes_logits:
         half = statistics.random_groups(labels, 2, seed, stratified=True) == 0

@@ -1,4 +1,4 @@
-"""The record of what is wrong with single rows, and how it is laid out: a data frame, a table of a file, JSON, a few lines."""
+"""Issues of single rows, and their layouts: a data frame, a table in a file, JSON, a few lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Issue:
-    """One row with one thing that is wrong with it.
+    """One issue of one row.
 
     Attributes:
         id: of the row.

@@ -92,7 +92,7 @@ class MergedTable:
     metrics: Mapping[str, str | None] = field(hash=False)
 
     def columns(self) -> dict[str, list[Any]]:
-        """Lay the rows out by column: facts, then value, low and high end of the interval of each metric; None for nothing."""
+        """Lay the rows out by column: facts, then value, low and high end of the interval of each metric; None if missing."""
         found: dict[str, list[Any]] = {name: [getattr(row, name) for row in self.rows] for name in FACTS}
         for key in self.metrics:
             values = [row.metrics.get(key) for row in self.rows]
@@ -110,7 +110,7 @@ class MergedTable:
         return {"schema": MERGED, "embedscope": __version__, "columns": list(columns), "rows": rows}
 
     def markdown(self) -> str:
-        """Lay the table out for a model card: one line per row, intervals in brackets behind their values."""
+        """Lay the table out for a model card: one line per row, with intervals in brackets after their values."""
         arrows = {"higher": " ↑", "lower": " ↓"}
         lines = [["name", "layer", "samples", "dimensions"]]
         lines[0] += [f"{_escaped(key)}{arrows.get(better or '', '')}" for key, better in self.metrics.items()]
@@ -239,7 +239,7 @@ def _cell(found: MergedValue | None) -> str:
 
 
 def _escaped(cell: str) -> str:
-    """Write a stranger's text so that Markdown shows it as it is, in one cell; an underscore inside a word stays."""
+    """Escape untrusted text so that Markdown shows it literally, in one cell; an underscore inside a word stays."""
     return re.sub(r"([\\`*{}\[\]<>|~$]|(?<!\w)_|_(?!\w))", r"\\\1", printable(cell))
 
 
@@ -260,7 +260,7 @@ def _result(row: MergedRow, metrics: Mapping[str, MergedValue], dataset: str, ta
 
 
 def _scalar(value: str | float | None) -> str:
-    """Write a scalar so that every YAML reader takes it for what it is: a JSON string, or a number with a point."""
+    """Write a scalar that every YAML reader parses correctly: a JSON string, or a number with a decimal point."""
     if isinstance(value, str):
         return json.dumps(printable(value), ensure_ascii=False)
     text = repr(value)

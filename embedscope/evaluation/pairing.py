@@ -1,4 +1,4 @@
-"""Which rows two embeddings have in common, by their ids, and whether that is sound to compare on."""
+"""Which rows two embeddings have in common, by their ids, and whether they can be compared on these."""
 
 from __future__ import annotations
 
@@ -109,5 +109,5 @@ def _ordered(rows: Rows, order: torch.Tensor, stack: ExitStack) -> Rows:
 
 
 def are_row_numbers(ids: Array) -> bool:
-    """Whether ids only count the rows, so that the same id elsewhere need not be the same sample."""
+    """Whether ids are only row numbers, so that the same id elsewhere may be a different sample."""
     return all(str(each) == str(row) for row, each in enumerate(ids))

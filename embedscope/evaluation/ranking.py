@@ -1,4 +1,4 @@
-"""Which layer to take: embeddings in the order of a metric, and the smallest that is not significantly worse than the best."""
+"""Which layer to use: embeddings in the order of a metric, and the smallest that is not significantly worse than the best."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def rank_layers(scores: Sequence[Scores], by: str | None = None) -> LayerRanking
 
 
 def check_ranked(metrics: Sequence[str]) -> Better:
-    """Return which direction of the first metric is better; UsageError where neither is."""
+    """Return which direction of the first metric is better; UsageError if neither is."""
     metrics = [str(each) for each in expanded(metrics)]  # the first of a set
     better = direction(metrics[0])
     if better is None:
@@ -137,7 +137,7 @@ def _ranked(entry: Scores, key: str, difference: tuple[float, float] | None) -> 
 
 
 def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | None, str]:
-    """Choose among layers in order: a place and the sentence that says why."""
+    """Choose among ordered layers: return a place and the reason as a sentence."""
     if not layers:
         return None, f"no choice: {key} is undefined in all layers"
     best = layers[0]

@@ -78,7 +78,7 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Samples:
-    """What is known of single samples.
+    """Per-sample values.
 
     Attributes:
         ids: (n,) of the samples.
@@ -187,7 +187,7 @@ class Scores:
 
 
 def sample_columns(scores: Sequence[Scores]) -> dict[str, np.ndarray[Any, Any]]:
-    """Collect what is known of all samples, one embedding after the other: column -> (n,); name, id, label, values, ..."""
+    """Collect the per-sample values of all embeddings, one after the other: column -> (n,); name, id, label, values, ..."""
     import numpy as np
 
     columns: dict[str, list[np.ndarray[Any, Any]]] = {}

@@ -108,7 +108,7 @@ def _files(path: str) -> list[str]:
         file for folder in sorted(place.iterdir()) if folder.is_dir() for file in _checkpoints(folder)
     ]
     if not inside:
-        raise InputError(f"{path} has no checkpoint: no file ends with {', '.join(_SUFFIXES)}")
+        raise InputError(f"{path} has no checkpoint: no file name ends with {', '.join(_SUFFIXES)}")
     return [str(file) for file in inside]
 
 
@@ -198,7 +198,7 @@ def score_checkpoints(
         before = known.get(digest, {}).values()
         if before and not (ci or full):
             scores += [_remembered(point, stage, chosen, len(before)) for point in before]
-            say(f"{stage.name} was measured before; its values are those of {output}")
+            say(f"{stage.name} was measured before; taking its values from {output}")
             continue
         started = time.perf_counter()
         encoder = first if stage is stages[0] else _opened(model, stage, preparation, seed)
@@ -232,7 +232,7 @@ def _opened(model: str, stage: Stage, options: Mapping[str, Any] | None, seed: i
 
 
 def _settings(encoder: Encoder, fingerprint: str, options: Any) -> str:
-    """Hash what values depend on beside the weights; sha256 (hex), shortened."""
+    """Hash what values depend on besides the weights; sha256 (hex), shortened."""
     decided = [encoder.spec, encoder.code_sha256, encoder.prepare.text, fingerprint, options]
     return hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:16]
 
@@ -284,7 +284,7 @@ def _remembered(point: Point, stage: Stage, metrics: Sequence[str], layers: int)
             each.declared.better,
             each.declared.bounds,
             each.options,
-            note=None if value is not None else f"it was undefined when {stage.name} was measured",
+            note=None if value is not None else f"undefined when {stage.name} was measured",
         )
     scores = Scores(
         name=point.layer,

@@ -67,7 +67,7 @@ def stratified_mean(values: Tensor, whose: Tensor, labels: Tensor) -> tuple[floa
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error and 95% t interval; both None where one value leaves nothing to estimate them from."""
+    """A mean with its standard error and 95% t interval; both None for a single value, from which they cannot be estimated."""
 
     mean: float
     error: float | None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """A statistic of two sets of rows, and what it is where rows are divided at random.
+    """A statistic of two sets of rows, and its values for random divisions of the rows.
 
     Attributes:
         value: of the sets as they are.

@@ -171,5 +171,5 @@ def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="is given twice"):
         in_order([path, path])
     Path(path).unlink()
-    with pytest.raises(InputError, match="has no checkpoint: no file ends with"):
+    with pytest.raises(InputError, match="has no checkpoint: no file name ends with"):
         in_order([str(tmp_path)])

@@ -1,7 +1,7 @@
 """Thumbnails of the samples, if the images that the features were extracted from are still available.
 
-The location comes from whoever makes the page, or else from the features, which may come from a stranger. Unless it is given, only
-local files are opened, below one folder and after counting them, and only data with the recorded fingerprint are shown.
+The location is given by whoever makes the page, or else by the features, which may come from a stranger. Unless it is given,
+only local files are opened, below one folder and after counting them, and only data with the recorded fingerprint are shown.
 """
 
 from __future__ import annotations
