@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Of the intervals of all classes together: 95%.
+# Error rate of the intervals of all classes together: 5%.
 _LEVEL = 0.05
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedscope.evaluation.scores import Scores
     from embedscope.evaluation.shift import Shift
 
-# Share of labels that look wrong from which that is more than a few rows to correct.
+# Share of labels that look wrong above which more than a few rows need correction.
 _MANY = 0.05
 
 

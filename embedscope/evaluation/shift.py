@@ -42,7 +42,7 @@ LEAST = 20
 # Two tests, each at 2.5%: without a shift, either alarms in at most 5% of cases.
 _LEVEL = 0.025
 
-# Of the tests of all classes together.
+# Error rate of the tests of all classes together.
 _CORRECTED = 0.05
 _FURTHEST = 20
 

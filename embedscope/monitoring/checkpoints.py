@@ -40,7 +40,7 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 
-# What trainers write beside the weights.
+# Files that trainers write next to the weights.
 _ASIDE = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
 
 

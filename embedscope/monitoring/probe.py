@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# The share of the free memory that prepared inputs may take; beyond it they are read again at every step.
+# Share of the free memory that prepared inputs may take; beyond it, they are read again at every step.
 _SHARE = 0.25
 
 

@@ -28,7 +28,7 @@ class Steps:
 
     def agrees(self, step: int) -> bool:
         """Whether a step that is not before `due` is measured; if not, `due` is moved."""
-        if step % self.every and not self.due:  # the first call of a run that goes on, or that counts from 1
+        if step % self.every and not self.due:  # the first call of a resumed run, or one that counts from 1
             self.measured(step, 0.0)
             return False
         return True

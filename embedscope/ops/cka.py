@@ -1,4 +1,4 @@
-"""How alike two embeddings of the same rows are: debiased linear CKA, and the overlap of nearest neighbors.
+"""Similarity of two embeddings of the same rows: debiased linear CKA, and the overlap of nearest neighbors.
 
 With kernels K = XXᵀ and L = YYᵀ whose diagonals are set to zero (K°, L°), the unbiased HSIC is
 

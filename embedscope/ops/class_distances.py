@@ -1,4 +1,4 @@
-"""Mean distances of every sample to every class: the one pass behind the silhouettes.
+"""Mean distances of every sample to every class: the pass that all silhouettes use.
 
 Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7. For a sample i of class y:
     a(i)    = mean distance to the other samples of y            (0 if there is none)
@@ -47,7 +47,7 @@ DISTANCES = ("euclidean", "sqeuclidean", "cosine")
 
 @dataclass(frozen=True)
 class ClassDistances:
-    """What a silhouette needs of every sample.
+    """What a silhouette needs for every sample.
 
     Attributes:
         own: (N,) float64, a(i); 0 for the only member of a class.

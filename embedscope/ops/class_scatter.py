@@ -41,7 +41,7 @@ class ClassScatter:
 
     @property
     def means(self) -> Tensor:
-        """Of the classes."""
+        """Means of the classes."""
         return self._moments.means
 
     def take(self, rows: slice, block: Tensor) -> None:

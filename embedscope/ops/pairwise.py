@@ -42,7 +42,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where distances are measured from, and in what unit.
+    """Origin and unit of the distances.
 
     Attributes:
         center: (D,) float64, the mean of the scaled (or unit) rows: moving the origin there changes no distance, and the nearer

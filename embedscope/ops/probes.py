@@ -100,7 +100,7 @@ def fit(rows: Tensor, index: Tensor, num_classes: int, *, C: float | None = None
 def cross_fitted_probabilities(
     features: Rows, labels: Tensor, folds: int = 5, seed: int = 0, *, C: float | None = None
 ) -> Tensor:
-    """Return out-of-sample class probabilities: each row's are of a linear probe that was fitted without its fold.
+    """Return out-of-sample class probabilities: each row's come from a linear probe fitted without its fold.
 
     Args:
         features: (N, D), any float dtype, in memory or on disk.

@@ -1,4 +1,4 @@
-"""Samples and intervals; what compares trainings is in `paired`."""
+"""Samples and intervals; comparisons of trainings are in `paired`."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ _FEW = 2000
 
 
 def half_sample_bias(value: float, measure: Callable[[Tensor], float], labels: Tensor) -> float:
-    """Estimate the bias of a statistic of N samples from what it is on complementary halves of them, class by class.
+    """Estimate the bias of a statistic of N samples from its values on complementary halves, drawn class by class.
 
     What is linear in the samples cancels between the halves, so the estimate has little noise. 0 where a half is undefined.
 

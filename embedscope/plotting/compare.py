@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Embedding
 
-# Of more classes, those that gained and lost most are shown: half of these each.
+# With more classes, those that gained and lost most are shown, half of this number each.
 MOST_CLASSES = 30
 
-# The share of a panel that their names may take.
+# Share of a panel that their names may take.
 _NAMES = 0.3
 
 

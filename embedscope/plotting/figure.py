@@ -30,7 +30,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 # More classes than this are not told apart by ten colors and two shapes.
 MAX_CLASSES = 20
 
-# Of more classes, as many have a color: those of the ten that are not grayish. The others are gray.
+# With more classes, this many have a color: those of the ten that are not grayish. The others are gray.
 _VIVID = (0, 1, 2, 4, 5, 6, 7, 9)
 WORST = len(_VIVID)
 

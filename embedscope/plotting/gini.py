@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Of more classes, how many channels they own is drawn by rank and without names.
+# With more classes, the number of channels they own is drawn by rank and without names.
 MOST_CLASSES = 30
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Embedding
 
-# Images beside one another in a cell: a row and its nearest copies.
+# Images side by side in a cell: a row and its nearest copies.
 _BESIDE = 3
 
 # The longer side of an image in a picture, in pixels.

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Of more classes, the best and the worst are shown: half of these each.
+# With more classes, the best and the worst are shown, half of this number each.
 MOST_CLASSES = 24
 
-# The share of a panel that their names may take.
+# Share of a panel that their names may take.
 _NAMES = 0.32
 
 
