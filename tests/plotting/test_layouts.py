@@ -115,7 +115,7 @@ def test_start_takes_rows_that_are_not_shared_with_it(blobs, embed):
 
 
 def test_umap_of_three_rows(embed):
-    with pytest.raises(UndefinedError, match="UMAP needs at least 4 rows, got 3 of one"):
+    with pytest.raises(UndefinedError, match="UMAP needs at least 4 rows, got 3 in one"):
         project("umap", embed(np.eye(3), [0, 0, 1]))
 
 
