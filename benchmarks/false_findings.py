@@ -1,4 +1,5 @@
-"""How often does `score` find fault with a healthy embedding? Simulated classes of many shapes; counts of findings by severity.
+"""How often does `score --issues` find fault with a healthy embedding? Simulated classes of many shapes; counts of findings by
+severity, and of rows that are flagged.
 
     python benchmarks/false_findings.py [embeddings]
 
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import embedscope as es
+from embedscope.evaluation.further_findings import with_issues
 
 METRICS = ["silhouette", "explained_variance", "gini", "knn_accuracy", "hubness"]
 HEALTHY = 0.95
@@ -43,17 +45,22 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     healthy = loud = 0
     found: Counter[tuple[str, str]] = Counter()
+    flagged: Counter[str] = Counter()
     warnings.simplefilter("ignore")
     for seed in range(count):
-        scores = es.score(*simulated(seed), metrics=METRICS)[0]
+        features, labels = simulated(seed)
+        issues = es.find_issues(features, labels)
+        scores = with_issues(es.score(features, labels, metrics=METRICS)[0], issues)
         value = scores.metrics["knn_accuracy"].value
         if value is not None and value >= HEALTHY:
             healthy += 1
             loud += any(each.severity != "low" for each in scores.findings)
             found.update((each.severity, each.id) for each in scores.findings)
+            flagged.update({"rows": issues.samples, **{kind: number or 0 for kind, number in issues.counts.items()}})
     print(f"{healthy} of {count} embeddings are healthy; {loud} of them have a finding of medium or high severity")
     for (severity, name), times in found.most_common():
         print(f"{severity:6} {name:20} {times}")
+    print("rows flagged:", ", ".join(f"{number:,} {kind}" for kind, number in flagged.items()))
 
 
 if __name__ == "__main__":

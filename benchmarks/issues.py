@@ -94,7 +94,8 @@ def network(seed=31):
         precision = wrong[flagged].mean() if flagged.any() else np.nan
         print(
             f"network {how}, {epochs} epochs, fits {fitted:.3f}: AUROC {roc_auc_score(wrong, found.wrong):.4f}, "
-            f"precision {precision:.3f}, recall {flagged[wrong].mean():.3f}",
+            f"{flagged.sum()} flagged, precision {precision:.3f} (expected {found.expected_precision or np.nan:.3f}), "
+            f"recall {flagged[wrong].mean():.3f}",
             flush=True,
         )
 

@@ -1,11 +1,15 @@
-"""How large is the page of 50,000 points, and how long until it answers? Chromium without a window, medians of 5.
+"""How large is the page of 50,000 points, how long does it take to make, and how long until it answers? Medians of RUNS.
 
-Seconds are counted by the browser from the start of the navigation: until the maps are drawn and a class can be picked, until
-all figures are drawn, and from a click on a class until the maps show it. CPU seconds are those of the page's main thread.
+    python benchmarks/report_speed.py [RUNS]
+
+In Chromium without a window. Seconds are counted by the browser from the start of the navigation: until the maps are drawn and
+a class can be picked, until all figures are drawn, and from a click on a class until the maps show it. CPU seconds are those of
+the page's main thread.
 """
 
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +22,7 @@ from selenium.webdriver.chrome.service import Service
 from embedscope.plotting import report
 from embedscope.store.features import FeatureSet
 
-RUNS = 5
+RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 
@@ -64,9 +68,11 @@ def main() -> None:
     for count, classes, inputs in ((50_000, 10, 1), (50_000, 100, 1), (50_000, 1000, 2)):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "page.html"
+            cpu, wall = time.process_time(), time.monotonic()
             write_page(path, count, classes, inputs)
+            made = f"made in {time.process_time() - cpu:.0f} CPU s, {time.monotonic() - wall:.0f} s"
             found = list(zip(*(open_page(path) for _ in range(RUNS)), strict=True))
-            print(f"{count:,} points, {classes:,} classes, {inputs} input(s): {path.stat().st_size / 1e6:.1f} MB")
+            print(f"{count:,} points, {classes:,} classes, {inputs} input(s): {path.stat().st_size / 1e6:.1f} MB, {made}")
             for name, values in zip(("maps drawn", "all drawn", "a click", "CPU of the main thread"), found, strict=True):
                 print(f"  {name:24} {statistics.median(values):6.2f} s  ({min(values):.2f} to {max(values):.2f})")
 

@@ -80,6 +80,7 @@ def test_commands_need_no_extra(tmp_path):
     labels = np.arange(60) % 3
     np.savez(tmp_path / "d.npz", X=generator.normal(size=(60, 8)).astype(np.float32) + labels[:, None], y=labels)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    (tmp_path / "m.onnx").touch()
     expected = [
         (["--help"], 0, ""),
         (["env"], 0, ""),
@@ -93,7 +94,10 @@ def test_commands_need_no_extra(tmp_path):
         (["finetune", "--list"], 0, ""),
         (["plot", "--list"], 0, ""),
         (["plot", "a.h5", "-o", "a.html"], 1, r"plotly is not installed; pip install 'embedscope\[report\]'"),
-        (["score", "t.parquet"], 1, r"pyarrow: pip install pyarrow|pip install 'embedscope\[tables\]'"),
+        (["score", "t.parquet"], 1, r"pyarrow is not installed; pip install 'embedscope\[tables\]'"),
+        (["score", "a.h5", "--samples", "s.parquet"], 1, r"pyarrow, which is not installed; .*'embedscope\[tables\]'"),
+        (["extract", "m.onnx", "d.npz", "-o", "b.h5"], 1, r"onnxruntime is not installed; pip install 'embedscope\[onnx\]'"),
+        (["extract", "torchvision:resnet18", "d.npz", "-o", "b.h5"], 1, r"torchvision is not .*'embedscope\[vision\]'"),
         (["extract", "timm:resnet18", "d.npz", "-o", "b.h5"], 1, r"timm is not installed; pip install 'embedscope\[vision\]'"),
         (["extract", "hf:a/b", "d.npz", "-o", "b.h5"], 1, r"transformers is not installed; pip install 'embedscope\["),
         (
@@ -118,3 +122,4 @@ def test_commands_need_no_extra(tmp_path):
     for (command, code, message), (found, _, error) in zip(expected, json.loads(done.stdout), strict=True):
         assert found == code, (command, error)
         assert re.search(message, error), (command, error)
+        assert not message or error.count("\n") == 1, (command, error)

@@ -41,6 +41,7 @@ _ISSUES = {
     "duplicate_groups": ("int", "Groups that the copies within splits form."),
     "groups_with_different_labels": ("int", "Groups of copies whose labels differ."),
     "expected_precision": ("float | null", "Share of the listed labels that is expected to be wrong."),
+    "expected_precision_low": ("float | null", "Its lower bound."),
     "label_noise": ("float | null", "Estimated share of wrong labels among all."),
     "notes": ("list[str]", "What could not be computed, and why."),
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedscope.cli.options import preparation
-from embedscope.errors import UsageError
+from embedscope.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from embedscope.evaluation import ScoreTable
@@ -80,3 +80,13 @@ def measured(
         given["size"] = parse_size(given["size"])
     with stdout_to_stderr():
         return score_checkpoints(checkpoints, model, data, output, preparation=given, **options)
+
+
+def check_all_measured(scores: ScoreTable) -> None:
+    """Raise InputError if checkpoints were skipped, after all else is done: exit code 1."""
+    if scores.failed:
+        from embedscope.models._reading import shown
+
+        count = len(scores.failed)
+        total = count + len({entry.source for entry in scores})
+        raise InputError(f"{count:,} of {total:,} checkpoints could not be measured: {shown(list(scores.failed))}")

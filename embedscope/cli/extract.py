@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Layers that the last line of an extraction names.
 _MOST_SHOWN = 12
+# Sources that fetch weights, and the package that does.
+_FETCHED_BY = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers", "st": "sentence_transformers"}
 
 
 def extract(
@@ -202,7 +205,8 @@ def extract(
     trained = None if head is None else open_head(head)
     with process_group():
         talk = Talk(quiet or rank() > 0, verbose)
-        if model.partition(":")[0] in ("timm", "torchvision", "hf", "st"):
+        package = _FETCHED_BY.get(model.partition(":")[0])
+        if package is not None and find_spec(package) is not None:
             talk.say(f"opening {model}; weights that are not cached are downloaded")
         with stdout_to_stderr():
             encoder = open_model(

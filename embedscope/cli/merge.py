@@ -32,7 +32,7 @@ _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown", ".json": "
 
 def merge(
     files: Annotated[
-        list[Path], typer.Argument(help="JSON files of score --json, and run directories or run.json files of finetune.")
+        list[Path], typer.Argument(help="JSON files of score --json, run directories of finetune, or folders of these.")
     ],
     output: Annotated[
         Path | None,
@@ -87,7 +87,8 @@ def merge(
         check_output(output, overwrite=overwrite, inputs=files)
     if dataset is not None and layout != "hf":
         raise UsageError("--dataset is for --format hf, or an output that ends with .yaml")
-    table = merge(files)
+    talk = Talk(quiet)
+    table = merge(files, say=talk.say)
     if output is not None and layout in ("csv", "parquet"):
         write_table(output, table.columns())
     elif output is not None:
@@ -99,7 +100,7 @@ def merge(
         for line in _laid_out(table, layout, dataset).splitlines():
             show(line)
     if output is not None:
-        Talk(quiet).say(f"wrote {len(table.rows):,} rows to {output}")
+        talk.say(f"wrote {len(table.rows):,} rows to {output}")
 
 
 def _laid_out(table: MergedTable, layout: str, dataset: str | None) -> str:

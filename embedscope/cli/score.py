@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,14 @@ from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS,
 from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from embedscope.evaluation.ranking import LayerRanking
+    from embedscope.evaluation.scores import ScoreTable
+
+
+# Embeddings up to which notes that are alike are printed for each.
+_NOTES = 3
 
 
 class Format(StrEnum):
@@ -173,104 +182,152 @@ def score(
     """
     from embedscope import distributed, evaluation
     from embedscope.devices import parse_bytes
-    from embedscope.evaluation.comparison import sides_column
     from embedscope.evaluation.ranking import check_ranked
-    from embedscope.evaluation.scores import sample_columns
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
-    from embedscope.evaluation.unlabeled import unmeasured, without_labels
     from embedscope.metrics import STANDARD
-    from embedscope.ops.keeping import keeping
-    from embedscope.store.files import check_output
-    from embedscope.store.sources import open_sources
-    from embedscope.store.tables import check_table, write_table
 
-    question: str | bool = ci or layers
-    if ci and "fixed" in features and not Path("fixed").exists():  # an option of typer's has a value always or never
-        features, question = [source for source in features if source != "fixed"], "fixed"
-        if not features:
-            raise UsageError("--ci fixed needs features to measure, as in embedscope score features.h5 --ci fixed")
+    features, question = _question(features, ci or layers)
     preparation = {"size": size, "mean": mean, "std": std, "channels": channels, "weights": weights}
     checkpoints.check(model, data, output=output, limit=limit, **preparation)
     if model is not None and (compare or against is not None or issues is not None):
         raise UsageError("--compare, --against and --issues need features: extract those of the checkpoints first")
+    if json and form is Format.csv:
+        raise UsageError("--json and --format csv exclude each other")
+    form = Format.json if json else form
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if layers:
         check_ranked(chosen)
-    if json and form is Format.csv:
-        raise UsageError("--json and --format csv exclude each other")
-    if samples is not None:
-        check_table(samples)
-        if not evaluation.per_sample_metrics(chosen):
-            raise UsageError(
-                f"--samples needs a metric with a value per sample, such as silhouette; measured are {', '.join(chosen)}"
-            )
-        check_output(samples, overwrite=overwrite)
-    if issues is not None:
-        check_table(issues)
-        check_output(issues, overwrite=overwrite)
-        evaluation.per_sample_metrics(chosen)  # a typo should not cost the time of finding issues
-    memory_limit = None if memory is None else parse_bytes(memory)
+    _check_files(samples, issues, chosen, overwrite=overwrite)
+    options: dict[str, Any] = {
+        "metrics": chosen,
+        "layers": layer or (),
+        "split": split,
+        "sample": sample,
+        "ci": question,
+        "memory": None if memory is None else parse_bytes(memory),
+        "device": device,
+        "seed": seed,
+    }
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
-        options: dict[str, Any] = {
-            "metrics": chosen,
-            "layers": layer or (),
-            "split": split,
-            "sample": sample,
-            "ci": question,
-            "memory": memory_limit,
-            "device": device,
-            "seed": seed,
-            "say": talk.say,
-            "track": talk.track,
-        }
+        options |= {"say": talk.say, "track": talk.track}
         if model is not None and data is not None:
-            full = per_class or samples is not None or json or form is Format.json
-            options |= {"limit": limit, "full": full, "overwrite": overwrite}
+            full = per_class or samples is not None or form is Format.json
+            options |= {"limit": limit, "full": full, "overwrite": overwrite, "warn": talk.warn}
             scores = checkpoints.measured(features, model, data, output, preparation, **options)
+        elif issues is not None:
+            asked = bool(metric or thresholds or samples or compare or layers or against)
+            scores = _with_issues(features, issues, talk, asked=asked, compare=compare, against=against, **options)
         else:
-            sources: Any = features
-            bare = False
-            with keeping():  # issues and metrics share neighbors and probes
-                if issues is not None:
-                    sources = open_sources(features, layers=layer or ())
-                    asked = bool(metric or thresholds or samples or compare or layers or against)
-                    bare = without_labels(sources, split, asked=asked)
-                    found = write_issues(issues, sources, talk, split=split, memory=memory_limit, device=device, seed=seed)
-                if bare:
-                    scores = unmeasured(sources, found)
-                else:
-                    scores = evaluation.score(sources, compare=compare, against=against, **options)
+            scores = evaluation.score(features, compare=compare, against=against, **options)
         if distributed.rank() > 0:
             return
-    if issues is not None:
-        scores = scores.with_issues(found)
-    ranking = scores.ranked() if layers else None
+    _tell(scores, talk)
+    if samples is not None:
+        _write_samples(samples, scores, talk, compare=compare)
+    findings = not quiet and model is None  # of a row of checkpoints, the course counts
+    _print(scores, form, scores.ranked() if layers else None, per_class=per_class, findings=findings)
+    checkpoints.check_all_measured(scores)
+    check_thresholds(scores, thresholds)
+
+
+def _question(features: list[str], ci: bool) -> tuple[list[str], str | bool]:
+    """Tell the question that intervals answer from the features: an option of typer's has a value always or never."""
+    if not (ci and "fixed" in features and not Path("fixed").exists()):
+        return features, ci
+    if not (rest := [source for source in features if source != "fixed"]):
+        raise UsageError("--ci fixed needs features to measure, as in embedscope score features.h5 --ci fixed")
+    return rest, "fixed"
+
+
+def _check_files(samples: Path | None, issues: Path | None, metrics: list[str], *, overwrite: bool) -> None:
+    """Raise for a file that cannot be written, before the time for what it is to hold is spent."""
+    from embedscope.evaluation import per_sample_metrics
+    from embedscope.store.files import check_output
+    from embedscope.store.tables import check_table
+
+    for path in (samples, issues):
+        if path is not None:
+            check_table(path)
+    if samples is not None and not per_sample_metrics(metrics):
+        raise UsageError(
+            f"--samples needs a metric with a value per sample, such as silhouette; measured are {', '.join(metrics)}"
+        )
+    for path in (samples, issues):
+        if path is not None:
+            check_output(path, overwrite=overwrite)
+    per_sample_metrics(metrics)  # a typo should not cost the time of finding issues
+
+
+def _with_issues(
+    features: list[str],
+    issues: Path,
+    talk: Talk,
+    *,
+    asked: bool,
+    compare: bool,
+    against: str | None,
+    **options: Any,
+) -> ScoreTable:
+    """Find and write issues, and measure the same rows; without labels, metrics only if they were asked for."""
+    from embedscope import evaluation
+    from embedscope.evaluation.unlabeled import unmeasured, without_labels
+    from embedscope.ops.keeping import keeping
+    from embedscope.store.sources import open_sources
+
+    shared = {name: options[name] for name in ("split", "memory", "device", "seed")}
+    with keeping():  # issues and metrics share neighbors and probes
+        sources = open_sources(features, layers=options["layers"])
+        bare = without_labels(sources, options["split"], asked=asked)
+        found = write_issues(issues, sources, talk, **shared)
+        scores = unmeasured(sources, found) if bare else evaluation.score(sources, compare=compare, against=against, **options)
+    return scores.with_issues(found)
+
+
+def _tell(scores: ScoreTable, talk: Talk) -> None:
+    """Say what a reader of the values has to know; a note that differs between many embeddings by its numbers only, once."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for entry in scores:
         for warning in entry.warnings:
             talk.warn(f"{entry.name}: {warning}")
         for name, measurement in entry.metrics.items():
             talk.detail(f"{entry.name}: {name} with {dict(measurement.options)}")
             if measurement.note and measurement.value is not None:
-                talk.say(f"note: {entry.name}: {name}: {measurement.note}")
-    if samples is not None:
-        columns = sample_columns(scores)
-        if compare:
-            columns["change"] = sides_column(scores, scores.comparisons)
-        talk.say(f"wrote {write_table(samples, columns):,} rows to {samples}")
-    if json or form is Format.json:
-        print_json(scores.as_json() | ({} if ranking is None else {"layers": ranking.as_json()}))
-    elif form is Format.csv:
-        print_csv(scores)
-    else:
-        if ranking is None:
-            print_scores(scores, per_class=per_class)
-            print_differences(scores.differences)
+                kind = re.sub(r"[\d.,e+-]*\d%?", "#", measurement.note)
+                alike.setdefault((name, kind), []).append(f"note: {entry.name}: {name}: {measurement.note}")
+    for notes in alike.values():
+        if len(notes) <= _NOTES or talk.verbose:
+            for note in notes:
+                talk.say(note)
         else:
-            print_layers(scores, ranking)
-        print_comparisons(scores.comparisons)
-        print_shifts(scores.shifts)
-        if not quiet and ranking is None and model is None:  # of a row of checkpoints, the course counts
-            print_findings(scores)
-    check_thresholds(scores, thresholds)
+            talk.say(f"{notes[0]} (and so for {len(notes) - 1:,} others; --verbose and --json have all)")
+
+
+def _write_samples(path: Path, scores: ScoreTable, talk: Talk, *, compare: bool) -> None:
+    from embedscope.evaluation.comparison import sides_column
+    from embedscope.evaluation.scores import sample_columns
+    from embedscope.store.tables import write_table
+
+    columns = sample_columns(scores)
+    if compare:
+        columns["change"] = sides_column(scores, scores.comparisons)
+    talk.say(f"wrote {write_table(path, columns):,} rows to {path}")
+
+
+def _print(scores: ScoreTable, form: Format, ranking: LayerRanking | None, *, per_class: bool, findings: bool) -> None:
+    if form is Format.json:
+        print_json(scores.as_json() | ({} if ranking is None else {"layers": ranking.as_json()}))
+        return
+    if form is Format.csv:
+        print_csv(scores)
+        return
+    if ranking is None:
+        print_scores(scores, per_class=per_class)
+        print_differences(scores.differences)
+    else:
+        print_layers(scores, ranking)
+    print_comparisons(scores.comparisons)
+    print_shifts(scores.shifts)
+    if findings and ranking is None:
+        print_findings(scores)

@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embedscope.evaluation.finding import Finding, first_names
 from embedscope.ops.statistics import wilson_interval
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from embedscope.evaluation.scores import Scores
 
     Array = np.ndarray[Any, Any]
@@ -60,12 +60,14 @@ class Sides:
         return cls(Counter(labels.tolist()), *counts[0], *counts[1])
 
 
-def _sides(scores: Scores) -> Sides | None:
+def sides(scores: Scores) -> Sides | None:
+    """Count the samples of each class that lie nearer to another; None without silhouettes of samples."""
     measured, votes = _first(scores, "silhouette"), _first(scores, "knn_accuracy")
     table = scores.table
     if table is None or table.nearest is None or measured not in table.values:
         return None
-    outvoted = table.values[votes] == 0 if votes in table.values else None
+    voted = table.values.get(votes)
+    outvoted = None if voted is None or np.isnan(voted).any() else voted == 0  # NaN: of rows that only vote
     return Sides.of(table.labels, table.nearest, table.values[measured], outvoted)
 
 
@@ -82,8 +84,7 @@ def _share(hits: int, total: int) -> str:
 
 def not_separated(scores: Scores) -> list[Finding] | None:
     """Whether too many samples lie nearer to another class for any single pair of classes to be worth naming."""
-    sides = _sides(scores)
-    return None if sides is None else _not_separated(sides)
+    return None if scores.sides is None else _not_separated(scores.sides)
 
 
 def _not_separated(sides: Sides) -> list[Finding]:
@@ -106,8 +107,7 @@ def _not_separated(sides: Sides) -> list[Finding]:
 
 def confused(scores: Scores) -> list[Finding] | None:
     """Pairs of classes that overlap, and classes that overlap with many."""
-    sides = _sides(scores)
-    return None if sides is None else confusions(sides)
+    return None if scores.sides is None else confusions(scores.sides)
 
 
 def confusions(sides: Sides) -> list[Finding]:

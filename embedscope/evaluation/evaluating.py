@@ -169,7 +169,9 @@ def evaluate(
         for each, read in zip(chosen, reads, strict=True):
             # A metric asked for twice is told apart by the options that were used.
             key = each.name if each.name not in found else str(plugins.Spec(each.name, (), each.options))
-            found[key] = _measured(each, read, labels, features.class_names, drawn, logits=logits, ci=question, seed=seed)
+            found[key] = _measured(
+                each, read, labels, features.class_names, drawn, logits=logits, splits=features.split, ci=question, seed=seed
+            )
     counts = np.bincount(features.labels)
     scores = Scores(
         name=features.name,
@@ -196,15 +198,17 @@ def _measured(
     anchors: Tensor | None,
     *,
     logits: Rows | None,
+    splits: Array | None,
     ci: str | None,
     seed: int,
 ) -> tuple[Measurement, Result | None]:
     """Run one metric; the Result is None if it is undefined."""
     declared = metric.declared
     blank = Measurement(metric.name, None, declared.better, declared.bounds, metric.options)
-    passed = {"anchors": anchors} if declared.takes_anchors else {}
+    taken = {"anchors": declared.takes_anchors, "logits": declared.takes_logits, "splits": declared.takes_splits}
+    given = {"anchors": anchors, "logits": logits, "splits": splits}
     try:
-        result = metric(rows, labels, **passed, **({"logits": logits} if declared.takes_logits else {}))
+        result = metric(rows, labels, **{name: given[name] for name, takes in taken.items() if takes})
     except UndefinedError as error:
         return replace(blank, note=str(error)), None
     whose = labels if anchors is None else labels[anchors]
@@ -221,7 +225,7 @@ def _measured(
     if result.per_sample is not None and anchors is not None:
         measurement = estimated(measurement, result.per_sample, labels, anchors)
     elif ci:
-        measurement = with_interval(measurement, metric, result, rows, labels, seed, ci)
+        measurement = with_interval(measurement, metric, result, rows, labels, splits, seed, ci)
     return measurement, result
 
 

@@ -153,6 +153,8 @@ def _hidden(scores: Scores) -> list[Finding] | None:
     linear, near = _measured(scores, "linear_probe"), _measured(scores, "knn_accuracy")
     if linear is None or near is None or linear.value is None or near.value is None:
         return None
+    if linear.options.get("train") is not None or near.options.get("train") is not None:  # of other rows, and fewer
+        return None
     gap = linear.value - near.value
     reach = Z95 * math.sqrt((linear.value * (1 - linear.value) + near.value * (1 - near.value)) / scores.samples)
     if gap - reach <= _HIDDEN:

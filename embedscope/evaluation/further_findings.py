@@ -131,13 +131,19 @@ def _labels(issues: Issues) -> list[Finding]:
     count = issues.counts.get("label")
     if not count or issues.expected_precision is None:
         return []
-    verb = "looks" if count == 1 else "look"
+    verb, share, low = "looks" if count == 1 else "look", issues.expected_precision, issues.expected_precision_low
+    sure = f"expected precision {share:.2f}" + ("" if low is None else f", at least {low:.2f}")
     return [
         Finding(
             "label_errors",
             "medium" if count > _MANY * issues.samples else "low",
-            f"{count:,} of {issues.samples:,} rows {verb} mislabeled (expected precision {issues.expected_precision:.2f})",
-            {"rows": count, "samples": issues.samples, "expected_precision": issues.expected_precision},
+            f"{count:,} of {issues.samples:,} rows {verb} mislabeled ({sure})",
+            {
+                "rows": count,
+                "samples": issues.samples,
+                "expected_precision": share,
+                "expected_precision_low": low,
+            },
             "Check the labels of the listed rows, most certain first",
             min(1.0, 0.5 + count / issues.samples),
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,12 +23,15 @@ from embedscope.ops import statistics
 from embedscope.ops.class_moments import present_classes
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from embedscope.evaluation.evaluating import Metric
     from embedscope.evaluation.scores import Measurement
     from embedscope.metrics import Result
     from embedscope.ops.rows import Rows
+
+    Array = np.ndarray[Any, Any]
 
 CI = ("drawn", "fixed")
 
@@ -47,7 +50,14 @@ def check_ci(ci: str | bool) -> str | None:
 
 
 def with_interval(
-    measurement: Measurement, metric: Metric, result: Result, rows: Rows, labels: Tensor, seed: int, ci: str
+    measurement: Measurement,
+    metric: Metric,
+    result: Result,
+    rows: Rows,
+    labels: Tensor,
+    splits: Array | None,
+    seed: int,
+    ci: str,
 ) -> Measurement:
     """Add the interval, and the pseudo-values that it is made of; a note instead where there can be none.
 
@@ -57,6 +67,7 @@ def with_interval(
         result: of it.
         rows: (N, D), in memory or on disk.
         labels: (N,).
+        splits: (N,), or None.
         seed: of the groups.
         ci: "drawn" or "fixed".
     """
@@ -65,7 +76,7 @@ def with_interval(
     if metric.declared.pseudo_values is None:
         if not isinstance(rows, torch.Tensor):
             return _noted(measurement, "no interval: the features do not fit in memory and would have to be read 50 times")
-        values = _without_groups(metric, result, rows, labels, seed, stratified=ci == "fixed")
+        values = _without_groups(metric, result, rows, labels, splits, seed, stratified=ci == "fixed")
         groups = None
     else:
         if not isinstance(rows, torch.Tensor) and result.per_sample is not None:
@@ -98,7 +109,7 @@ def clipped(interval: tuple[float, float] | None, bounds: tuple[float | None, fl
 
 
 def _without_groups(
-    metric: Metric, result: Result, rows: Tensor, labels: Tensor, seed: int, *, stratified: bool
+    metric: Metric, result: Result, rows: Tensor, labels: Tensor, splits: Array | None, seed: int, *, stratified: bool
 ) -> Tensor | None:
     """Leave out groups of samples in turn: pseudo-values (G,) float64, None if the metric is undefined without one."""
     groups = statistics.random_groups(labels, GROUPS, seed, stratified=stratified)
@@ -107,7 +118,8 @@ def _without_groups(
     for group in range(count):
         kept = (groups != group).nonzero().squeeze(1)
         try:
-            without = metric(rows[kept], labels[kept]).value
+            more = {"splits": splits[kept.cpu().numpy()]} if splits is not None and metric.declared.takes_splits else {}
+            without = metric(rows[kept], labels[kept], **more).value
         except UndefinedError:
             return None
         found.append(count * result.value - (count - 1) * without)

@@ -70,12 +70,13 @@ class Issues:
         counts: kind -> how many rows; None where the kind could not be looked for, for which `notes` has the reason.
         groups: kind -> in how many groups of copies they are, of "duplicate" and "leakage".
         disagreeing: in how many groups of copies the labels differ.
-        expected_precision: mean probability that a flagged label is wrong: the share of the flagged ones that is expected to be
-            wrong. None without any.
+        expected_precision: the share of the flagged labels that is expected to be wrong, see `ops.label_issues`. None without
+            any.
         noise_rate: estimated share of wrong labels among all, flagged or not; None where labels could not be checked.
         ids: (N,) of all rows.
         wrong: (N,) float64, probability that the label is wrong, of all rows; NaN where it could not be checked.
         notes: what a reader needs to know, such as what could not be computed.
+        expected_precision_low: its lower bound, which held on 92% or more of data sets with wrong labels; None without any.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Issues:
     ids: Array
     wrong: Array
     notes: tuple[str, ...] = ()
+    expected_precision_low: float | None = None
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return one row per Issue: id, kind, label, score, suggested, evidence and split. Needs pandas."""
@@ -109,6 +111,7 @@ class Issues:
             "leakage_groups": self.groups.get("leakage", 0),
             "groups_with_different_labels": self.disagreeing,
             "expected_precision": self.expected_precision,
+            "expected_precision_low": self.expected_precision_low,
             "label_noise": self.noise_rate,
             "notes": list(self.notes),
         }
@@ -125,7 +128,8 @@ class Issues:
             noise = "" if self.noise_rate is None else f"about {self.noise_rate:.1%} of all labels are wrong"
             if self.expected_precision is None:
                 return noise
-            return f"{self.expected_precision:.0%} of these are expected to be wrong; {noise}"
+            low = "" if self.expected_precision_low is None else f", at least {self.expected_precision_low:.0%}"
+            return f"about {self.expected_precision:.0%} of these are expected to be wrong{low}; {noise}"
         if kind in self.groups and count:
             return f"in {self.groups[kind]:,} group{'' if self.groups[kind] == 1 else 's'}"
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping  # noqa: TC003 (`typed.read` resolves the fields' types)
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from embedscope._version import __version__
 from embedscope.errors import InputError
+from embedscope.evaluation.finding import first_names
 from embedscope.plugins import Spec
+from embedscope.progress import silent
 from embedscope.store import typed
 from embedscope.store.opening import check_file
+from embedscope.store.results import MANIFEST
 from embedscope.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SCORE, FINETUNE, MERGED = "embedscope.score/1", "embedscope.finetune/1", "embedscope.merge/1"
 FACTS = ("name", "source", "layer", "samples", "dimensions", "classes")
+
+_MERGED = f"{SCORE} (from score) and {FINETUNE} (run.json from finetune)"
+_STORES = (".h5", ".hdf5")
 
 # More than any scores take: a table of a million rows by a hundred metrics.
 _LARGEST = 2**30
@@ -142,18 +149,19 @@ class MergedTable:
         return "\n".join(lines) + "\n"
 
 
-def merge(paths: Sequence[str | Path]) -> MergedTable:
+def merge(paths: Sequence[str | Path], *, say: Callable[[str], None] = silent) -> MergedTable:
     """Read what `score --json` printed, or run.json of finetune, from files, and merge them into one table.
 
-    Rows of the same name, source and layer become one if they agree. A metric that was measured with different options has a
-    column for each.
+    A folder stands for the files of results and the runs in it. Rows of the same name, source and layer become one if they
+    agree. A metric that was measured with different options has a column for each.
 
     Raises:
-        InputError: a file that is not there, damaged, or of another kind or version; rows that contradict each other.
+        InputError: a file that is not there, damaged, or of another kind or version; a folder without results; rows that
+            contradict each other.
     """
     found: dict[tuple[str, str, str], tuple[MergedRow, str]] = {}
-    for path in paths:
-        for row in read_rows(Path(path)):
+    for path in [file for given in paths for file in _files(Path(given), say)]:
+        for row in read_rows(path):
             key = row.name, row.source, row.layer
             found[key] = (row if key not in found else _joined(*found[key], row, str(path))), str(path)
     if not found:
@@ -162,18 +170,42 @@ def merge(paths: Sequence[str | Path]) -> MergedTable:
     return MergedTable(tuple(rows), better)
 
 
+def _files(path: Path, say: Callable[[str], None]) -> list[Path]:
+    """List the files of results that a path stands for: itself, that of a run, or those in a folder."""
+    if not path.is_dir() or (path / MANIFEST).is_file():
+        return [path]
+    inside = sorted(path.iterdir())
+    listed = [each for each in inside if each.suffix == ".json"]
+    found = [each for each in listed if _schema(each) in (SCORE, FINETUNE)]
+    found += [each for each in inside if (each / MANIFEST).is_file()]
+    if not found:
+        stores = [str(each) for each in inside if each.suffix in _STORES]
+        have = f", but {len(stores):,} feature store{'s' if len(stores) > 1 else ''}; {_how_to_score(stores)}"
+        raise InputError(f"{path} has no results to merge{have if stores else f'; give {_MERGED}'}")
+    if other := [each.name for each in listed if each not in found]:
+        say(f"{path}: left out {first_names(other)}: neither scores nor a run")
+    return found
+
+
+def _schema(path: Path) -> Any:
+    """Return what kind of results a file says that it holds; None for anything that is not JSON with a schema."""
+    try:
+        document = _document(path)
+    except InputError:
+        return None
+    return document.get("schema") if isinstance(document, dict) else None
+
+
+def _how_to_score(stores: Sequence[str]) -> str:
+    names = shlex.join(stores[:3]) + (" ..." if len(stores) > 3 else "")
+    return f"score first: embedscope score {names} `json=True` > scores.json"
+
+
 def read_rows(path: Path) -> list[MergedRow]:
     """Read the rows of one file; InputError for anything but scores and runs of finetune."""
-    if (path / "run.json").is_file():
-        path = path / "run.json"
-    check_file(path)
-    if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path} is too large for a file of scores; give the JSON output of embedscope score")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
-        reason = "it is empty" if not path.stat().st_size else str(error).partition("\n")[0]
-        raise InputError(f"{path} is not JSON as printed by embedscope score ({reason})") from error
+    if (path / MANIFEST).is_file():
+        path = path / MANIFEST
+    document = _document(path)
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema == SCORE:
         scores: _Scores = typed.read(_Scores, document, f"{path}: scores")
@@ -182,7 +214,21 @@ def read_rows(path: Path) -> list[MergedRow]:
         run: _Finetuning = typed.read(_Finetuning, document, f"{path}: run")
         return [_of_objective(each, run.data, path) for each in run.objectives]
     what = f"has the schema {str(schema)[:60]!r}" if schema is not None else "has no schema"
-    raise InputError(f"{path} {what}; expected {SCORE} (from score) or {FINETUNE} (run.json from finetune)")
+    raise InputError(f"{path} {what}; expected {_MERGED}")
+
+
+def _document(path: Path) -> Any:
+    """Read a JSON file; InputError for anything else."""
+    check_file(path)
+    if path.suffix in _STORES:
+        raise InputError(f"{path} contains features, not results; {_how_to_score([str(path)])}")
+    if path.stat().st_size > _LARGEST:
+        raise InputError(f"{path} is too large for a file of scores; give the JSON output of embedscope score")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        reason = "it is empty" if not path.stat().st_size else str(error).partition("\n")[0]
+        raise InputError(f"{path} is not JSON as printed by embedscope score ({reason})") from error
 
 
 def _refused(constant: str) -> float:

@@ -15,7 +15,7 @@ from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, 
 from embedscope.evaluation.issues import KINDS, Issue, Issues
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.constant_channels import constant_channels
-from embedscope.ops.label_issues import check_labels, neighbor_shares, strangers
+from embedscope.ops.label_issues import check_labels, expected_precision, neighbor_shares, strangers
 from embedscope.ops.near_copies import near_copies
 from embedscope.ops.neighbors import nearest_neighbors
 from embedscope.ops.outliers import NEIGHBORS, outliers
@@ -138,11 +138,15 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     rows += copies.rows
     notes += [copies.note] if copies.note else []
     try:
-        rows += outlying_rows(features, neighbors, outliers(neighbors, torch.from_numpy(features.labels)))
+        far = outliers(neighbors, torch.from_numpy(features.labels))
+        rows += outlying_rows(features, neighbors, far)
+        if far.group:
+            notes.append(f"outlier: {far.group:,} rows are far out, too many for outliers: a class or group spread wide")
     except UndefinedError as error:
         missing["outlier"] = str(error)
     counts = Counter(row.kind for row in rows)
     flagged = wrong[wrong > FLAGGED]
+    share, low = expected_precision(torch.from_numpy(flagged)) if len(flagged) else (None, None)
     return Issues(
         name=features.name,
         samples=count,
@@ -150,7 +154,8 @@ def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
         counts={kind: None if kind in missing else counts[kind] for kind in KINDS},
         groups={"leakage": copies.across, "duplicate": copies.within},
         disagreeing=copies.disagreeing,
-        expected_precision=float(flagged.mean()) if len(flagged) else None,
+        expected_precision=share,
+        expected_precision_low=low,
         noise_rate=None if "label" in missing else float(np.nanmean(wrong)),
         ids=features.ids,
         wrong=wrong,

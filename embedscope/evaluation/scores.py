@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas
 
+    from embedscope.evaluation.class_findings import Sides
     from embedscope.evaluation.comparing import Difference
     from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.finding import Finding
@@ -143,6 +145,13 @@ class Scores:
     examined: Sequence[str] = ()
     issues: Issues | None = None
 
+    @cached_property
+    def sides(self) -> Sides | None:
+        """How many samples of each class lie nearer to another; None without silhouettes of samples."""
+        from embedscope.evaluation.class_findings import sides
+
+        return sides(self)
+
     def as_json(self) -> dict[str, Any]:
         """Lay the scores out as a result of `score --json`."""
         return {
@@ -212,7 +221,7 @@ class ScoreTable(Sequence[Scores]):
     """The scores of several embeddings, in the order in which they were given; a sequence that prints as a table.
 
     `differences` compares each with the first, where intervals were asked for; `comparisons` says what changed, where that was
-    asked for; `shifts` how far other rows are from these.
+    asked for; `shifts` how far other rows are from these; `failed` has the reason for each checkpoint that was skipped.
     """
 
     def __init__(
@@ -221,11 +230,14 @@ class ScoreTable(Sequence[Scores]):
         differences: Sequence[Difference] = (),
         comparisons: Sequence[Comparison] = (),
         shifts: Sequence[Shift] = (),
+        *,
+        failed: Mapping[str, str] | None = None,
     ) -> None:
         self._scores = tuple(scores)
         self.differences = tuple(differences)
         self.comparisons = tuple(comparisons)
         self.shifts = tuple(shifts)
+        self.failed = dict(failed or {})
 
     def ranked(self, by: str | None = None) -> LayerRanking:
         """Order the embeddings, such as layers, by a metric, the first one by default; see `ranking.rank_layers`."""
@@ -259,6 +271,7 @@ class ScoreTable(Sequence[Scores]):
             **({"differences": [each.as_json() for each in self.differences]} if self.differences else {}),
             **({"comparisons": [each.as_json() for each in self.comparisons]} if self.comparisons else {}),
             **({"shifts": [each.as_json() for each in self.shifts]} if self.shifts else {}),
+            **({"failed": self.failed} if self.failed else {}),
         }
 
     def to_dataframe(self) -> pandas.DataFrame:

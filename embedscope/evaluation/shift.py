@@ -35,6 +35,7 @@ CLASS_ROWS = 500
 _STRENGTH = 0.5
 
 PERMUTATIONS = 499
+_MOST_PERMUTATIONS = 9999
 FOLDS = 5
 NEIGHBORS = 10
 LEAST = 20
@@ -59,6 +60,7 @@ class ClassShift:
             fewer than two rows on a side, or without spread.
         by_chance: the distance that 95% of random divisions of its pooled rows stay below.
         p_value: share of such divisions with at least this distance, times the number of classes that are tested, at most 1.
+            With more than 500 classes, fewer than 10 of 9,999 divisions give way to the tail of a distribution fitted to all.
     """
 
     name: str
@@ -252,8 +254,9 @@ def _class_shifts(here: FeatureSet, other: FeatureSet, seed: int) -> tuple[Class
     totals = [sum(map(len, each.values())) for each in places]
     names = list(dict.fromkeys([*places[0], *places[1]]))
     tested = [name for name in names if min(len(each.get(name, ())) for each in places) >= 2]
-    # Enough divisions for a p-value below 5% after the correction for the number of classes.
-    permutations = min(max(999, 40 * len(tested)), 9999)
+    # Enough divisions for a p-value below 5% after the correction for the number of classes. With more than 500 classes, no
+    # share of 9,999 divisions is small enough, and the tail is fitted.
+    permutations = min(max(999, 40 * len(tested)), _MOST_PERMUTATIONS)
     found = []
     for name in names:
         counts = len(places[0].get(name, ())), len(places[1].get(name, ()))
@@ -273,9 +276,17 @@ def _moved(
     spread = float((one - one.mean(dim=0)).square().sum(dim=1).mean().sqrt())
     if spread == 0:
         return shift
-    if math.comb(len(one) + len(two), len(one)) < tests / _CORRECTED:  # no division of so few rows can be that rare
+    possible = math.comb(len(one) + len(two), len(one)) >= tests / _CORRECTED
+    if not possible:  # no division of so few rows can be that rare
         permutations = min(permutations, 999)
-    test = mmd_test(linear_kernel(torch.cat([one, two])), len(one), permutations=permutations, seed=seed, unbiased=False)
+    test = mmd_test(
+        linear_kernel(torch.cat([one, two])),
+        len(one),
+        permutations=permutations,
+        seed=seed,
+        unbiased=False,
+        tail=possible and permutations + 1 < tests / _CORRECTED,
+    )
     distance, chance = (math.sqrt(max(value, 0.0)) / spread for value in (test.value, test.null95))
     return ClassShift(shift.name, shift.samples, shift.shares, distance, chance, min(1.0, test.p_value * tests))
 

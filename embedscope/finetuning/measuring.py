@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sklearn.metrics import f1_score
 
 from embedscope import plugins
@@ -15,12 +16,13 @@ from embedscope.errors import UsageError, unknown
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.evaluating import bound
 from embedscope.metrics import bind
-from embedscope.ops.blocks import row_slices
+from embedscope.ops.class_moments import present_classes
+from embedscope.ops.neighbors import nearest_neighbors
+from embedscope.ops.votes import winners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
     from torch import Tensor
 
     from embedscope.ops.rows import Rows
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 ACCURACIES = ("knn_accuracy", "macro_f1", "accuracy")
 
 NEIGHBORS = 5
-
-# Rows whose neighbors are searched at once: enough that a call to the search costs nothing beside it.
-_BLOCK_BYTES = 64 * 2**20
 
 # More training rows than this are not searched for neighbors: a million of them would take longer than the training.
 MOST_KNOWN = 50_000
@@ -80,14 +79,14 @@ def searched(codes: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
 
 
 def knn_accuracy(known: Tensor, codes: np.ndarray[Any, Any], rows: Rows, labels: np.ndarray[Any, Any]) -> float:
-    """Compute the share of rows (N, D) whose class most of the 5 nearest training rows (M, D) have, by Euclidean distance."""
-    from sklearn.neighbors import KNeighborsClassifier
+    """Compute the share of rows (N, D) whose class most of the 5 nearest training rows (M, D) have, by Euclidean distance.
 
-    blocks = row_slices(rows.shape[0], rows.shape[1] * 4, _BLOCK_BYTES)
-    with _many_classes():
-        nearest = KNeighborsClassifier(n_neighbors=min(NEIGHBORS, len(codes))).fit(known.cpu().numpy(), codes)
-        right = sum(int((nearest.predict(rows[block].float().cpu().numpy()) == labels[block]).sum()) for block in blocks)
-    return right / len(labels)
+    Of classes with equally many, that of the nearest counts, as in the metric.
+    """
+    found = nearest_neighbors(known.cpu(), NEIGHBORS, queries=rows, device=torch.device("cpu"))
+    classes = present_classes(torch.from_numpy(codes))
+    won = classes.labels[winners(found, classes.index, len(classes))].numpy()
+    return float((won == labels).mean())
 
 
 def macro_f1(labels: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> float:

@@ -45,7 +45,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
 ALL = "all"
 
 # Keywords that the program passes to a metric and that are not options of a spec.
-_PASSED = frozenset({"anchors", "logits"})
+_PASSED = frozenset({"anchors", "logits", "splits"})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,6 +107,8 @@ class MetricDeclaration:
             its function then takes `anchors`, (M,) ascending positions or None.
         takes_logits: whether the metric reads what the network's classifier gave for the rows: its function then takes
             `logits`, (N, K) rows, a column for each class that occurs, labels ascending; None if there are none.
+        takes_splits: whether the metric can fit to one split and measure the others: its function then takes `splits`, (N,)
+            names or None.
         pseudo_values: (features, labels, result, *, fixed, options) -> (N,) float64, whose mean estimates the value of the
             population and whose standard error is that of the value: of a jackknife. `fixed` where the numbers of samples per
             class are given. None to have groups of rows left out.
@@ -130,6 +132,7 @@ class MetricDeclaration:
     aliases: tuple[str, ...] = ()
     neighbors: Callable[..., tuple[int, str]] | None = None
     extrapolates: bool = True
+    takes_splits: bool = False
 
 
 def metric(
@@ -169,6 +172,7 @@ def metric(
             aliases,
             neighbors,
             extrapolates,
+            "splits" in keywords,
         )
         function.declaration = declared  # type: ignore[attr-defined]
         return function

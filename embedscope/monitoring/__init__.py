@@ -11,9 +11,9 @@ import importlib
 from typing import Any
 
 from embedscope.monitoring.monitor import Monitor
-from embedscope.monitoring.trends import Finding
+from embedscope.monitoring.trends import TrendFinding
 
-__all__ = ["Finding", "Monitor"]
+__all__ = ["Monitor", "TrendFinding"]
 
 
 def __getattr__(name: str) -> Any:

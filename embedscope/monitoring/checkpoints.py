@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,9 +153,12 @@ def score_checkpoints(
     full: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = silent,
+    warn: Callable[[str], None] = silent,
     track: Track = untracked,
 ) -> ScoreTable:
     """Return the scores of every layer of every checkpoint, in the natural order of their names.
+
+    A checkpoint that cannot be measured is skipped, unless it is the only one; `failed` of the table has the reason.
 
     Args:
         checkpoints: files of weights; `name=path` names one.
@@ -176,10 +179,11 @@ def score_checkpoints(
         full: measure all checkpoints again, for what the file does not hold: values by class and by sample.
         overwrite: replace an existing output.
         say: is told what a user should know.
+        warn: is told which checkpoint is skipped, and why.
         track: shows progress over checkpoints.
 
     Raises:
-        InputError: a checkpoint that cannot be read or does not fit, or data that cannot be used.
+        InputError: none of the checkpoints can be read and fits, or data that cannot be used.
         OutputError: the output was begun with other settings.
     """
     chosen = [metrics] if isinstance(metrics, str) else list(metrics)
@@ -188,33 +192,82 @@ def score_checkpoints(
     stages = in_order(checkpoints)
     dataset = _of_split(open_dataset(data), split)
     dataset = dataset if limit is None else limited(dataset, limit)
-    first = _opened(model, stages[0], preparation, seed)
-    settings = _settings(first, dataset.fingerprint, [chosen, wanted, split, sample, limit, seed])
-    known = {} if output is None else _known(output, settings, overwrite=overwrite)
-    probe = ReadProbe(dataset, first.prepare)
+    options: dict[str, Any] = {"sample": sample, "ci": ci, "memory": memory, "device": device, "seed": seed}
+    measuring = _Measuring(
+        model, preparation or {}, dataset, output, chosen, wanted, split, options, limit, full, overwrite, say
+    )
     scores: list[Scores] = []
+    failed: dict[str, str] = {}
     for stage in track(stages, "measuring checkpoints", len(stages)):
-        digest = sha256_of(stage.path)
-        before = known.get(digest, {}).values()
-        if before and not (ci or full):
-            scores += [_remembered(point, stage, chosen, len(before)) for point in before]
-            say(f"{stage.name} was measured before; taking its values from {output}")
-            continue
-        started = time.perf_counter()
-        encoder = first if stage is stages[0] else _opened(model, stage, preparation, seed)
-        embeddings = embed(encoder, probe, wanted, device=device, seed=seed, say=say)
-        options: dict[str, Any] = {"sample": sample, "ci": ci, "memory": memory, "device": device, "seed": seed}
-        found = [evaluate(features, chosen, **options) for features in embeddings]
-        if not wanted and not scores:
-            say(f"the embedding is taken from layer {found[0].layer}; `layers=` names another")
-        if output is not None and not before:
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            seconds = time.perf_counter() - started
-            points = [_point(each, stage, now, seconds, digest, settings) for each in found]
-            distributed.on_main(lambda path=output, points=points: append_points(path, points))  # type: ignore[misc]
-        scores += [_renamed(each, stage, len(found)) for each in found]
+        try:
+            scores += measuring.measure(stage)
+        except InputError as error:
+            if len(stages) == 1:
+                raise
+            failed[stage.name] = str(error)
+            warn(f"skipping {stage.name}: {error}")
+    if not scores:
+        raise InputError(f"none of the {len(stages)} checkpoints could be measured")
     gaps = differences(scores) if ci else []
-    return ScoreTable(with_comparison(scores, gaps), gaps)
+    return ScoreTable(with_comparison(scores, gaps), gaps, failed=failed)
+
+
+@dataclass
+class _Measuring:
+    """What all checkpoints are measured with; the first one that opens tells how the data are prepared."""
+
+    model: str
+    preparation: Mapping[str, Any]
+    dataset: Dataset
+    output: Path | None
+    metrics: list[str]
+    layers: list[str]
+    split: str | None
+    options: Mapping[str, Any]
+    limit: int | None
+    full: bool
+    overwrite: bool
+    say: Callable[[str], None]
+    probe: ReadProbe | None = None
+    settings: str = ""
+    known: Mapping[str, Mapping[str, Point]] = field(default_factory=dict)
+
+    def measure(self, stage: Stage) -> list[Scores]:
+        """Return the scores of a checkpoint's layers, and append them to the output if it does not hold them."""
+        digest = _digest(stage)
+        started = time.perf_counter()
+        encoder = None if self.probe is not None else self._opened(stage)
+        before = self.known.get(digest, {}).values()
+        if before and not (self.options["ci"] or self.full):
+            self.say(f"{stage.name} was measured before; taking its values from {self.output}")
+            return [_remembered(point, stage, self.metrics, len(before)) for point in before]
+        encoder = encoder or self._opened(stage)
+        assert self.probe is not None
+        chosen = {name: self.options[name] for name in ("device", "seed")}
+        embeddings = embed(encoder, self.probe, self.layers, **chosen, say=self.say)
+        found = [evaluate(features, self.metrics, **self.options) for features in embeddings]
+        if self.output is not None and not before:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            seconds, output = time.perf_counter() - started, self.output
+            points = [_point(each, stage, now, seconds, digest, self.settings) for each in found]
+            distributed.on_main(lambda: append_points(output, points))
+        return [_renamed(each, stage, len(found)) for each in found]
+
+    def _opened(self, stage: Stage) -> Encoder:
+        encoder = open_model(self.model, stage.path, seed=self.options["seed"], **self.preparation)
+        if self.probe is None:
+            decided = [self.metrics, self.layers, self.split, self.options["sample"], self.limit, self.options["seed"]]
+            self.settings = _settings(encoder, self.dataset.fingerprint, decided)
+            self.known = {} if self.output is None else _known(self.output, self.settings, overwrite=self.overwrite)
+            self.probe = ReadProbe(self.dataset, encoder.prepare)
+        return encoder
+
+
+def _digest(stage: Stage) -> str:
+    try:
+        return sha256_of(stage.path)
+    except OSError as error:
+        raise InputError(f"cannot read {stage.path}: {error.strerror or error}") from error
 
 
 def _of_split(dataset: Dataset, split: str | None) -> Dataset:
@@ -225,10 +278,6 @@ def _of_split(dataset: Dataset, split: str | None) -> Dataset:
     if split not in dataset.split:
         raise UsageError(unknown(f"split in {dataset.location}", split, sorted(set(dataset.split))))
     return rows_of(dataset, np.flatnonzero(np.array(dataset.split, dtype=object) == split))
-
-
-def _opened(model: str, stage: Stage, options: Mapping[str, Any] | None, seed: int) -> Encoder:
-    return open_model(model, stage.path, seed=seed, **(options or {}))
 
 
 def _settings(encoder: Encoder, fingerprint: str, options: Any) -> str:

@@ -42,6 +42,8 @@ def _callback() -> type:
 
         def _at(self, trainer: Any, module: Any, outputs: Any) -> None:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            if loss is not None:  # which the trainer has divided, for gradients that accumulate
+                loss = loss * getattr(trainer, "accumulate_grad_batches", 1)
             values = self.monitor(module, trainer.global_step, loss=loss)
             if values is None:
                 return

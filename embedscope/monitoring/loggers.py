@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from embedscope import plugins
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     Log = Callable[[Mapping[str, float], int], None]
+
+# The step of the training in a run of wandb, over which the values are drawn there.
+_STEP = "monitor/step"
+
+# What MLflow does not take in the name of a metric.
+_OTHER = re.compile(r"[^\w\-. :/]")
 
 _KNOWN = {"tensorboard": {"folder": None}, "wandb": {}, "trackio": {}, "mlflow": {}}
 
@@ -30,6 +37,8 @@ def opened(given: Any) -> Log | None:
             "tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "mlflow": _mlflow
         }  # fmt: skip
         return openers[name](**options)
+    if type(given).__module__.partition(".")[0] == "wandb" and hasattr(given, "define_metric"):
+        return _to_runs(lambda: given)
     for method in ("log", "log_metrics"):
         if callable(found := getattr(given, method, None)):
             return lambda values, step: found(dict(values), step)
@@ -61,10 +70,21 @@ def _tensorboard(folder: str | None) -> Log:
 
 def _wandb() -> Log:
     wandb = _imported("wandb")
+    return _to_runs(lambda: wandb.run or wandb.init())
+
+
+def _to_runs(find: Callable[[], Any]) -> Log:
+    """Log to the run of wandb that a function finds."""
+    defined: set[tuple[str, str]] = set()
 
     def log(values: Mapping[str, float], step: int) -> None:
-        run = wandb.run or wandb.init()
-        run.log(dict(values), step=step)
+        run = find()
+        for name in values:
+            if (run.id, name) not in defined:
+                run.define_metric(name, step_metric=_STEP)
+                defined.add((run.id, name))
+        # A run counts its own calls of log, and drops what is of an earlier step than the current one.
+        run.log({**values, _STEP: step}, step=max(step, run.step))
 
     return log
 
@@ -84,4 +104,5 @@ def _trackio() -> Log:
 
 def _mlflow() -> Log:
     mlflow = _imported("mlflow")
-    return lambda values, step: mlflow.log_metrics(dict(values), step=step)
+    # It refuses names with brackets or commas, as a metric with options has them.
+    return lambda values, step: mlflow.log_metrics({_OTHER.sub("_", name): value for name, value in values.items()}, step=step)

@@ -21,7 +21,7 @@ from embedscope.monitoring.loggers import opened
 from embedscope.monitoring.probe import Probe, open_probe, prepared
 from embedscope.monitoring.schedules import schedule
 from embedscope.monitoring.stopping import conditions
-from embedscope.monitoring.trends import Finding, Trends
+from embedscope.monitoring.trends import TrendFinding, Trends
 from embedscope.progress import silent
 from embedscope.store.trajectories import Point, append_points, read_points
 
@@ -60,7 +60,7 @@ class Monitor:
         path: of the run file, .jsonl: a line per layer and step is appended. An existing file is continued.
         log: a logger with log(values, step), or "tensorboard", "wandb", "trackio" or "mlflow".
         stop_on: conditions such as "silhouette<0" that set `should_stop`.
-        on_finding: is called with each Finding, in process 0.
+        on_finding: is called with each TrendFinding, in process 0.
         prepare: for a data source: an encoder of `open_model`, whose preparation and embedding are those of the model too, or a
             transform of one item; by default images become [0, 1].
         pooling: of layers that name none, as in `extract`.
@@ -93,7 +93,7 @@ class Monitor:
         path: Path | str | None = None,
         log: Any = None,
         stop_on: str | Sequence[str] = (),
-        on_finding: Callable[[Finding], Any] | None = None,
+        on_finding: Callable[[TrendFinding], Any] | None = None,
         prepare: Any = None,
         pooling: str = "auto",
         batch_size: int = 256,
@@ -119,7 +119,7 @@ class Monitor:
         self._probe: Probe | None = None
         self._trends = Trends()
         self.should_stop = False
-        self.findings: list[Finding] = []
+        self.findings: list[TrendFinding] = []
         self.points: list[Point] = self._continued()
         self._due = 0
 
@@ -148,7 +148,7 @@ class Monitor:
             classes = len(set(features.labels[features.labels >= 0].tolist()))
             new = self._trends.take(step, features.layer, metrics, loss=told, classes=classes)
             if problem:
-                new.append(Finding("not finite", step, features.layer, "", problem))
+                new.append(TrendFinding("not finite", step, features.layer, "", problem))
             rows, width = features.features.shape
             texts = tuple(each.text for each in new)
             points.append(Point(step, features.layer, metrics, told, now, seconds, texts, rows, width, classes))
@@ -195,11 +195,12 @@ class Monitor:
         scores = evaluate(features, self._metrics, device=device, seed=self._seed)
         return {key: found.value for key, found in scores.metrics.items()}, ""
 
-    def _told(self, step: int, points: Sequence[Point], values: dict[str, float | None], found: Sequence[Finding]) -> None:
+    def _told(self, step: int, points: Sequence[Point], values: dict[str, float | None], found: Sequence[TrendFinding]) -> None:
         if self._path is not None:
             append_points(self._path, points)
-        if self._log is not None:
-            self._log({name: value for name, value in values.items() if value is not None}, step)
+        there = {name: value for name, value in values.items() if value is not None}
+        if self._log is not None and there:
+            self._log(there, step)
         for each in found:
             self._say(str(each))
             if self._on_finding is not None:

@@ -47,7 +47,7 @@ _LOW = 0.25
 
 
 @dataclass(frozen=True)
-class Finding:
+class TrendFinding:
     """What was found in a curve.
 
     Attributes:
@@ -121,7 +121,7 @@ class Trends:
 
     def take(
         self, step: int, layer: str, values: Mapping[str, float | None], *, loss: float | None = None, classes: int = 0
-    ) -> list[Finding]:
+    ) -> list[TrendFinding]:
         """Add the values of a layer at a step, metric -> value, and return what they show."""
         found = []
         for metric, value in values.items():
@@ -132,7 +132,7 @@ class Trends:
             curve.values.append(value)
             curve.losses.append(float("nan") if loss is None else loss)
             for rule, text in self._asked(curve, layer, metric, classes):
-                found.append(Finding(rule, step, layer, metric, text))
+                found.append(TrendFinding(rule, step, layer, metric, text))
         return found
 
     def _asked(self, curve: _Curve, layer: str, metric: str, classes: int) -> list[tuple[str, str]]:

@@ -130,7 +130,10 @@ def unit_moments(classes: Classes, width: int, device: torch.device) -> MomentsO
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Divide every row by its length, whatever that is; a zero row stays zero: (B, D) float64."""
+    """Divide every row by its length, whatever that is; a zero row stays zero: (B, D) float64.
+
+    Losses take `cosines.directions`.
+    """
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     odd = ~((lengths > 1e-140) & (lengths < torch.inf)).squeeze(1)  # squares that vanish or overflow
     if bool(odd.any()):

@@ -12,7 +12,11 @@ KINDS = ("arc", "cos")
 
 
 def directions(rows: Tensor) -> Tensor:
-    """Divide every row by its length: (B, D) -> (B, D). A row shorter than 1e-12 becomes 0 and gets no gradient."""
+    """Divide every row by its length: (B, D) -> (B, D). A row shorter than 1e-12 becomes 0 and gets no gradient.
+
+    For losses. What measures, without gradients, takes `class_moments.unit_rows`, which gives rows of any length their
+    direction and reads them once, not three times.
+    """
     # A row is first scaled by its largest number, a constant to the gradient, so that squares neither overflow nor vanish.
     largest = rows.detach().abs().amax(dim=1, keepdim=True)  # (B, 1)
     zero = largest < _SHORTEST

@@ -47,6 +47,11 @@ _INFORMED = 5.0  # by how much evidence has to explain the labels better than th
 _HALVINGS = 8
 _LEADS = 0.75  # share of a part from which a class leads it, and of a class that must be at home
 
+# Labels that are flagged and right, on average, for other reasons than the noise model knows; and how many labels the estimate
+# of the precision is trusted like.
+_RIGHT = 2
+_TRUSTED = 20
+
 # What of the confusions is used to tell wrong labels, as a power of C: 1 is best where labels are wrong for one class only, and
 # up to 0.013 of AUROC worse where difficult rows are mislabeled more often; 0 the other way round (benchmarks/issues.py).
 _CONFUSION_POWER = 0.5
@@ -83,6 +88,22 @@ class _NoiseModel:
         noise = self.rate * self.confusion + (1 - self.rate) * torch.eye(len(self.confusion), dtype=plain.dtype)
         joint = plain * noise[:, given].T
         return joint / joint.sum(dim=1, keepdim=True), plain
+
+
+def expected_precision(wrong: Tensor) -> tuple[float, float]:
+    """Return which share of the flagged labels is expected to be wrong, and a lower bound of it: (n,) probabilities, n > 0.
+
+    Two more labels are counted that are flagged and right: of difficult rows, which the noise model takes for errors. The bound
+    is the 2.5% quantile of the beta distribution with this mean, of at most 20 labels: where the model is off, it is so for all
+    of them. On 11 data sets with 3 to 340 wrong labels, 84% of 83 estimates for up to 60 of these were at most 0.1 too high
+    (of the plain mean, 64%), 98% of the others, and the bound held in 92% and 100% (benchmarks/RESULTS.md). Where no label is
+    wrong, both are too high.
+    """
+    from scipy.special import betaincinv
+
+    share = float(wrong.sum()) / (len(wrong) + _RIGHT)
+    trust = min(len(wrong) + _RIGHT, _TRUSTED)
+    return share, float(betaincinv(share * trust, (1 - share) * trust, 0.025))
 
 
 def neighbor_shares(indices: Tensor, given: Tensor, classes: int) -> Tensor:
@@ -209,9 +230,10 @@ def _most_likely(start: Tensor, labeled: _Labeled, odds: Tensor | None = None) -
     count = len(labeled.given)
 
     def loss(point: Tensor) -> tuple[float, Tensor]:
-        free = point.clone().requires_grad_(True)
-        found = labeled.log_likelihood(free[:-1], free[-1:]) if odds is None else labeled.log_likelihood(free, odds)
-        (slope,) = torch.autograd.grad(-found / count, free)
+        with torch.enable_grad():  # a caller may have switched gradients off
+            free = point.clone().requires_grad_(True)
+            found = labeled.log_likelihood(free[:-1], free[-1:]) if odds is None else labeled.log_likelihood(free, odds)
+            (slope,) = torch.autograd.grad(-found / count, free)
         return -float(found.detach()) / count, slope
 
     found = minimized(loss, start, slope=1e-6, gain=1e-8, steps=_STEPS)

@@ -150,6 +150,30 @@ def out_of_sample(
     yield from results[key]
 
 
+def predicted(
+    features: Rows, classes: Classes, train: Tensor, test: Tensor, *, C: float | None, seed: int
+) -> tuple[Tensor, LinearProbe]:
+    """Fit a probe to some rows and predict others, at ascending positions: (n, K) probabilities float64, the probe.
+
+    Every process fits the same.
+
+    Raises:
+        UndefinedError: fewer than two classes among the training rows.
+    """
+    if C is not None:
+        check_number("C", C, above=0)
+    if len(torch.unique(classes.index[train])) < 2:
+        raise UndefinedError("a linear probe needs at least two classes to be fitted to")
+    width, device = features.shape[1], classes.index.device
+    train = _at_most(train, classes.index, most_rows(width, len(classes)), seed)
+    probe = fit(gathered(features, train).to(device), classes.index[train], len(classes), C=C, seed=seed)
+    found = [
+        probe.probabilities(gathered(features, test[block]).to(device))
+        for block in blocks.row_slices(len(test), 8 * (3 * width + 2 * len(classes)))
+    ]
+    return torch.cat(found), probe
+
+
 def _folds(
     features: Rows, classes: Classes, folds: int, seed: int, C: float | None
 ) -> Iterator[tuple[int, Tensor, Tensor, LinearProbe]]:

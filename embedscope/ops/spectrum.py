@@ -102,7 +102,7 @@ def entropy_rank(shares: Tensor) -> Tensor:
 
 
 def principal_axes(rows: Tensor, share: float) -> Tensor:
-    """Find the fewest principal axes of a batch that hold a share in (0, 1] of its variance: (B, D) -> (D, P), orthonormal.
+    """Find the fewest principal axes of a batch that explain a share in (0, 1] of its variance: (B, D) -> (D, P), orthonormal.
 
     No graph: the gradient of an axis is unbounded where two variances are nearly equal. One axis of zeros if all rows are
     equal.

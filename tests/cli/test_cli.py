@@ -390,3 +390,18 @@ def test_metrics_of_finetune_and_plot_are_chosen(make_store, blobs, tmp_path, ca
     assert list(before) == ["gini", "rankme", "knn_accuracy", "macro_f1", "accuracy"]
     assert run("plot", store, "-o", tmp_path / "a.png", "-k", "pca", "-m", "gini") == 2
     assert "--metric applies to a page (.html) and to the kind trajectory" in capsys.readouterr().err
+
+
+def test_a_note_of_many_embeddings_is_printed_once(make_store, blobs, capsys):
+    store = make_store(*blobs)
+    names = [f"{name}={store}" for name in "abcd"]
+    arguments = ["score", *names[:3], "-m", "explained_variance", "--ci"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().err.count("no interval") == 3
+    arguments.insert(1, names[3])
+    assert main(arguments) == 0
+    said = capsys.readouterr().err
+    assert said.count("no interval") == 1
+    assert "(and so for 3 others; --verbose and --json have all)" in said
+    assert main([*arguments, "--verbose"]) == 0
+    assert capsys.readouterr().err.count("no interval") == 4

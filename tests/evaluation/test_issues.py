@@ -1,5 +1,7 @@
 """Rows that need attention: planted errors, copies, leakage and outliers are found; healthy data are left alone."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -59,10 +61,24 @@ def test_wrong_labels_of_digits_are_found(digits, how):
     assert wrong[flagged].mean() > 0.95
     assert flagged[wrong].mean() > 0.85
     assert found.counts["label"] == flagged.sum()
+    assert found.expected_precision_low < wrong[flagged].mean()
     assert wrong[flagged].mean() > found.expected_precision - 0.05
     assert found.noise_rate == pytest.approx(0.1, abs=0.025)
     suggested = {row.id: row.suggested for row in found.rows if row.kind == "label"}
     assert np.mean([suggested[str(row)] == str(y[row]) for row in np.flatnonzero(flagged & wrong)]) > 0.95
+
+
+@pytest.mark.parametrize("count", [3, 8, 20])
+def test_few_wrong_labels_are_not_called_certain(digits, count):
+    x, y = digits
+    labels = y.copy()
+    rows = np.random.default_rng(count).permutation(len(y))[:count]
+    labels[rows] = (y[rows] + 1 + rows % 9) % 10
+    found = find_issues(x, labels)
+    precision = (labels != y)[found.wrong > 0.5].mean()
+    assert precision < 0.95  # about three difficult digits are flagged in any case
+    assert found.expected_precision_low < precision
+    assert abs(found.expected_precision - precision) < 0.25
 
 
 @pytest.mark.parametrize("wrong", [[3], [0, 1, 2, 3, 4, 5, 6, 7]], ids=["one", "one direction"])
@@ -138,6 +154,14 @@ def test_duplicates_and_leakage_are_told_apart():
     assert (rows["duplicate", "r10"].label, rows["duplicate", "r10"].suggested) == ("1", "0")
     assert rows["duplicate", "r3"].suggested == ""
     assert found.groups == {"duplicate": 1, "leakage": 1}
+
+
+def test_a_wide_group_without_labels_is_a_note():
+    x = np.random.default_rng(4).normal(size=(1000, 16))
+    x[:200] *= 5
+    found = find_issues(x)
+    assert found.counts["outlier"] == 0
+    assert any(re.match(r"outlier: 1\d\d rows are far out, too many for outliers", note) for note in found.notes)
 
 
 def test_outliers_are_found():
@@ -239,7 +263,9 @@ def test_record_is_sorted_and_laid_out(digits):
     assert list(columns) == ["name", *COLUMNS]
     assert len(columns["id"]) == 2 * len(found)
     assert len(repr(found).splitlines()) == 6
-    assert found.as_json()["expected_precision"] == pytest.approx(np.mean([r.score for r in found.rows if r.kind == "label"]))
+    scores = [row.score for row in found.rows if row.kind == "label"]
+    assert found.as_json()["expected_precision"] == pytest.approx(sum(scores) / (len(scores) + 2))
+    assert 0 < found.as_json()["expected_precision_low"] < found.expected_precision
 
 
 def test_scores_carry_issues(digits):

@@ -154,6 +154,47 @@ def test_contradictions_are_refused(files, tmp_path):
         merge([paths[0], tmp_path / "other.json"])
 
 
+def test_a_folder_stands_for_the_results_in_it(files, tmp_path, blobs, capsys):
+    paths, _ = files
+    finetune(*blobs, run=tmp_path / "run", epochs=1, device="cpu")
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    (tmp_path / "early.h5").touch()
+    assert run("merge", tmp_path, "-o", tmp_path / "table.json") == 0
+    assert f"{tmp_path}: left out package.json: neither scores nor a run" in capsys.readouterr().err
+    expected = merge([*paths, tmp_path / "run"])
+    assert json.loads((tmp_path / "table.json").read_text()) == expected.as_json()
+    said = []
+    assert merge([tmp_path], say=said.append).as_json() == expected.as_json()  # the table is no result
+    assert said == [f"{tmp_path}: left out package.json, table.json: neither scores nor a run"]
+    assert merge([tmp_path / "run"]).as_json() == merge([tmp_path / "run" / "run.json"]).as_json()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "has no results to merge; give embedscope.score/1 (from score) and embedscope.finetune/1"),
+        (("x.json",), "has no results to merge; give embedscope.score/1 (from score) and embedscope.finetune/1"),
+        (("a b.h5",), "but 1 feature store; score first: embedscope score 'x/a b.h5' --json > scores.json"),
+        (tuple("abcd"), "but 4 feature stores; score first: embedscope score x/a.h5 x/b.h5 x/c.h5 ... --json > scores.json"),
+    ],
+)
+def test_a_folder_without_results_says_what_to_type(tmp_path, monkeypatch, capsys, names, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    for name in names:
+        (tmp_path / "x" / (name if "." in name else f"{name}.h5")).touch()
+    assert run("merge", "x") == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_store_is_not_results(tmp_path, capsys):
+    (tmp_path / "a.h5").touch()
+    assert run("merge", tmp_path / "a.h5") == 1
+    assert f"contains features, not results; score first: embedscope score {tmp_path}/a.h5 --json > scores.json" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -119,7 +119,7 @@ def test_table_of_samples_as_parquet(store, tmp_path):
 def test_parquet_without_pyarrow(store, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     assert main(["score", store, "--samples", str(tmp_path / "s.parquet")]) == 1
-    assert "a .parquet table needs pyarrow: pip install pyarrow" in capsys.readouterr().err
+    assert "pyarrow, which is not installed; pip install 'embedscope[tables]'" in capsys.readouterr().err
 
 
 def test_metric_asked_for_twice_has_two_columns(store, tmp_path):

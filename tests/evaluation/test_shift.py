@@ -186,6 +186,18 @@ def test_many_classes_of_two_rows_are_not_called_moved():
     assert {each.p_value for each in found.classes} == {1.0}
 
 
+@pytest.mark.parametrize("shifted", [0, 1])
+def test_more_classes_than_shares_of_divisions_can_tell(monkeypatch, shifted):
+    monkeypatch.setattr("embedscope.evaluation.shift._MOST_PERMUTATIONS", 199)  # 40 classes need 800; as 9,999 for 501
+    generator = np.random.default_rng(3)
+    labels = np.arange(1600) % 40
+    rows = generator.normal(size=(1600, 6))
+    other = generator.normal(size=(1600, 6))
+    other[labels == 7] += 1.5 * shifted
+    found = measure_shift(feature_set(rows, labels), feature_set(other, labels))
+    assert [each.name for each in found.classes if each.p_value <= 0.05] == ["7"] * shifted
+
+
 def test_a_number_is_no_rows():
     features, labels = np.eye(4).repeat(10, axis=0), np.arange(40) % 2
     with pytest.raises(UsageError, match="int without labels is not an embedding"):

@@ -103,6 +103,34 @@ def test_intervals_and_samples(folder, capsys):
     assert len((folder / "samples.csv").read_text().splitlines()) == 601
 
 
+@pytest.mark.parametrize("broken", ["ckpt-8", "ckpt-11"])  # the first, which tells how to prepare the data, and the last
+def test_a_broken_checkpoint_is_skipped_and_the_others_are_kept(folder, capsys, broken):
+    (folder / f"{broken}.safetensors").write_bytes(b"torn")
+    table = folder / "t.jsonl"
+    arguments = ["score", folder, *MODEL, "--data", folder / "data.npz", "-m", "silhouette", "-o", table, "--json", "-q"]
+    assert run(*arguments) == 1
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert [each["name"] for each in found["results"]] == ["ckpt-9", "ckpt-10"]
+    assert list(found["failed"]) == [broken]
+    skipped, last = captured.err.splitlines()
+    assert skipped.startswith(f"warning: skipping {broken}: ")
+    assert last == f"embedscope: 1 of 3 checkpoints could not be measured: {broken}"
+    assert [point.step for point in read_points(table)] == [9, 10]
+    shutil.copy(SAMPLE / "early.safetensors", folder / f"{broken}.safetensors")
+    assert "failed" not in json.loads(printed(capsys, *arguments))
+
+
+def test_if_all_checkpoints_are_broken_nothing_is_printed(folder, capsys):
+    for step in (9, 10):
+        (folder / f"ckpt-{step}.safetensors").write_bytes(b"torn")
+    assert run("score", folder, *MODEL, "--data", folder / "data.npz", "-o", folder / "t.jsonl") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == "embedscope: none of the 2 checkpoints could be measured"
+    assert not (folder / "t.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

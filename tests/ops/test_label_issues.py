@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from embedscope.errors import UndefinedError
-from embedscope.ops.label_issues import check_labels, neighbor_shares, strangers
+from embedscope.ops.label_issues import check_labels, expected_precision, neighbor_shares, strangers
 
 
 def drawn(rate, *, rows=6000, classes=4, sharpness=2.0, seed=0):
@@ -126,3 +126,20 @@ def test_rows_of_connected_or_split_classes_are_no_strangers():
     given[:] = 0
     given[:6], given[60:70] = 1, 1  # 10 of 16 rows of class 1 among 50 of class 0: no home
     assert (strangers(connected(np.repeat([0, 1], 60)), torch.from_numpy(given), 2)[0] == 0).all()
+
+
+def test_expected_precision_is_that_of_a_beta_distribution():
+    from scipy import stats
+
+    for wrong, trust in (([0.9], 3), ([0.9] * 6, 8), ([0.99] * 500, 20)):
+        share, low = expected_precision(torch.tensor(wrong, dtype=torch.float64))
+        assert share == pytest.approx(sum(wrong) / (len(wrong) + 2))
+        assert low == pytest.approx(stats.beta(share * trust, (1 - share) * trust).ppf(0.025))
+
+
+def test_gradients_may_be_switched_off():
+    t, _, given = drawn(0.1, rows=400)
+    expected = check_labels([torch.from_numpy(t)], torch.from_numpy(given))
+    with torch.no_grad():
+        found = check_labels([torch.from_numpy(t)], torch.from_numpy(given))
+    assert torch.equal(found.wrong, expected.wrong)

@@ -63,6 +63,31 @@ def test_wide_class_is_not_flooded(wide):
     assert int(found_in(x).found.sum()) == 0
 
 
+@pytest.mark.parametrize("width", [16, 64])
+@pytest.mark.parametrize("scale", [3, 5])
+def test_a_wide_concentric_group_without_labels_is_not_flooded(width, scale):
+    x = np.random.default_rng(4).normal(size=(1000, width))
+    x[:200] *= scale
+    found = found_in(x)
+    assert found.group > 100
+    assert int(found.found.sum()) == 0
+    x[990:] *= 5 * scale  # ten rows beyond the wide group
+    assert found_in(x).found.nonzero().squeeze(1).tolist() == list(range(990, 1000))
+
+
+def test_one_row_in_twenty_may_be_an_outlier():
+    x = np.random.default_rng(5).normal(size=(1000, 16))
+    x[:50] *= 3
+    found = found_in(x)
+    assert found.found.nonzero().squeeze(1).tolist() == list(range(50))
+    assert found.group == 0
+    x[50:60] *= 3
+    found = found_in(x)
+    assert (int(found.found.sum()), found.group) == (0, 60)
+    y = np.arange(1000) % 4  # with labels, rows are compared with their class
+    assert found_in(x, y).found.nonzero().squeeze(1).tolist() == list(range(60))
+
+
 def test_collapsed_features_are_refused():
     with pytest.raises(UndefinedError, match="exact copies"):
         found_in(np.repeat(np.eye(3), 20, axis=0))

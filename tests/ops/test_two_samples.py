@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from embedscope.ops.two_samples import auc_with_variance, linear_kernel, mmd_test, rbf_kernel
+from embedscope.ops.two_samples import auc_with_variance, linear_kernel, mmd_test, rbf_kernel, tail_probability
 
 
 def draw(*shape, seed=0):
@@ -70,3 +70,26 @@ def test_area_against_scikit_learn_and_its_variance_against_loops():
     wins = np.array([[float(x > y) + 0.5 * float(x == y) for y in other] for x in one])
     expected = wins.mean(axis=1).var(ddof=1) / 17 + wins.mean(axis=0).var(ddof=1) / 23
     assert variance == pytest.approx(expected, abs=1e-13)
+
+
+@pytest.mark.parametrize("freedom", [1, 5, 40, 10_000])
+def test_the_tail_of_chi_squared_draws_is_that_of_scipy(freedom):
+    draws = torch.from_numpy(np.random.default_rng(0).chisquare(freedom, 20_000))
+    for probability in (1e-3, 1e-5):
+        value = stats.chi2.isf(probability, freedom)
+        # The skewness of 20,000 draws is off by a few per cent, which five standard deviations out is a factor.
+        assert 0.4 < tail_probability(draws, value) / probability < 2.5
+    assert tail_probability(draws, float(draws.mean()) - 100 * float(draws.std())) == 1
+
+
+def test_a_fitted_tail_agrees_with_many_divisions_and_passes_their_share():
+    rows = torch.from_numpy(np.random.default_rng(1).normal(size=(60, 8)))
+    rows[:30, 0] += 1.1
+    kernel = linear_kernel(rows)
+    exact = mmd_test(kernel, 30, permutations=100_000, seed=0, unbiased=False).p_value
+    share = mmd_test(kernel, 30, permutations=499, seed=1, unbiased=False).p_value
+    fitted = mmd_test(kernel, 30, permutations=499, seed=1, unbiased=False, tail=True).p_value
+    assert share == 1 / 500
+    assert exact < fitted < share  # a little high is safe
+    rows[:30, 0] += 100
+    assert mmd_test(linear_kernel(rows), 30, permutations=499, seed=1, unbiased=False, tail=True).p_value == 1 / 49_900

@@ -248,7 +248,7 @@ def two_nn(features, discard=0.1):
     return sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)
 
 
-def linear_probe(features, labels, folds=5, C=None, seed=0):
+def linear_probe(features, labels, folds=5, C=None, seed=0, train=None, splits=None):
     """Whether scikit-learn predicts each row; C = None takes the best on a fifth of the training rows."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -268,9 +268,9 @@ def linear_probe(features, labels, folds=5, C=None, seed=0):
         return found
 
     labels = labels.numpy()
-    right = np.zeros(len(labels))
-    fold = folded(labels, folds)
-    for each in range(folds):
+    right = np.full(len(labels), np.nan)
+    fold = folded(labels, folds) if train is None else np.where(splits == train, 1, 0)
+    for each in range(folds if train is None else 1):
         rows, classes = features[fold != each], labels[fold != each]
         strength = C
         if C is None:
@@ -303,27 +303,27 @@ def nc4(features, labels, logits):
     return agreed / len(features)
 
 
-def _ranked(features, labels, distance):
-    """For each sample: (its label, [(distance, label) of the others by distance, then position])."""
+def _ranked(features, labels, distance, voters=None):
+    """For each sample: (its label, [(distance, label) of the others, or voters, by distance, then position])."""
     rows, labels = features.tolist(), labels.tolist()
     for i, x in enumerate(rows):
-        others = sorted((_distance(x, y, distance), j) for j, y in enumerate(rows) if j != i)
+        others = sorted((_distance(x, y, distance), j) for j, y in enumerate(rows) if j != i and (voters is None or voters[j]))
         yield labels[i], [(d, labels[j]) for d, j in others]
 
 
-def knn_accuracy(features, labels, k=20, vote="dino", temperature=0.07, distance="cosine"):
+def knn_accuracy(features, labels, k=20, vote="dino", temperature=0.07, distance="cosine", train=None, splits=None):
     weights = {
         "dino": lambda d: math.exp((1 - d) / temperature),
         "uniform": lambda d: 1,
         "distance": lambda d: 1 / d,
     }
     correct = []
-    for own, others in _ranked(features, labels, distance):
+    for own, others in _ranked(features, labels, distance, None if train is None else splits == train):
         votes = {}
         for d, label in others[:k]:
             votes[label] = votes.get(label, 0) + weights[vote](d)
         correct.append(float(max(votes, key=votes.get) == own))  # the first of those with most: that of the nearest
-    return np.array(correct)
+    return np.array(correct) if train is None else np.where(splits == train, np.nan, correct)
 
 
 def neighbor_purity(features, labels, k=10, distance="cosine"):

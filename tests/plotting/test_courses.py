@@ -59,7 +59,6 @@ def test_metrics_are_chosen(path):
         ({"layers": "fcc"}, UsageError, "did you mean 'fc'"),
         ({"split": "test"}, UsageError, "leave out `split=`"),
         ({"metrics": "class_kl"}, InputError, "no metric in these files 'class_kl'"),
-        ({"output": "page.html"}, UsageError, "a page needs features"),
     ],
     ids=str,
 )

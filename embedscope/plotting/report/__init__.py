@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedscope._version import __version__
@@ -33,7 +35,6 @@ from embedscope.store.files import finished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
 
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
 
 SUFFIX = ".html"
 
-# Of more rows, a page neither looks for issues nor compares: that would take minutes, and `score` does it.
-MOST_ROWS = 20_000
+# Of more rows, a page neither looks for issues nor compares. With 50,000 x 128 and 10 or 1,000 classes, issues take 17 or 81
+# CPU seconds, and a comparison 15, beside the 20 to 30 of the metrics (benchmarks/RESULTS.md); `score` has no such limit.
+MOST_ROWS = 50_000
 
 # How many views are compared with the first.
 MOST_COMPARED = 8
@@ -87,20 +89,18 @@ def _lowest(view: View, scores: Scores, class_names: Sequence[str]) -> list[int]
 
 
 def _comparisons(
-    views: Sequence[View], scores: Sequence[Scores], metrics: Sequence[str | Spec], seed: int
+    views: Sequence[View], scores: Sequence[Scores], metrics: Sequence[str | Spec], seed: int, track: Track
 ) -> dict[int, Comparison]:
-    """Compare views with the first, where they hold the same rows: place of the view -> comparison."""
+    """Compare views with the first: place of the view -> comparison, whose `reason` says why rows are not compared, if so."""
 
     def measure(features: FeatureSet) -> Scores:
         return evaluate(features, metrics, ci=True, device="cpu", seed=seed)
 
-    found = {}
-    for place in range(1, min(len(views), MOST_COMPARED + 1)):
-        pair = views[0].features, views[place].features
-        compared = compare(*pair, (scores[0], scores[place]), measure, seed)
-        if compared.reason is None:
-            found[place] = compared
-    return found
+    places = range(1, min(len(views), MOST_COMPARED + 1))
+    return {
+        place: compare(views[0].features, views[place].features, (scores[0], scores[place]), measure, seed)
+        for place in track(places, "comparing", len(places))
+    }
 
 
 def _rankings(scores: Sequence[Scores]) -> list[LayerRanking]:
@@ -115,6 +115,12 @@ def _places(flagged: Sequence[dict[str, Any]]) -> list[int]:
     """List the drawn places of rows that need attention and of their copies, the worst of each kind first."""
     rows = [row for found in flagged for row in found["rows"]]
     return [place for row in rows for place in (row["place"], *(near for _, near in row["near"])) if place is not None]
+
+
+def _sources(views: Sequence[View]) -> str:
+    """Write the files of the views as a shell takes them; "FEATURES" for views that are not of files."""
+    sources = dict.fromkeys(view.features.source for view in views)
+    return shlex.join(sources) if all(Path(each).is_file() for each in sources) else "FEATURES"
 
 
 def write(
@@ -157,7 +163,8 @@ def write(
         for view in track(views, "measuring", len(views))
     ]
     small = all(len(view.features.labels) <= MOST_ROWS for view in views)
-    comparisons = _comparisons(views, found, wanted, seed) if small else {}
+    compared = _comparisons(views, found, wanted, seed, track) if small else {}
+    comparisons = {place: each for place, each in compared.items() if each.reason is None}
     found = with_comparison(found, differences(found), list(comparisons.values()))
     issues = (
         [find_issues(view.features, device="cpu", seed=seed) for view in track(views, "finding issues", len(views))]
@@ -194,6 +201,9 @@ def write(
             packed_comparison(each, place, views[place].features.ids[views[place].drawn], class_names)
             for place, each in comparisons.items()
         ],
+        "apart": [[place, each.reason] for place, each in compared.items() if each.reason is not None],
+        "sources": _sources(views),
+        "most_compared": MOST_COMPARED,
         "rankings": [each.as_json() for each in _rankings(found)],
         "most_rows": MOST_ROWS,
     }

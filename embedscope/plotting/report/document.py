@@ -25,7 +25,7 @@ def plotly_script() -> str:
 
 def page(title: str, data: Mapping[str, Any], plotly: str) -> str:
     """Put title, data and scripts into the page. The same arguments give the same text."""
-    own = {name: _asset(f"{name}.js") for name in ("reading", "figures", "sections", "rows", "page")}
+    own = {name: _asset(f"{name}.js") for name in ("reading", "figures", "sections", "rows", "courses", "page")}
     for script in (plotly, *own.values()):
         if re.search(r"</script|<!--", script, re.IGNORECASE):
             raise ValueError("a script that contains </script or <!-- cannot be embedded in a page")

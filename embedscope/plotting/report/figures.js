@@ -33,9 +33,9 @@ function litClasses(picked) {
   return new Map([...picked].map((code) => [code, lit.get(code) ?? style(others.indexOf(code))]));
 }
 
-function viewColor(index) {
-  if (views.length <= VIVID.length) return VIVID[index];
-  const share = index / (views.length - 1); // many are a sequence: from blue to yellow by way of gray, as in cividis
+function viewColor(index, count = views.length) {
+  if (count <= VIVID.length) return VIVID[index];
+  const share = index / (count - 1); // many are a sequence: from blue to yellow by way of gray, as in cividis
   const stops = [
     [0, 81, 162],
     [124, 132, 140],

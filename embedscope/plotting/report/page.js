@@ -10,7 +10,7 @@ const state = {
   hovered: null, // the same
   layout: LAYOUTS[0],
   shown: views.length <= MOST_PANELS ? views.map((view) => view.index) : [0, views.length - 1],
-  table: { view: judged.index, key: judged.silhouette ? "silhouette" : "id", descending: false, rows: PAGE_ROWS },
+  table: { view: judged?.index, key: judged?.silhouette ? "silhouette" : "id", descending: false, rows: PAGE_ROWS },
 };
 
 const webgl = (() => {
@@ -724,22 +724,27 @@ function showViews() {
 
 // All of it.
 
-byId("inputs").textContent = views.map((view) => `${view.name} (${plural(view.samples, "sample")})`).join(", ");
-makeFindings();
-makeScores();
-makeLayers();
-makeMap();
-makeIssues();
-makeComparisons();
-makeSilhouettes();
-makeConfusions();
-makeChannels();
-makeSpectrum();
-makeRuns();
-makeSamples();
-makeProvenance();
-makeLegend();
-showViews();
+function makeEmbeddings() {
+  byId("inputs").textContent = views.map((view) => `${view.name} (${plural(view.samples, "sample")})`).join(", ");
+  makeFindings();
+  makeScores();
+  makeLayers();
+  makeMap();
+  makeIssues();
+  makeComparisons();
+  makeSilhouettes();
+  makeConfusions();
+  makeChannels();
+  makeSpectrum();
+  makeRuns();
+  makeSamples();
+  makeProvenance();
+  makeLegend();
+  showViews();
+}
+
+if (courses.length) makeCourses();
+else makeEmbeddings();
 
 // On paper everything is drawn, and on white.
 let darkScreen = false;

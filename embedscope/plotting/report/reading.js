@@ -30,7 +30,19 @@ const views = data.views.map((view, index) => ({
     Object.entries(view.layouts).map(([title, points]) => [title, { x: decode(points.x), y: decode(points.y) }]),
   ),
 }));
-const LAYOUTS = Object.keys(views[0].layouts);
+const LAYOUTS = Object.keys(views[0]?.layouts ?? {}); // a page of files of measurements has no views
+
+// Layers of files of measurements, over their steps.
+const courses = (data.courses ?? []).map((course) => ({
+  ...course,
+  steps: decode(course.steps),
+  values: Object.fromEntries(
+    Object.entries(course.values).map(([name, packed]) => [
+      name,
+      Array.from(decode(packed), (value) => (Number.isNaN(value) ? null : value)),
+    ]),
+  ),
+}));
 
 // The sample of one view in another: the same place where both show the same rows, else that of the same id, or -1.
 function placeIn(view, from, place) {

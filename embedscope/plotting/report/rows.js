@@ -80,6 +80,9 @@ function sampleButton(view, place, id) {
   );
 }
 
+// What to type for what the page leaves out.
+const command = (options) => make("code", {}, `embedscope score ${data.sources} ${options}`);
+
 function makeIssues() {
   if (!data.issues) {
     const parent = section("issues", "Issues", "Issues");
@@ -87,7 +90,8 @@ function makeIssues() {
       make(
         "p",
         { class: "note" },
-        `Issues are looked for in up to ${whole(data.most_rows)} rows. For more, run embedscope score with --issues.`,
+        `Issues are looked for in up to ${whole(data.most_rows)} rows. For more, run `,
+        command("--issues issues.csv"),
       ),
     );
     return;
@@ -209,13 +213,18 @@ function issueCards(view, rows) {
 // What changed from the first input.
 
 function makeComparisons() {
-  if (!data.comparisons.length) return;
+  if (views.length < 2) return;
   const parent = section(
     "comparison",
     "Comparison",
     `Changes from ${views[0].name}`,
-    "Mean silhouette of each class, from the dot to the triangle. Colored where the 95% interval of the difference excludes 0, for all classes at once.",
+    ...(data.comparisons.length
+      ? [
+          "Mean silhouette of each class, from the dot to the triangle. Colored where the 95% interval of the difference excludes 0, for all classes at once.",
+        ]
+      : []),
   );
+  parent.append(...notCompared());
   const grid = make("div", { class: "grid" });
   parent.append(grid);
   for (const found of data.comparisons) {
@@ -235,6 +244,22 @@ function makeComparisons() {
     if (found.gained !== null) parent.append(...changedSamples(found, view));
     parent.append(...found.notes.map((note) => make("p", { class: "note" }, `${view.name}: ${note}.`)));
   }
+}
+
+// Which inputs are not compared here, why, and what to type for it.
+function notCompared() {
+  const note = (...parts) => make("p", { class: "note" }, ...parts);
+  if (!data.issues)
+    return [
+      note(`Inputs of up to ${whole(data.most_rows)} rows are compared here. For larger ones, run `, command("--compare")),
+    ];
+  const more = views.length - 1 - data.most_compared;
+  return [
+    ...data.apart.map(([place, reason]) => note(`${views[place].name}: the samples are not compared one by one: ${reason}.`)),
+    ...(more > 0
+      ? [note(`The last ${plural(more, "input")} of ${whole(views.length)}: not compared here. Run `, command("--compare"))]
+      : []),
+  ];
 }
 
 function similarity(found) {

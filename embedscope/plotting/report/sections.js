@@ -335,7 +335,8 @@ function makeRuns() {
 
 function makeProvenance() {
   const parent = section("provenance", "Provenance", "Provenance");
-  const described = views.map((view) => new Map([["source", view.source], ["layer", view.layer], ...view.provenance]));
+  const inputs = courses.length ? courses : views;
+  const described = inputs.map((each) => new Map([["source", each.source], ["layer", each.layer], ...each.provenance]));
   const names = [...new Set(described.flatMap((record) => [...record.keys()]))];
   const rows = names.map((name) => {
     const values = described.map((record) => record.get(name) ?? "–");
@@ -343,7 +344,7 @@ function makeProvenance() {
     const cell = make(
       "td",
       {},
-      ...(same ? [values[0]] : values.map((value, index) => make("div", {}, `${views[index].name}: ${value}`))),
+      ...(same ? [values[0]] : values.map((value, index) => make("div", {}, `${inputs[index].name}: ${value}`))),
     );
     return make("tr", {}, make("th", { scope: "row" }, name), cell);
   });

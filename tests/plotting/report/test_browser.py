@@ -243,7 +243,20 @@ def test_phone_and_paper(chromium, sample_page):
     page.check_silence()
 
 
-def test_fifty_thousand_points(chromium, tmp_path):
+def test_a_comparison_that_is_missing_is_explained_where_it_would_stand(chromium, blobs, tmp_path, monkeypatch):
+    rows, labels = blobs
+    monkeypatch.setattr(report, "MOST_ROWS", len(labels) - 1)
+    report.write(tmp_path / "large.html", [view(features(rows, labels, "abc", name=name)) for name in "ab"])
+    page = Page(chromium, tmp_path / "large.html")
+    for section, option in (("comparison", "--compare"), ("issues", "--issues issues.csv")):
+        text = page.run(f"return document.getElementById('{section}').textContent")
+        assert f"up to {len(labels) - 1} rows" in text
+        assert f"embedscope score FEATURES {option}" in text
+    page.check_silence()
+
+
+def test_fifty_thousand_points(chromium, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MOST_ROWS", 20_000)  # issues take half a minute
     generator = np.random.default_rng(0)
     count = 50_000
     labels = generator.integers(100, size=count)

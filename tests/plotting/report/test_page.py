@@ -126,7 +126,7 @@ def test_nothing_is_fetched_and_only_its_own_scripts_run(two):
     assert "'unsafe-inline'" not in policy.partition("style-src")[0]
     hashes = {base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in found.scripts[1:]}
     assert set(re.findall(r"'sha256-([^']+)'", policy)) == hashes
-    assert len(hashes) == 6
+    assert len(hashes) == 7
 
 
 def test_names_of_any_kind_are_text(blobs, tmp_path):
@@ -137,7 +137,7 @@ def test_names_of_any_kind_are_text(blobs, tmp_path):
     report.write(tmp_path / "a.html", [view(found)], command=HOSTILE[1])
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     elements = Elements(text)
-    assert sum(tag == "script" for tag, _ in elements.elements) == 7  # the data, plotly, and five of ours
+    assert sum(tag == "script" for tag, _ in elements.elements) == 8  # the data, plotly, and six of ours
     assert not re.search("[<>&\u2028\u2029]", elements.scripts[0])
     data = json.loads(elements.scripts[0])
     assert data["classes"] == [printable(name, lines=True) for name in HOSTILE]
@@ -238,7 +238,32 @@ def test_a_script_that_would_end_its_element_is_refused():
         document.page("", {}, "'</SCRIPT>'")
 
 
-def test_fifty_thousand_points_stay_small(tmp_path):
+def test_what_is_not_compared_is_said_with_the_reason(two, blobs, tmp_path, monkeypatch):
+    assert carried(two[0])["apart"] == []
+    assert [each["view"] for each in carried(two[0])["comparisons"]] == [1]
+    rows, labels = blobs
+    one = features(rows, labels, "abc", name="one")
+    other = features(rows, labels, "abc", name="other", ids=[f"else{row}" for row in range(len(labels))])
+    report.write(tmp_path / "apart.html", [view(one), view(other)])
+    data = carried(tmp_path / "apart.html")
+    assert (data["comparisons"], data["apart"]) == ([], [[1, "they have no ids in common"]])
+    monkeypatch.setattr(report, "MOST_ROWS", len(labels) - 1)
+    report.write(tmp_path / "large.html", [view(one), view(one)])
+    data = carried(tmp_path / "large.html")
+    assert (data["comparisons"], data["apart"], data["issues"]) == ([], [], None)
+    assert data["most_rows"] == len(labels) - 1
+
+
+def test_commands_name_files(make_store, blobs, tmp_path):
+    stores = [make_store(*blobs, name=name) for name in ("a b.h5", "c.h5")]
+    plot([str(store) for store in stores], tmp_path / "files.html", kinds=["pca"], max_points=20)
+    assert carried(tmp_path / "files.html")["sources"] == f"'{tmp_path}/a b.h5' {tmp_path}/c.h5"
+    plot(blobs, tmp_path / "arrays.html", kinds=["pca"], max_points=20)
+    assert carried(tmp_path / "arrays.html")["sources"] == "FEATURES"
+
+
+def test_fifty_thousand_points_stay_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MOST_ROWS", 20_000)  # issues would take half a minute, and are at most 150 of a kind
     generator = np.random.default_rng(0)
     count = 50_000
     labels = np.arange(count) % 100
