@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Of the intervals of all classes together: 95%.
+# Error rate of the intervals of all classes together: 5%.
 _LEVEL = 0.05
 
 
@@ -80,7 +80,7 @@ class SideChanges:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed: classes, samples (None without pairs), and what a reader has to know."""
+    """What changed: classes, samples (None without pairs), and what a reader needs to know."""
 
     classes: tuple[ClassChange, ...]
     sides: SideChanges | None
@@ -114,11 +114,11 @@ def class_changes(pair: tuple[FeatureSet, FeatureSet], distance: str, *, same: b
         return Changes((), None, [f"silhouette: {error}"])
     rows = [_in_memory(each) for each in pair]
     lacking = any(each is None for each in rows)
-    notes = ["the features do not fit in memory: changes of classes have no intervals"] if lacking else []
+    notes = ["the features do not fit in memory: class changes have no intervals"] if lacking else []
     means = [_means(each, one.per_sample) for each, one in zip(pair, found, strict=True)]
     shared = [name for name in means[0] if name in means[1]]
     if not shared:
-        notes.append("no class is in both embeddings")
+        notes.append("the embeddings have no class in common")
     reach = _Reach(pair, rows, labels, found, distance, len(shared), same=same)
     changes = []
     for name in shared:
@@ -172,7 +172,7 @@ class _Reach:
         self._level = 1 - _LEVEL / 2 / max(count, 1)
 
     def of(self, name: str) -> float | None:
-        """Half the width for a class, None where there can be no interval."""
+        """Half the width for a class, or None without an interval."""
         from scipy import stats
 
         moved, counts = [], []
@@ -190,7 +190,7 @@ class _Reach:
 
 
 def _unbiased(influences: Tensor, classes: Any) -> Tensor:
-    """Make up for the means of classes, about which influences (N,) vary, being estimated from the same rows."""
+    """Correct influences (N,) for class means that are estimated from the same rows."""
     counts = classes.counts[classes.index].double()
     larger: Tensor = influences * (counts / (counts - 1).clamp(min=1)).sqrt()
     return larger

@@ -1,4 +1,4 @@
-"""Findings about classes: which run into each other, which are scattered, which are too small to judge."""
+"""Findings about classes: which overlap, which are scattered, which are too small to judge."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _FEW = 5
 
 @dataclass(frozen=True)
 class Sides:
-    """Which samples lie nearer to another class than to their own: of each class, how many, and nearer to which.
+    """Samples nearer to another class than to their own: how many of each class, and to which class.
 
     `sure` counts those of `wrong`, and `surely` those of `towards`, whose nearest neighbors vote against their class too, if
     that was measured, and all of them otherwise. Rules decide by these: on average, most samples of a wide class lie nearer to
-    a narrow one beside it, and with many dimensions the distances to all classes are about equal, though no sample has a
+    a narrow one next to it, and with many dimensions the distances to all classes are about equal, though no sample has a
     neighbor of another class.
     """
 
@@ -77,13 +77,13 @@ def _first(scores: Scores, name: str) -> str:
 
 
 def _share(hits: int, total: int) -> str:
-    """Write a share in per cent with its 95% interval: "18% [10, 29]"."""
+    """Format a share as a percentage with its 95% interval: "18% [10, 29]"."""
     low, high = wilson_interval(hits, total)
     return f"{100 * hits / total:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def not_separated(scores: Scores) -> list[Finding] | None:
-    """Whether so many samples lie nearer to another class that no single pair of classes is worth naming."""
+    """Whether too many samples lie nearer to another class for any single pair of classes to be worth naming."""
     return None if scores.sides is None else _not_separated(scores.sides)
 
 
@@ -96,7 +96,7 @@ def _not_separated(sides: Sides) -> list[Finding]:
         Finding(
             "not_separated",
             "high",
-            f"The classes are hardly separated: {_share(wrong, total)} of the samples lie nearer to another class than to "
+            f"The classes are barely separated: {_share(wrong, total)} of the samples lie nearer to another class than to "
             "their own",
             {"wrong": wrong, "samples": total, "share": wrong / total, "ci95": list(interval)},
             "Check that labels and features belong to the same rows, or score another layer",
@@ -106,12 +106,12 @@ def _not_separated(sides: Sides) -> list[Finding]:
 
 
 def confused(scores: Scores) -> list[Finding] | None:
-    """Pairs of classes that run into each other, and classes that run into many."""
+    """Pairs of classes that overlap, and classes that overlap with many."""
     return None if scores.sides is None else confusions(scores.sides)
 
 
 def confusions(sides: Sides) -> list[Finding]:
-    """Name the pairs of classes that run into each other, the strongest first, and the class that runs into many."""
+    """Name the pairs of classes that overlap, strongest first, and the class that overlaps with many."""
     if _not_separated(sides):
         return []
     tests = len(sides.total) * (len(sides.total) - 1)  # one per ordered pair
@@ -137,7 +137,7 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
     hits, back = sides.towards[pair], sides.towards[pair[::-1]]
     total, others = sides.total[one], sides.total[other]
     text = (
-        f"Classes {one} and {other} run into each other: {hits:,} of {total:,} samples of {one} lie nearer to {other} "
+        f"Classes {one} and {other} overlap: {hits:,} of {total:,} samples of {one} lie nearer to {other} "
         f"({_share(hits, total)})"
     )
     if wilson_interval(sides.surely[pair[::-1]], others)[0] > _CONFUSED:
@@ -159,13 +159,13 @@ def _pair(sides: Sides, pair: tuple[str, str], low: float, more: int) -> Finding
             "samples_of_other": others,
             "more_pairs": more,
         },
-        f"Look at samples of {one} near {other}: they may be mislabeled, or the features may lack what tells them apart",
+        f"Inspect the samples of {one} near {other}: they may be mislabeled, or the features may not tell the classes apart",
         0.5 + low / 2,
     )
 
 
 def _scattered(sides: Sides) -> list[Finding]:
-    """Classes of which a good part lies nearer to others, to no single one of them in particular."""
+    """Classes with many samples nearer to other classes, but to no single one in particular."""
     found = []
     for name, wrong in sides.wrong.items():
         total = sides.total[name]
@@ -179,7 +179,7 @@ def _scattered(sides: Sides) -> list[Finding]:
                     f"Class {name} is scattered: {_share(wrong, total)} of its {total:,} samples lie nearer to other classes "
                     f"({first_names(nearest)})",
                     {"class": name, "wrong": wrong, "samples": total, "share": wrong / total, "ci95": list(interval)},
-                    f"Look at the samples of {name} with the lowest silhouettes",
+                    f"Inspect the samples of {name} with the lowest silhouettes",
                     0.5 + interval[0] / 2,
                 )
             )
@@ -187,7 +187,7 @@ def _scattered(sides: Sides) -> list[Finding]:
 
 
 def small_classes(scores: Scores) -> list[Finding] | None:
-    """Classes of so few samples that their own values say little."""
+    """Classes with too few samples for reliable per-class values."""
     if scores.labels is None:
         return None
     counts = Counter(scores.labels.tolist())
@@ -200,9 +200,9 @@ def small_classes(scores: Scores) -> list[Finding] | None:
         Finding(
             "small_classes",
             "low",
-            f"{which}: {whose} own values say little",
+            f"{which}: {whose} per-class values are unreliable",
             {"classes": few, "fewest": min(counts.values())},
-            "Add samples, or leave these classes out of a comparison",
+            "Add samples, or leave these classes out of comparisons",
             len(few) / len(counts),
         )
     ]

@@ -1,4 +1,4 @@
-"""Differences between embeddings, metric by metric, with intervals: paired where they hold the same rows."""
+"""Differences between embeddings, metric by metric, with intervals: paired if they contain the same rows."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def differences(scores: Sequence[Scores]) -> list[Difference]:
 
 
 def pair_differences(first: Scores, second: Scores) -> list[Difference]:
-    """Compare two embeddings in all metrics that have intervals, paired where they hold the same labeled rows."""
+    """Compare two embeddings in all metrics that have intervals, paired if they contain the same labeled rows."""
     found = []
     order = _matching(first, second)
     for key, before in first.metrics.items():
@@ -69,22 +69,22 @@ def pair_differences(first: Scores, second: Scores) -> list[Difference]:
         if interval is not None:
             note = None
             if first.samples != second.samples and before.pseudo_values is not None:
-                note = f"measured on {first.samples:,} and {second.samples:,} samples; intervals are corrected for that"
+                note = f"measured on {first.samples:,} and {second.samples:,} samples; the intervals account for this"
             gap = after.value - before.value
             found.append(Difference(key, first.name, second.name, gap, interval, order is not None, note))
     return found
 
 
 def difference_interval(first: Scores, second: Scores, key: str) -> tuple[float, float] | None:
-    """Return the 95% interval of second - first in a metric, or None where either has no interval."""
+    """Return the 95% interval of second - first in a metric, or None if either has no interval."""
     before, after = first.metrics[key], second.metrics[key]
     return _interval(before, after, _matching(first, second), first.labels, second.labels)
 
 
 def best(scores: Sequence[Scores], key: str) -> int | None:
-    """Return the position of the embedding that is best in a metric, or None where none is.
+    """Return the position of the embedding that is best in a metric, or None if none is.
 
-    Where the values have intervals, the best one has to differ from the next best by an interval that excludes 0; that of the
+    Where the values have intervals, the best one must differ from the next best by an interval that excludes 0; that of the
     difference answers the same question as those of the values ("drawn" or "fixed").
     """
     found = {place: entry.metrics[key] for place, entry in enumerate(scores) if key in entry.metrics}
@@ -98,7 +98,7 @@ def best(scores: Sequence[Scores], key: str) -> int | None:
 
 
 def _matching(first: Scores, second: Scores) -> Array | None:
-    """Find where each row of the first embedding is in the second, (N,), or None unless both hold the same labeled rows."""
+    """Find where each row of the first embedding is in the second, (N,), or None unless both contain the same labeled rows."""
     if first.ids is None or second.ids is None or first.labels is None or second.labels is None:
         return None
     if len(first.ids) != len(second.ids):

@@ -47,7 +47,7 @@ class Comparison:
         distance: of the silhouettes of classes and samples.
         classes: in the order of their labels; empty where silhouettes are undefined.
         sides: which samples changed sides; None without pairs.
-        notes: what a reader has to know.
+        notes: what a reader needs to know.
     """
 
     first: str
@@ -91,7 +91,7 @@ class Comparison:
 def compare(
     first: FeatureSet, second: FeatureSet, scores: tuple[Scores, Scores], measure: Callable[[FeatureSet], Scores], seed: int
 ) -> Comparison:
-    """Compare two embeddings, on the rows that both have where that is sound, see `pairing.paired`.
+    """Compare two embeddings, on the rows in both if that is sound, see `pairing.paired`.
 
     Args:
         first: its labeled rows.
@@ -128,7 +128,7 @@ def compare(
 
 
 def sides_column(scores: Sequence[Scores], comparisons: Sequence[Comparison]) -> Array:
-    """Say of all samples of all embeddings, as `sample_columns` lists them, which "gained" or "lost": (n,) str."""
+    """Mark the samples of all embeddings, in the order of `sample_columns`, that "gained" or "lost": (n,) str."""
     found = []
     for entry in scores:
         if entry.table is None:
@@ -142,11 +142,11 @@ def sides_column(scores: Sequence[Scores], comparisons: Sequence[Comparison]) ->
 def _on_common(difference: Difference, pairing: Pairing) -> Difference:
     if pairing.whole:
         return difference
-    return replace(difference, note=f"on the {len(pairing.first):,} rows that both have")
+    return replace(difference, note=f"on the {len(pairing.first):,} rows in both")
 
 
 def _structure(first: FeatureSet, second: FeatureSet, seed: int) -> tuple[float | None, float | None, int, list[str]]:
-    """CKA and mutual neighbors of rows in the same order, how many rows the latter is of, and why one is None."""
+    """Return CKA, mutual neighbors, the number of rows for the latter, and why one is None; rows in the same order."""
     notes: list[str] = []
 
     def defined(function: Callable[[], float]) -> float | None:

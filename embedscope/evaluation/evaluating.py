@@ -50,7 +50,7 @@ class Metric:
 
     @property
     def spec(self) -> plugins.Spec:
-        """What finds it again."""
+        """The spec that finds the metric again."""
         return plugins.Spec(self.name, (), self.options)
 
     @property
@@ -82,7 +82,7 @@ def bound(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list[Me
 
 
 def per_sample_metrics(metrics: str | Sequence[str]) -> list[str]:
-    """Name those of the metrics that have a value per sample."""
+    """List the metrics that have a value per sample."""
     return [each.name for each in bound(metrics) if each.declared.takes_anchors]
 
 
@@ -112,7 +112,7 @@ def evaluate(
             stratified (unbiased) mean with its 95% interval; the other metrics stay exact.
         anchors: (M,) ascending positions among the labeled rows: measure these samples instead of drawing them.
         ci: add 95% intervals, see `evaluation.intervals`: True or "drawn" where the numbers of samples per class are drawn
-            with the samples, "fixed" where they are given.
+            with the samples, "fixed" if they are given.
         memory: bytes that a run may take in addition to what torch itself takes; half of what is free by default. Features
             that fit, with the copy that is computed with, are read into memory; others are read in blocks.
         device: "auto", "cpu", "cuda" or "cuda:N". Measurements are in float64, which MPS lacks: "auto" takes the CPU there.
@@ -202,7 +202,7 @@ def _measured(
     ci: str | None,
     seed: int,
 ) -> tuple[Measurement, Result | None]:
-    """Run one metric; the Result is None where it is undefined."""
+    """Run one metric; the Result is None if it is undefined."""
     declared = metric.declared
     blank = Measurement(metric.name, None, declared.better, declared.bounds, metric.options)
     taken = {"anchors": declared.takes_anchors, "logits": declared.takes_logits, "splits": declared.takes_splits}
@@ -230,7 +230,7 @@ def _measured(
 
 
 def _by_class(per_sample: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    """Average over the samples of each class; those that are NaN, which the metric leaves out, are left out."""
+    """Average over the samples of each class; NaN, for samples that the metric leaves out, is ignored."""
     kept = ~per_sample.isnan()
     classes = present_classes(labels[kept])
     means = class_sums(per_sample[kept], classes.index, len(classes)) / classes.counts
@@ -238,7 +238,7 @@ def _by_class(per_sample: Tensor, labels: Tensor, class_names: Sequence[str]) ->
 
 
 def _plain(value: Any) -> Any:
-    """Turn tensors and arrays into nested lists; everything else is plain already."""
+    """Turn tensors and arrays into nested lists; leave everything else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -253,7 +253,7 @@ def _warnings(found: Sequence[Measurement], counts: Array, unlabeled: int) -> li
 
 
 def _samples(features: FeatureSet, found: Mapping[str, Result], anchors: Tensor | None) -> Samples | None:
-    """Collect what is known of single samples; None if no metric has a value per sample."""
+    """Collect the per-sample values; None if no metric has any."""
     columns = {key: each.per_sample.cpu().numpy() for key, each in found.items() if each.per_sample is not None}
     if not columns:
         return None
@@ -281,7 +281,7 @@ def _at_hand(rows: Rows, device: torch.device, budget: int) -> Rows:
 
 
 def _logits(features: FeatureSet, labels: Tensor, device: torch.device, budget: int) -> Rows | None:
-    """Take the logits of the classes that occur; those of another number of classes as they are, for a metric to refuse."""
+    """Take the logits of the classes that occur; leave a different number of classes as it is, for a metric to refuse."""
     if features.logits is None or features.logits.shape[1] != len(features.class_names):
         return features.logits
     return SelectedColumns(_at_hand(features.logits, device, budget), present_classes(labels).labels)

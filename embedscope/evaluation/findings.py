@@ -35,7 +35,7 @@ _HUBS = 3.0
 
 
 def with_findings(scores: Scores) -> Scores:
-    """Add what stands out in one embedding, the weightiest first, at most `MOST`, and what the rules could look at."""
+    """Add the findings of one embedding, the weightiest first, at most `MOST`, and what the rules examined."""
     found = {what: rule(scores) for what, rule in RULES}
     return replace(
         scores,
@@ -69,7 +69,7 @@ def _collapsed(scores: Scores) -> list[Finding] | None:
 
 
 def _dimensions(scores: Scores) -> list[Finding] | None:
-    """How many dimensions hold the variance; with few samples, more may be in use than they can show."""
+    """Number of dimensions in use; with few samples, more may be in use than they can show."""
     measured = _measured(scores, "explained_variance")
     if measured is None or measured.value is None:
         return None
@@ -85,9 +85,9 @@ def _dimensions(scores: Scores) -> list[Finding] | None:
                 "dimensional_collapse",
                 "medium",
                 f"The embedding has collapsed to {used} of {width} dimensions ({share}), fewer than the {needed} that "
-                f"{scores.classes} equally distant classes take",
+                f"{scores.classes} equally distant classes need",
                 evidence,
-                "Look for a term that favors a few directions, too much weight decay, or a bottleneck before this layer",
+                "Look for a loss term that favors a few directions, too much weight decay, or a bottleneck before this layer",
                 1 - used / needed,
             )
         ]
@@ -99,7 +99,7 @@ def _dimensions(scores: Scores) -> list[Finding] | None:
             "low",
             f"The embedding uses {used} of {width} dimensions ({share})",
             evidence,
-            f"A narrower layer, or a projection to {used} dimensions, may do as well",
+            f"A narrower layer, or a projection to {used} dimensions, may work as well",
             1 - used / width,
         )
     ]
@@ -119,9 +119,9 @@ def _dominant(scores: Scores) -> list[Finding] | None:
         Finding(
             "dominant_direction",
             "medium" if share > _OVERWHELMING else "low",
-            f"One direction holds {100 * share:.0f}% of the variance: distances are mostly differences along it",
+            f"One direction holds {100 * share:.0f}% of the variance: distances mostly measure differences along it",
             {"share": share},
-            "Standardize or whiten the features before distances are computed, or look for one channel of large values",
+            "Standardize or whiten the features before computing distances, or look for a channel with large values",
             share,
         )
     ]
@@ -142,14 +142,14 @@ def _dead(scores: Scores) -> list[Finding] | None:
             "medium" if dead > width / 4 else "low",
             f"{dead:,} of {width:,} channels are dead: 0 for every sample",
             {"dead": dead, "channels": width},
-            "A lower learning rate, another initialization or a leaky activation keeps channels alive",
+            "Try a lower learning rate, a different initialization or a leaky activation",
             dead / width,
         )
     ]
 
 
 def _hidden(scores: Scores) -> list[Finding] | None:
-    """What a linear probe can read and distances do not show."""
+    """Classes that a linear probe can read but distances do not show."""
     linear, near = _measured(scores, "linear_probe"), _measured(scores, "knn_accuracy")
     if linear is None or near is None or linear.value is None or near.value is None:
         return None
@@ -163,10 +163,10 @@ def _hidden(scores: Scores) -> list[Finding] | None:
         Finding(
             "hidden_from_distances",
             "medium",
-            f"A linear probe reads {100 * linear.value:.1f}% of the labels and the nearest neighbors {100 * near.value:.1f}%: "
-            "the classes are there, but distances do not show them",
+            f"A linear probe predicts {100 * linear.value:.1f}% of the labels and the nearest neighbors {100 * near.value:.1f}%"
+            ": the features contain the classes, but distances do not reflect them",
             {"linear_probe": linear.value, "knn_accuracy": near.value, "difference": gap, "ci95": [gap - reach, gap + reach]},
-            "Standardize or whiten the features, or train a head with a loss on distances",
+            "Standardize or whiten the features, or train a head with a distance-based loss",
             gap,
         )
     ]
@@ -182,9 +182,9 @@ def _offset(scores: Scores) -> list[Finding] | None:
         Finding(
             "common_offset",
             "low",
-            f"All rows share a direction: two random rows have a mean cosine of {measured.value:.2f}",
+            f"All rows share a common direction: the mean cosine of two random rows is {measured.value:.2f}",
             {"anisotropy": measured.value},
-            "Subtract the mean before cosines are compared or searched",
+            "Subtract the mean before comparing or searching by cosine",
             measured.value,
         )
     ]
@@ -200,9 +200,9 @@ def _hubs(scores: Scores) -> list[Finding] | None:
         Finding(
             "hubs",
             "low",
-            f"A few rows are neighbors of a great many others (hubness {measured.value:.1f})",
+            f"A few rows are among the nearest neighbors of very many others (hubness {measured.value:.1f})",
             {"hubness": measured.value},
-            "Center the features, or search with cosines: hubs spoil nearest-neighbor search",
+            "Center the features, or search with cosines: hubs degrade nearest-neighbor search",
             min(1.0, measured.value / 10),
         )
     ]

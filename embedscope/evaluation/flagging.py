@@ -1,4 +1,4 @@
-"""Turn what was computed of rows into issues: which row, how bad, what fits better, and why."""
+"""Turn what was computed for rows into issues: which row, how bad, what fits better, and why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VOTES = 10  # neighbors that the evidence on a label counts
 
 @dataclass(frozen=True)
 class LabelsChecked:
-    """What was found out about the labels of some rows.
+    """Results of checking the labels of some rows.
 
     Attributes:
         positions: (n,) of these rows among all, ascending.
@@ -56,7 +56,7 @@ class CopiedRows:
         within: number of groups with several rows in one split.
         across: number of groups in several splits.
         disagreeing: number of groups whose labels differ.
-        note: what a reader has to know, or None.
+        note: what a reader needs to know, or None.
     """
 
     rows: list[Issue]
@@ -79,7 +79,7 @@ def mislabeled_rows(features: FeatureSet, checked: LabelsChecked) -> list[Issue]
         votes = int((features.labels[near[:_VOTES]] == better).sum())
         why = (
             f"{votes} of {min(_VOTES, len(near))} nearest are {name}; linear probe {float(checked.probe[place, column]):.2f}; "
-            f"{float(checked.check.sure[place]):.2f} in all"
+            f"{float(checked.check.sure[place]):.2f} combined"
         )
         row = int(checked.positions[place])
         shown = agreeing if len(agreeing) else near
@@ -120,7 +120,7 @@ def outlying_rows(features: FeatureSet, neighbors: Neighbors, found: Outliers) -
     rows = []
     for row in found.found.nonzero().squeeze(1).tolist():
         ratio = float(found.ratio[row])
-        why = f"{ratio:.1f} times as far from its nearest as is usual"
+        why = f"{ratio:.1f} times the usual distance to its nearest neighbors"
         rows.append(_issue(features, row, "outlier", 1 - 1 / ratio, "", neighbors.indices[row].tolist(), why))
     return rows
 
@@ -168,7 +168,7 @@ def _issue(features: FeatureSet, row: int, kind: str, score: float, suggested: s
 
 
 def _groups(group: Array) -> Iterator[Array]:
-    """Give the positions of each group that has several rows."""
+    """Return the positions of each group with several rows."""
     order = group.argsort(kind="stable")
     starts = np.flatnonzero(np.diff(group[order])) + 1
     for members in np.split(order, starts):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedscope.evaluation.scores import Scores
     from embedscope.evaluation.shift import Shift
 
-# Share of labels that look wrong from which that is more than a few rows to correct.
+# Share of labels that look wrong above which more than a few rows need correction.
 _MANY = 0.05
 
 
@@ -27,7 +27,7 @@ def with_comparison(
     comparisons: Sequence[Comparison] = (),
     shifts: Sequence[Shift] = (),
 ) -> list[Scores]:
-    """Add to each embedding whether it is better than the first, what became worse, and how it differs from other rows.
+    """Add findings on whether an embedding is better than the first, what became worse, and how it differs from other rows.
 
     There is a comparison per embedding after the first, and a shift per embedding, if any.
     """
@@ -52,7 +52,7 @@ def _with(scores: Scores, findings: Sequence[Finding], examined: Sequence[str]) 
 
 
 def _better(first: Scores, second: Scores, differences: Sequence[Difference]) -> list[Finding]:
-    """Whether the difference is sure, in the metric that says most: the silhouette, or else the first with a direction."""
+    """Whether the difference is significant in the silhouette, or else in the first metric with a direction."""
     better = {key: each.better for key, each in second.metrics.items()}
     mine = [each for each in differences if each.second == second.name and better.get(each.metric) is not None]
     each = next((each for each in mine if each.metric == "silhouette"), next(iter(mine), None))
@@ -70,7 +70,7 @@ def _better(first: Scores, second: Scores, differences: Sequence[Difference]) ->
             f"{subject} is better than {other} in {each.metric}: {gap:+.3f} [{low:+.3f}, {high:+.3f}]"
             + ("" if each.paired else ", on different samples"),
             {"metric": each.metric, "better": good.name, "worse": bad.name, "difference": gap, "ci95": [low, high]},
-            f"Use {good.layer if same else good.name}, if this metric is what you need",
+            f"Use {good.layer if same else good.name} if this is the metric you need",
             1.0,
         )
     ]
@@ -99,7 +99,7 @@ def _worse(comparison: Comparison) -> list[Finding]:
             f"{subject} worse in {comparison.second} than in {comparison.first}{which}: silhouette {most.difference:+.3f} "
             f"[{low:+.3f}, {high:+.3f}]{'' if comparison.reason is None else ', unpaired'}",
             {"classes": [each.name for each in lost], "class": most.name, "difference": most.difference, "ci95": [low, high]},
-            f"Look at the samples of {most.name} that changed sides",
+            f"Inspect the samples of {most.name} that changed sides",
             0.9,
         )
     ]
@@ -110,14 +110,18 @@ def _shifted(shift: Shift) -> list[Finding]:
         return []
     low, high = shift.auc_ci95
     area, mmd = f"AUC {shift.auc:.2f} [{low:.2f}, {high:.2f}]", f"MMD p = {shift.mmd_p_value:.2g}"
-    how = f"a classifier tells their rows apart ({area}; {mmd})" if low > 0.5 else f"a permutation test says so ({mmd}; {area})"
+    how = (
+        f"a classifier can tell their rows apart ({area}; {mmd})"
+        if low > 0.5
+        else f"a permutation test detects it ({mmd}; {area})"
+    )
     return [
         Finding(
             "shift",
             "high" if low > 0.75 else "medium",
             f"{shift.against} differs from {shift.name}: {how}",
             {"auc": shift.auc, "ci95": [low, high], "mmd_p_value": shift.mmd_p_value, "beyond": shift.beyond},
-            "Look at the rows furthest out, and at the classes that moved",
+            "Inspect the farthest rows and the classes that moved",
             max(0.0, 2 * shift.auc - 1),
         )
     ]
@@ -140,7 +144,7 @@ def _labels(issues: Issues) -> list[Finding]:
                 "expected_precision": share,
                 "expected_precision_low": low,
             },
-            "Check the labels of the rows listed, the most certain first",
+            "Check the labels of the listed rows, most certain first",
             min(1.0, 0.5 + count / issues.samples),
         )
     ]
@@ -154,9 +158,9 @@ def _copies(issues: Issues) -> list[Finding]:
             Finding(
                 "leakage",
                 "high",
-                f"{leaked:,} rows have a copy in another split: held-out values are too good",
+                f"{leaked:,} rows have a copy in another split: held-out values are too optimistic",
                 {"rows": leaked, "groups": issues.groups.get("leakage", 0)},
-                "Remove these rows from one of the splits, and measure again",
+                "Remove these rows from one of the splits and measure again",
                 1.0,
             )
         )
@@ -172,7 +176,7 @@ def _copies(issues: Issues) -> list[Finding]:
                     "groups": issues.groups.get("duplicate", 0),
                     "groups_with_different_labels": issues.disagreeing,
                 },
-                "Keep one row of each group, with the label that is right",
+                "Keep one row of each group, with the correct label",
                 copies / issues.samples,
             )
         )
@@ -189,7 +193,7 @@ def _outliers(issues: Issues) -> list[Finding]:
             "low",
             f"{count:,} {'row lies' if count == 1 else 'rows lie'} far from all others",
             {"rows": count, "samples": issues.samples},
-            "Look whether they are broken inputs, or of a class that is missing",
+            "Check whether they are broken inputs or belong to a missing class",
             count / issues.samples,
         )
     ]

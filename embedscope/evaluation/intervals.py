@@ -1,4 +1,4 @@
-"""How sure a measurement is: 95% intervals from jackknife pseudo-values, and estimates from a sample of anchors.
+"""Uncertainty of a measurement: 95% intervals from jackknife pseudo-values, and estimates from a sample of anchors.
 
 A metric of N samples is a statistic of a sample of a population. What it would be on other samples of it follows from
 pseudo-values: one number per sample (or per group of samples) whose mean is the value corrected for its bias, and whose
@@ -43,7 +43,7 @@ GROUPS = 50
 
 
 def check_ci(ci: str | bool) -> str | None:
-    """Turn the argument `ci` into the question that is asked, or None; UsageError for another."""
+    """Return the kind of interval that the argument `ci` asks for, or None; UsageError for another."""
     if isinstance(ci, bool):
         return "drawn" if ci else None
     return check_choice("ci", ci, CI)
@@ -75,16 +75,16 @@ def with_interval(
         return _noted(measurement, _why_none(measurement, metric, rows, labels, seed))
     if metric.declared.pseudo_values is None:
         if not isinstance(rows, torch.Tensor):
-            return _noted(measurement, "no interval: the features do not fit in memory, and would have to be read 50 times")
+            return _noted(measurement, "no interval: the features do not fit in memory and would have to be read 50 times")
         values = _without_groups(metric, result, rows, labels, splits, seed, stratified=ci == "fixed")
         groups = None
     else:
         if not isinstance(rows, torch.Tensor) and result.per_sample is not None:
-            return _noted(measurement, "no interval: the features do not fit in memory; a sample of them gives one")
+            return _noted(measurement, "no interval: the features do not fit in memory; measure a sample to get one")
         values = metric.declared.pseudo_values(rows, labels, result, fixed=ci == "fixed", **metric.options)
         groups = labels if ci == "fixed" else None
     if values is None or not bool(torch.isfinite(values).all()):
-        return _noted(measurement, "no interval: the metric is undefined without some of the samples")
+        return _noted(measurement, "no interval: the metric is undefined when some of the samples are left out")
     if not metric.declared.extrapolates:
         values = values + (result.value - values.mean())
     found = statistics.mean_with_error(values, groups)
@@ -127,7 +127,7 @@ def _without_groups(
 
 
 def _why_none(measurement: Measurement, metric: Metric, rows: Rows, labels: Tensor, seed: int) -> str:
-    """Say that no interval is honest, and how much the value depends on the number of samples."""
+    """Explain that no valid interval exists, and how much the value depends on the number of samples."""
     why = "no interval: the value depends on the number of samples"
     if isinstance(rows, torch.Tensor) and len(labels) >= 4 and not metric.declared.takes_logits:
         half = statistics.random_groups(labels, 2, seed, stratified=True) == 0
@@ -155,7 +155,7 @@ def estimated(measurement: Measurement, per_sample: Tensor, labels: Tensor, anch
         note = f"no estimate: {missing} classes have no row among the {len(anchors):,} that were drawn"
         return replace(measurement, value=None, note=note)
     mean, interval = statistics.stratified_mean(per_sample[~left_out], whose[~left_out], measured)
-    note = f"estimated from {len(anchors):,} of {len(labels):,} samples, drawn class by class, against all rows"
+    note = f"estimated from a stratified sample of {len(anchors):,} of {len(labels):,} rows, against all rows"
     previous = measurement.note
     return replace(
         measurement,

@@ -1,4 +1,4 @@
-"""The record of what is wrong with single rows, and how it is laid out: a data frame, a table of a file, JSON, a few lines."""
+"""Issues of single rows, and their layouts: a data frame, a table in a file, JSON, a few lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Issue:
-    """One row with one thing that is wrong with it.
+    """One issue of one row.
 
     Attributes:
         id: of the row.
@@ -75,7 +75,7 @@ class Issues:
         noise_rate: estimated share of wrong labels among all, flagged or not; None where labels could not be checked.
         ids: (N,) of all rows.
         wrong: (N,) float64, probability that the label is wrong, of all rows; NaN where it could not be checked.
-        notes: what a reader has to know, such as what could not be computed.
+        notes: what a reader needs to know, such as what could not be computed.
         expected_precision_low: its lower bound, which held on 92% or more of data sets with wrong labels; None without any.
     """
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCORE, FINETUNE, MERGED = "embedscope.score/1", "embedscope.finetune/1", "embedscope.merge/1"
 FACTS = ("name", "source", "layer", "samples", "dimensions", "classes")
 
-_MERGED = f"{SCORE} (of score) and {FINETUNE} (run.json of finetune)"
+_MERGED = f"{SCORE} (from score) and {FINETUNE} (run.json from finetune)"
 _STORES = (".h5", ".hdf5")
 
 # More than any scores take: a table of a million rows by a hundred metrics.
@@ -35,7 +35,7 @@ _LARGEST = 2**30
 
 @dataclass(frozen=True)
 class MergedValue:
-    """A metric of a run: its value, None where it is undefined, and what `score` says of it."""
+    """A metric of a run: its value, None if undefined, and what `score` reports about it."""
 
     value: float | None
     ci95: tuple[float, float] | None = None
@@ -99,7 +99,7 @@ class MergedTable:
     metrics: Mapping[str, str | None] = field(hash=False)
 
     def columns(self) -> dict[str, list[Any]]:
-        """Lay the rows out by column: facts, then value, low and high end of the interval of each metric; None for nothing."""
+        """Lay the rows out by column: facts, then value, low and high end of the interval of each metric; None if missing."""
         found: dict[str, list[Any]] = {name: [getattr(row, name) for row in self.rows] for name in FACTS}
         for key in self.metrics:
             values = [row.metrics.get(key) for row in self.rows]
@@ -117,7 +117,7 @@ class MergedTable:
         return {"schema": MERGED, "embedscope": __version__, "columns": list(columns), "rows": rows}
 
     def markdown(self) -> str:
-        """Lay the table out for a model card: one line per row, intervals in brackets behind their values."""
+        """Lay the table out for a model card: one line per row, with intervals in brackets after their values."""
         arrows = {"higher": " ↑", "lower": " ↓"}
         lines = [["name", "layer", "samples", "dimensions"]]
         lines[0] += [f"{_escaped(key)}{arrows.get(better or '', '')}" for key, better in self.metrics.items()]
@@ -165,7 +165,7 @@ def merge(paths: Sequence[str | Path], *, say: Callable[[str], None] = silent) -
             key = row.name, row.source, row.layer
             found[key] = (row if key not in found else _joined(*found[key], row, str(path))), str(path)
     if not found:
-        raise InputError("there is nothing to merge: the files hold no results")
+        raise InputError("nothing to merge: the files contain no results")
     rows, better = _columned([row for row, _ in found.values()])
     return MergedTable(tuple(rows), better)
 
@@ -214,25 +214,25 @@ def read_rows(path: Path) -> list[MergedRow]:
         run: _Finetuning = typed.read(_Finetuning, document, f"{path}: run")
         return [_of_objective(each, run.data, path) for each in run.objectives]
     what = f"has the schema {str(schema)[:60]!r}" if schema is not None else "has no schema"
-    raise InputError(f"{path} {what}; can be merged: {_MERGED}")
+    raise InputError(f"{path} {what}; expected {_MERGED}")
 
 
 def _document(path: Path) -> Any:
     """Read a JSON file; InputError for anything else."""
     check_file(path)
     if path.suffix in _STORES:
-        raise InputError(f"{path} holds features, not results; {_how_to_score([str(path)])}")
+        raise InputError(f"{path} contains features, not results; {_how_to_score([str(path)])}")
     if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path} is larger than any scores; give what embedscope score prints as JSON")
+        raise InputError(f"{path} is too large for a file of scores; give the JSON output of embedscope score")
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
     except (ValueError, RecursionError) as error:
         reason = "it is empty" if not path.stat().st_size else str(error).partition("\n")[0]
-        raise InputError(f"{path} is not JSON, as embedscope score prints ({reason})") from error
+        raise InputError(f"{path} is not JSON as printed by embedscope score ({reason})") from error
 
 
 def _refused(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _of_objective(objective: _Objective, data: _Data, path: Path) -> MergedRow:
@@ -246,8 +246,8 @@ def _joined(row: MergedRow, path: str, other: MergedRow, where: str) -> MergedRo
     differing += [key for key, each in other.metrics.items() if key in row.metrics and each != row.metrics[key]]
     if differing:
         raise InputError(
-            f"{path} and {where} both hold {row.name} ({row.source}, layer {row.layer}) and differ in {', '.join(differing)}; "
-            "leave one out, or score one of them under another name, as in late2=late.h5"
+            f"{path} and {where} both contain {row.name} ({row.source}, layer {row.layer}) but differ in {', '.join(differing)}"
+            "; leave one out, or score one of them under another name, such as late2=late.h5"
         )
     return replace(row, metrics={**row.metrics, **other.metrics})
 
@@ -285,7 +285,7 @@ def _cell(found: MergedValue | None) -> str:
 
 
 def _escaped(cell: str) -> str:
-    """Write a stranger's text so that Markdown shows it as it is, in one cell; an underscore inside a word stays."""
+    """Escape untrusted text so that Markdown shows it literally, in one cell; an underscore inside a word stays."""
     return re.sub(r"([\\`*{}\[\]<>|~$]|(?<!\w)_|_(?!\w))", r"\\\1", printable(cell))
 
 
@@ -306,7 +306,7 @@ def _result(row: MergedRow, metrics: Mapping[str, MergedValue], dataset: str, ta
 
 
 def _scalar(value: str | float | None) -> str:
-    """Write a scalar so that every YAML reader takes it for what it is: a JSON string, or a number with a point."""
+    """Write a scalar that every YAML reader parses correctly: a JSON string, or a number with a decimal point."""
     if isinstance(value, str):
         return json.dumps(printable(value), ensure_ascii=False)
     text = repr(value)

@@ -1,4 +1,4 @@
-"""Which rows two embeddings have in common, by their ids, and whether that is sound to compare on."""
+"""Which rows two embeddings have in common, by their ids, and whether they can be compared on these."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pairing:
 
     @property
     def whole(self) -> bool:
-        """Whether both hold the same rows."""
+        """Whether both contain the same rows."""
         return self.reason is None and self.alone == (0, 0)
 
 
@@ -61,12 +61,12 @@ def paired(ids: Array, labels: Array, other_ids: Array, other_labels: Array) -> 
     alone = len(ids) - len(first), len(other_ids) - len(first)
     reason = None
     if not len(first):
-        reason = "no id is in both"
+        reason = "they have no ids in common"
     elif len(ids) != len(other_ids) and are_row_numbers(ids) and are_row_numbers(other_ids):
-        reason = f"ids are row numbers, of {len(ids):,} and {len(other_ids):,} rows"
+        reason = f"ids are row numbers, and they have {len(ids):,} and {len(other_ids):,} rows"
     elif differing := int((labels[first] != other_labels[second]).sum()):
         have = "id has" if differing == 1 else "ids have"
-        reason = f"{differing:,} of {len(first):,} common {have} another label"
+        reason = f"{differing:,} of {len(first):,} common {have} a different label"
     elif alone != (0, 0):
         classes = len(np.unique(labels[first].astype(str)))
         if classes < 2 or (len(first) < _FEW * classes and 2 * len(first) < min(len(ids), len(other_ids))):
@@ -109,5 +109,5 @@ def _ordered(rows: Rows, order: torch.Tensor, stack: ExitStack) -> Rows:
 
 
 def are_row_numbers(ids: Array) -> bool:
-    """Whether ids only count the rows, so that the same id elsewhere need not be the same sample."""
+    """Whether ids are only row numbers, so that the same id elsewhere may be a different sample."""
     return all(str(each) == str(row) for row, each in enumerate(ids))

@@ -1,4 +1,4 @@
-"""Which layer to take: embeddings in the order of a metric, and the smallest that is not significantly worse than the best."""
+"""Which layer to use: embeddings in the order of a metric, and the smallest that is not significantly worse than the best."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RankedLayer:
         source: the file.
         layer: the layer in it.
         dimensions: its width.
-        value: of the metric; None where it is undefined.
+        value: of the metric; None if undefined.
         ci95: its 95% interval, if any.
         difference: 95% interval of value - best value, paired where the rows are the same; None for the best, and without
             intervals.
@@ -120,13 +120,13 @@ def rank_layers(scores: Sequence[Scores], by: str | None = None) -> LayerRanking
 
 
 def check_ranked(metrics: Sequence[str]) -> Better:
-    """Return which direction of the first metric is better; UsageError where neither is."""
+    """Return which direction of the first metric is better; UsageError if neither is."""
     metrics = [str(each) for each in expanded(metrics)]  # the first of a set
     better = direction(metrics[0])
     if better is None:
         others = [each for each in metrics[1:] if direction(each) is not None]
         instead = f"name {' or '.join(others)} first" if others else "rank by silhouette, for example"
-        raise UsageError(f"layers cannot be ranked by {metrics[0]}, for which neither direction is better; {instead}")
+        raise UsageError(f"layers cannot be ranked by {metrics[0]}, which has no better direction; {instead}")
     return better
 
 
@@ -137,15 +137,15 @@ def _ranked(entry: Scores, key: str, difference: tuple[float, float] | None) -> 
 
 
 def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | None, str]:
-    """Choose among layers in order: a place and the sentence that says why."""
+    """Choose among ordered layers: return a place and the reason as a sentence."""
     if not layers:
-        return None, f"take none: {key} is undefined in all layers"
+        return None, f"no choice: {key} is undefined in all layers"
     best = layers[0]
-    first = f"take {best.name} ({best.dimensions:,} dimensions)"
+    first = f"use {best.name} ({best.dimensions:,} dimensions)"
     if len(layers) == 1:
         return 0, f"{first}: it is the only layer"
     if all(each.difference is None for each in layers):
-        return 0, f"{first}: the best {key}; it has no intervals, so that no smaller layer can be told to be as good"
+        return 0, f"{first}: the best {key}; without intervals, no smaller layer can be shown to be as good"
     as_good = [
         place
         for place, each in enumerate(layers)
@@ -157,7 +157,7 @@ def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | N
         assert chosen.difference is not None
         low, high = chosen.difference
         return take, (
-            f"take {chosen.name} ({chosen.dimensions:,} dimensions): the smallest whose {key} is not significantly worse than "
+            f"use {chosen.name} ({chosen.dimensions:,} dimensions): the smallest whose {key} is not significantly worse than "
             f"that of {best.name} ({best.dimensions:,}); 95% interval of the difference {low:+.4f} to {high:+.4f}"
         )
     smaller = [each for each in layers if each.dimensions < best.dimensions]

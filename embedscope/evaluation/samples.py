@@ -59,13 +59,13 @@ def find_issues(
     neighbors. A model of the label noise weighs them against one another and gives the probability that a label is wrong
     (`ops.label_issues`); those above one half are flagged. So are a few rows of a class within a part of the data that another
     class leads, if no neighbors connect it with their own. The features themselves may know the labels: those of a network
-    that memorised wrong labels hide them.
+    that memorized wrong labels hide them.
 
     Copies are rows much nearer to one another than rows usually are (`ops.near_copies`), outliers rows much further away
     (`ops.outliers`), both by Euclidean distance. Labels are not needed for these.
 
     Args:
-        features: (N, D) with `labels` (N,), or alone where there are none; a path, a FeatureSet, or AnnData with `labels` the
+        features: (N, D) with `labels` (N,), or alone if there are none; a path, a FeatureSet, or AnnData with `labels` the
             name of a column, as `score` takes them.
         labels: of any kind; negative numbers and gaps are unlabeled rows.
         ids: (N,) unique, of arrays; the row numbers by default.
@@ -73,9 +73,9 @@ def find_issues(
         layer: which layer of a store.
         split: look at the rows of one split only.
         memory: bytes that a run may take; half of what is free by default. Rows that do not fit are read from disk in blocks;
-            the probabilities, 8 bytes for each row and class, have to fit.
+            the probabilities, 8 bytes for each row and class, must fit.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        seed: of the folds of the probe, and of the rows that the noise model is fitted on, where there are many.
+        seed: of the folds of the probe, and of the rows that the noise model is fitted on, if there are many.
         say: is told what could not be computed.
         track: shows progress.
 
@@ -118,7 +118,7 @@ def _opened(
 def _issues(features: FeatureSet, device: torch.device, seed: int) -> Issues:
     count = features.features.shape[0]
     if count < 2:
-        raise InputError(f"{features.source} has one row, and issues are found by comparing rows")
+        raise InputError(f"{features.source} has one row, but finding issues takes at least two")
     found = shared_neighbors(features.features, _NEIGHBORS, distance="euclidean", device=device)
     neighbors = replace(found, indices=found.indices.cpu(), distances=found.distances.cpu())
     rows: list[Issue] = []
@@ -170,7 +170,7 @@ def _checked_labels(
     counts = np.bincount(features.labels[features.labels >= 0], minlength=1)
     enough = np.append(counts >= _FOLDS, False)  # the last one is that of -1
     if enough.sum() < 2:
-        raise UndefinedError(f"needs two classes of at least {_FOLDS} rows each, and there {_are(int(enough.sum()))}")
+        raise UndefinedError(f"needs two classes of at least {_FOLDS} rows each, but there {_are(int(enough.sum()))}")
     keep = enough[features.labels]
     chosen = select(features, keep)
     rows = chosen.features
@@ -195,7 +195,7 @@ def _checked_labels(
     )
     small = int(((counts > 0) & ~enough[:-1]).sum())
     whose = "class has" if small == 1 else "classes have"
-    note = f"label: {small:,} {whose} fewer than {_FOLDS} rows, whose labels are not checked" if small else None
+    note = f"label: {small:,} {whose} fewer than {_FOLDS} rows; those labels are not checked" if small else None
     return LabelsChecked(np.flatnonzero(keep), check, indices, names, probe), note
 
 

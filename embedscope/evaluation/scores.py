@@ -39,7 +39,7 @@ class Measurement:
         per_class: class name -> mean over the samples of the class, or None where the metric has no value per sample.
         arrays: further numbers, lists and mappings by name: curves, values per channel.
         by_class: name -> class name -> value.
-        note: what a reader has to know about this value.
+        note: what a reader needs to know about this value.
         pseudo_values: (N,) float64, what the interval is made of, see `evaluation.intervals`; None without one. Not in JSON.
         group_values: (G,) float64, the same of groups of rows that were left out in turn, in place of `pseudo_values`. Not in
             JSON.
@@ -61,7 +61,7 @@ class Measurement:
     ci: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Lay the measurement out as `score --json` has it: arrays and values by class stand beside the value."""
+        """Lay the measurement out as `score --json` has it: arrays and values by class stand next to the value."""
         return {
             "value": self.value,
             "better": self.better,
@@ -80,7 +80,7 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Samples:
-    """What is known of single samples.
+    """Per-sample values.
 
     Attributes:
         ids: (n,) of the samples.
@@ -97,7 +97,7 @@ class Samples:
     split: np.ndarray[Any, Any] | None
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Return one row per sample: id, label, the values, nearest and split where they are known. Needs pandas."""
+        """Return one row per sample: id, label, the values, nearest and split if they are known. Needs pandas."""
         columns = {"id": self.ids, "label": self.labels, **self.values, "nearest": self.nearest, "split": self.split}
         return _pandas().DataFrame({name: column for name, column in columns.items() if column is not None})
 
@@ -120,7 +120,7 @@ class Scores:
         classes: number of classes among the rows.
         device: that the metrics were computed on.
         metrics: by name, as it was typed, each a `Measurement`.
-        warnings: what a reader of the values has to know, one sentence each.
+        warnings: what a reader of the values needs to know, one sentence each.
         table: what is known of single samples.
         ids: (N,) of all rows that were measured.
         labels: (N,) names of their classes.
@@ -196,7 +196,7 @@ class Scores:
 
 
 def sample_columns(scores: Sequence[Scores]) -> dict[str, np.ndarray[Any, Any]]:
-    """Collect what is known of all samples, one embedding after the other: column -> (n,); name, id, label, values, ..."""
+    """Collect the per-sample values of all embeddings, one after the other: column -> (n,); name, id, label, values, ..."""
     import numpy as np
 
     columns: dict[str, list[np.ndarray[Any, Any]]] = {}

@@ -92,7 +92,7 @@ def score(
     found = [select_split(features, split) for features in open_sources(sources, labels, layers=layers)]
     others = [] if against is None else _counterparts(found, against)
     if compare and len(found) < 2:
-        raise UsageError(f"`compare=True` needs two embeddings or more, got {len(found)}")
+        raise UsageError(f"`compare=True` needs at least two embeddings, got {len(found)}")
     if compare and sample is not None:
         raise UsageError("`compare=True` compares all rows; leave out `sample=`")
 

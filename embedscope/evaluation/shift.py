@@ -43,7 +43,7 @@ LEAST = 20
 # Two tests, each at 2.5%: without a shift, either alarms in at most 5% of cases.
 _LEVEL = 0.025
 
-# Of the tests of all classes together.
+# Error rate of the tests of all classes together.
 _CORRECTED = 0.05
 _FURTHEST = 20
 
@@ -141,7 +141,7 @@ class Shift:
 def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shift:
     """Measure how far other rows are from those of an embedding. Neither needs labels; with labels on both sides, by class.
 
-    Rows are drawn at random where there are many (2,000 of either side for the classifier and the kernel, 10,000 for
+    Rows are sampled at random if there are many (2,000 of either side for the classifier and the kernel, 10,000 for
     neighbors). A classifier is a logistic regression on standardized features, cross-validated in five folds.
 
     Args:
@@ -158,7 +158,7 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
     widths, counts = (here.features.shape[1], other.features.shape[1]), (len(here.ids), len(other.ids))
     if widths[0] != widths[1]:
         raise InputError(
-            f"{here.name} has {widths[0]:,} dimensions and {other.name} {widths[1]:,}; a shift compares the same layer"
+            f"{here.name} has {widths[0]:,} dimensions and {other.name} {widths[1]:,}; a shift needs the same layer of both"
         )
     for name, count in zip((here.name, other.name), counts, strict=True):
         if count < LEAST:
@@ -202,7 +202,7 @@ def _held(features: FeatureSet) -> FeatureSet:
 
 
 def _drawn(features: FeatureSet, most: int, seed: int, among: Array | None = None) -> tuple[Tensor, Array]:
-    """Draw at most so many rows, of all or among some positions: (n, D) float64, and their positions (n,)."""
+    """Sample a limited number of rows, from all or from some positions: (n, D) float64, and their positions (n,)."""
     among = np.arange(len(features.ids)) if among is None else among
     if len(among) > most:
         among = np.sort(np.random.default_rng(seed).choice(among, most, replace=False))
@@ -298,7 +298,7 @@ def _places(features: FeatureSet) -> dict[str, Array]:
 
 
 def _proportions(here: FeatureSet, other: FeatureSet) -> float:
-    """Test whether the classes have the same shares: p-value, 1 where there is one class."""
+    """Test whether the classes have the same shares: p-value, 1 if there is only one class."""
     from scipy import stats
 
     counts = [{name: len(rows) for name, rows in _places(each).items()} for each in (here, other)]

@@ -26,13 +26,13 @@ def parse_threshold(text: str, metrics: Sequence[str]) -> tuple[str, float]:
     except (ValueError, UsageError):
         separator = ""
     if not separator:
-        raise UsageError(f"cannot read the threshold '{text}'; write it as in silhouette=0.3")
+        raise UsageError(f"cannot read the threshold '{text}'; expected a form such as silhouette=0.3")
     measured = [plugins.canonical(spec.name) for spec in expanded(metrics)]
     meant = [each for each in measured if plugins.resolved("metrics", each) == plugins.resolved("metrics", name)]
     if not meant:
-        raise UsageError(f"the threshold '{text}' is on a metric that is not measured; measured are {', '.join(measured)}")
+        raise UsageError(f"the threshold '{text}' is on a metric that is not measured; measured: {', '.join(measured)}")
     if measured.count(name) > 1 or (name not in meant and len(meant) > 1):
-        raise UsageError(f"the threshold '{text}' could mean any of {len(meant)} measurements of {name}; measure it once")
+        raise UsageError(f"the threshold '{text}' could mean any of {len(meant)} measurements of {name}; measure it only once")
     return name if name in meant else meant[0], limit
 
 

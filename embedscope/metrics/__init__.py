@@ -1,6 +1,6 @@
 """Metrics: one file per metric, whose function has the file's name.
 
-A metric is one function `foo(features (N, D), labels (N,), *, options) -> Result`. `@metric` declares beside it what reports,
+A metric is one function `foo(features (N, D), labels (N,), *, options) -> Result`. `@metric` also declares what reports,
 `--list` and the law tests need to know. Metrics are run by `evaluation.evaluate`, which reads the rows once for all of them.
 """
 
@@ -52,7 +52,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What a metric returns; `float(result)` is its value.
+    """The result of a metric; `float(result)` is its value.
 
     Attributes:
         value: the value, finite.
@@ -89,7 +89,7 @@ class Result:
 
 @dataclass(frozen=True)
 class MetricDeclaration:
-    """What is known of a metric besides its values.
+    """Properties of a metric besides its values.
 
     Attributes:
         better: "higher", "lower" or None.
@@ -151,10 +151,10 @@ def metric(
 ) -> Callable[[F], F]:
     """Declare a function `(features (N, D), labels (N,), *, options) -> Result` as a metric; see `MetricDeclaration`.
 
-    `aliases` is read without importing the file, and so has to be written out as a tuple of texts.
+    `aliases` is read without importing the file, so it must be written out as a tuple of strings.
     """
     if unknown := set(invariant) - set(INVARIANCES):
-        raise ValueError(f"unknown invariances {unknown}; known are {INVARIANCES}")
+        raise ValueError(f"unknown invariances {unknown}; expected some of {INVARIANCES}")
 
     def declare(function: F) -> F:
         keywords = plugins.keywords(function)
@@ -194,7 +194,7 @@ def direction(key: str) -> Better | None:
 
 
 def members(name: str) -> list[str] | None:
-    """List the metrics of a set, None if the name is not that of a set."""
+    """List the metrics of a set; None if no set has that name."""
     name, known = plugins.canonical(name), plugins.names("metrics")
     if name == ALL:  # the standard ones first: "nearest" of a sample is that of the first metric that knows
         return list(dict.fromkeys([*STANDARD, *known]))
@@ -202,7 +202,7 @@ def members(name: str) -> list[str] | None:
 
 
 def expanded(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list[plugins.Spec]:
-    """Read specs of metrics, and replace the names of sets by what they hold; UsageError for a set with options."""
+    """Read specs of metrics, and replace names of sets by their metrics; UsageError for a set with options."""
     found: list[plugins.Spec] = []
     for text in [metrics] if isinstance(metrics, str | plugins.Spec) else metrics:
         spec = plugins.parse(text) if isinstance(text, str) else text
@@ -210,7 +210,7 @@ def expanded(metrics: str | plugins.Spec | Sequence[str | plugins.Spec]) -> list
             found.append(spec)
         elif spec.args or spec.options:
             raise UsageError(
-                f"the set of metrics {spec.name} takes no options; name the metric that they are for, as in gini(dead='ignore')"
+                f"the metric set {spec.name} takes no options; give them to a single metric, such as gini(dead='ignore')"
             )
         else:
             found += [plugins.Spec(name) for name in members(spec.name) or ()]
@@ -227,6 +227,6 @@ def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     for name, value in spec.options.items():
         if not isinstance(value, str | int | float | bool | None):
             raise UsageError(
-                f"option {name} of {spec.name} must be a number, a text, True, False or None, got {str(value)[:40]}"
+                f"option {name} of {spec.name} must be a number, a string, True, False or None, got {str(value)[:40]}"
             )
     return function, plugins.bind(function, spec, hidden=_PASSED)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     needs=unit_moments,
 )
 def alignment(features: Rows, labels: Tensor) -> Result:
-    """Mean squared distance of unit rows to other unit rows of their class.
+    """Mean squared distance between unit rows of the same class.
 
     The paper pairs views of one sample; here the positives of a row are all other rows of its class, and each row counts the
-    same. Compare it beside `uniformity`: a collapsed embedding is perfectly aligned.
+    same. Read it together with `uniformity`: a collapsed embedding is perfectly aligned.
 
     Args:
         features: (N, D), any float dtype; zero rows have no direction and are left out.
@@ -45,7 +45,7 @@ def alignment(features: Rows, labels: Tensor) -> Result:
     left = moments.counts - moments.zeros
     paired = left > 1
     if not bool(paired.any()):
-        raise UndefinedError("no class has two rows with a direction")
+        raise UndefinedError("no class has two nonzero rows")
     # Zero rows were taken as rows at the origin: what they add to the spread is taken away, exactly nothing where none is.
     mean = moments.means * (moments.counts / left.clamp(min=1))[:, None]
     spread = moments.spread - left * moments.zeros / moments.counts * mean.square().sum(dim=1)

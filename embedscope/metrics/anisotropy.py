@@ -48,9 +48,9 @@ def _first_pass(classes: Classes, width: int, device: torch.device, *, centered:
     needs=_first_pass,
 )
 def anisotropy(features: Rows, labels: Tensor, *, centered: bool = False) -> Result:
-    """Mean cosine of all pairs of different rows; 0 for directions that cancel, 1 if all rows point the same way.
+    """Mean cosine over all pairs of different rows.
 
-    In closed form from the sum of the unit rows.
+    0 for directions that cancel, 1 if all rows point the same way. Computed in closed form from the sum of the unit rows.
 
     Args:
         features: (N, D), any float dtype; zero rows have no direction and are left out.

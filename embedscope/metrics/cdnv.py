@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     needs=raw_moments,
 )
 def cdnv(features: Rows, labels: Tensor) -> Result:
-    """Class-distance normalized variance: mean over pairs of classes of (s_i² + s_j²) / (2 |mu_i - mu_j|²).
+    """Class-distance normalized variance: mean spread over distance of class pairs.
 
-    s² is the mean squared distance of the rows of a class to its mean; 0 for a class of one row.
+    The mean over pairs of classes of (s_i² + s_j²) / (2 |mu_i - mu_j|²). s² is the mean squared distance of the rows of a class
+    to its mean; 0 for a class of one row.
 
     Args:
         features: (N, D), any float dtype.
@@ -46,7 +47,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
     moments, labels_of = gatherer.moments, gatherer.classes.labels
     count = len(labels_of)
     if count < 2:
-        raise UndefinedError("there is only one class, and no pair of classes")
+        raise UndefinedError("there is only one class, so no pair of classes")
     if float(moments.counts.max()) == 1:
         raise UndefinedError("every class has one row: there is no spread within classes")
     variance = moments.spread / moments.counts
@@ -56,7 +57,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
         raise UndefinedError("two classes have the same mean: no distance to divide by")
     to_others = ((variance[:, None] + variance) / (2 * squared)).sum(dim=1) / (count - 1)
     alone = int((moments.counts == 1).sum())
-    note = f"{alone} {'class has' if alone == 1 else 'classes have'} one row, and no variance" if alone else None
+    note = f"{alone} {'class has' if alone == 1 else 'classes have'} one row, so no variance" if alone else None
     return Result(
         float(to_others.mean()),
         by_class={"to_others": dict(zip(labels_of.tolist(), to_others.tolist(), strict=True))},

@@ -41,7 +41,7 @@ def class_kl_pseudo_values(
     pseudo_values=class_kl_pseudo_values,
 )
 def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", direction: str = "target_to_feature") -> Result:
-    """Divergence between the class histogram of the labels and that of the features, in nats.
+    """KL divergence between the class histograms of labels and features, in nats.
 
     The class histogram of the features is the share that each class has of the channels' mass, S-bar summed over channels.
 

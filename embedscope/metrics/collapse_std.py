@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     needs=directions,
 )
 def collapse_std(features: Rows, labels: Tensor) -> Result:
-    """Mean over channels of the standard deviation of the unit rows; 0 if all rows point the same way.
+    """Standard deviation of the unit rows: mean over channels.
 
-    Read it against 1 / sqrt(D), its value for directions spread over the whole sphere, and beside `effective_rank`: rows that
-    use few dimensions evenly may come near it too.
+    0 if all rows point the same way. Compare it with 1 / sqrt(D), its value for directions spread over the whole sphere, and
+    read it together with `effective_rank`: rows that use few dimensions evenly may reach it too.
 
     Args:
         features: (N, D), any float dtype; zero rows have no direction and are left out.

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     needs=raw_moments,
 )
 def davies_bouldin(features: Rows, labels: Tensor) -> Result:
-    """Overlap of each class with the one it is most similar to: mean over classes of max (s_i + s_j) / |mu_i - mu_j|.
+    """Overlap of each class with its most similar class: mean over classes.
 
-    s is the mean distance of the rows of a class to its mean.
+    The mean over classes of max (s_i + s_j) / |mu_i - mu_j|. s is the mean distance of the rows of a class to its mean.
 
     Args:
         features: (N, D), any float dtype; read twice.
@@ -49,7 +49,7 @@ def davies_bouldin(features: Rows, labels: Tensor) -> Result:
     gatherer = gathered(raw_moments, features, labels)
     moments, classes = gatherer.moments, gatherer.classes
     if len(classes) < 2:
-        raise UndefinedError("there is only one class, and none to compare it with")
+        raise UndefinedError("there is only one class, with none to compare it with")
     if float(moments.counts.max()) == 1:
         raise UndefinedError("every class has one row: there is no spread within classes")
     means = moments.means

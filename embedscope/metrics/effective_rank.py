@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     interval=False,
 )
 def effective_rank(features: Rows, labels: Tensor) -> Result:
-    """Effective rank: exp of the entropy of the singular values of the centered features, normalized to sum 1.
+    """Effective rank: exp of the entropy of the centered singular values.
 
+    The singular values are normalized to sum 1.
     (N, D), labels unused -> a value in [1, min(N - 1, D)]; min(N - 1, D) where all directions are used alike.
     UndefinedError where all rows are equal. Roy and Vetterli, EUSIPCO 2007; as
     in arXiv:2210.02885 section 3, of centered features.

@@ -28,7 +28,7 @@ _THRESHOLDS = (0.9, 0.95, 0.99)
     aliases=("n_components_95",),
 )
 def explained_variance(features: Rows, labels: Tensor | None = None, *, threshold: float = 0.95) -> Result:
-    """Number of principal components that hold a share `threshold` of the variance.
+    """Number of principal components that explain a share `threshold` of the variance.
 
     Args:
         features: (N, D), any float dtype; centered inside.

@@ -1,4 +1,4 @@
-"""The Gini impurity of the channels: does a channel answer to one class, or to all of them alike?"""
+"""The Gini impurity of the channels: does a channel respond to one class, or to all of them alike?"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gini_pseudo_values(features: Tensor, labels: Tensor, result: Result, *, fixe
     aliases=("gini_impurity",),
 )
 def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str = "keep") -> Result:
-    """How evenly the activation of a channel is spread over the classes: mean impurity over channels.
+    """Gini impurity of a channel's activation over the classes: mean over channels.
 
     The impurity of channel i is 1 - sum_j S-bar(i, j)², S-bar being its class means, normalized to sum 1.
 

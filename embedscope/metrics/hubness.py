@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     interval=False,
 )
 def hubness(features: Rows, labels: Tensor, *, k: int = 10, distance: str = "cosine") -> Result:
-    """Skewness of N_k, which counts how often a row is among the k nearest of the others.
+    """Skewness of N_k, how often a row is among the k nearest neighbors of others.
 
     About 0 where every row is the neighbor of about k others; above 1 or 2, a few rows (hubs) are neighbors of very many, and
     many (antihubs) of none, as happens in many dimensions. Labels only serve the values by class.
@@ -53,7 +53,7 @@ def hubness(features: Rows, labels: Tensor, *, k: int = 10, distance: str = "cos
     k = found.indices.shape[1]
     counts = torch.bincount(found.indices.flatten(), minlength=len(labels)).double()
     if float(counts.min()) == float(counts.max()):
-        raise UndefinedError(f"every row is among the {k} nearest of equally many others: N_k has no skewness")
+        raise UndefinedError(f"every row is among the {k} nearest neighbors of equally many others: N_k has no skewness")
     gaps = counts - counts.mean()
     skewness = gaps.pow(3).mean() / gaps.square().mean().pow(1.5)
     classes = present_classes(labels)

@@ -41,7 +41,7 @@ def knn_accuracy(
     anchors: Tensor | None = None,
     splits: Sequence[str] | None = None,
 ) -> Result:
-    """Leave-one-out accuracy of the k nearest neighbors' vote: the share of samples whose class gets the most.
+    """Leave-one-out accuracy of a vote of the k nearest neighbors.
 
     With `train`, the rows of that split vote on those of all others.
 

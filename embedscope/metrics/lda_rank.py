@@ -31,10 +31,11 @@ _DIVISORS = ("unbiased", "none")
     interval=False,
 )
 def lda_rank(features: Rows, labels: Tensor, *, delta: float = 1e-4, divisors: str = "unbiased") -> Result:
-    """LDA rank: exp of the entropy of the eigenvalues of S_w^-1/2 S_b S_w^-1/2, normalized to sum 1, plus 1e-7.
+    """LDA rank: number of directions that separate the classes, by entropy.
 
-    LiDAR (arXiv:2312.04000) with the labels as classes, where the paper has the views of one sample. S_b is of the class means
-    about their mean, every class alike, and S_w of all rows about their class means.
+    exp of the entropy of the eigenvalues of S_w^-1/2 S_b S_w^-1/2, normalized to sum 1, plus 1e-7: LiDAR (arXiv:2312.04000)
+    with the labels as classes, where the paper has the views of one sample. S_b is of the class means about their mean, every
+    class alike, and S_w of all rows about their class means.
 
     Args:
         features: (N, D), any float dtype.

@@ -57,7 +57,7 @@ def linear_probe(
     anchors: Tensor | None = None,
     splits: Sequence[str] | None = None,
 ) -> Result:
-    """Out-of-sample accuracy of a linear classifier on the frozen features: logistic regression with an L2 penalty.
+    """Cross-validated accuracy of a linear classifier on the frozen features.
 
     With `train`, the usual protocol of linear probing: one probe, fitted to the rows of that split, predicts those of all
     others. Without, cross-fitted: each row is predicted by a probe that was fitted to the other folds, of channels standardized

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     extrapolates=False,
 )
 def map_at_r(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Tensor | None = None) -> Result:
-    """Mean average precision at R: how far up the own class is among the R nearest rows, R being its other rows.
+    """Mean average precision at R: how high the own class ranks among R neighbors.
 
-    AP@R = (1 / R) sum over i <= R of P(i) rel(i), where P(i) is the precision among the i nearest rows and rel(i) is 1 if the
-    i-th has the sample's class. 1 where every class is nearer to itself than to any other row.
+    R is the number of other rows of the sample's class. AP@R = (1 / R) sum over i <= R of P(i) rel(i), where P(i) is the
+    precision among the i nearest rows and rel(i) is 1 if the i-th has the sample's class. 1 if every class is nearer to
+    itself than to any other row.
 
     Args:
         features: (N, D), any float dtype, any device.

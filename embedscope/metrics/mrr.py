@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     extrapolates=False,
 )
 def mrr(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Tensor | None = None) -> Result:
-    """Mean reciprocal rank: 1 / rank of the first row of the own class among all rows by distance.
+    """Mean reciprocal rank of the nearest row of the same class.
 
+    The mean over samples of 1 / rank, with all other rows ranked by distance.
     Higher than recall at 1 by what the samples whose nearest row has another class get for their second, third and later ones.
 
     Args:

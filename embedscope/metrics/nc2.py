@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     needs=class_scatter,
 )
 def nc2(features: Rows, labels: Tensor) -> Result:
-    """Distance of the class means from a simplex (NC2): |G / |G| - (I - 11'/K) / sqrt(K - 1)|, Frobenius norms.
+    """Distance of the class means from a simplex (NC2).
 
-    G is the Gram matrix of the class means about their mean, in which every class counts the same.
+    |G / |G| - (I - 11'/K) / sqrt(K - 1)| in Frobenius norms, where G is the Gram matrix of the class means about their mean, in
+    which every class counts the same.
 
     Args:
         features: (N, D), any float dtype.

@@ -31,10 +31,10 @@ _SINGLE = 2e-3
     interval=False,
 )
 def nc3(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result:
-    """Distance between the classifier and the class means (NC3): |W / |W| - M / |M||, Frobenius norms.
+    """Distance between the classifier and the class means (NC3).
 
-    M has the class means about their mean, in which every class counts the same. W, the weights of the classifier, are
-    recovered from the logits by least squares, in the dimensions that the features span.
+    |W / |W| - M / |M|| in Frobenius norms. M has the class means about their mean, in which every class counts the same. W, the
+    weights of the classifier, are recovered from the logits by least squares, in the dimensions that the features span.
 
     Args:
         features: (N, D), any float dtype: what the classifier reads.
@@ -55,7 +55,7 @@ def nc3(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result
     moments = gatherer.moments
     logits = check_logits(logits, len(moments.counts))
     if len(moments.counts) < 2:
-        raise UndefinedError("there is only one class, and nothing between classes")
+        raise UndefinedError("there is only one class, so no spread between classes")
     means = moments.means - moments.means.mean(dim=0)
     if float(means.abs().max()) <= 4 * torch.finfo(means.dtype).eps * moments.largest:
         raise UndefinedError("all class means are equal")
@@ -64,7 +64,7 @@ def nc3(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result
     if head.residual > _EXACT.get(features.dtype, _SINGLE):
         raise UndefinedError(
             f"the logits are not linear in these features (a linear map leaves {head.residual:.2g} of them); "
-            "measure the layer that the classifier reads"
+            "measure the layer that feeds the classifier"
         )
     gap = head.weight / torch.linalg.matrix_norm(head.weight) - means / torch.linalg.matrix_norm(means)
     unused = features.shape[1] - head.rank

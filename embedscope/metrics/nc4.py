@@ -36,9 +36,10 @@ def nc4_pseudo_values(features: Rows, labels: Tensor, result: Result, *, fixed: 
     pseudo_values=nc4_pseudo_values,
 )
 def nc4(features: Rows, labels: Tensor, *, logits: Rows | None = None) -> Result:
-    """Agreement of the classifier with the nearest class mean (NC4): share of rows on which both name the same class.
+    """Agreement of the classifier with the nearest class mean (NC4).
 
-    The paper's NC4 is the share on which they do not. Class means are of these rows; distances are Euclidean.
+    The share of rows that both assign to the same class; the paper's NC4 is the share of the others. Class means are of these
+    rows; distances are Euclidean.
 
     Args:
         features: (N, D), any float dtype; read twice.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def neighbor_purity(
     features: Rows, labels: Tensor, *, k: int = 10, distance: str = "cosine", anchors: Tensor | None = None
 ) -> Result:
-    """Share of the k nearest neighbors that have the sample's own class: mean over samples.
+    """Share of the k nearest neighbors in the sample's own class: mean over samples.
 
     No vote is taken: a sample with four of ten neighbors from its class counts 0.4. Some libraries call this kNN accuracy.
 

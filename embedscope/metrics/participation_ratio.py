@@ -1,4 +1,4 @@
-"""The participation ratio: how many dimensions hold the variance."""
+"""The participation ratio: how many dimensions the variance is spread over."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     interval=False,
 )
 def participation_ratio(features: Rows, labels: Tensor) -> Result:
-    """Participation ratio: (sum of eigenvalues)² / sum of squared eigenvalues of the covariance.
+    """Participation ratio of the covariance eigenvalues.
 
+    (sum of eigenvalues)² / sum of squared eigenvalues.
     (N, D), labels unused -> a value in [1, min(N - 1, D)]. UndefinedError where all rows are equal.
     Gao et al. 2017, doi:10.1101/214262.
     """

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     interval=False,
 )
 def power_law_alpha(features: Rows, labels: Tensor, *, first: int = 4, last: int = 100) -> Result:
-    """Power-law exponent alpha: minus the slope of ln eigenvalue against ln rank, ranks weighted by 1 / rank.
+    """Power-law exponent alpha of the eigenvalues by rank.
+
+    Minus the slope of ln eigenvalue against ln rank, with ranks weighted by 1 / rank.
 
     Args:
         features: (N, D), any float dtype.

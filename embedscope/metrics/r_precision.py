@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     extrapolates=False,
 )
 def r_precision(features: Rows, labels: Tensor, *, distance: str = "cosine", anchors: Tensor | None = None) -> Result:
-    """R-precision: the share of the own class among the R nearest rows, R being how many other rows the class has.
+    """R-precision: share of the own class among the R nearest rows.
 
-    Unlike neighbor purity, every class can reach 1, whatever its size.
+    R is the number of other rows of the class. Unlike neighbor purity, every class can reach 1, whatever its size.
 
     Args:
         features: (N, D), any float dtype, any device.

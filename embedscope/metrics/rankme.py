@@ -27,9 +27,10 @@ _EPS = 1e-7
     interval=False,
 )
 def rankme(features: Rows, labels: Tensor) -> Result:
-    """RankMe: exp of the entropy of the singular values of the features, not centered, normalized to sum 1, plus 1e-7.
+    """RankMe: exp of the entropy of the uncentered singular values.
 
-    (N, D), labels unused -> a value, about 1 to min(N, D). The paper finds higher to go with better linear probes of
+    The singular values are normalized to sum 1, plus 1e-7.
+    (N, D), labels unused -> a value, about 1 to min(N, D). The paper finds that higher values go with better linear probes of
     joint-embedding methods; noise ranks highest of all, so no direction is claimed here.
     UndefinedError where all features are zero. arXiv:2210.02885 eq. 1.
     """

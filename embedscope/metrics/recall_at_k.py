@@ -1,4 +1,4 @@
-"""Whether the nearest neighbors hold one of the own class."""
+"""Whether the nearest neighbors include one of the sample's own class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def recall_at_k(
     features: Rows, labels: Tensor, *, k: int = 1, distance: str = "cosine", anchors: Tensor | None = None
 ) -> Result:
-    """Share of samples that have one of their class among their k nearest neighbors.
+    """Share of samples with at least one of their class among the k nearest neighbors.
 
     With k = 1, this is also precision at 1.
 

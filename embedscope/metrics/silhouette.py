@@ -42,9 +42,10 @@ def silhouette_pseudo_values(features: Tensor, labels: Tensor, result: Result, *
     pseudo_values=silhouette_pseudo_values,
 )
 def silhouette(features: Rows, labels: Tensor, *, distance: str = "euclidean", anchors: Tensor | None = None) -> Result:
-    """How much closer samples are to their own class than to the nearest other one: mean of s(i) = (b - a) / max(a, b).
+    """How much closer samples are to their own class than to the nearest other class.
 
-    a is the mean distance to the other samples of the own class, b the smallest mean distance to another class. Exact over all
+    The mean over samples of s(i) = (b - a) / max(a, b). a is the mean distance to the other samples of the own class, b the
+    smallest mean distance to another class. Exact over all
     pairs: the value equals scikit-learn's `silhouette_score`.
 
     Args:

@@ -63,10 +63,10 @@ def soft_silhouette(
     normalize: bool = True,
     anchors: Tensor | None = None,
 ) -> Result:
-    """Silhouette with a soft minimum over classes, on unit rows: mean of s(i) = (b - a) / softmax(a, b).
+    """Silhouette of the unit rows with a soft minimum over classes.
 
-    b is a soft minimum of the mean distances to the other classes, and the maximum of a and b is a log-sum-exp. Minus the value
-    is the silhouette loss of the same rows.
+    The mean over samples of s(i) = (b - a) / softmax(a, b). b is a soft minimum of the mean distances to the other classes, and
+    the maximum of a and b is a log-sum-exp. Minus the value is the silhouette loss of the same rows.
 
     Args:
         features: (N, D), any float dtype, any device.
@@ -105,7 +105,7 @@ def soft_silhouette(
     samples = softened(found.own, found.other, found.alone, tau=tau_m)
     below = float((found.other < 0).double().mean())
     note = (
-        f"b(i) < 0 for {below:.1%} of the samples, where the value has no lower bound; softmin='lme' has none of these"
+        f"b(i) < 0 for {below:.1%} of the samples, where the value has no lower bound; softmin='lme' avoids this"
         if below
         else None
     )

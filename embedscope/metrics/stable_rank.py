@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     interval=False,
 )
 def stable_rank(features: Rows, labels: Tensor) -> Result:
-    """Stable rank: squared Frobenius norm over squared spectral norm of the centered features.
+    """Stable rank: squared Frobenius over squared spectral norm, features centered.
 
     (N, D), labels unused -> a value in [1, min(N - 1, D)]. UndefinedError where all rows are equal.
     Tropp 2015, arXiv:1501.01571, section 2.1.15.

@@ -29,7 +29,7 @@ def _two(**_: Any) -> tuple[int, str]:
     neighbors=_two,
 )
 def two_nn(features: Rows, labels: Tensor, *, discard: float = 0.1) -> Result:
-    """Intrinsic dimension from the ratio of the distances to the two nearest neighbors of each row (TwoNN).
+    """Intrinsic dimension from the distances to the two nearest neighbors (TwoNN).
 
     The slope through the origin of -ln(1 - i / n) on ln(r2 / r1), ratios in ascending order i = 1, 2, ….
 
@@ -56,12 +56,12 @@ def two_nn(features: Rows, labels: Tensor, *, discard: float = 0.1) -> Result:
     count = len(ratios)
     kept = int(count * (1 - discard))
     if kept < 2:
-        raise UndefinedError(f"{count} rows have no duplicate, and {max(kept, 0)} of them are left for a slope of two or more")
+        raise UndefinedError(f"{count} rows have no duplicate, which leaves {max(kept, 0)} for a slope that takes at least two")
     x = ratios[:kept]
     y = -torch.log1p(-torch.arange(1, kept + 1, dtype=x.dtype, device=x.device) / count)
     squares = float(x.square().sum())
     if squares <= 0:
         raise UndefinedError("the two nearest neighbors are equally far from every row: the dimension is unbounded")
     duplicates = features.shape[0] - count
-    note = f"{duplicates:,} rows that have a duplicate are left out" if duplicates else None
+    note = f"{duplicates:,} rows with duplicates are left out" if duplicates else None
     return Result(float((x * y).sum()) / squares, note=note)

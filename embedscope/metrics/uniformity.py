@@ -33,9 +33,10 @@ def uniformity_pseudo_values(features: Rows, labels: Tensor, result: Result, *, 
     pseudo_values=uniformity_pseudo_values,
 )
 def uniformity(features: Rows, labels: Tensor, *, t: float = 2.0) -> Result:
-    """Log of the mean potential of all pairs of unit rows: ln mean exp(-t |x - y|²).
+    """Log mean Gaussian potential of all pairs of unit rows.
 
-    Exact over all pairs of different rows, whatever their labels: the paper's, and the loss `uniformity`.
+    ln mean exp(-t |x - y|²), exact over all pairs of different rows, whatever their labels: the paper's, and the loss
+    `uniformity`.
 
     Args:
         features: (N, D), any float dtype; zero rows have no direction and are left out.
@@ -54,10 +55,10 @@ def uniformity(features: Rows, labels: Tensor, *, t: float = 2.0) -> Result:
     check_number("t", t, above=0)
     potentials, zero = mean_potentials(features, t, labels.device)
     if len(potentials) < 2:
-        raise UndefinedError("there are fewer than two rows with a direction: the others are zero")
+        raise UndefinedError("fewer than two rows are nonzero")
     zeros = int(zero.sum())
     note = f"{zeros:,} zero {'row is' if zeros == 1 else 'rows are'} left out" if zeros else None
     mean = float(potentials.mean())
     if mean <= 0:
-        raise UndefinedError(f"with t = {t:g}, the potential of every pair is too small for a number")
+        raise UndefinedError(f"with t = {t:g}, the potential of every pair underflows to 0")
     return Result(min(math.log(mean), 0.0), note=note, state=(potentials, zero))

@@ -40,7 +40,7 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 
-# What trainers write beside the weights.
+# Files that trainers write next to the weights.
 _ASIDE = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
 
 
@@ -108,7 +108,7 @@ def _files(path: str) -> list[str]:
         file for folder in sorted(place.iterdir()) if folder.is_dir() for file in _checkpoints(folder)
     ]
     if not inside:
-        raise InputError(f"{path} has no checkpoint: no file ends with {', '.join(_SUFFIXES)}")
+        raise InputError(f"{path} has no checkpoint: no file name ends with {', '.join(_SUFFIXES)}")
     return [str(file) for file in inside]
 
 
@@ -205,7 +205,7 @@ def score_checkpoints(
             if len(stages) == 1:
                 raise
             failed[stage.name] = str(error)
-            warn(f"{stage.name} is skipped: {error}")
+            warn(f"skipping {stage.name}: {error}")
     if not scores:
         raise InputError(f"none of the {len(stages)} checkpoints could be measured")
     gaps = differences(scores) if ci else []
@@ -239,7 +239,7 @@ class _Measuring:
         encoder = None if self.probe is not None else self._opened(stage)
         before = self.known.get(digest, {}).values()
         if before and not (self.options["ci"] or self.full):
-            self.say(f"{stage.name} was measured before; its values are those of {self.output}")
+            self.say(f"{stage.name} was measured before; taking its values from {self.output}")
             return [_remembered(point, stage, self.metrics, len(before)) for point in before]
         encoder = encoder or self._opened(stage)
         assert self.probe is not None
@@ -281,7 +281,7 @@ def _of_split(dataset: Dataset, split: str | None) -> Dataset:
 
 
 def _settings(encoder: Encoder, fingerprint: str, options: Any) -> str:
-    """Hash what values depend on beside the weights; sha256 (hex), shortened."""
+    """Hash what values depend on besides the weights; sha256 (hex), shortened."""
     decided = [encoder.spec, encoder.code_sha256, encoder.prepare.text, fingerprint, options]
     return hashlib.sha256(json.dumps(decided, default=str).encode()).hexdigest()[:16]
 
@@ -333,7 +333,7 @@ def _remembered(point: Point, stage: Stage, metrics: Sequence[str], layers: int)
             each.declared.better,
             each.declared.bounds,
             each.options,
-            note=None if value is not None else f"it was undefined when {stage.name} was measured",
+            note=None if value is not None else f"undefined when {stage.name} was measured",
         )
     scores = Scores(
         name=point.layer,

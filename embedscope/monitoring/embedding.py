@@ -42,7 +42,7 @@ def embed(
     The processes share the batches. A batch is the same however many processes there are, and so are its numbers.
     """
     if any(base.__name__ in _SHARDED for part in encoder.module.modules() for base in type(part).__mro__):
-        raise UsageError("the model is sharded by FSDP, and its weights are not gathered here; score its checkpoints instead")
+        raise UsageError("the model is sharded by FSDP, and its weights cannot be gathered here; score its checkpoints instead")
     _check_same(probe)
     with Runner(encoder, device=device, amp=amp, live=live, say=say) as runner:
         runner.plan(probe.sample(), layers, pooling=pooling, logits=False, allow_partial=False)
@@ -95,6 +95,6 @@ def _check_same(probe: Probe) -> None:
     found = distributed.all_reduce_object({own}, lambda one, other: one | other)
     if len(found) > 1:
         raise InputError(
-            "the probe's rows differ between the processes of this run; give all of them the same, as a location with a number "
-            "of rows does"
+            "the probe's rows differ between the processes of this run; give all of them the same rows, for example "
+            "a location with a number of rows"
         )

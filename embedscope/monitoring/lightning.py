@@ -37,7 +37,7 @@ def _callback() -> type:
             self._at(trainer, pl_module, None)
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            """Measure the model where that is due; batches that only accumulate gradients are no step."""
+            """Measure the model if that is due; batches that only accumulate gradients are no step."""
             self._at(trainer, pl_module, outputs)
 
         def _at(self, trainer: Any, module: Any, outputs: Any) -> None:
@@ -61,7 +61,7 @@ def _library() -> Any:
     import importlib
 
     names = sorted(_NAMES, key=lambda name: name not in sys.modules)
-    with explained("lightning is installed but cannot be imported", "install versions that belong together"):
+    with explained("lightning is installed but cannot be imported", "install compatible versions"):
         for name in names:
             try:
                 return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Where values go beside the run file: any logger, or one of a few by name."""
+"""Where values go besides the run file: any logger, or one of a few by name."""
 
 from __future__ import annotations
 

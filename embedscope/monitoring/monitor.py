@@ -134,7 +134,7 @@ class Monitor:
     def measure(self, model: nn.Module, step: int, *, loss: Any = None) -> dict[str, float | None]:
         """Measure the model at a step, due or not: "layer/metric" -> value, None where a metric is undefined.
 
-        `loss`, a number or a tensor with one, stands beside the values in the run file, and tells findings whether it fell.
+        `loss`, a number or a tensor with one, is written beside the values in the run file, and tells findings whether it fell.
         """
         started = time.perf_counter()
         if not isinstance(model, torch.nn.Module):
@@ -163,7 +163,7 @@ class Monitor:
         return values
 
     def _measured(self, module: nn.Module) -> list[tuple[FeatureSet, dict[str, float | None], str]]:
-        """Give the features of each layer with its values, and in words why there are none."""
+        """Return the features of each layer with its values, or why there are none."""
         with borrowed(module) as where, torch.no_grad():
             if self._probe is None:
                 self._probe = open_probe(
@@ -207,7 +207,7 @@ class Monitor:
                 self._on_finding(each)
 
     def _continued(self) -> list[Point]:
-        """Read the points of an existing run file, from which findings go on."""
+        """Read the points of an existing run file, from which findings continue."""
         if self._path is None:
             return []
         path = self._path

@@ -1,4 +1,4 @@
-"""The rows that a training is watched on: the same ones at every step, prepared once and kept in memory where they fit."""
+"""The rows on which a training is monitored: the same at every step, prepared once and kept in memory if they fit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# The share of the free memory that prepared inputs may take; beyond it they are read again at every step.
+# Share of the free memory that prepared inputs may take; beyond it, they are read again at every step.
 _SHARE = 0.25
 
 
@@ -94,7 +94,7 @@ class HeldProbe(Probe):
 
 
 class ReadProbe(Probe):
-    """Rows of a data set, prepared for the model as `extract` does it, and kept where a part of the free memory takes them."""
+    """Rows of a data set, prepared for the model as in `extract`; kept in memory if they fit into a part of what is free."""
 
     def __init__(self, dataset: Dataset, prepare: Preparation, size: int = 256, workers: int | None = None) -> None:
         count = len(dataset.inputs)
@@ -149,7 +149,7 @@ def open_probe(
     if isinstance(given, Dataset):
         return ReadProbe(_drawn(given, rows, seed), prepared(prepare), size, workers)
     if prepare is not None:
-        raise UsageError(f"`prepare` is for a data source; {type(given).__name__} gives inputs that are prepared already")
+        raise UsageError(f"`prepare` applies to a data source; inputs from {type(given).__name__} are already prepared")
     if isinstance(given, data.Dataset) and hasattr(given, "__len__"):
         given = _batched(given, _labels_of(given), rows, size, seed)
     elif isinstance(given, tuple) and len(given) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in given):
@@ -158,7 +158,7 @@ def open_probe(
             raise InputError(f"the probe has {len(inputs):,} inputs and {len(labels):,} labels")
         given = _batched(data.TensorDataset(inputs, labels), labels.numpy(force=True), rows, size, seed)
     elif rows is not None:
-        raise UsageError(f"a number of rows is for data that know their labels, not for {type(given).__name__}; give a Dataset")
+        raise UsageError(f"a number of rows needs labeled data, not {type(given).__name__}; give a Dataset")
     if not hasattr(given, "__iter__"):
         raise UsageError(
             f"a probe is a location, (location, rows), a data set, (X, y) tensors or a loader; got {type(given).__name__}"
@@ -190,7 +190,7 @@ def _drawn(dataset: Dataset, rows: int | None, seed: int) -> Dataset:
     """Take the labeled rows of a data set, and of more than `rows` a stratified sample, in their order."""
     labeled = np.flatnonzero(dataset.labels >= 0)
     if not len(labeled):
-        raise InputError(f"{dataset.location} has no labeled row")
+        raise InputError(f"{dataset.location} has no labeled rows")
     if rows is not None:
         labeled = labeled[stratified_sample(torch.from_numpy(dataset.labels[labeled]), rows, seed).numpy()]
     return rows_of(dataset, labeled)
@@ -229,6 +229,6 @@ def _held(loader: Any, module: nn.Module) -> Probe:
         if len(labels[-1]) != rows:
             raise InputError(f"a batch of the probe has {rows} rows and {len(labels[-1])} labels")
     if not held:
-        raise InputError("the probe has no row; an iterator can be read once only")
+        raise InputError("the probe has no rows; an iterator can be read only once")
     names, codes = encode("the probe", "labels", np.concatenate(labels))
     return HeldProbe(held, codes, names, np.array(ids, dtype=object), spans)

@@ -1,4 +1,4 @@
-"""When a training is measured: every N steps, or as often as a share of the time allows."""
+"""When a training is measured: every N steps, or as often as a share of the training time allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Steps:
-    """Every multiple of a number of steps; at the next step that is told, where a multiple itself is not.
+    """Every multiple of a number of steps; at the next reported step if a multiple itself is not reported.
 
     Attributes:
         due: no step before this one is measured.
@@ -28,7 +28,7 @@ class Steps:
 
     def agrees(self, step: int) -> bool:
         """Whether a step that is not before `due` is measured; if not, `due` is moved."""
-        if step % self.every and not self.due:  # the first call of a run that goes on, or that counts from 1
+        if step % self.every and not self.due:  # the first call of a resumed run, or one that counts from 1
             self.measured(step, 0.0)
             return False
         return True
@@ -81,7 +81,7 @@ class Share:
         return (True, step) if missing <= 0 else (False, self._estimated(step))
 
     def _missing(self) -> float:
-        """How many seconds have to pass before the next measurement fits into the share, at the highest of the last costs."""
+        """How many seconds must pass before the next measurement fits into the share, at the highest of the last costs."""
         assert self._started is not None
         expected = max(self._latest, default=0.0)
         return (self._cost + expected) / self.share - (self.clock() - self._started[1] + expected)
@@ -106,5 +106,5 @@ def schedule(every: int | str) -> Steps | Share:
     if isinstance(every, str) and (match := re.fullmatch(r"\s*(\d*\.?\d+)\s*%\s*", every)) and 0 < float(match[1]) <= 100:
         return Share(float(match[1]) / 100)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise UsageError(f"`every` takes a number of steps from 1, or a share of the time as in '2%'; got {str(every)[:40]!r}")
+        raise UsageError(f"`every` takes a number of steps from 1, or a share of time such as '2%'; got {str(every)[:40]!r}")
     return Steps(every)

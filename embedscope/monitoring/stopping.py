@@ -46,7 +46,7 @@ def conditions(texts: str | Sequence[str], metrics: Sequence[str]) -> list[Condi
     for text in [texts] if isinstance(texts, str) else texts:
         match = _CONDITION.fullmatch(text)
         if match is None:
-            raise UsageError(f"cannot read the condition '{text}'; write it as in 'silhouette<0'")
+            raise UsageError(f"cannot read the condition '{text}'; expected a form such as 'silhouette<0'")
         name = match[1]
         if name.rpartition("/")[2] not in metrics:
             raise UsageError(unknown("measured metric", name.rpartition("/")[2], metrics))

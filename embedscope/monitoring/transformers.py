@@ -35,7 +35,7 @@ def _callback() -> type:
             self._loss = (logs or {}).get("loss", self._loss)
 
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            """Measure the model where that is due."""
+            """Measure the model if that is due."""
             self._at(model, state, control)
 
         def _at(self, model: Any, state: Any, control: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the curves of a training say: a few faults, found by rules that healthy noise does not meet.
+"""Faults in the curves of a training, found by rules that normal noise does not trigger.
 
 Curves are smoothed by the median of three values, and a change counts if it exceeds the noise several times, which is estimated
 from the differences of neighboring values. The limits were set on simulated curves: see tests/monitoring/test_trends.py.
@@ -114,7 +114,7 @@ class _Curve:
 
 
 class Trends:
-    """The curves of a training: told point by point, they give a finding when a fault becomes sure, once."""
+    """The curves of a training: fed point by point, they report each fault once, when it is certain."""
 
     def __init__(self) -> None:
         self._curves: dict[tuple[str, str], _Curve] = {}
@@ -176,7 +176,7 @@ class Trends:
         return rose > max(3 * curve.noise(), 0.02) and rank >= 0.5 * (classes - 1)
 
     def _stall(self, curve: _Curve, layer: str, metric: str) -> list[tuple[str, str]]:
-        """A silhouette that is low and does not rise, though the loss falls; not of a layer beside which another one rises."""
+        """A silhouette that is low and does not rise, though the loss falls; not for a layer if another one rises."""
         if metric not in SILHOUETTES or curve.stalled or curve.start or len(curve.values) < _LEAST_TO_STALL:
             return []
         change = curve.loss_change(1)

@@ -1,1 +1,1 @@
-"""Mathematics on tensors, without opinion: what metrics and losses share."""
+"""Tensor mathematics shared by metrics and losses."""

@@ -121,7 +121,7 @@ def _kernel(  # type: ignore[no-untyped-def]
 def fused_class_distances(
     features: Tensor, classes: Classes, frame: Frame, *, unit: bool, form: MinimumForm, tiling: Tiling | None = None
 ) -> tuple[Tensor, RunningMinimum, Tensor]:
-    """Sum the distances of every row to every class: own sums (N,), the minima, and which rows have to be computed again (N,).
+    """Sum the distances of every row to every class: own sums (N,), the minima, and which rows must be recomputed (N,).
 
     `features` (N, D) of at most 32 bits and the frame are as for `PreparedRows`, and so is the unit of length. Each pair is
     computed twice, once a side.

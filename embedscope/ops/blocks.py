@@ -1,4 +1,4 @@
-"""The one place that bounds memory, splits rows between processes, and says how far a pass is.
+"""Memory limits, the split of rows between processes, and progress of passes, all in one place.
 
 Work on many rows is cut into blocks here. `limits` sets, for everything inside it, how much memory a pass may take beside its
 input and its result, and what shows its progress.
@@ -31,7 +31,7 @@ BLOCK_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """How much memory a pass may take (bytes), what shows its progress, and what is told that it will take long."""
+    """Memory that a pass may take (bytes), what shows its progress, and what announces long passes."""
 
     memory: int = 2**31
     track: Track = untracked
@@ -42,13 +42,13 @@ _LIMITS: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B0
 
 
 def allowance(device: torch.device, wanted: int | None) -> int:
-    """Return the bytes that a run may take on a device: those wanted, or this process's part of half of what is free."""
+    """Return the bytes that a run may take on a device: those requested, or this process's part of half of what is free."""
     return devices.free_memory(device) // 2 // distributed.local_world_size() if wanted is None else wanted
 
 
 @contextmanager
 def limits(*, memory: int, track: Track = untracked, say: Callable[[str], None] = silent) -> Iterator[None]:
-    """Bound the memory of every pass inside, show its progress, and say beforehand which ones will take long."""
+    """Bound the memory of every pass inside, show its progress, and announce those that will take long."""
     token = _LIMITS.set(Limits(memory, track, say))
     try:
         yield
@@ -57,17 +57,17 @@ def limits(*, memory: int, track: Track = untracked, say: Callable[[str], None] 
 
 
 def memory() -> int:
-    """Return how many bytes a pass may take beside its input and its result."""
+    """Return how many bytes a pass may take besides its input and its result."""
     return _LIMITS.get().memory
 
 
 def announce(text: str) -> None:
-    """Say what the pass that follows will take, if somebody listens."""
+    """Announce how long the next pass will take, if there is a listener."""
     _LIMITS.get().say(text)
 
 
 def tracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
-    """Show progress over items, if somebody asked for it."""
+    """Show progress over items if it was requested."""
     return _LIMITS.get().track(items, description, total)
 
 
@@ -85,7 +85,7 @@ def row_slices(rows: int, row_bytes: int, block_bytes: int | None = None, start:
 def over_all_rows(
     features: Rows, dtype: torch.dtype, device: torch.device, *, copies: int, description: str
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Read all rows by blocks in every process, with room for so many copies of a block; otherwise as `over_rows`."""
+    """Read all rows by blocks in every process, with room for `copies` copies of a block; otherwise like `over_rows`."""
     rows, width = features.shape
     blocks = row_slices(rows, width * dtype.itemsize * copies)
     for block in tracked(blocks, description, len(blocks)):

@@ -29,10 +29,10 @@ HISTOGRAM_EPS = 1e-10
 
 
 def activate(values: Tensor, activation: str) -> Tensor:
-    """Make activations non-negative, without which S-bar is no distribution: "abs" (the authors' code), "relu" or "none"."""
+    """Make activations non-negative, without which S-bar is not a distribution: "abs" (the authors' code), "relu" or "none"."""
     check_choice("activation", activation, ACTIVATIONS)
     if activation == "none" and bool((values < 0).any()):
-        raise UndefinedError("activation='none' needs features that are not negative; use 'abs' or 'relu'")
+        raise UndefinedError("activation='none' needs nonnegative features; use 'abs' or 'relu'")
     if activation == "none":
         return values
     return values.abs() if activation == "abs" else values.relu()

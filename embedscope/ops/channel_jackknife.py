@@ -1,4 +1,4 @@
-"""Gini impurity and class-histogram KL without each of the rows in turn: what a jackknife needs, exactly and without N passes.
+"""Gini impurity and class-histogram KL with each row left out in turn, for the jackknife: exact and without N passes.
 
 Leaving out a row changes the mean of one class in each channel, and so one term of that channel's total: O(N C) for the
 impurity and one product, O(N C K), for the histograms. A class whose only row is left out activates no channel.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def pseudo_values(value: float, without: Tensor) -> Tensor:
-    """Turn a value and what it is without each row, (N,), into jackknife pseudo-values (N,): N value - (N - 1) without.
+    """Turn a value and its leave-one-out values, (N,), into jackknife pseudo-values (N,): N value - (N - 1) without.
 
     Their mean is the value corrected for its bias, and their standard error is that of the value
     (Efron 1982, doi:10.1137/1.9781611970319, chapters 2 and 3).

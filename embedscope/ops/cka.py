@@ -1,4 +1,4 @@
-"""How alike two embeddings of the same rows are: debiased linear CKA, and the overlap of nearest neighbors.
+"""Similarity of two embeddings of the same rows: debiased linear CKA, and the overlap of nearest neighbors.
 
 With kernels K = XXᵀ and L = YYᵀ whose diagonals are set to zero (K°, L°), the unbiased HSIC is
 
@@ -47,12 +47,12 @@ def linear_cka(first: Rows, second: Rows) -> float:
     """
     count = first.shape[0]
     if count != second.shape[0]:
-        raise ValueError(f"CKA compares the same rows; got {count} and {second.shape[0]}")
+        raise ValueError(f"CKA needs the same rows in both, got {count} and {second.shape[0]}")
     if count < 4:
         raise UndefinedError(f"CKA needs at least 4 rows, got {count}")
     means, scales = zip(*(_mean_and_scale(rows) for rows in (first, second)), strict=True)
     if 0.0 in scales:
-        raise UndefinedError("CKA is undefined where all rows of an embedding are equal")
+        raise UndefinedError("CKA is undefined if all rows of an embedding are equal")
     if max(first.shape[1], second.shape[1]) > count:
         one, other = (
             (rows[:].double() - mean) / scale for rows, mean, scale in zip((first, second), means, scales, strict=True)
@@ -65,7 +65,7 @@ def linear_cka(first: Rows, second: Rows) -> float:
         for product, pair in zip(products, ((norms[0], norms[0]), (norms[1], norms[1]), (norms[0], norms[1])), strict=True)
     )
     if min(within_first, within_second) < 1e-12 / count:
-        raise UndefinedError("CKA is undefined where the rows of an embedding have no structure beside their norms")
+        raise UndefinedError("CKA is undefined if the rows of an embedding have no structure besides their norms")
     return between / math.sqrt(within_first * within_second)
 
 
@@ -93,7 +93,7 @@ def mutual_neighbors(first: Rows, second: Rows, k: int = 10) -> float:
 
 
 def _mean_and_scale(rows: Rows) -> tuple[Tensor, float]:
-    """Return the mean (D,) float64 and the root of the mean square distance to it; 0.0 where that is rounding noise."""
+    """Return the mean (D,) float64 and the root of the mean square distance to it; 0.0 if that is rounding noise."""
     count, width = rows.shape
     total, largest = torch.zeros(width, dtype=torch.float64), 0.0
     for _, block in blocks.over_all_rows(rows, torch.float64, torch.device("cpu"), copies=2, description="means"):

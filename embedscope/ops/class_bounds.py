@@ -130,7 +130,7 @@ def _moments_of_one(rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _bounds(means: Tensor, split: _Split, spread: Tensor, variance: Tensor, w: Tensor, rank: int) -> ClassBounds:
-    """Put the bounds together: means (K, D), the split of C, E[q] and Var(q) (K,) float64, w (K, D)."""
+    """Assemble the bounds: means (K, D), the split of C, E[q] and Var(q) (K,) float64, w (K, D)."""
     dtype, (size, width), tiny = means.dtype, means.shape, torch.finfo(torch.float32).tiny
     error = rounding(max(width, _ROWS), dtype)
     rest = split.rest + error * spread
@@ -238,7 +238,7 @@ def _largest_value(gram: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which classes may be nearest to some rows.
+    """The classes that may be nearest to some rows.
 
     Attributes:
         first: (n,) the class with the smallest upper bound.

@@ -1,4 +1,4 @@
-"""Mean distances of every sample to every class: the one pass behind the silhouettes.
+"""Mean distances of every sample to every class: the pass that all silhouettes use.
 
 Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7. For a sample i of class y:
     a(i)    = mean distance to the other samples of y            (0 if there is none)
@@ -47,7 +47,7 @@ DISTANCES = ("euclidean", "sqeuclidean", "cosine")
 
 @dataclass(frozen=True)
 class ClassDistances:
-    """What a silhouette needs of every sample.
+    """What a silhouette needs for every sample.
 
     Attributes:
         own: (N,) float64, a(i); 0 for the only member of a class.
@@ -86,7 +86,7 @@ def class_distances(
         distance: "euclidean", "sqeuclidean" or "cosine" (1 - cosine similarity; a zero row is at 1 from everything).
         normalize: divide every row by its length first (a zero row stays zero).
         minimum: which minimum over the other classes b(i) is. The hard one takes the fewest pairs.
-        moments: what `class_moments` gathered, where it has been; not read by "euclidean".
+        moments: what `class_moments` gathered, if it has; not read by "euclidean".
         anchors: (M,) ascending positions; only these samples are measured, against all rows. The results are then (M,).
 
     Raises:
@@ -194,7 +194,7 @@ def batch_class_distances(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the same with gradients, for one batch: (B, D), (B,) -> a (B,), d (K, B), alone (B,).
 
-    d holds the mean distance to every class present, and inf at the own one. With `num_classes`, of labels in [0, K), it holds
+    d is the mean distance to every class present, and inf at the own one. With `num_classes`, of labels in [0, K), it holds
     all K classes, inf at those without a row: no shape depends on the labels then, as torch.compile needs it.
     """
     check_choice("distance", distance, DISTANCES)

@@ -1,4 +1,4 @@
-"""Counts, means and spread per class: sufficient for everything that is quadratic in the features."""
+"""Counts, means and spread per class, sufficient for anything quadratic in the features."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class ClassScatter:
 
     @property
     def means(self) -> Tensor:
-        """Of the classes."""
+        """Means of the classes."""
         return self._moments.means
 
     def take(self, rows: slice, block: Tensor) -> None:
@@ -73,10 +73,10 @@ class ClassScatter:
         UndefinedError for fewer than two classes, or if all class means are equal.
         """
         if len(self.classes) < 2:
-            raise UndefinedError("there is only one class, and nothing between classes")
+            raise UndefinedError("there is only one class, so no spread between classes")
         means = self.means - self.means.mean(dim=0)
         if not bool(torch.isfinite(self.within).all()) or not bool(torch.isfinite(means.square().sum())):
-            raise UndefinedError("the features are too large for their squares to be numbers")
+            raise UndefinedError("the features are too large: their squares overflow")
         if float(means.abs().max()) <= 4 * torch.finfo(means.dtype).eps * self._moments.largest:
             raise UndefinedError("all class means are equal")
         return means

@@ -1,4 +1,4 @@
-"""Channels that say nothing: the same number in every row."""
+"""Channels with the same value in every row."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def angles(cosine: Tensor) -> Tensor:
 
 
 def with_margin(cosine: Tensor, labels: Tensor, margin: Tensor | float, *, kind: str) -> Tensor:
-    """Make each row's own class harder: cosines (B, K), (B,), (B,) or one number -> (B, K).
+    """Apply a margin to each row's own class: cosines (B, K), (B,), (B,) or one number -> (B, K).
 
     kind "arc" adds the margin (radians) to the angle, which is not held back at pi; "cos" takes it off the cosine.
     """

@@ -49,7 +49,7 @@ class Directions:
 
     @property
     def note(self) -> str | None:
-        """What a reader has to know, if rows were left out."""
+        """What a reader needs to know, if rows were left out."""
         zeros = self._moments.zeros
         return f"{zeros:,} zero {'row is' if zeros == 1 else 'rows are'} left out" if zeros else None
 
@@ -65,7 +65,7 @@ class Directions:
 
     def _some(self) -> int:
         if self._moments.count < 2:
-            raise UndefinedError("there are fewer than two rows with a direction: the others are zero")
+            raise UndefinedError("fewer than two rows are nonzero")
         return self._moments.count
 
 

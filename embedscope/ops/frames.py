@@ -1,4 +1,4 @@
-"""One pass over the rows before their distances: where to measure from, in what unit, and where the classes lie."""
+"""One pass over the rows before their distances: the origin, the unit, and where the classes lie."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VANISHING = 1e-30
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass tells about the rows.
+    """Results of one pass over the rows.
 
     Attributes:
         frame: the origin and the unit of length for distances.

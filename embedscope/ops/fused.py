@@ -1,7 +1,8 @@
-"""The fused GPU kernel, where it can be had and is right: for what still needs all pairs on a GPU.
+"""The fused GPU kernel for passes over all pairs, if it is available and gives correct results.
 
-A kernel is compiled by the Triton and the driver at hand, for whatever GPU is there. So on its first use on a device it has to
-give what plain torch gives on a small problem; if it fails or differs, a warning says why and plain torch computes instead.
+A kernel is compiled by the Triton and the driver at hand, for whatever GPU is there. On its first use on a device,
+it is therefore checked against plain torch on a small problem; if it fails or differs, a warning says why, and plain
+torch is used.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def checked(device: torch.device, tiling: Tiling | None = None) -> bool:
         except Exception as error:
             reason = f"it fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if reason:
-            warnings.warn(f"the fused kernel is not used on {device}, plain torch is: {reason}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"using plain torch instead of the fused kernel on {device}: {reason}", RuntimeWarning, stacklevel=2)
         _CHECKED[str(device)] = not reason
     return _CHECKED[str(device)]
 

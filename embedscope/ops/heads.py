@@ -69,11 +69,11 @@ def linear_head(features: Rows, logits: Rows, mean: Tensor) -> Head:
         total += answers.square().sum()
     distributed.all_reduce([gram, cross, total])
     if not 0 < float(total) < torch.inf:
-        raise UndefinedError("the logits are constant, or not numbers")
+        raise UndefinedError("the logits are constant or not finite")
     values, axes = torch.linalg.eigh(gram)
     kept = values > values[-1].clamp(min=torch.finfo(values.dtype).tiny) * _CUTOFF**2
     if (rank := int(kept.sum())) >= rows - 1:
-        raise UndefinedError(f"the {rows:,} rows are too few for their dimensions: any logits would be linear in them")
+        raise UndefinedError(f"{rows:,} rows are too few for the number of dimensions: any logits would be linear in them")
     axes = axes[:, kept]
     weight = (axes / values[kept]) @ (axes.T @ cross)  # (D, L)
     left = float((total - (weight * cross).sum()).clamp(min=0) / total)

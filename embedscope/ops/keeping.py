@@ -34,7 +34,7 @@ def keeping() -> Iterator[None]:
 
 
 def kept(size: int) -> dict[Any, Any] | None:
-    """Return what is kept, by any key, if a result of so many bytes may be; None where nothing is, or it is too large."""
+    """Return the kept results by key; None if nothing is kept, or a result of `size` bytes is too large to keep."""
     return _KEPT.get() if size <= blocks.memory() // 8 else None
 
 

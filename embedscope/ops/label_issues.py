@@ -122,7 +122,7 @@ def strangers(indices: Tensor, given: Tensor, classes: int) -> tuple[Tensor, Ten
     """Return for rows among those of another class, how sure it is that they belong to it, and the class: (N,), (N,).
 
     In data that fall into parts that are not connected by neighbors, a class that is at home in one part, and of which a few
-    rows are spread through another, is no class that is ambiguous there: these rows are wrong labels, or the features fail.
+    rows are spread through another, is not ambiguous there: these rows are wrong labels, or the features fail.
     The noise model has one rate for all classes, and takes errors in one direction for ambiguity.
 
     Args:
@@ -133,7 +133,7 @@ def strangers(indices: Tensor, given: Tensor, classes: int) -> tuple[Tensor, Ten
     Returns:
         (N,) float64, the share of the leading class in the part for the rows of other classes that have their home elsewhere,
         0 for the others; and (N,) int64, the leading class. A class leads a part with 3 quarters of the rows. Home is where a
-        class leads, and has to hold 3 quarters of it. At most a quarter of a class is called wrong.
+        class leads, and must contain 3 quarters of it. At most a quarter of a class is called wrong.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

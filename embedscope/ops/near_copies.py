@@ -33,7 +33,7 @@ class Copies:
     """Groups of copies among N rows.
 
     Attributes:
-        group: (N,) int64, the smallest position in the row's group: its own where it has no copy.
+        group: (N,) int64, the smallest position in the row's group: its own if it has no copy.
         threshold: distance below which two rows were taken for copies, before the correction for density.
         usual: the median distance to the nearest row; 0 where more than half of the rows have an exact copy.
     """

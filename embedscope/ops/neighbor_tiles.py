@@ -161,7 +161,7 @@ class _Kept:
 
 
 def kept_count(k: int, searched: int) -> int:
-    """Choose how many candidates to keep for k neighbors among so many rows."""
+    """Choose how many candidates to keep for k neighbors among all rows."""
     return min(k + 8 + k // 8, searched)
 
 
@@ -234,6 +234,6 @@ def _tiles(space: Space, x: LaidRows, y: LaidRows, *, symmetric: bool) -> Iterat
 
 def _tile_rows(space: Space) -> int:
     wanted = _TILE if space.center.device.type == "cpu" else _ON_GPU
-    # A tile, and what is made of it where all of it has to be sorted.
+    # A tile, and what is made of it if all of it must be sorted.
     most = math.isqrt(max(1, blocks.memory() // (16 * space.dtype.itemsize)))
     return max(1, min(wanted, most))

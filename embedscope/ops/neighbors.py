@@ -64,7 +64,7 @@ def nearest_neighbors(
     """Find the k nearest rows of each row, itself left out, or of each query.
 
     Args:
-        features: (N, D), any float dtype; searched. Read by blocks where they are not a tensor.
+        features: (N, D), any float dtype; searched. Read by blocks if not a tensor.
         k: at most N - 1 are found (N with queries).
         distance: "euclidean" or "cosine"; 1 - cosine is 1 from and to a zero row.
         queries: (M, D) rows to search for, which are not among the features; the features themselves, each without itself,

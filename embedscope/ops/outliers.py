@@ -1,4 +1,4 @@
-"""Rows that lie far from all others, by a threshold that the data give."""
+"""Rows that lie far from all others, by a threshold derived from the data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _QUARTILE = 0.6745  # of the standard normal
 
 @dataclass(frozen=True)
 class Outliers:
-    """How far N rows are from their neighbors.
+    """Distances of N rows from their neighbors.
 
     Attributes:
         ratio: (N,) float64, mean distance to the 10 nearest rows, over the median of that over all rows.
@@ -45,7 +45,7 @@ class Outliers:
 
 
 def outliers(neighbors: Neighbors, labels: Tensor | None = None) -> Outliers:
-    """Find the rows that are far from their nearest: (N, k) neighbors, k at least 10 -> Outliers.
+    """Find the rows that are far from their nearest neighbors: (N, k) neighbors, k at least 10 -> Outliers.
 
     An outlier is beyond 4 standard deviations of the logarithms of three ratios: of its mean distance to its 10 nearest to the
     median of all rows, to that of its class, and to that of its neighbors, as in the local outlier factor

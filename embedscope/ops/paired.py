@@ -1,4 +1,4 @@
-"""Paired differences between trainings: t tests and intervals, also over resampled splits, and how many pairs they take."""
+"""Paired differences between trainings: t tests and intervals, also over resampled splits, and the number of pairs needed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ NEAR = {torch.float32: 2.0**-6, torch.float64: 2.0**-20}
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Squared Euclidean distances of every row of x to every row of y: (B, D), (M, D) -> (B, M).
 
-    One matrix product; pairs where it has lost more than half of its digits are computed again from their difference. Absolute
+    One matrix product; pairs for which it loses more than half of its digits are computed again from their difference. Absolute
     error about eps (|x|² + |y|²) elsewhere, so move the origin near the data first. Not differentiable.
     """
     xx = x.square().sum(dim=1)  # (B,)
@@ -42,7 +42,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where distances are measured from, and in what unit.
+    """Origin and unit of the distances.
 
     Attributes:
         center: (D,) float64, the mean of the scaled (or unit) rows: moving the origin there changes no distance, and the nearer

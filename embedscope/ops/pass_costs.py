@@ -1,7 +1,7 @@
-"""What a pass costs: whether bounds rule out enough classes to be worth their price, and how long all pairs will take.
+"""Cost of a pass: whether bounds rule out enough classes to be worth computing, and how long all pairs will take.
 
-Costs are in multiplications and additions of a product. Only the choice between two exact passes depends on them, and what is
-said beforehand.
+Costs are in multiplications and additions of a product. They decide only between two exact passes, and
+how long a pass is announced to take.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def announce_all_pairs(
     factor: float = 1.0,
     sampled: bool = True,
 ) -> None:
-    """Say how long a pass over all pairs, or over some rows with all others, will take, if that is more than a minute.
+    """Announce the duration of a pass over all pairs, or over some rows with all others, if it exceeds a minute.
 
     The speed of this machine is measured on one tile, where the work is large enough for that to matter.
 

@@ -32,7 +32,7 @@ _WORK = 4e8
 # The same from which products are in float32, and fits stop at a wider tolerance.
 _LARGE = 1e7
 
-# Where a fit stops: the largest slope that may be left, and the least share by which a step has to lower the loss. Fits that
+# Where a fit stops: the largest slope that may be left, and the least share by which a step must lower the loss. Fits that
 # compare strengths are rough.
 _ENDS = {"exact": (1e-6, 1e-10), "large": (1e-5, 1e-6), "rough": (1e-4, 1e-4)}
 
@@ -100,7 +100,7 @@ def fit(rows: Tensor, index: Tensor, num_classes: int, *, C: float | None = None
 def cross_fitted_probabilities(
     features: Rows, labels: Tensor, folds: int = 5, seed: int = 0, *, C: float | None = None
 ) -> Tensor:
-    """Return out-of-sample class probabilities: each row's are of a linear probe that was fitted without its fold.
+    """Return out-of-sample class probabilities: each row's come from a linear probe fitted without its fold.
 
     Args:
         features: (N, D), any float dtype, in memory or on disk.
@@ -289,7 +289,7 @@ def minimized(
     """Find the minimum of a smooth convex function by L-BFGS with halved steps, from a start of any shape.
 
     Stops where no element of the gradient is above `slope`, a step lowers the value by less than its share `gain`, or after
-    so many steps. scipy's L-BFGS-B, which also handles bounds, takes longer for a step than the products of 5,000 rows.
+    a number of steps. scipy's L-BFGS-B, which also handles bounds, takes longer for a step than the products of 5,000 rows.
     """
     point, (value, gradient) = start, function(start)
     pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)

@@ -1,4 +1,4 @@
-"""What features are to the mathematics: anything with a shape, a dtype and row slices."""
+"""Features as the computations see them: anything with a shape, a dtype and row slices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rows(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the rows as they are stored."""
+        """Dtype of the stored rows."""
         ...
 
     def __getitem__(self, rows: slice, /) -> Tensor: ...
@@ -61,7 +61,7 @@ class SelectedColumns:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the base."""
+        """Dtype of the base."""
         return self.base.dtype
 
     def __getitem__(self, rows: slice) -> Tensor:

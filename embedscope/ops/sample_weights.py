@@ -1,4 +1,4 @@
-"""Weights that make rare samples count more, by how likely a sample's neighborhood is."""
+"""Weights that make rare samples count more, by the likelihood of a sample's neighborhood."""
 
 from __future__ import annotations
 

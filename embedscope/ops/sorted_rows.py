@@ -115,7 +115,7 @@ def sorted_on_disk(features: Rows, order: Tensor) -> Iterator[Rows]:
     larger the writes. A pass holds blocks of an eighth of `blocks.memory()`. The file is as large as the features and lies in
     the folder for temporary files (TMPDIR). It loses its name as soon as every process has opened it, so that it vanishes with
     the last of them, whatever ends them; on Windows, where an open file keeps its name, it is removed at the end. Each process
-    writes its share of the rows; all have to be on one machine.
+    writes its share of the rows; all must be on one machine.
 
     Raises:
         InputError: the folder has not enough room, or cannot be written to.

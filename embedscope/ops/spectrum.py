@@ -89,7 +89,7 @@ def _merged(a: _State, b: _State) -> _State:
 
 def _eigenvalues(product: Tensor, size: int) -> Tensor:
     if not bool(torch.isfinite(product).all()):
-        raise UndefinedError("the features are too large for their squares to be numbers")
+        raise UndefinedError("the features are too large: their squares overflow")
     values: Tensor = torch.linalg.eigvalsh(product).flip(0)
     # Below this, an eigenvalue is rounding (the usual bound of a numerical rank), and has no logarithm worth taking.
     floor = values[0].clamp(min=0) * torch.finfo(values.dtype).eps * size
@@ -102,7 +102,7 @@ def entropy_rank(shares: Tensor) -> Tensor:
 
 
 def principal_axes(rows: Tensor, share: float) -> Tensor:
-    """Find the fewest principal axes of one batch that hold a share in (0, 1] of its variance: (B, D) -> (D, P), orthonormal.
+    """Find the fewest principal axes of a batch that explain a share in (0, 1] of its variance: (B, D) -> (D, P), orthonormal.
 
     No graph: the gradient of an axis is unbounded where two variances are nearly equal. One axis of zeros if all rows are
     equal.

@@ -1,4 +1,4 @@
-"""Samples and intervals; what compares trainings is in `paired`."""
+"""Samples and intervals; comparisons of trainings are in `paired`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stratified_sample(labels: Tensor, size: int, seed: int) -> Tensor:
     """
     classes = present_classes(labels.cpu())
     if size < len(classes):
-        raise UsageError(f"a sample of {size} rows is smaller than the {len(classes)} classes; it needs at least one of each")
+        raise UsageError(f"a sample of {size} rows is too small for {len(classes)} classes; it needs one row per class")
     if size >= len(labels):
         return torch.arange(len(labels), device=labels.device)
     # One of each class, and the rest by largest remainder of what is left.
@@ -67,7 +67,7 @@ def stratified_mean(values: Tensor, whose: Tensor, labels: Tensor) -> tuple[floa
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error and 95% t interval; both None where one value leaves nothing to estimate them from."""
+    """A mean with its standard error and 95% t interval; both None for a single value, from which they cannot be estimated."""
 
     mean: float
     error: float | None
@@ -125,7 +125,7 @@ _FEW = 2000
 
 
 def half_sample_bias(value: float, measure: Callable[[Tensor], float], labels: Tensor) -> float:
-    """Estimate the bias of a statistic of N samples from what it is on complementary halves of them, class by class.
+    """Estimate the bias of a statistic of N samples from its values on complementary halves, drawn class by class.
 
     What is linear in the samples cancels between the halves, so the estimate has little noise. 0 where a half is undefined.
 

@@ -19,7 +19,7 @@ _EXTRAPOLATED = 100
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """A statistic of two sets of rows, and what it is where rows are divided at random.
+    """A statistic of two sets of rows, and its values for random divisions of the rows.
 
     Attributes:
         value: of the sets as they are.

@@ -1,4 +1,4 @@
-"""Pictures of embeddings: a file a kind.
+"""Pictures of embeddings: one file per kind.
 
 A kind is a function from what was given to its numbers, one frozen record an input, declared together with the function that
 draws them: `plotting/foo.py` holds `foo(inputs, *, options) -> list[record]` under `@kind("title", takes=..., draw=draw_foo)`,

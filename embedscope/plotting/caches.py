@@ -30,7 +30,7 @@ def provide_caches() -> None:
     try:
         folder = tempfile.mkdtemp(prefix="embedscope-")
     except OSError as error:
-        raise OutputError(f"no directory for temporary files can be written ({error.strerror}); name one in TMPDIR") from error
+        raise OutputError(f"no writable temporary directory ({error.strerror}); set TMPDIR to one") from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in lacking:
         os.environ[name] = folder

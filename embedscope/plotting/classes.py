@@ -1,4 +1,4 @@
-"""Classes among one another: their share of the channels, and who is confused with whom."""
+"""Relations of classes: their share of the channels, and which are confused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ClassRelations:
 
 
 def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
-    """Draw for each input the two histograms, the matrix of nearest other classes, and the pairs that are confused most."""
+    """Draw for each input the two histograms, the matrix of nearest other classes, and the most confused pairs."""
     heading, titles, notes = described("Classes", [each.of for each in relations], drawn=True)
     rows = max(min(max(len(each.classes), len(each.pairs)), MOST_ROWS) for each in relations)
     height = max(0.72 * sheet.width.tallest, sheet.lines(1.2 * rows + 5))
@@ -73,7 +73,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
         for draw, what in (
             (_draw_shares, f"data, channels, KL {each.divergence['target_to_feature']:.3f}"),
             (partial(_draw_matrix, darkest=darkest), "nearest other class"),
-            (partial(_draw_pairs, longest=longest), "confused most"),
+            (partial(_draw_pairs, longest=longest), "most confused"),
         )
     ]
     panels = sheet.arrange(
@@ -84,9 +84,9 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
         notes=[
             *(f"{each.of.name}: {each.finding}." for each in relations if each.finding),
             *notes,
-            "Data, channels: a ring is a class's share of all samples, a dot its share of the activation (KL in nats).",
-            "Confused most: samples of the first class whose nearest other class is the second; in color those that lie "
-            "nearer to it than to their own. Pairs without any are left out.",
+            "Data, channels: the ring is a class's share of the samples, the dot its share of the activation (KL in nats).",
+            "Most confused: samples of the first class whose nearest other class is the second, in color if they are "
+            "nearer to it than to their own. Pairs without any such sample are omitted.",
         ],
     )
     for axes, (each, draw, _) in zip(panels, views, strict=True):
@@ -203,9 +203,9 @@ def _draw_pairs(sheet: Sheet, axes: Any, each: ClassRelations, *, longest: int) 
 
 @kind("Classes", takes="embeddings", draw=draw_classes)
 def classes(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[ClassRelations]:
-    """Each class's share of the channels against its share of the data, and who is confused with whom.
+    """Share of the channels and of the data by class, and which classes are confused.
 
-    Shares are of all rows, from the magnitudes of a layer, if any (arXiv:2202.07073 eqs. 4, 6); nearest other classes
+    Shares are over all rows, from the magnitudes of a layer, if any (arXiv:2202.07073 eqs. 4, 6); nearest other classes
     are those of the silhouette, of the rows that are shown. UndefinedError for fewer than two classes, or dead channels only.
     """
     return [_relations(each, activation) for each in inputs]

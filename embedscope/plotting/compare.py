@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Embedding
 
-# Of more classes, those that gained and lost most are shown: half of these each.
+# With more classes, those that gained and lost most are shown, half of this number each.
 MOST_CLASSES = 30
 
-# The share of a panel that their names may take.
+# Share of a panel that their names may take.
 _NAMES = 0.3
 
 
@@ -41,7 +41,7 @@ class ClassChanges:
 
 
 def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
-    """Draw a panel per embedding, and in it an arrow per class, from its silhouette in the first one to that in the other."""
+    """Draw one panel per embedding and one arrow per class, from its silhouette in the first embedding to that in the other."""
     from matplotlib.lines import Line2D
 
     first = found[0].first.name
@@ -52,9 +52,9 @@ def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
         titles.append(f"{each.of.name}\n{gained:,} gained\n{lost:,} lost")
     counts = {f"{each.rows:,} rows" if each.rows else "different rows" for each in found}
     most = max(min(len(each.changes), MOST_CLASSES + 1) for each in found)
-    notes = ["From dot to arrowhead; colored where the 95% interval of the difference excludes 0, for all classes at once."]
+    notes = ["Arrows point from dot to arrowhead, colored if the simultaneous 95% interval of the difference excludes 0."]
     if most > MOST_CLASSES:
-        notes.insert(0, "The classes that changed most in either direction are shown.")
+        notes.insert(0, "Only the classes that changed most are shown.")
     there = {_outcome(change) for each in found for change in each.changes}
     legend = [Line2D([], [], color=color, linewidth=1.6, label=name) for name, color in colors.items() if name in there]
     panels = sheet.arrange(
@@ -110,9 +110,10 @@ def _draw(sheet: Sheet, axes: Any, found: ClassChanges, colors: dict[str, str]) 
 
 @kind("Compare", takes="checkpoints", draw=draw_changes)
 def compare(inputs: Sequence[Embedding], *, distance: str = "euclidean") -> list[ClassChanges]:
-    """Silhouette of each class in the first embedding and in each other one, as arrows, the largest gain first.
+    """Change of each class's silhouette from the first embedding, as arrows.
 
-    All rows that both have are compared, as in `score --compare`; `comparison` is for objectives of a run directory.
+    The largest gain comes first. All rows that both have are compared, as in `score --compare`; `comparison` is for objectives
+    of a run directory.
     UndefinedError for fewer than two classes.
     """
     found = []

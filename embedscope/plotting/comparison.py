@@ -46,7 +46,7 @@ class Comparison:
 
     Attributes:
         of: the run.
-        before: metric -> value on the held-out rows as they came in; None where it is undefined.
+        before: metric -> value on the held-out rows as they came in; None if undefined.
         after: metric -> objective -> outcome; without those that are undefined in every trial.
     """
 
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
-    """Draw a panel a metric, and in it a line an objective: trials, mean and its interval."""
+    """Draw one panel per metric and one line per objective: trials, mean and its interval."""
     from matplotlib.lines import Line2D
 
     objectives = list(dict.fromkeys(name for each in comparisons for after in each.after.values() for name in after))
@@ -69,7 +69,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
     several = len(comparisons) > 1
     primary = ", ".join(dict.fromkeys(each.of.result.primary for each in comparisons))
     against = "the first of its run" if several else objectives[0]
-    verdict = f"No difference in {primary} from {against} is called."
+    verdict = f"No significant difference in {primary} from {against}."
     if any(outcome.differs for each, metric in wanted for outcome in each.after[metric].values()):
         verdict = f"* {primary} differs from that of {against}: the simultaneous 95% interval of the difference excludes 0."
     panels = sheet.arrange(
@@ -80,7 +80,7 @@ def draw_comparisons(sheet: Sheet, comparisons: Sequence[Comparison]) -> None:
         notes=[
             f"Small dots: {trials if len(counts) == 1 else 'the'} trials; large dot and bar: mean and its 95% interval."
             if trials > 1
-            else "One trial: no interval can be given, and no difference told from chance.",
+            else "One trial: no interval, so differences cannot be told from chance.",
             *([verdict] if trials > 1 and len(objectives) > 1 else []),
         ],
     )
@@ -126,7 +126,7 @@ def bounds(metric: str) -> tuple[float | None, float | None]:
 
 @kind("Comparison", takes="runs", draw=draw_comparisons)
 def comparison(inputs: Sequence[Run]) -> list[Comparison]:
-    """Metrics after training with each objective: trials, means and their intervals, beside the value before."""
+    """Metrics after training with each objective: trials, means and intervals."""
     found = []
     for run in inputs:
         metrics = dict.fromkeys(metric for each in run.result.objectives for metric in each.summary)

@@ -1,4 +1,4 @@
-"""What a file of measurements says, step by step: written by a Monitor while a model trained, or by `score` of checkpoints."""
+"""A file of measurements, step by step: written by a Monitor while a model trained, or by `score` of checkpoints."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Course:
         name: of the file, and of the layer if there are several.
         layer: that was measured.
         steps: (S,) int64, ascending.
-        values: metric -> (S,) float64, NaN where it is undefined or was not measured; also LOSS, if it was told.
+        values: metric -> (S,) float64, NaN if undefined or not measured; also LOSS, if it was told.
         source: path of the file.
-        points: (S,) what the file says of each step.
+        points: (S,) the record of each step in the file.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Course:
 def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None) -> list[Course]:
     """Read the sources that are files of measurements, [name=]path or a mapping of names to paths; an empty list if none is.
 
-    UsageError for such files beside other sources, a layer that is in none of them, or a split; InputError for a damaged one.
+    UsageError for such files mixed with other sources, a layer that none of them has, or a split; InputError for a damaged one.
     """
     listed = [sources] if isinstance(sources, str | Path) else sources
     if isinstance(listed, Mapping) and all(isinstance(each, str | Path) for each in listed.values()):
@@ -61,9 +61,9 @@ def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None
     if len(others) == len(pairs):
         return []
     if others:
-        raise UsageError(f"{others[0]} is not a file of measurements, and others are; draw the two kinds one after the other")
+        raise UsageError(f"{others[0]} is not a file of measurements, but other inputs are; draw the two kinds separately")
     if split is not None:
-        raise UsageError("the rows of measurements are already chosen; leave out `split=`")
+        raise UsageError("the rows of a file of measurements are fixed; leave out `split=`")
     found = [(name, path, read_points(Path(path))) for name, path in pairs]
     known = list(dict.fromkeys(point.layer for _, _, points in found for point in points))
     wanted = [layers] if isinstance(layers, str) else list(layers) or known
@@ -102,7 +102,7 @@ def chosen(courses: Sequence[Course], metrics: Sequence[str]) -> list[Course]:
 
 
 def draw_courses(sheet: Sheet, courses: Sequence[Course]) -> None:
-    """Draw a panel per metric, a line per course over the steps, and the loss last."""
+    """Draw one panel per metric with one line per course over the steps, and the loss last."""
     names = sorted(dict.fromkeys(name for each in courses for name in each.values), key=LOSS.__eq__)
     colors = series(len(courses))
     handles = _handles([each.name for each in courses], colors) if len(courses) > 1 else []

@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class KindDeclaration:
-    """What is known of a kind of plot beside its numbers.
+    """Properties of a kind of plot besides its numbers.
 
     Attributes:
         title: what readers call it.

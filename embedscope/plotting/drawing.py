@@ -60,7 +60,7 @@ def plot(
 ) -> Any:
     """Draw embeddings side by side, one color per class throughout; return a matplotlib Figure, or the files written.
 
-    Without `output`, nothing is written, and all kinds stand in one Figure. Scores are drawn too: they hold the silhouettes of
+    Without `output`, nothing is written, and all kinds are in one Figure. Scores are drawn too: they hold the silhouettes of
     samples, but no features, so that keeping them keeps no memory; kinds that need features refuse them.
 
     Args:
@@ -68,7 +68,7 @@ def plot(
             run directories (before, and after each objective), what `finetune` returned, and what `score` returned. Or files of
             measurements, the .jsonl of a Monitor or of scored checkpoints, which are drawn over their steps: as pictures, or as
             a page with the findings and the last values.
-        output: .png, .svg or .pdf for one picture of all kinds; a folder, which may exist, for a picture a kind; .html for a
+        output: .png, .svg or .pdf for one picture of all kinds; an existing or new folder for one picture per kind; .html for a
             page to explore, which has all kinds that suit, the scores, the samples and the provenance.
         labels: (N,) of any kind, for the arrays among the sources.
         kind: one kind, as `kinds`.
@@ -106,7 +106,7 @@ def plot(
     output = None if output is None else Path(output)
     check_choice("form", form, FORMATS)
     if kind is not None and kinds:
-        raise UsageError("`kind=` and `kinds=` mean the same; give one of them")
+        raise UsageError("`kind=` and `kinds=` are the same option; give only one")
     kinds = [kind] if kind is not None else [kinds] if isinstance(kinds, str) else list(kinds)
     if are_scores(sources):
         kinds = kinds or ["silhouette"]
@@ -117,7 +117,7 @@ def plot(
     if paged:
         check_available()
         if width != "page":
-            raise UsageError(f"`width={width}` is for pictures; a page is as wide as the window it is shown in")
+            raise UsageError(f"`width={width}` applies to pictures; a page adapts to its window")
     if images is not None and not Path(images).exists():
         raise InputError(f"no such images: {images}")
     if output is not None and not in_folder:
@@ -125,7 +125,7 @@ def plot(
             check_suffix(output)
         check_output(output, overwrite=overwrite)
     elif output is not None and output.exists() and not output.is_dir():
-        raise OutputError(f"output {output} is a file; give a folder, or a name that ends with {', '.join(SUFFIXES)}")
+        raise OutputError(f"output {output} is a file; give a folder, or a name that ends in {', '.join(SUFFIXES)}")
     for table in (coordinates, layout):
         if table is not None:
             check_coordinates(Path(table))
@@ -134,19 +134,19 @@ def plot(
     preset = check_width(width)
     check_number("seed", seed, low=0, high=2**32 - 1)
     if form != "png" and not in_folder and (output is None or output.suffix.lower() != f".{form}"):
-        other = "name one with `output=`" if output is None else f"{output.name} says its own"
-        raise UsageError(f"`form={form}` applies to pictures in a folder; {other}")
+        other = "choose a folder with `output=`" if output is None else f"{output.name} already sets its format"
+        raise UsageError(f"`form={form}` sets the format of pictures in a folder; {other}")
     folder = None if images is None else str(images)
     specs = [choose(text, seed=seed, metrics=measured, images=folder) for text in kinds or STANDARD]
     chosen = list({each.spec: each for each in specs}.values())
     if images is not None and not paged and not any("images" in each.options for each in chosen):
-        raise UsageError("`images=` is for a page (.html) and for the kind issues, and neither is drawn")
+        raise UsageError("`images=` applies to a page (.html) and to the kind issues, and neither is drawn")
     if paged:
         chosen = _maps(chosen, named=bool(kinds))
     known = None if layout is None else read_coordinates(Path(layout))
     if are_scores(sources):
         if layers or split is not None:
-            raise UsageError("the rows of scores are already chosen; leave out `layers=` and `split=`")
+            raise UsageError("the rows of a file of scores are fixed; leave out `layers=` and `split=`")
         given = given_by_scores(sources, max_points=max_points, seed=seed)
     else:
         given = prepare(sources, labels, layers=layers, split=split, max_points=max_points, seed=seed)
@@ -155,23 +155,21 @@ def plot(
             if each.declared.takes == "runs" and not given.runs:
                 raise InputError(f"{each.spec} needs a run directory, which embedscope finetune writes; none was given")
             if given.courses and each.declared.takes != "checkpoints":
-                raise InputError(
-                    f"{each.spec} needs features, and a file of measurements has none; it is drawn as a trajectory"
-                )
+                raise InputError(f"{each.spec} needs features, and a file of measurements has none; draw it as a trajectory")
             if each.declared.takes == "checkpoints" and len(given.embeddings) < 2 and not given.courses:
-                raise InputError(f"{each.spec} needs two or more checkpoints, in order; got one")
+                raise InputError(f"{each.spec} needs two or more checkpoints, in order; only one was given")
     else:
         of_features = ["points", "embeddings"] if given.embeddings else []
         suited = {*of_features, *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}
         chosen = [each for each in chosen if each.declared.takes in suited]
     for option, table in (("`coordinates=`", coordinates), ("`layout=`", layout)):
         if table is not None and not any(each.declared.takes == "points" for each in chosen):
-            raise UsageError(f"{option} applies to kinds with coordinates, and none is chosen; add `kinds=tsne`, umap or pca")
+            raise UsageError(f"{option} applies to kinds with coordinates, and none is drawn; add `kinds=tsne`, umap or pca")
     if metrics is not None and not paged and not any("metrics" in each.options for each in chosen):
-        raise UsageError("`metrics=` is for a page (.html) and for the kind trajectory, and neither is drawn")
+        raise UsageError("`metrics=` applies to a page (.html) and to the kind trajectory, and neither is drawn")
     if given.courses and output is not None and paged:
         if images is not None:
-            raise UsageError("`images=` is of samples, and a file of measurements has none; leave it out")
+            raise UsageError("`images=` needs samples, and a file of measurements has none; leave it out")
         write_courses(output, with_metrics(given.courses, () if metrics is None else measured), command=command)
         return [output]
     names = _file_names(chosen)
@@ -197,7 +195,7 @@ def plot(
             if kinds:
                 raise
             missing = error
-            say(f"{each.spec} is left out: {error}")
+            say(f"skipping {each.spec}: {error}")
     drawn = [each for each in chosen if each.spec in found]
     if missing is not None and not drawn:
         raise missing
@@ -221,17 +219,17 @@ def plot(
                 each.declared.draw(sheet, found[each.spec])
     if in_folder and overwrite and output is not None:
         for path in remove_others(output, kept):
-            say(f"removed {path}, which was drawn before")
+            say(f"removed {path}, drawn by an earlier run")
     return kept
 
 
 def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
-    """Take the kinds that lay rows out, which is what may be chosen of a page."""
+    """Return the kinds that lay rows out, the only ones that can be chosen for a page."""
     maps = [each for each in chosen if each.declared.takes == "points"]
     if named and len(maps) < len(chosen):
         other = next(each.spec for each in chosen if each not in maps)
         raise UsageError(
-            f"a page shows what suits its inputs without being asked, so leave out `kinds={other}`; its maps are chosen so"
+            f"a page includes every other applicable view by default; leave out `kinds={other}`, and use it to choose maps only"
         )
     return maps
 
@@ -255,7 +253,7 @@ def _write_page(
     for place, each in enumerate(given.embeddings):
         drawn = [found[place].of.shown for found in layouts.values()] or [each.shown]  # a table may hold fewer rows
         if not all(np.array_equal(rows, drawn[0]) for rows in drawn):
-            raise InputError(f"the maps of {each.name} are of different rows; a page shows the same rows in all of them")
+            raise InputError(f"the maps of {each.name} have different rows; all maps of a page must show the same rows")
         its = {title: points[place] for title, points in maps.items()}
         views.append(View(each.features, drawn[0], its, each.unlabelled))
     folder = None if images is None else str(images)
@@ -273,7 +271,7 @@ def _write_page(
 
 
 def _file_names(chosen: Sequence[Chosen]) -> list[str]:
-    """Name a file a kind: tsne, and tsne-2 where there are two of it."""
+    """Name one file per kind: tsne, and tsne-2 for the second of a kind."""
     names: list[str] = []
     for each in chosen:
         name = each.function.__name__
@@ -283,11 +281,11 @@ def _file_names(chosen: Sequence[Chosen]) -> list[str]:
 
 
 def _palette(given: Given) -> Palette:
-    """Give every class its color; where there are too many, those with the lowest silhouette in the first input."""
+    """Give every class its color; if there are too many, only those with the lowest silhouette in the first input."""
     first = given.embeddings[0]
     worst = worst_classes(first) if len(given.class_names) > MAX_CLASSES else []
     return palette(
-        given.class_names, worst, f"colored are the {WORST} with the lowest silhouette in {first.name}", slots=given.slots
+        given.class_names, worst, f"the {WORST} with the lowest silhouette in {first.name} are colored", slots=given.slots
     )
 
 

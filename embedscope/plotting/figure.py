@@ -1,7 +1,7 @@
 """What all pictures share: widths, sheets of panels, colors of classes, text that fits; no display, no global state.
 
 A picture is a stack of sheets, one a kind. A kind says once what its sheet holds (`Sheet.arrange`: heading, panels, legend,
-notes) and then draws into the panels; the sheet works out how high it has to be, so that type has one size in every picture.
+notes) and then draws into the panels; the sheet works out how high it must be, so that type has one size in every picture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 # More classes than this are not told apart by ten colors and two shapes.
 MAX_CLASSES = 20
 
-# Of more classes, as many have a color: those of the ten that are not grayish. The others are gray.
+# With more classes, this many have a color: those of the ten that are not grayish. The others are gray.
 _VIVID = (0, 1, 2, 4, 5, 6, 7, 9)
 WORST = len(_VIVID)
 
@@ -88,7 +88,7 @@ def style() -> dict[str, Any]:
 
 
 def series(count: int) -> list[str]:
-    """Colors for lines and bars, "#rrggbb": `count` of them, from the start again after ten."""
+    """Return `count` colors for lines and bars, "#rrggbb", repeating after ten."""
     known: list[str] = style()["axes.prop_cycle"].by_key()["color"]
     return [known[place % len(known)] for place in range(count)]
 
@@ -207,7 +207,7 @@ class Sheet:
             height: of a panel, in inches; by default its width times `aspect`, as far as the preset allows.
             aspect: height over width.
             most: panels side by side, at most, where that is fewer than the preset's.
-            names: the share of a panel's width that names to the left of its axes take, which titles have to leave.
+            names: the share of a panel's width that names to the left of its axes take, which titles must leave free.
             legend: handles; beside a single panel on wide pictures, below the panels otherwise.
             notes: small print at the end, a sentence each.
         """

@@ -1,4 +1,4 @@
-"""Which channel answers to which class."""
+"""Which channel responds to which class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Of more classes, how many channels they own is drawn by rank and without names.
+# With more classes, the number of channels they own is drawn by rank and without names.
 MOST_CLASSES = 30
 
 
@@ -43,7 +43,7 @@ class ChannelProfile:
 
 
 def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
-    """Draw the distribution of impurity over channels, and how many channels each class owns; a color an input."""
+    """Draw the distribution of impurity over channels, and how many channels each class owns; one color per input."""
     from matplotlib.lines import Line2D
 
     heading, titles, notes = described("Gini impurity of the channels", [each.of for each in profiles], drawn=False)
@@ -67,13 +67,13 @@ def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
         height=height,
         most=2,
         legend=legend,
-        notes=[*notes, "A class owns the channels that answer most to it; a dead channel has impurity 1 and no owner."],
+        notes=[*notes, "A class owns the channels that respond most to it; a dead channel has impurity 1 and no owner."],
     )
     low = min(float(each.impurity.min()) for each in profiles)
     bins = np.linspace(low - 0.05 * (1 - low), 1.0, 31)
     for color, each in zip(colors, profiles, strict=True):
         panels[0].hist(each.impurity, bins=bins.tolist(), histtype="step", color=color, linewidth=1.2)
-    panels[0].set(xlabel="0: answers to one class", ylabel="channels", xlim=(bins[0], 1 + 0.02 * (1 - bins[0])))
+    panels[0].set(xlabel="0: responds to one class", ylabel="channels", xlim=(bins[0], 1 + 0.02 * (1 - bins[0])))
     panels[0].locator_params(axis="y", integer=True)
     panels[0].locator_params(axis="x", nbins=max(2, int(sheet.panel[0] / sheet.lines(4))))
     _draw_owned(sheet, panels[1], profiles, colors, named=named)
@@ -120,7 +120,7 @@ def _draw_owned(sheet: Sheet, axes: Any, profiles: Sequence[ChannelProfile], col
 
 @kind("Gini", takes="embeddings", draw=draw_channels)
 def gini(inputs: Sequence[Embedding], *, activation: str = "abs") -> list[ChannelProfile]:
-    """Distribution of the Gini impurity over channels, channels owned by each class, dead channels.
+    """Gini impurity of the channels, channels owned by each class, and dead channels.
 
     Of all rows, from the magnitudes of a layer, if any. arXiv:2202.07073 eq. 5.
     """

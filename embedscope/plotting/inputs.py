@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Silhouettes:
-    """Of the rows that are shown, measured against all rows.
+    """Silhouettes of the shown rows, measured against all rows.
 
     Attributes:
         values: (n,) float64 in [-1, 1].
-        nearest: (n,) int64, the class that is nearest beside the own one.
+        nearest: (n,) int64, the nearest class other than the own one.
     """
 
     values: Array
@@ -62,22 +62,22 @@ class Embedding:
 
     @property
     def name(self) -> str:
-        """What panels call it."""
+        """Name used by the panels."""
         return self.features.name
 
     @property
     def labels(self) -> Array:
-        """Of the rows that are shown: (n,) int64."""
+        """Labels of the shown rows: (n,) int64."""
         return self.features.labels[self.shown]
 
     @property
     def ids(self) -> Array:
-        """Of the rows that are shown: (n,) str."""
+        """Ids of the shown rows: (n,) str."""
         return self.features.ids[self.shown]
 
     @property
     def rows(self) -> torch.Tensor:
-        """The features of the rows that are shown: (n, D)."""
+        """Features of the shown rows: (n, D)."""
         return SelectedRows(self.features.features, self.shown)[:]
 
     @cached_property
@@ -100,7 +100,7 @@ class Run:
 
     @cached_property
     def logs(self) -> tuple[tuple[Mapping[str, Sequence[float]], ...], ...]:
-        """An objective each, and in it a trial each: column -> value an epoch, NaN where an epoch has none."""
+        """One list per objective, with one entry per trial: column -> value per epoch, NaN for an epoch without one."""
         source = str(self.result.path)
         return tuple(tuple(read_log(source, trial) for trial in each.trials) for each in self.result.objectives)
 
@@ -274,9 +274,9 @@ def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tup
     heads = [each.features.provenance.finetune for each in embeddings]
     seeds = {head.seed for head in heads if head is not None and head.seed is not None}
     if seeds:
-        notes.append(f"After training: one trial of each objective, of seed {', '.join(map(str, sorted(seeds)))}.")
+        notes.append(f"After training: one trial per objective, seed {', '.join(map(str, sorted(seeds)))}.")
     if any(drawn and len(each.shown) < len(each.features.labels) for each in embeddings):
-        notes.append("Of more samples, every class keeps its share.")
+        notes.append("Subsampled with each class in proportion.")
     heading = what
     titles: list[list[str]] = [[] for _ in embeddings]
     for facts in (layers, counts):

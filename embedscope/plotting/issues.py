@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedscope.plotting.figure import Sheet
     from embedscope.plotting.inputs import Embedding
 
-# Images beside one another in a cell: a row and its nearest copies.
+# Images side by side in a cell: a row and its nearest copies.
 _BESIDE = 3
 
 # The longer side of an image in a picture, in pixels.
@@ -201,7 +201,7 @@ def issues(
     images: str | None = None,
     seed: int = 0,
 ) -> list[Gallery]:
-    """Rows that need attention, as `score --issues` finds them: images with given and suggested label, copies side by side.
+    """Rows that need attention, as found by `score --issues`, with their images.
 
     At most `most` per input, of `kinds` such as ("label", "outlier"), the worst of each kind. Images are looked for where the
     features were extracted from, or in `images`; without any, ids are listed.
@@ -209,7 +209,7 @@ def issues(
     check_whole("most", most, low=1)
     wanted = [kinds] if isinstance(kinds, str) else list(kinds)
     if not wanted:
-        raise UsageError(f"kinds must name at least one of {', '.join(KINDS)}")
+        raise UsageError(f"`kinds=` must name at least one of {', '.join(KINDS)}")
     for name in wanted:
         check_choice("kind of issue", name, KINDS)
     return [_gallery(each, most, wanted, images, seed) for each in inputs]
@@ -224,7 +224,7 @@ def _gallery(each: Embedding, most: int, kinds: Sequence[str], images: str | Non
 
 
 def worst(rows: Sequence[Issue], most: int) -> list[Issue]:
-    """Choose at most `most` rows, an equal share of each kind, the worst of it; of a group of copies, one."""
+    """Choose at most `most` rows, an equal share of each kind, worst first, and one row per group of copies."""
     queues = {name: _distinct([each for each in rows if each.kind == name]) for name in KINDS}
     chosen: list[Issue] = []
     while len(chosen) < most and any(queues.values()):
@@ -261,7 +261,7 @@ def _images(each: Embedding, ids: Sequence[str], images: str | None) -> tuple[di
         except EmbedscopeError:  # it could be read when it was extracted from; the picture does without it
             continue
         if item is not None and not hasattr(item, "thumbnail"):
-            return {}, f"no images: {location} holds no pictures"
+            return {}, f"no images: {location} contains no pictures"
         if item is not None:
             found[name] = visible(item)
             found[name].thumbnail((_SIDE, _SIDE))
@@ -269,5 +269,5 @@ def _images(each: Embedding, ids: Sequence[str], images: str | None) -> tuple[di
 
 
 def _percent(score: float) -> str:
-    """Write a probability in per cent; nothing is 100% sure."""
+    """Format a probability as a percentage; nothing is 100% sure."""
     return ">99%" if score > 0.99 else f"{score:.0%}"

@@ -1,4 +1,4 @@
-"""How metrics move from layer to layer."""
+"""How metrics change from layer to layer."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def draw_layers(sheet: Sheet, layers: Sequence[LayerValues]) -> None:
     alike = len({tuple(each.of.features.layer for each in store) for store in stores}) == 1
     columns = stores[0] if alike else list(layers)
     starts = [0] * len(stores) if alike else [sum(map(len, stores[:place])) for place in range(len(stores))]
-    notes = ["The area of a dot grows with the number of dimensions, which is in brackets."]
+    notes = ["Dot area grows with the number of dimensions (in brackets)."]
     if any(each.ci95 for layer in layers for each in layer.metrics.values()):
         notes.append("Bars: 95% intervals over samples.")
     if any(layer.taken for layer in layers):
-        notes.append("Ring: the smallest layer that is not significantly worse than the best (95% interval of the difference).")
+        notes.append("Ring: the smallest layer not significantly worse than the best (95% interval of the difference).")
     colors = series(len(stores))
     legend = [
         Line2D([], [], marker="o", markersize=4, color=color, label=source)
@@ -109,7 +109,7 @@ def _area(width: int, narrowest: int, widest: int) -> float:
 
 @kind("Layers", takes="checkpoints", draw=draw_layers)
 def layers(inputs: Sequence[Embedding], *, metrics: str | Sequence[str] = STANDARD, seed: int = 0) -> list[LayerValues]:
-    """Every metric over the layers of a store, or of several, in their order there, and which layer to take.
+    """Metrics over the layers of one or more stores, and which layer to use.
 
     All metrics of all rows; where not all rows are shown, those with a value per sample are estimated from the rows that
     are. Intervals as `score --ci` has them; the seed is theirs.

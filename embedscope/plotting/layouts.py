@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "label", "input", "kind", "x", "y")
 
-# Of the rows of the smaller of two inputs, the share that both have to hold before one layout is aligned to the other.
+# Share of the smaller input's rows that both inputs must have for one layout to be aligned with the other.
 _SHARED = 0.5
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the rows that an input shows come to lie.
+    """Where the shown rows of an input are placed.
 
     Attributes:
         of: the input.
@@ -135,7 +135,7 @@ def _about_the_mean(embedding: Embedding) -> Array | None:
 
 
 def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
-    """Draw a panel an input, colored by class; axes have no scale worth reading."""
+    """Draw one panel per input, colored by class; the axes have no meaningful scale."""
     heading, titles, notes = described(layouts[0].title, [each.of for each in layouts], drawn=True)
     colors = sheet.palette
     shown = np.unique(np.concatenate([each.of.labels for each in layouts]))
@@ -174,11 +174,11 @@ def draw_layouts(sheet: Sheet, layouts: Sequence[Layout]) -> None:
 def check_coordinates(path: Path) -> None:
     """Raise UsageError for a suffix other than .csv."""
     if path.suffix.lower() != ".csv":
-        raise UsageError(f"coordinates are a table: '{path}' must end with .csv")
+        raise UsageError(f"coordinates are written as a table: '{path}' must end with .csv")
 
 
 def write_coordinates(path: Path, layouts: Mapping[str, Sequence[Layout]]) -> None:
-    """Write a row a sample, input and kind: id, label, input, kind, x, y. Named only when it is complete."""
+    """Write one row per sample, input and kind: id, label, input, kind, x, y. Written atomically."""
     with finished(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         write_rows(file, [COLUMNS])
         for kind, found in layouts.items():
@@ -195,7 +195,7 @@ Coordinates = dict[tuple[str, str], dict[str, tuple[float, float]]]
 def read_coordinates(path: Path) -> Coordinates:
     """Read what `write_coordinates` wrote, or a table like it: id, input, kind, x, y, in any order.
 
-    InputError for a file that cannot be read, lacks a column, names an id twice, or holds what is no finite number.
+    InputError for a file that cannot be read, lacks a column, names an id twice, or has a value that is not a finite number.
     """
     found: Coordinates = {}
     try:
@@ -203,12 +203,12 @@ def read_coordinates(path: Path) -> Coordinates:
             reader = csv.DictReader(file)
             lacking = [name for name in COLUMNS if name != "label" and name not in (reader.fieldnames or ())]
             if lacking:
-                raise InputError(f"{path} has no column {', '.join(lacking)}; coordinates have {', '.join(COLUMNS)}")
+                raise InputError(f"{path} has no column {', '.join(lacking)}; coordinates need {', '.join(COLUMNS)}")
             for line in reader:
                 name, source, kind = (unguarded(line[column] or "") for column in ("id", "input", "kind"))
                 ids = found.setdefault((source, kind), {})
                 if name in ids:
-                    raise InputError(f"{path}, line {reader.line_num}: id '{name}' is there twice")
+                    raise InputError(f"{path}, line {reader.line_num}: duplicate id '{name}'")
                 try:
                     point = float(line["x"]), float(line["y"])
                 except (TypeError, ValueError):
@@ -234,12 +234,12 @@ def given_layouts(inputs: Sequence[Embedding], coordinates: Coordinates, path: P
         points = coordinates.get((each.name, kind))
         if points is None:
             there = "; ".join(f"{its} of {name}" for name, its in coordinates) or "none"
-            raise InputError(f"{path} has no coordinates by {kind} of {each.name}; it has {there}")
+            raise InputError(f"{path} has no {kind} coordinates of {each.name}; it has {there}")
         place = {str(name): row for row, name in enumerate(each.features.ids)}
         if strangers := [name for name in points if name not in place]:
             raise InputError(
                 f"{path}: {len(strangers)} of {len(points)} ids are not labeled rows of {each.name}, such as "
-                f"'{strangers[0]}'; coordinates belong to the rows that they were made from"
+                f"'{strangers[0]}'; coordinates must be of the same rows"
             )
         order = sorted(points, key=place.__getitem__)
         shown = replace(each, shown=np.array([place[name] for name in order], dtype=np.int64))

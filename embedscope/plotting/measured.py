@@ -26,7 +26,7 @@ class Unheld:
     dtype: torch.dtype = torch.float32
 
     def __getitem__(self, rows: Any) -> Any:
-        raise UsageError("scores hold values and not features; draw the features themselves for this kind")
+        raise UsageError("scores contain values, not features; for this kind, draw the features themselves")
 
 
 def are_scores(sources: Any) -> bool:
@@ -65,7 +65,7 @@ def _silhouettes(scores: Scores) -> tuple[Array, Array, Array, Silhouettes]:
     usable = of_first is not None and of_first.name == "silhouette" and of_first.options["distance"] == "euclidean"
     if not usable or table is None or table.nearest is None or scores.labels is None or scores.ids is None:
         raise InputError(
-            f"the scores of {scores.name} hold no silhouettes of samples; measure silhouette first, or draw the "
+            f"the scores of {scores.name} contain no per-sample silhouettes; measure silhouette first, or draw the "
             "features themselves"
         )
     rows = {identifier: row for row, identifier in enumerate(scores.ids)}

@@ -1,4 +1,4 @@
-"""What the nearest neighbors say: accuracy of their vote, and how often rows are neighbors of others."""
+"""Nearest neighbors: accuracy of their vote, and how often rows are neighbors of others."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def draw_neighbors(sheet: Sheet, profiles: Sequence[NeighborProfile]) -> None:
         most=columns,
         notes=[
             *notes,
-            "Accuracy: of the vote of a sample's k nearest others. Band: from the 10th to the 90th percentile of the classes; "
+            "Accuracy: vote of the k nearest other samples. Band: from the 10th to the 90th percentile of the classes; "
             "dotted: the lowest class.",
-            f"Occurrences of a row: how many others have it among their {profiles[0].counted} nearest; dashed: the mean. "
+            f"Occurrences: how many other rows have a row among their {profiles[0].counted} nearest; dashed: the mean. "
             "Antihubs have none.",
         ],
     )
@@ -139,7 +139,7 @@ def _draw_occurrences(axes: Any, each: NeighborProfile, color: str, most: int) -
 
 @kind("Neighbors", takes="embeddings", draw=draw_neighbors)
 def neighbors(inputs: Sequence[Embedding], *, k: int = 100, distance: str = "cosine") -> list[NeighborProfile]:
-    """Accuracy of the vote of 1 to k nearest neighbors, with the spread over classes, and hubness, the skew of occurrences.
+    """Accuracy of the vote of 1 to k nearest neighbors, and hubness.
 
     Of all rows, by one search. The values are those of the metrics `knn_accuracy` and `hubness`.
     """

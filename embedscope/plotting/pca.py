@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 @kind("PCA", takes="points", draw=draw_layouts)
 def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
-    """First two principal components: linear, so distances that are seen are real, but most of them are not seen.
+    """First two principal components: a linear projection.
 
+    Rows that are far apart in the picture are far apart in the features, but not the reverse.
     One layout per input; the second direction is 0 if the embedding has a single dimension. Those after the first are rotated
     and reflected in their plane onto the first (Procrustes) where rows are the same. The seed is for the solver's start only.
     """
@@ -32,12 +33,12 @@ def pca(inputs: Sequence[Embedding], *, seed: int = 0) -> list[Layout]:
             names = f"component 1 ({100 * shares[0]:.0f}%)", f"component 2 ({100 * shares[1]:.0f}%)"
             return Layout(each, points, "PCA", names, _MADE)
         names = f"components 1, 2 ({100 * shares.sum():.0f}%)", ""
-        return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"turned onto {anchors.name} (Procrustes)")
+        return Layout(each, anchors.turned(points), "PCA", names, _MADE, f"aligned with {anchors.name} (Procrustes)")
 
     return laid_out(inputs, project, "PCA")
 
 
-_MADE = "In brackets: the share of the variance."
+_MADE = "In brackets: share of the variance."
 
 
 def components(rows: Array, count: int, seed: int) -> tuple[Array, Array]:

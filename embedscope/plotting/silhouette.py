@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Of more classes, the best and the worst are shown: half of these each.
+# With more classes, the best and the worst are shown, half of this number each.
 MOST_CLASSES = 24
 
-# The share of a panel that their names may take.
+# Share of a panel that their names may take.
 _NAMES = 0.32
 
 
@@ -52,17 +52,17 @@ class SilhouetteProfile:
 
 
 def draw_silhouettes(sheet: Sheet, profiles: Sequence[SilhouetteProfile]) -> None:
-    """Draw the classic picture: samples sorted within their class, classes by their mean, the mean of all as a line."""
+    """Draw the classic picture: samples sorted within their class, classes by their mean, and the overall mean as a line."""
     heading, titles, notes = described("Silhouette", [each.of for each in profiles], drawn=True)
     titles = [
         f"{title}\nmean {each.mean:.3f}\n{100 * each.below:.1f}% below 0" for title, each in zip(titles, profiles, strict=True)
     ]
     most = max(min(len(each.classes), MOST_CLASSES + 1) for each in profiles)
     if most > MOST_CLASSES:
-        notes.insert(0, "The best and the worst classes are shown; gray in the middle: the values of all others, sorted.")
+        notes.insert(0, "Only the best and worst classes are shown; gray in the middle: all others, sorted.")
     height = max(0.75 * sheet.width.tallest, sheet.lines(1.15 * most + 5))
     panels = sheet.arrange(
-        titles, heading=heading, height=height, names=_NAMES, notes=[*notes, "Dashed: the mean of all samples."]
+        titles, heading=heading, height=height, names=_NAMES, notes=[*notes, "Dashed: the mean over all samples."]
     )
     low = min(float(each.values.min()) for each in profiles)
     high = max(float(each.values.max()) for each in profiles)
@@ -106,7 +106,7 @@ def _draw(sheet: Sheet, axes: Any, profile: SilhouetteProfile, height: float) ->
 
 @kind("Silhouette", takes="embeddings", draw=draw_silhouettes)
 def silhouette(inputs: Sequence[Embedding], *, distance: str = "euclidean") -> list[SilhouetteProfile]:
-    """Silhouette of every sample, sorted within its class, and the classes by their means: which lie well, which among others.
+    """Silhouette of every sample, sorted within its class; classes sorted by their means.
 
     Exact, against all rows; where not all rows are shown, of those that are. UndefinedError for fewer than two classes.
     """

@@ -43,7 +43,7 @@ class Spectrum:
 
 
 def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
-    """Draw the cumulative curve with its thresholds, and the eigenvalues on two logarithmic axes, a line an input."""
+    """Draw the cumulative curve with its thresholds, and the eigenvalues on two logarithmic axes, one line per input."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -58,7 +58,7 @@ def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
         )
         for color, title, each in zip(colors, titles, spectra, strict=True)
     ]
-    notes.append("Dashed: 90, 95 and 99% of the variance; in the legend: how many components hold them.")
+    notes.append("Dashed: 90, 95 and 99% of the variance; in the legend: the number of components needed.")
     panels = sheet.arrange(
         ["cumulative share", "eigenvalues over their sum"], heading=heading, aspect=0.8, most=2, legend=legend, notes=notes
     )
@@ -86,7 +86,7 @@ def draw_spectra(sheet: Sheet, spectra: Sequence[Spectrum]) -> None:
 
 @kind("Spectrum", takes="embeddings", draw=draw_spectra)
 def spectrum(inputs: Sequence[Embedding]) -> list[Spectrum]:
-    """Cumulative explained variance, and the eigenvalues on logarithmic axes: how many dimensions the embedding uses.
+    """Cumulative explained variance, and the eigenvalues on logarithmic axes.
 
     Of all rows, centered. UndefinedError if all rows are equal. Jolliffe 2002, doi:10.1007/b98835, section 6.1.1.
     """

@@ -59,7 +59,7 @@ class Curves:
 
 
 def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
-    """Draw a panel an objective with its terms, and a panel a validation curve with the objectives; bands are the spread."""
+    """Draw one panel of terms per objective and one panel per validation curve; bands show the spread over trials."""
     objectives = _colored(name for each in curves for name in each.terms)  # as the comparison of the run has them
     parts = _colored(term for each in curves for terms in each.terms.values() for term in terms if term != "objective")
     titles, lines = [], []
@@ -81,7 +81,7 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
         aspect=0.85,
         notes=[
             f"Line: mean over {trials} trials; band: one standard deviation to either side." if trials > 1 else "One trial.",
-            "Of each objective its terms, before they are weighted, and in black the weighted sum.",
+            "Terms of each objective before weighting; black: the weighted sum.",
         ],
     )
     for axes, panel, limits in zip(panels, lines, bounded, strict=True):
@@ -124,7 +124,7 @@ def _colored(names: Iterable[str]) -> dict[str, str]:
 
 @kind("Training", takes="runs", draw=draw_curves)
 def training(inputs: Sequence[Run]) -> list[Curves]:
-    """Terms of each objective and validation curves over the epochs, with their spread over trials."""
+    """Loss terms and validation curves by epoch, with their spread over trials."""
     found = []
     for run in inputs:
         terms: dict[str, dict[str, Band]] = {}

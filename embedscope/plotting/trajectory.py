@@ -1,4 +1,4 @@
-"""How metrics move from checkpoint to checkpoint."""
+"""How metrics change from checkpoint to checkpoint."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _draw_checkpoints(sheet: Sheet, stages: Sequence[Stage]) -> None:
 def trajectory(
     inputs: Sequence[Embedding | Course], *, metrics: str | Sequence[str] = STANDARD, seed: int = 0
 ) -> list[Stage] | list[Course]:
-    """Every metric as a line over several checkpoints in the order in which they are given, or over the steps of a monitor.
+    """Metrics over checkpoints, in the order given, or over the steps of a monitor.
 
     All metrics of all rows; where not all rows are shown, those with a value per sample are estimated from the rows
     that are. Intervals as `score --ci` has them; the seed is theirs.

@@ -28,7 +28,7 @@ _WORTH_SHARING = 5000
 
 @kind("t-SNE", takes="points", draw=draw_layouts)
 def tsne(inputs: Sequence[Embedding], *, seed: int = 0, perplexity: float = 30.0) -> list[Layout]:
-    """t-SNE: keeps neighborhoods; sizes of clusters and distances between them mean nothing.
+    """t-SNE map: preserves neighborhoods, but not cluster sizes or distances.
 
     A layout an input, of its first 50 principal components, by openTSNE if that is installed, else by scikit-learn. It starts
     from the first two components; where rows are the same as those of the first input, from the layout of that, and it is
@@ -48,7 +48,7 @@ def tsne(inputs: Sequence[Embedding], *, seed: int = 0, perplexity: float = 30.0
             "t-SNE",
             ("t-SNE 1", "t-SNE 2"),
             f"{library}, perplexity {feasible:.3g}, seed {seed}.",
-            "" if anchors is None else f"started from the layout of {anchors.name} and turned onto it",
+            "" if anchors is None else f"initialized from the layout of {anchors.name} and aligned with it",
         )
 
     return laid_out(inputs, project, "t-SNE")

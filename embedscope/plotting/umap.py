@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @kind("UMAP", takes="points", draw=draw_layouts)
 def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 15) -> list[Layout]:
-    """UMAP: keeps neighborhoods and something of the larger shape; distances between clusters mean little.
+    """UMAP map: preserves neighborhoods and some of the global structure.
 
     A layout an input, of its first 50 principal components. It starts from UMAP's own spectral layout; where rows are the same
     as those of the first input, from the layout of that, and it is turned onto it in the end. A seed makes it repeatable on one
@@ -38,7 +38,7 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
         from umap import UMAP
 
         if len(rows) < 4:
-            raise UndefinedError(f"UMAP needs at least 4 rows, got {len(rows)} of {each.name}; use `kinds=pca`")
+            raise UndefinedError(f"UMAP needs at least 4 rows, got {len(rows)} in {each.name}; use `kinds=pca`")
         reduced, _ = components(rows, max(2, min(50, *rows.shape)), seed or 0)
         start: str | Array = "spectral"
         if anchors is not None:
@@ -47,14 +47,14 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
         # With a seed umap runs on one thread; saying so ourselves keeps it from warning.
         layout = UMAP(n_neighbors=nearest, init=start, random_state=seed, n_jobs=1 if seed is not None else os.cpu_count())
         points = layout.fit_transform(reduced).astype(np.float64)
-        repeatable = "no seed, not repeatable" if seed is None else f"seed {seed}"
+        repeatable = "no seed, not reproducible" if seed is None else f"seed {seed}"
         return Layout(
             each,
             points if anchors is None else anchors.turned(points),
             "UMAP",
             ("UMAP 1", "UMAP 2"),
             f"umap-learn {importlib.metadata.version('umap-learn')}, {nearest} neighbors, {repeatable}.",
-            "" if anchors is None else f"started from the layout of {anchors.name} and turned onto it",
+            "" if anchors is None else f"initialized from the layout of {anchors.name} and aligned with it",
         )
 
     return laid_out(inputs, project, "UMAP")

@@ -389,7 +389,7 @@ def test_metrics_of_finetune_and_plot_are_chosen(make_store, blobs, tmp_path, ca
     before = json.loads(capsys.readouterr().out)["before"]
     assert list(before) == ["gini", "rankme", "knn_accuracy", "macro_f1", "accuracy"]
     assert run("plot", store, "-o", tmp_path / "a.png", "-k", "pca", "-m", "gini") == 2
-    assert "--metric is for a page (.html) and for the kind trajectory" in capsys.readouterr().err
+    assert "--metric applies to a page (.html) and to the kind trajectory" in capsys.readouterr().err
 
 
 def test_a_note_of_many_embeddings_is_printed_once(make_store, blobs, capsys):

@@ -74,7 +74,7 @@ def test_unlabeled_rows_still_have_issues(bare, tmp_path, capsys):
     assert run("score", bare, "--issues", tmp_path / "i.csv", "--json") == 0
     printed = capsys.readouterr()
     assert [row["id"] for row in rows_of(tmp_path / "i.csv")] == ["row3", "row7"]
-    assert "label: not computed: needs two classes of at least 5 rows each, and there is none" in printed.err
+    assert "label: not computed: needs two classes of at least 5 rows each, but there is none" in printed.err
     assert "no row has a label: metrics are not computed" in printed.err
     (result,) = json.loads(printed.out)["results"]
     assert (result["metrics"], result["samples"], result["issues"]["duplicate"]) == ({}, 40, 2)

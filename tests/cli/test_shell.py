@@ -220,7 +220,7 @@ def test_every_argument_that_a_message_names_has_a_flag():
 
 def test_flags_reach_who_typed_the_command(hostile, tmp_path, capsys):
     assert run("plot", hostile, "-o", tmp_path / "a.png", "--images", tmp_path) == 2
-    told = "embedscope: --images is for a page (.html) and for the kind issues, and neither is drawn\n"
+    told = "embedscope: --images applies to a page (.html) and to the kind issues, and neither is drawn\n"
     assert capsys.readouterr().err == told
     Talk().say("pass `on_error='skip'`")
     assert capsys.readouterr().err == "pass --on-error skip\n"

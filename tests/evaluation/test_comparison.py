@@ -91,14 +91,14 @@ def test_common_rows_are_compared_where_ids_overlap():
     assert found.cka == pytest.approx(expected.cka, abs=1e-12)
     assert found.differences[0].value == pytest.approx(expected.differences[0].value, abs=1e-12)
     assert found.differences[0].ci95 == pytest.approx(expected.differences[0].ci95, abs=1e-9)
-    assert found.differences[0].note == "on the 120 rows that both have"
+    assert found.differences[0].note == "on the 120 rows in both"
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda ids, labels: ([f"other {each}" for each in ids], labels), "no id is in both"),
-        (lambda ids, labels: (ids, np.r_[labels[:3] + 1, labels[3:]]), "3 of 120 common ids have another label"),
+        (lambda ids, labels: ([f"other {each}" for each in ids], labels), "they have no ids in common"),
+        (lambda ids, labels: (ids, np.r_[labels[:3] + 1, labels[3:]]), "3 of 120 common ids have a different label"),
         (lambda ids, labels: ([*ids[:30], *(f"new {each}" for each in ids[30:])], labels), "only 30 ids of 4 classes are in"),
     ],
 )
@@ -144,7 +144,7 @@ def test_few_common_rows_will_do_if_they_are_half(common, sound):
 def test_row_numbers_of_different_lengths_are_not_ids():
     first, second, labels = drawn(120, 0)
     found = compared((first, labels), (second[:100], labels[:100]))
-    assert found.reason == "ids are row numbers, of 120 and 100 rows"
+    assert found.reason == "ids are row numbers, and they have 120 and 100 rows"
 
 
 def test_intervals_of_classes_hold_together():
@@ -209,7 +209,7 @@ def test_json_is_plain():
 
 
 def test_one_embedding_is_not_compared():
-    with pytest.raises(UsageError, match="`compare=True` needs two embeddings or more, got 1"):
+    with pytest.raises(UsageError, match="`compare=True` needs at least two embeddings, got 1"):
         score(*drawn(60, 0)[1:], compare=True)
 
 
@@ -242,7 +242,7 @@ def test_command(make_store, capsys):
     assert "120 rows, matched by id" in said
     assert said.count("*") == 1 + sum(line.rstrip().endswith("*") for line in said.splitlines())
     assert main(["score", stores[0], "--compare"]) == 2
-    assert "--compare needs two embeddings or more, got 1" in capsys.readouterr().err
+    assert "--compare needs at least two embeddings, got 1" in capsys.readouterr().err
 
 
 def test_embeddings_without_a_common_class_are_said_to_have_none():
@@ -250,4 +250,4 @@ def test_embeddings_without_a_common_class_are_said_to_have_none():
     names = np.array(["cat", "dog", "owl", "fox"])
     found = score({"one": (features, names[labels]), "other": (features, names[labels + 2])}, metrics="gini", compare=True)
     assert found.comparisons[0].classes == ()
-    assert "no class is in both embeddings" in found.comparisons[0].notes
+    assert "the embeddings have no class in common" in found.comparisons[0].notes

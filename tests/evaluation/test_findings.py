@@ -43,7 +43,7 @@ def test_two_confused_classes_are_named_with_their_share():
     found = only(findings(features, labels))
     assert found.id == "confused_classes"
     assert found.text == (
-        "Classes 5 and 2 run into each other: 9 of 30 samples of 5 lie nearer to 2 (30% [17, 48])"  # Wilson, by hand
+        "Classes 5 and 2 overlap: 9 of 30 samples of 5 lie nearer to 2 (30% [17, 48])"  # Wilson, by hand
     )
     assert found.evidence["ci95"] == pytest.approx([0.1667, 0.4788], abs=1e-4)
 
@@ -245,4 +245,4 @@ def test_a_shift_that_no_linear_classifier_sees_is_said_to_be_one_of_the_permuta
     one, other = generator.normal(size=(200, 4)), 3 * generator.normal(size=(200, 4))
     scores = score(one, labels, metrics="gini", against=other)
     assert scores.shifts[0].auc_ci95[0] <= 0.5
-    assert "a permutation test says so (MMD p = " in only(scores[0].findings).text
+    assert "a permutation test detects it (MMD p = " in only(scores[0].findings).text

@@ -210,7 +210,7 @@ def test_small_classes_are_left_out(digits):
     y[:3] = 77
     found = find_issues(x, y)
     assert np.isnan(found.wrong[:3]).all()
-    assert "label: 1 class has fewer than 5 rows, whose labels are not checked" in found.notes
+    assert "label: 1 class has fewer than 5 rows; those labels are not checked" in found.notes
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_contradictions_are_refused(files, tmp_path):
     document = json.loads(paths[0].read_text())
     document["results"][1]["metrics"]["gini"]["value"] = 0.5
     (tmp_path / "other.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"a.json and .*other.json both hold late \(.*\) and differ in gini; leave one out"):
+    with pytest.raises(InputError, match=r"a.json and .*other.json both contain late \(.*\) but differ in gini; leave one out"):
         merge([paths[0], tmp_path / "other.json"])
 
 
@@ -172,8 +172,8 @@ def test_a_folder_stands_for_the_results_in_it(files, tmp_path, blobs, capsys):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "has no results to merge; give embedscope.score/1 (of score) and embedscope.finetune/1"),
-        (("x.json",), "has no results to merge; give embedscope.score/1 (of score) and embedscope.finetune/1"),
+        ((), "has no results to merge; give embedscope.score/1 (from score) and embedscope.finetune/1"),
+        (("x.json",), "has no results to merge; give embedscope.score/1 (from score) and embedscope.finetune/1"),
         (("a b.h5",), "but 1 feature store; score first: embedscope score 'x/a b.h5' --json > scores.json"),
         (tuple("abcd"), "but 4 feature stores; score first: embedscope score x/a.h5 x/b.h5 x/c.h5 ... --json > scores.json"),
     ],
@@ -190,7 +190,7 @@ def test_a_folder_without_results_says_what_to_type(tmp_path, monkeypatch, capsy
 def test_a_store_is_not_results(tmp_path, capsys):
     (tmp_path / "a.h5").touch()
     assert run("merge", tmp_path / "a.h5") == 1
-    assert f"holds features, not results; score first: embedscope score {tmp_path}/a.h5 --json > scores.json" in (
+    assert f"contains features, not results; score first: embedscope score {tmp_path}/a.h5 --json > scores.json" in (
         capsys.readouterr().err
     )
 
@@ -198,13 +198,13 @@ def test_a_store_is_not_results(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"is not JSON, as embedscope score prints \(it is empty\)"),
+        ("", r"is not JSON as printed by embedscope score \(it is empty\)"),
         ("{", "is not JSON"),
-        ("[1]", "has no schema; can be merged:"),
-        ('{"schema": "embedscope.score/2"}', r"has the schema 'embedscope.score/2'; can be merged: embedscope.score/1"),
+        ("[1]", "has no schema; expected"),
+        ('{"schema": "embedscope.score/2"}', r"has the schema 'embedscope.score/2'; expected embedscope.score/1"),
         ('{"schema": "embedscope.score/1"}', "results"),
         ('{"schema": "embedscope.score/1", "results": [{"name": 3}]}', "name"),
-        ('{"schema": "embedscope.score/1", "results": NaN}', "NaN is not a number of JSON"),
+        ('{"schema": "embedscope.score/1", "results": NaN}', "NaN is not a JSON number"),
         ('{"schema": "embedscope.score/1", "results": []}', "nothing to merge"),
     ],
 )

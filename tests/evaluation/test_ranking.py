@@ -56,13 +56,11 @@ def test_all_smaller_layers_may_be_worse(layers):
     features, labels = layers
     ranking = score({name: features[name] for name in ("embedding", "head")}, labels, metrics="silhouette", ci=True).ranked()
     assert ranking.take == 0
-    assert (
-        ranking.reason == "take embedding (8 dimensions): the best silhouette, and all smaller layers are significantly worse"
-    )
+    assert ranking.reason == "use embedding (8 dimensions): the best silhouette, and all smaller layers are significantly worse"
 
 
 def test_without_intervals_the_best_is_taken(layers):
-    assert "it has no intervals" in score(*layers, metrics="silhouette").ranked().reason
+    assert "without intervals" in score(*layers, metrics="silhouette").ranked().reason
 
 
 def test_undefined_layers_come_last(layers):
@@ -71,12 +69,12 @@ def test_undefined_layers_come_last(layers):
     assert {each.name for each in ranking.layers} == {"flat", *features}
     undefined = score(features, np.zeros(200, dtype=int), metrics="silhouette", ci=True).ranked()
     assert undefined.take is None
-    assert undefined.reason == "take none: silhouette is undefined in all layers"
+    assert undefined.reason == "no choice: silhouette is undefined in all layers"
 
 
 def test_what_cannot_be_ranked(layers):
     table = score(*layers, metrics=["explained_variance", "silhouette"], ci=True)
-    with pytest.raises(UsageError, match="cannot be ranked by explained_variance, for which neither direction is better"):
+    with pytest.raises(UsageError, match="cannot be ranked by explained_variance, which has no better direction"):
         table.ranked()
     with pytest.raises(UsageError, match="no measured metric 'gini'"):
         table.ranked("gini")
@@ -94,12 +92,12 @@ def test_command(layers, make_store, capsys):
     assert [line.split()[0] for line in out.splitlines() if line.strip()][2:5] == [
         each["name"] for each in found["layers"]["order"]
     ]
-    assert "take embedding (8 dimensions): the smallest whose silhouette is not significantly worse" in out
+    assert "use embedding (8 dimensions): the smallest whose silhouette is not significantly worse" in out
     assert main(["score", stores[0], "--layers", "-m", "explained-variance"]) == 2
     assert "layers cannot be ranked by explained" in capsys.readouterr().err
 
 
 def test_layers_are_ranked_by_the_first_metric_of_a_set(layers):
     assert check_ranked(["retrieval"]) == check_ranked(["map_at_r"]) == "higher"
-    with pytest.raises(UsageError, match="neither direction is better"):
+    with pytest.raises(UsageError, match="which has no better direction"):
         check_ranked(["collapse"])

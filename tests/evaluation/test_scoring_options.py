@@ -29,7 +29,7 @@ def test_sample_estimates_the_mean_against_all_rows(store):
         low, high = found[name].ci95
         assert low < exact[name].value < high
         assert 0 < high - low < 0.2
-        assert found[name].note.startswith("estimated from 200 of 900 samples, drawn class by class, against all rows")
+        assert found[name].note.startswith("estimated from a stratified sample of 200 of 900 rows, against all rows")
     assert found["gini"].value == exact["gini"].value
     assert found["gini"].ci95 is None
 
@@ -82,7 +82,7 @@ def test_no_interval_for_what_would_be_read_again_and_again(store, monkeypatch):
     found = score([store], ci=True, metrics=["silhouette", "gini"])[0].metrics
     assert found["gini"].ci95 is not None  # one more pass over the rows
     assert found["silhouette"].ci95 is None
-    assert found["silhouette"].note == "no interval: the features do not fit in memory; a sample of them gives one"
+    assert found["silhouette"].note == "no interval: the features do not fit in memory; measure a sample to get one"
 
 
 def test_memory_too_small():
@@ -140,11 +140,11 @@ def test_metric_asked_for_twice_has_two_columns(store, tmp_path):
     [
         (["--samples", "x.csv", "-m", "gini"], 2, "--samples needs a metric with a value per sample"),
         (["--samples", "/proc/none/s.csv"], 1, "cannot write /proc/none/s.csv"),
-        (["-m", "silhouette(distance=['a'])"], 2, "option distance of silhouette must be a number, a text"),
+        (["-m", "silhouette(distance=['a'])"], 2, "option distance of silhouette must be a number, a string"),
         (["-m", "soft_silhouette(tau_s=0.1"], 2, "has an unclosed bracket"),
         (["--json", "--format", "csv"], 2, "--json and --format csv exclude each other"),
         (["--device", "cpu:7"], 2, "no device 'cpu:7'"),
-        (["--sample", "2"], 2, "a sample of 2 rows is smaller than the 3 classes"),
+        (["--sample", "2"], 2, "a sample of 2 rows is too small for 3 classes"),
         (["--memory", "lots"], 2, "cannot read the size 'lots'; use a form such as 500MB or 4GB"),
     ],
 )
@@ -208,7 +208,7 @@ def test_undefined_value_misses_every_threshold(make_store, blobs):
         ("silhouette", "cannot read the threshold 'silhouette'"),
         ("silhouette=high", "cannot read the threshold 'silhouette=high'"),
         ("gini=nan", "cannot read the threshold 'gini=nan'"),
-        ("rankme=3", "is on a metric that is not measured; measured are gini"),
+        ("rankme=3", "is on a metric that is not measured; measured: gini"),
     ],
 )
 def test_threshold_that_cannot_be(text, message):

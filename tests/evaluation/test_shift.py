@@ -120,7 +120,7 @@ def test_classes_of_one_side_only():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.zeros((40, 4)), "has 5 dimensions and features 4; a shift compares the same layer"),
+        (np.zeros((40, 4)), "has 5 dimensions and features 4; a shift needs the same layer of both"),
         (np.zeros((10, 5)), "features has 10 rows; a shift needs at least 20"),
         (np.full((30, 5), np.nan), "features"),
     ],

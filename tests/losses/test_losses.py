@@ -410,7 +410,7 @@ def test_class_kl_is_the_metric(options, digits):
 
 @pytest.mark.parametrize("name", ["gini", "class_kl"])
 def test_signed_features_need_an_activation(name, batch):
-    with pytest.raises(UndefinedError, match="activation='none' needs features that are not negative"):
+    with pytest.raises(UndefinedError, match="activation='none' needs nonnegative features"):
         make(name, activation="none")(*batch)
 
 

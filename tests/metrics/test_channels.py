@@ -105,7 +105,7 @@ def test_class_kl_of_dead_channels_is_undefined(activation):
 
 
 def test_raw_activations_may_not_be_negative(sample):
-    with pytest.raises(UndefinedError, match="needs features that are not negative"):
+    with pytest.raises(UndefinedError, match="needs nonnegative features"):
         gini(*sample, activation="none")
 
 

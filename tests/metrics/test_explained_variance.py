@@ -49,7 +49,7 @@ def test_equal_rows_are_undefined():
 
 def test_features_beyond_squaring_are_undefined():
     features = torch.randn(9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e200
-    with pytest.raises(UndefinedError, match="too large for their squares"):
+    with pytest.raises(UndefinedError, match="features are too large: their squares overflow"):
         explained_variance(features)
 
 

@@ -192,7 +192,7 @@ def test_two_nn_of_a_plane_in_many_dimensions():
 def test_two_nn_leaves_duplicates_out_and_counts_them():
     features, labels = data(rows=60)
     found = load("two_nn")(torch.cat([features, features[:4]]), torch.cat([labels, labels[:4]]))
-    assert found.note == "8 rows that have a duplicate are left out"
+    assert found.note == "8 rows with duplicates are left out"
     with pytest.raises(UndefinedError, match="have no duplicate"):
         load("two_nn")(features[:1].expand(9, -1), labels[:9])
     with pytest.raises(UndefinedError, match="at least three rows"):

@@ -118,7 +118,7 @@ def test_undefined_with_its_reason(sample):
         load("nc3")(features, labels, logits=logits.relu())
     with pytest.raises(UndefinedError, match="constant"):
         load("nc3")(features, labels, logits=torch.zeros_like(logits))
-    with pytest.raises(UndefinedError, match="too few for their dimensions"):
+    with pytest.raises(UndefinedError, match="too few for the number of dimensions"):
         load("nc3")(features[:6], labels[:6], logits=logits[:6])
     with pytest.raises(UndefinedError, match="all class means are equal"):
         load("nc3")(torch.full_like(features, 0.1), labels, logits=logits)

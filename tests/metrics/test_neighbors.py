@@ -107,7 +107,7 @@ def test_hubness_equals_scipy(sample, k):
 
 
 def test_hubness_of_equal_counts_is_undefined():
-    with pytest.raises(UndefinedError, match="the 4 nearest of equally many"):
+    with pytest.raises(UndefinedError, match="the 4 nearest neighbors of equally many"):
         hubness(torch.randn(5, 2), torch.zeros(5), k=10)
 
 

@@ -49,7 +49,7 @@ def test_a_metric_of_a_set_with_other_options_is_measured_beside_it():
 
 
 def test_a_set_takes_no_options():
-    with pytest.raises(UsageError, match="the set of metrics all takes no options"):
+    with pytest.raises(UsageError, match="the metric set all takes no options"):
         expanded("all(k=3)")
 
 

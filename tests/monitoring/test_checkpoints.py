@@ -114,7 +114,7 @@ def test_a_broken_checkpoint_is_skipped_and_the_others_are_kept(folder, capsys, 
     assert [each["name"] for each in found["results"]] == ["ckpt-9", "ckpt-10"]
     assert list(found["failed"]) == [broken]
     skipped, last = captured.err.splitlines()
-    assert skipped.startswith(f"warning: {broken} is skipped: ")
+    assert skipped.startswith(f"warning: skipping {broken}: ")
     assert last == f"embedscope: 1 of 3 checkpoints could not be measured: {broken}"
     assert [point.step for point in read_points(table)] == [9, 10]
     shutil.copy(SAMPLE / "early.safetensors", folder / f"{broken}.safetensors")
@@ -199,5 +199,5 @@ def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="is given twice"):
         in_order([path, path])
     Path(path).unlink()
-    with pytest.raises(InputError, match="has no checkpoint: no file ends with"):
+    with pytest.raises(InputError, match="has no checkpoint: no file name ends with"):
         in_order([str(tmp_path)])

@@ -311,10 +311,10 @@ def test_options_are_refused_before_the_training(images, options, message):
     ("probe", "error", "message"),
     [
         ("nowhere/", InputError, "no such data"),
-        ((str(DIGITS), 5), UsageError, "a sample of 5 rows is smaller than the 10 classes"),
+        ((str(DIGITS), 5), UsageError, "a sample of 5 rows is too small for 10 classes"),
         (iter([]), InputError, "the probe has no row"),
         (3, UsageError, "a probe is"),
-        (([1], 2), UsageError, "a number of rows is for data that know their labels"),
+        (([1], 2), UsageError, "a number of rows needs labeled data"),
     ],
     ids=["missing", "too few", "empty", "number", "no labels"],
 )

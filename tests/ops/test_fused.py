@@ -66,7 +66,7 @@ def failing(own, found):
 )
 def test_a_wrong_kernel_is_not_used_and_said_once(change, reason, monkeypatch):
     kernel(monkeypatch, change)
-    with pytest.warns(RuntimeWarning, match=f"the fused kernel is not used on cpu, plain torch is: {reason}"):
+    with pytest.warns(RuntimeWarning, match=f"using plain torch instead of the fused kernel on cpu: {reason}"):
         assert not fused.checked(CPU)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -35,7 +35,7 @@ def test_stratified_sample_is_seeded():
 
 
 def test_sample_smaller_than_the_classes():
-    with pytest.raises(UsageError, match="a sample of 3 rows is smaller than the 4 classes"):
+    with pytest.raises(UsageError, match="a sample of 3 rows is too small for 4 classes"):
         stratified_sample(labels_of(2, 2, 2, 2), 3, 0)
 
 

@@ -67,5 +67,5 @@ def test_no_place_at_all_is_one_error(container, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(caches.tempfile, "mkdtemp", refused)
-    with pytest.raises(OutputError, match=r"no directory for temporary files can be written .*TMPDIR"):
+    with pytest.raises(OutputError, match=r"no writable temporary directory .*TMPDIR"):
         caches.provide_caches()

@@ -69,7 +69,7 @@ def test_what_cannot_be_drawn(path, options, error, message):
 
 def test_files_of_measurements_are_drawn_on_their_own(path, make_store, blobs):
     store = make_store(*blobs)
-    with pytest.raises(UsageError, match=r"store\.h5 is not a file of measurements, and others are"):
+    with pytest.raises(UsageError, match=r"store\.h5 is not a file of measurements, but other inputs are"):
         plot([str(path), str(store)])
 
 

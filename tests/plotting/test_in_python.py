@@ -70,18 +70,18 @@ def test_scores_of_many_samples_are_thinned(arrays):
 def test_scores_are_drawn_as_silhouettes_by_default_and_hold_no_features(arrays):
     found = score(*arrays, metrics=["silhouette"])
     assert len(drawn(plot(found))[0]) == 1
-    with pytest.raises(UsageError, match="scores hold values and not features; draw the features"):
+    with pytest.raises(UsageError, match="scores contain values, not features; for this kind, draw the features"):
         plot(found, kind="pca")
 
 
 @pytest.mark.parametrize("metrics", ["gini", "silhouette(distance='cosine')", ["soft_silhouette", "silhouette"]])
 def test_scores_without_silhouettes_are_refused(arrays, metrics):
-    with pytest.raises(InputError, match="the scores of features hold no silhouettes of samples; measure silhouette first"):
+    with pytest.raises(InputError, match="the scores of features contain no per-sample silhouettes; measure silhouette first"):
         plot(score(*arrays, metrics=metrics))
 
 
 def test_scores_take_no_split(arrays):
-    with pytest.raises(UsageError, match="the rows of scores are already chosen"):
+    with pytest.raises(UsageError, match="the rows of a file of scores are fixed"):
         plot(score(*arrays), split="test")
 
 
@@ -103,12 +103,12 @@ def test_a_string_is_one_kind_and_one_layer(arrays, make_store, blobs):
 
 
 def test_kind_and_kinds_exclude_each_other(arrays):
-    with pytest.raises(UsageError, match="`kind=` and `kinds=` mean the same"):
+    with pytest.raises(UsageError, match="`kind=` and `kinds=` are the same option"):
         plot(arrays, kind="pca", kinds=["pca"])
 
 
 def test_a_form_needs_a_folder(arrays):
-    with pytest.raises(UsageError, match="`form=svg` applies to pictures in a folder; name one with `output=`"):
+    with pytest.raises(UsageError, match="`form=svg` sets the format of pictures in a folder; choose a folder with `output=`"):
         plot(arrays, kind="pca", form="svg")
 
 
@@ -120,7 +120,7 @@ def test_metrics_of_the_trajectory(arrays):
 
 
 def test_metrics_that_nothing_draws_are_refused(arrays):
-    with pytest.raises(UsageError, match=r"`metrics=` is for a page \(\.html\) and for the kind trajectory"):
+    with pytest.raises(UsageError, match=r"`metrics=` applies to a page \(\.html\) and to the kind trajectory"):
         plot(arrays, kind="pca", metrics="gini")
 
 

@@ -231,7 +231,7 @@ def test_default_kinds_that_are_undefined_are_left_out_and_said(make_store, blob
     store = str(make_store(blobs[0], np.zeros(90, dtype=int)))
     drawn = plot([store], tmp_path / "out", say=said.append)
     assert {path.stem for path in drawn} == {"tsne", "gini", "spectrum"}
-    assert said == [f"{kind} is left out: needs at least 2 classes, got 1" for kind in ("silhouette", "classes")]
+    assert said == [f"skipping {kind}: needs at least 2 classes, got 1" for kind in ("silhouette", "classes")]
     with pytest.raises(UndefinedError, match="needs at least 2 classes, got 1"):
         plot([store], tmp_path / "a.png", kinds=["silhouette"])
 
@@ -240,7 +240,7 @@ def test_default_kinds_that_are_undefined_are_left_out_and_said(make_store, blob
     ("kind", "message"),
     [
         ("training", "training needs a run directory, which embedscope finetune writes; none was given"),
-        ("trajectory", "trajectory needs two or more checkpoints, in order; got one"),
+        ("trajectory", "trajectory needs two or more checkpoints, in order; only one was given"),
     ],
 )
 def test_kind_that_does_not_suit(make_store, blobs, tmp_path, kind, message):

@@ -95,7 +95,7 @@ def test_same_rows_in_another_order_stay_where_they_were(kind, embed):
     before, after = (np.array([each.points[each.of.labels == c].mean(axis=0) for c in range(6)]) for each in (first, second))
     apart = np.linalg.norm(before[:, None] - after[None], axis=2)
     assert (apart.argmin(axis=1) == np.arange(6)).sum() >= 4
-    assert second.aligned.endswith(("the layout of one and turned onto it", "turned onto one (Procrustes)"))
+    assert second.aligned.endswith(("the layout of one and aligned with it", "aligned with one (Procrustes)"))
     assert not first.aligned
 
 
@@ -115,7 +115,7 @@ def test_start_takes_rows_that_are_not_shared_with_it(blobs, embed):
 
 
 def test_umap_of_three_rows(embed):
-    with pytest.raises(UndefinedError, match="UMAP needs at least 4 rows, got 3 of one"):
+    with pytest.raises(UndefinedError, match="UMAP needs at least 4 rows, got 3 in one"):
         project("umap", embed(np.eye(3), [0, 0, 1]))
 
 
@@ -148,13 +148,13 @@ def test_part_of_the_rows_given_back_is_said(make_store, blobs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,x,y\n", "has no column input, kind; coordinates have id, label, input, kind, x, y"),
+        ("id,x,y\n", "has no column input, kind; coordinates need id, label, input, kind, x, y"),
         ("id,input,kind,x,y\nrow0,store,pca,1,nan\n", "line 2: x and y must be finite numbers, got 1, nan"),
         ("id,input,kind,x,y\nrow0,store,pca,1\n", "line 2: x and y must be finite numbers, got 1, None"),
-        ("id,input,kind,x,y\n" + 2 * "row0,store,pca,1,2\n", "line 3: id 'row0' is there twice"),
-        ("id,input,kind,x,y\nrow0,other,pca,1,2\n", "no coordinates by pca of store; it has pca of other"),
+        ("id,input,kind,x,y\n" + 2 * "row0,store,pca,1,2\n", "line 3: duplicate id 'row0'"),
+        ("id,input,kind,x,y\nrow0,other,pca,1,2\n", "no pca coordinates of store; it has pca of other"),
         ("id,input,kind,x,y\nrow0,store,pca,1,2\nx,store,pca,1,2\n", "1 of 2 ids are not labeled rows of store, such as 'x'"),
-        ("id,input,kind,x,y\n", "no coordinates by pca of store; it has none"),
+        ("id,input,kind,x,y\n", "no pca coordinates of store; it has none"),
     ],
 )
 def test_coordinates_that_cannot_be_used(make_store, blobs, tmp_path, text, message):

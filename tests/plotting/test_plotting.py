@@ -20,7 +20,7 @@ def test_picture_in_every_format(make_store, blobs, tmp_path, suffix):
     assert path.read_bytes().startswith(magic)
     if suffix == ".svg":
         text = path.read_text()
-        for word in ("PCA of embedding, 90 samples", "again", "again: turned onto store (Procrustes)."):
+        for word in ("PCA of embedding, 90 samples", "again", "again: aligned with store (Procrustes)."):
             assert word in text
     assert not (tmp_path / f"a{suffix}.partial").exists()
 
@@ -64,7 +64,7 @@ def test_run_directory_is_drawn_before_and_after(make_store, blobs, tmp_path):
     finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epochs=1)
     [path] = plot([str(tmp_path / "run")], tmp_path / "run.svg", kinds=["pca"])
     text = path.read_text()
-    for title in (">before<", ">after ce<", ">after ce + 0.5*silhouette<", "one trial of each objective, of seed 0"):
+    for title in (">before<", ">after ce<", ">after ce + 0.5*silhouette<", "one trial per objective, seed 0"):
         assert title in text
 
 
@@ -133,7 +133,7 @@ def test_the_first_input_that_varies_is_the_one_that_others_are_turned_onto(make
     equal = f"equal={make_store(np.ones_like(rows), labels, name='e.h5')}"
     store = str(make_store(*blobs))
     plot([equal, store, f"again={store}"], tmp_path / "a.svg", kinds=["pca"])
-    assert "again: turned onto store (Procrustes)" in (tmp_path / "a.svg").read_text()
+    assert "again: aligned with store (Procrustes)" in (tmp_path / "a.svg").read_text()
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
@@ -147,7 +147,7 @@ def test_a_folder_drawn_again_holds_what_was_asked_for(make_store, blobs, tmp_pa
     assert {path.stem for path in out.iterdir()} == {"pca", "pca-2", "gini", "tsne", "mine", "silhouette", "spectrum"}
     plot([store], out, kinds=["pca"], form="png", overwrite=True, say=said.append)
     assert {path.stem for path in out.iterdir()} == {"pca", "tsne", "mine", "silhouette"}
-    assert {text.removesuffix(", which was drawn before") for text in said} >= {f"removed {out / f'gini.{form}'}"}
+    assert {text.removesuffix(", drawn by an earlier run") for text in said} >= {f"removed {out / f'gini.{form}'}"}
 
 
 def test_a_class_has_one_color_in_every_split(make_store, blobs, tmp_path):

@@ -113,5 +113,5 @@ def test_kinds_and_numbers_are_checked(flawed, embed):
 
 
 def test_images_of_kinds_that_show_none(make_store, blobs, tmp_path):
-    with pytest.raises(UsageError, match=r"`images=` is for a page .* and for the kind issues"):
+    with pytest.raises(UsageError, match=r"`images=` applies to a page .* and to the kind issues"):
         plot([str(make_store(*blobs))], tmp_path / "a.png", kinds=["pca"], images=tmp_path)

@@ -139,7 +139,7 @@ def write(
 
     Args:
         path: of the page.
-        views: in the order in which they are to be compared; the first is "before".
+        views: in the order of comparison; the first is "before".
         runs: of finetune, whose objectives and training curves are shown too.
         metrics: what the table of scores shows, as in `evaluation.evaluate`; figures measure what they need besides.
         command: what was typed, for the provenance.

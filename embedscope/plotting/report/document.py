@@ -28,7 +28,7 @@ def page(title: str, data: Mapping[str, Any], plotly: str) -> str:
     own = {name: _asset(f"{name}.js") for name in ("reading", "figures", "sections", "rows", "courses", "page")}
     for script in (plotly, *own.values()):
         if re.search(r"</script|<!--", script, re.IGNORECASE):
-            raise ValueError("a script that holds </script or <!-- cannot stand in a page as it is")
+            raise ValueError("a script that contains </script or <!-- cannot be embedded in a page")
     parts = {
         "policy": _policy([plotly, *own.values()]),
         "title": html.escape(printable(title)),

@@ -123,7 +123,7 @@ def _codes_of(features: FeatureSet, class_names: Sequence[str]) -> Array:
 
 
 def silhouettes(found: Scores) -> Array | None:
-    """Take the silhouette of every sample that is shown, (n,), or None where it is undefined."""
+    """Take the silhouette of every sample that is shown, (n,), or None if undefined."""
     return None if found.table is None else found.table.values.get("silhouette")
 
 

@@ -1,8 +1,7 @@
-"""Small pictures of the samples, where the images that the features were made from are still at hand.
+"""Thumbnails of the samples, if the images that the features were extracted from are still available.
 
-Where to look is said by whoever makes the page, or else by the features, which may come from a stranger. So unless it is named,
-only local files are opened, below one folder and after a look at how many they are, and only data whose fingerprint is the
-recorded one are shown.
+The location is given by whoever makes the page, or else by the features, which may come from a stranger. Unless it is given,
+only local files are opened, below one folder and after counting them, and only data with the recorded fingerprint are shown.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def make_thumbnails(
             item = None
         if item is not None:
             if not hasattr(item, "thumbnail"):
-                return None, f"no images: {location} holds no pictures"
+                return None, f"no images: {location} contains no pictures"
             pictures[place] = _encoded(item)
             size += len(pictures[place])
         if len(pictures) >= MOST or size >= MOST_BYTES:
@@ -105,14 +104,14 @@ def _recorded(features: FeatureSet) -> tuple[str, Callable[[str], Any]]:
     recorded = features.provenance.data
     location = recorded.spec if recorded else None  # None in a run on arrays made elsewhere
     if recorded is None or not location:
-        raise InputError("the features do not say which data they are from")
+        raise InputError("the features do not record their data set")
     try:
         path, source = _local(location)
         _check_bounded(path)
     except (UnicodeError, ValueError, OSError) as error:
         raise InputError(f"{location} cannot be searched ({error})") from error
     if source not in _LOCAL:
-        raise InputError(f"{location} is opened only if it is named as where the images are")
+        raise InputError(f"{location} is opened only if it is given as the location of the images")
     dataset = open_dataset(location)
     if dataset.fingerprint != recorded.fingerprint:
         raise InputError(f"{location} has changed since the features were extracted from it")
@@ -137,7 +136,7 @@ def _check_bounded(path: Path) -> None:
     """
     path = path.resolve()
     if path == Path(path.anchor) or any(path.is_relative_to(place) for place in _OF_THE_SYSTEM):
-        raise InputError(f"{path} is a place of the system")
+        raise InputError(f"{path} is a system directory")
     if not path.is_dir() and (not path.is_file() or path.stat().st_size > MOST_FILE_BYTES):
         raise InputError(f"{path} is not a file of at most {MOST_FILE_BYTES / 2**30:.0f} GiB")
     folders = [path] if path.is_dir() else []
@@ -147,14 +146,14 @@ def _check_bounded(path: Path) -> None:
             for entry in found:
                 entries += 1
                 if entries > MOST_ENTRIES:
-                    raise InputError(f"{path} holds more than {MOST_ENTRIES:,} files and folders")
+                    raise InputError(f"{path} contains more than {MOST_ENTRIES:,} files and folders")
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(Path(entry.path))
                 elif entry.is_dir():
-                    raise InputError(f"{path} holds a link to another folder, {entry.name}")
+                    raise InputError(f"{path} contains a link to another folder, {entry.name}")
                 elif not entry.is_file() or entry.stat().st_size > MOST_FILE_BYTES:
                     raise InputError(
-                        f"{path} holds {entry.name}, which is not a file of at most {MOST_FILE_BYTES / 2**30:.0f} GiB"
+                        f"{path} contains {entry.name}, which is not a file of at most {MOST_FILE_BYTES / 2**30:.0f} GiB"
                     )
 
 
@@ -173,7 +172,7 @@ def _images_of(dataset: Dataset) -> Callable[[str], Any]:
 
 
 def _read(path: Path, root: Path | None = None) -> Image | None:
-    """Decode an image file; None for what is no file below the root, or larger than images are."""
+    """Decode an image file; None for anything that is not a file below the root, or larger than images are."""
     try:
         path = path.resolve()
         if (root is not None and not path.is_relative_to(root)) or not path.is_file() or path.stat().st_size > MOST_IMAGE_BYTES:

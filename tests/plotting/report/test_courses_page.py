@@ -89,9 +89,9 @@ def test_the_policy_holds_every_script(file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"kinds": "trajectory"}, UsageError, "a page shows what suits its inputs without being asked"),
+        ({"kinds": "trajectory"}, UsageError, "a page includes every other applicable view by default"),
         ({"kinds": "tsne"}, InputError, "tsne needs features, and a file of measurements has none"),
-        ({"images": "."}, UsageError, "`images=` is of samples, and a file of measurements has none"),
+        ({"images": "."}, UsageError, "`images=` needs samples, and a file of measurements has none"),
         ({"metrics": "class_kl"}, InputError, "no metric in these files 'class_kl'"),
         ({"coordinates": "a.csv"}, UsageError, "`coordinates=` is of kinds with coordinates"),
     ],

@@ -234,7 +234,7 @@ def test_without_plotly(make_store, blobs, tmp_path, monkeypatch):
 
 
 def test_a_script_that_would_end_its_element_is_refused():
-    with pytest.raises(ValueError, match="cannot stand in a page"):
+    with pytest.raises(ValueError, match="cannot be embedded in a page"):
         document.page("", {}, "'</SCRIPT>'")
 
 
@@ -246,7 +246,7 @@ def test_what_is_not_compared_is_said_with_the_reason(two, blobs, tmp_path, monk
     other = features(rows, labels, "abc", name="other", ids=[f"else{row}" for row in range(len(labels))])
     report.write(tmp_path / "apart.html", [view(one), view(other)])
     data = carried(tmp_path / "apart.html")
-    assert (data["comparisons"], data["apart"]) == ([], [[1, "no id is in both"]])
+    assert (data["comparisons"], data["apart"]) == ([], [[1, "they have no ids in common"]])
     monkeypatch.setattr(report, "MOST_ROWS", len(labels) - 1)
     report.write(tmp_path / "large.html", [view(one), view(one)])
     data = carried(tmp_path / "large.html")
@@ -279,9 +279,9 @@ def test_fifty_thousand_points_stay_small(tmp_path, monkeypatch):
     [
         (
             {"kinds": ["pca", "silhouette"]},
-            "a page shows what suits its inputs without being asked, so leave out `kinds=silhouette`",
+            "a page includes every other applicable view by default; leave out `kinds=silhouette`",
         ),
-        ({"width": "slide"}, "`width=slide` is for pictures"),
+        ({"width": "slide"}, "`width=slide` applies to pictures"),
     ],
 )
 def test_options_that_a_page_does_not_have(make_store, blobs, tmp_path, options, message):
@@ -317,9 +317,9 @@ def test_a_page_of_given_coordinates_shows_their_rows(make_store, blobs, tmp_pat
     [
         (
             {"kinds": ["silhouette"], "coordinates": "a.csv"},
-            "`coordinates=` applies to kinds with coordinates, and none is chosen",
+            "`coordinates=` applies to kinds with coordinates, and none is drawn",
         ),
-        ({"form": "svg"}, "`form=svg` applies to pictures in a folder; a.png says its own"),
+        ({"form": "svg"}, "`form=svg` sets the format of pictures in a folder; a.png already sets its format"),
     ],
 )
 def test_options_that_would_do_nothing(make_store, blobs, tmp_path, options, message):

@@ -76,7 +76,7 @@ def test_an_image_that_is_gone_is_left_out(photos):
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
-        ("", "the features do not say which data they are from"),
+        ("", "the features do not record their data set"),
         ("gone/photos", "gone/photos is not on this machine"),
         ("hf:somebody/photos", "hf:somebody/photos is not on this machine"),
         ("torchvision:CIFAR10(root='gone')", "is not on this machine"),
@@ -102,7 +102,7 @@ def test_data_without_pictures(tmp_path):
     data = open_dataset(str(table))
     pictures, text = make_thumbnails(features(table, data.fingerprint, data.ids), np.arange(2), [])
     assert pictures is None
-    assert "holds no pictures" in text
+    assert "contains no pictures" in text
 
 
 # ---- where to look
@@ -140,7 +140,7 @@ def test_places_of_the_system_are_not_searched(location, monkeypatch):
     monkeypatch.setattr(thumbnails, "open_dataset", lambda location: pytest.fail(f"{location} was opened"))
     pictures, text = make_thumbnails(features(location, "", ["a"]), np.arange(1), [])
     assert pictures is None
-    assert "is a place of the system" in text
+    assert "is a system directory" in text
 
 
 def test_only_so_many_entries_are_looked_at(photos, monkeypatch):
@@ -148,14 +148,14 @@ def test_only_so_many_entries_are_looked_at(photos, monkeypatch):
     monkeypatch.setattr(thumbnails, "MOST_ENTRIES", 7)
     pictures, text = make_thumbnails(found, np.arange(6), [])
     assert pictures is None
-    assert text == f"no images: {photos} holds more than 7 files and folders"
+    assert text == f"no images: {photos} contains more than 7 files and folders"
     assert make_thumbnails(found, np.arange(6), [], str(photos))[0]
 
 
 def test_a_link_to_another_folder_is_not_followed(photos):
     found, _ = opened(photos)
     (photos / "c").symlink_to("/")
-    assert "holds a link to another folder, c" in make_thumbnails(found, np.arange(6), [])[1]
+    assert "contains a link to another folder, c" in make_thumbnails(found, np.arange(6), [])[1]
 
 
 def test_a_large_file_is_not_read(tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_sources_that_are_more_than_files_have_to_be_named(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     (photos.parent / "CIFAR10").mkdir()
     found = features("torchvision:CIFAR10(root='.')", "", ["0"])
-    assert "is opened only if it is named" in make_thumbnails(found, np.arange(1), [])[1]
+    assert "is opened only if it is given" in make_thumbnails(found, np.arange(1), [])[1]
 
 
 @pytest.mark.parametrize("data", [None, DataOrigin(), DataOrigin(spec="a\0b"), DataOrigin(spec="x" * 5000)])
