@@ -93,7 +93,7 @@ def test_the_policy_holds_every_script(file, tmp_path):
         ({"kinds": "tsne"}, InputError, "tsne needs features, and a file of measurements has none"),
         ({"images": "."}, UsageError, "`images=` needs samples, and a file of measurements has none"),
         ({"metrics": "class_kl"}, InputError, "no metric in these files 'class_kl'"),
-        ({"coordinates": "a.csv"}, UsageError, "`coordinates=` is of kinds with coordinates"),
+        ({"coordinates": "a.csv"}, UsageError, "`coordinates=` applies to kinds with coordinates"),
     ],
     ids=str,
 )
