@@ -60,7 +60,7 @@ def test_the_nearest_name_may_be_that_of_a_set():
 
 def test_a_threshold_on_a_metric_of_a_set():
     assert parse_threshold("cdnv=0.3", ["neural_collapse"]) == ("cdnv", 0.3)
-    with pytest.raises(UsageError, match="not measured; measured are nc1, nc2, nc3, nc4, cdnv"):
+    with pytest.raises(UsageError, match="not measured; measured: nc1, nc2, nc3, nc4, cdnv"):
         parse_threshold("gini=0.3", ["neural_collapse"])
 
 
