@@ -66,7 +66,7 @@ def test_the_verdict_is_about_the_primary_metric_and_its_interval_says_the_same(
     assert found[2] == "other metrics have a 95% interval each and no verdict"
     assert found[3] == (
         "the intervals cover training noise only, on one split and these 25 test rows; those of macro_f1 hold for all "
-        "2 objectives at once; `splits=10` covers the split too"
+        "2 objectives at once; `splits=10` also covers the choice of split"
     )
     assert len(found) == 4
     assert differences(run) == {
@@ -100,13 +100,16 @@ def test_fewer_than_five_trials_are_described_and_never_called(count):
     assert large.needed == 5
     assert small.needed is None or small.needed > 5
     found = conclusions(run)
-    assert f" over {count} trials, too few for a verdict; a difference of this size would take 5 trials (power 0.8)" in found[1]
+    assert (
+        f" over {count} trials, too few for a verdict; detecting a difference of this size would take 5 trials (power 0.8)"
+        in found[1]
+    )
     assert found[-1] == "a verdict requires at least 5 trials: pass `trials=5`"
 
 
 def test_one_trial_shows_no_spread():
     (sentence,) = conclusions(made_up({"ce": {"macro_f1": [0.5]}, "a": {"macro_f1": [0.9]}}))
-    assert "one trial shows no spread" in sentence
+    assert "a single trial has no spread" in sentence
 
 
 def test_the_same_in_all_trials_is_not_a_finding():
@@ -174,7 +177,7 @@ def test_splits_are_drawn_anew_with_all_trials(features, tmp_path):
     befores = [trial["before"]["silhouette"] for trial in document["objectives"][0]["trials"]]
     assert befores[0] == befores[1] != befores[2] == befores[3]
     assert result.before["silhouette"] == pytest.approx(np.mean(befores))
-    assert result.data.held_out == "25% of every class, redrawn for each of 2 splits"
+    assert result.data.held_out == "25% of each class, redrawn for each of 2 splits"
 
 
 def test_an_interrupted_run_of_several_splits_resumes_also_with_more(features, tmp_path):
@@ -206,7 +209,7 @@ def test_rows_are_resampled_on_one_split(features, tmp_path):
 
 def test_splits_of_given_test_rows_are_refused(features, make_store, blobs, tmp_path):
     given = read_features(str(make_store(*blobs, name="given.h5", split=["train", "train", "test"] * 30)))
-    with pytest.raises(UsageError, match=r"given\.h5 has a split 'test', which alone is held out; leave out `splits=`"):
+    with pytest.raises(UsageError, match=r"given\.h5 has a split 'test', which is the only one held out; omit `splits=`"):
         finetune(given, tmp_path / "run", splits=2)
     with pytest.raises(UsageError, match=r"several splits draw their test rows, and those of .*store.h5 are given"):
         finetune(features, tmp_path / "run", splits=2, test=features)

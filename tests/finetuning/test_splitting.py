@@ -69,9 +69,9 @@ def test_a_lonely_row_stays_in_training(make_store):
 @pytest.mark.parametrize(
     ("labels", "split", "message"),
     [
-        ([0] * 6, None, "the rows to train on have 1 class, a comparison"),
-        ([0, 1, 0, 1], ["test"] * 4, "have 0 classes, a comparison needs at least 2; all rows are of its split 'test'"),
-        ([0, 1, 0, 1, 0, 1], ["train"] * 4 + ["test", "train"], "the rows held out have 1 class, a comparison"),
+        ([0] * 6, None, "the rows to train on have 1 class; a comparison"),
+        ([0, 1, 0, 1], ["test"] * 4, "have 0 classes; a comparison needs at least 2; all rows are of its split 'test'"),
+        ([0, 1, 0, 1, 0, 1], ["train"] * 4 + ["test", "train"], "the rows held out have 1 class; a comparison"),
         ([0, 1, 0, 1, 2, 0], ["train"] * 4 + ["test"] * 2, "1 class is held out and never trained on: 2"),
         ([0, 1, 0, 1, 0, 1, 2], ["train"] * 4 + ["test"] * 2 + ["val"], "1 class is validated on and never trained on: 2"),
     ],
@@ -104,7 +104,7 @@ def test_test_rows_of_the_features_are_never_trained_on(make_store, blobs):
 def test_classes_that_are_left_out(make_store, blobs, features):
     path = make_store(*blobs, name="other.h5", class_names=["0", "1", "strange"])
     other = read_features(str(path))
-    with pytest.raises(InputError, match="1 class not in the features to train on: strange; name what they are with"):
+    with pytest.raises(InputError, match="1 class not in the features to train on: strange; map them with"):
         with_classes_of(other, features)
     assert np.bincount(with_classes_of(other, features, {"strange": ""}).labels).tolist() == [30, 30]
     with pytest.raises(InputError, match="the label map drops every class"):
@@ -129,8 +129,8 @@ def test_label_map(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,c\n", "line 1: 3 columns; it takes two"),
-        ("a,b\na,c\n", "line 2: the class a is named twice"),
+        ("a,b,c\n", "line 1: 3 columns; expected two"),
+        ("a,b\na,c\n", "line 2: the class a is listed twice"),
         ("a\n", "line 1: 1 columns"),
     ],
 )

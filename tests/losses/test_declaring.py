@@ -93,9 +93,7 @@ def test_a_function_that_gives_a_class_of_torch_is_refused():
     """Wrapping it would change it for everybody."""
     before = nn.TripletMarginLoss.forward
     made = loss(reference="doi:none")(lambda num_classes, dim: nn.TripletMarginLoss())
-    with pytest.raises(
-        TypeError, match=r"TripletMarginLoss.forward takes \(anchor, positive, negative\); that of a loss takes"
-    ):
+    with pytest.raises(TypeError, match=r"TripletMarginLoss.forward takes \(anchor, positive, negative\); a loss takes"):
         made(3, 4)
     assert nn.TripletMarginLoss.forward is before
 
@@ -104,7 +102,7 @@ def test_a_function_that_gives_no_module_is_refused():
     def forgetful(num_classes, dim):
         pass
 
-    with pytest.raises(TypeError, match="the loss forgetful gave NoneType, and not a torch"):
+    with pytest.raises(TypeError, match="the loss forgetful returned NoneType, expected a torch"):
         loss(reference="doi:none")(forgetful)(3, 4)
 
 

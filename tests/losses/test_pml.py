@@ -55,13 +55,13 @@ def test_memory_around_another_loss(features):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pml", "pml needs the name of a loss"),
+        ("pml", "pml needs the name of a pytorch-metric-learning loss"),
         ("pml.TripletMarginLos", "no loss of pytorch-metric-learning 'TripletMarginLos'; did you mean 'TripletMarginLoss'?"),
         ("plm.TripletMarginLoss", "no loss 'plm'; did you mean 'pml'?"),
         ("ce.TripletMarginLoss", "no loss 'ce.TripletMarginLoss': ce is a single loss"),
         ("pml.TripletMarginLoss(margn=1)", "no option of pml.TripletMarginLoss 'margn'; did you mean 'margin'?"),
         ("pml.TripletMarginLoss(0.2)", "need a name, as in pml.TripletMarginLoss(option=0.2)"),
-        ("pml.TripletMarginLoss(margin='wide')", "pml.TripletMarginLoss cannot be used so"),
+        ("pml.TripletMarginLoss(margin='wide')", "pml.TripletMarginLoss cannot be used this way"),
         ("pml.TripletMarginLoss(distance='Cosine')", "no distance of pytorch-metric-learning 'Cosine'"),
         ("pml.TripletMarginLoss(distance='LpDistance(q=1)')", "no option of LpDistance 'q'"),
         ("pml.TripletMarginLoss(reducer='MeanReducr')", "did you mean 'MeanReducer'?"),

@@ -128,18 +128,18 @@ def no_values(file, folder):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (filtered, "/features/emb has the HDF5 filter 6; gzip, lzf, shuffle and fletcher32 are read"),
+        (filtered, "/features/emb has the HDF5 filter 6; supported are gzip, lzf, shuffle and fletcher32; rewrite it"),
         (no_values, "/labels has no values"),
-        (external_storage, "/features/emb lies in other files, which are not read"),
-        (virtual, "/features/emb lies in other files, which are not read"),
+        (external_storage, "/features/emb is stored in external files, which are not read"),
+        (virtual, "/features/emb is stored in external files, which are not read"),
         (external_link, "/features/emb is a link, which is not followed"),
-        (external_group, "/features is a link to another place"),
-        (external_digests, "/digests is a link to another place"),
-        (soft_link, "/ids is a link to another place"),
-        (declared_columns, "/features/emb declares 40 x 10,000,000,000 values, more than the 0 bytes"),
+        (external_group, "/features is a link, which is not"),
+        (external_digests, "/digests is a link, which is not"),
+        (soft_link, "/ids is a link, which is not"),
+        (declared_columns, "/features/emb declares 40 x 10,000,000,000 values, more than its 0 bytes"),
         (declared_labels, "/labels declares 1,000,000,000,000 values"),
         (declared_names, "/class_names declares 2,000,000,000 values"),
-        (fixed_names, "/class_names declares 4 values, more than the 0 bytes"),
+        (fixed_names, "/class_names declares 4 values, more than its 0 bytes"),
         (chunk_bomb, "/features/emb has chunks of 134,217,728 bytes"),
         (long_name, "/class_names has a text of 1,048,577 bytes; at most 1,048,576 are read"),
         (long_name_in_chunks, "/class_names has a text of 1,048,577 bytes"),
@@ -182,7 +182,7 @@ def test_groups_that_hold_each_other(by_hand):
     def edit(file, folder):
         file["features/again"] = file["features"]
 
-    with pytest.raises(InputError, match="/features holds itself"):
+    with pytest.raises(InputError, match="/features contains itself"):
         read_features(str(by_hand(edit)))
 
 
@@ -205,7 +205,7 @@ def test_texts_that_hdf5_would_read_without_end(by_hand):
     assert index == 0
     data[place + 8 : place + 16] = bytes(8)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"is damaged: the texts at byte [\d,]+ cannot be read"):
+    with pytest.raises(InputError, match=r"is damaged: the strings at byte [\d,]+ cannot be read"):
         read_features(str(path))
 
 
