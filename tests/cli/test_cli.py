@@ -76,7 +76,7 @@ def test_from_checkpoints_to_pictures(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "after ce + 0.5*silhouette" in captured.out
     chosen = "chosen by 122 (10% of each class of the rest, drawn with seed 1)"
-    held_out = "measured on 582 held-out ones (the split 'test' of the features)"
+    held_out = "evaluated on 582 held-out rows (the split 'test' of the features)"
     assert f"trained on 1,093 rows, {chosen}, {held_out}" in captured.err
     assert run("plot", run_dir, "-k", "pca", "-o", tmp_path / "run.png") == 0
     assert (tmp_path / "run.png").stat().st_size > 10_000
@@ -144,7 +144,7 @@ def test_list(command, names, capsys):
 def test_model_without_a_checkpoint_is_warned_about(tmp_path, capsys):
     np.savez(tmp_path / "a.npz", X=np.zeros((6, 1, 8, 8), np.float32), y=[0, 1] * 3)
     assert run("extract", f"{SAMPLE / 'network.py'}:DigitNet", tmp_path / "a.npz", "-o", tmp_path / "a.h5", "-q") == 0
-    assert capsys.readouterr().err.rstrip().endswith("DigitNet keeps its initial weights")
+    assert capsys.readouterr().err.startswith("warning: no --checkpoint: using the initial weights of")
 
 
 def extracted(tmp_path, *options):
@@ -242,7 +242,7 @@ def test_env(capsys, monkeypatch):
 
 BAD = [
     ("score nowhere.h5", 1, "no such file: nowhere.h5"),
-    ("score {text}", 1, "text.h5 is not an HDF5 file"),
+    ("score {text}", 1, "text.h5 is not an HDF5 feature store"),
     ("score {unfinished}", 1, "is unfinished (0 of 90 rows); finish it with: embedscope extract"),
     ("score {nan}", 1, "1 of 90 rows hold NaN or infinite values: rows 7 (row7)"),
     ("score {lengths}", 1, "X has 90 rows, but y has shape (89,)"),
@@ -267,18 +267,18 @@ BAD = [
         2,
         "--batch-size must be a positive integer or auto, got '0'",
     ),
-    ("extract {net}:DigitNet {digits}", 2, "no output is named; pass -o FEATURES.h5, or --list-layers"),
+    ("extract {net}:DigitNet {digits}", 2, "no output given; pass -o FEATURES.h5, or --list-layers"),
     ("extract {net}:DigitNet {digits} -o {new} --pool max", 2, "no pooling 'max'"),
     ("extract {net}:DigitNet {digits} -o {new} --size 0x3", 2, "cannot read the size '0x3'"),
     ("extract {net}:DigitNet {digits} -o {new} --mean x", 2, "cannot read the mean 'x'"),
     ("extract {net}:DigitNet {digits} -o {new} --on-error ignore", 2, "no on-error 'ignore'"),
     ("extract {net}:DigitNet {digits} -o {new} --weights ema --checkpoint {late}", 2, "has no ema weights"),
-    ("extract {net}:DigitNet {store} -o {new}", 1, "is not data that embedscope knows"),
+    ("extract {net}:DigitNet {store} -o {new}", 1, "is not a recognized data set"),
     ("extract timm:resnet_18 {digits} -o {new}", 2, "did you mean 'resnet18'?"),
     ("extract {late} {digits} -o {new}", 2, "is not a model by itself; give the model and the file as its weights"),
     ("inspect nowhere.h5", 1, "no such file: nowhere.h5"),
-    ("inspect {text}", 1, "text.h5 is not an HDF5 file"),
-    ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class, a comparison needs"),
+    ("inspect {text}", 1, "text.h5 is not an HDF5 feature store"),
+    ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class; a comparison needs"),
     ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
     ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
     ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': cannot parse this"),

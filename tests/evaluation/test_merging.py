@@ -218,8 +218,8 @@ def test_other_files_are_refused(tmp_path, text, message):
     ("arguments", "code", "message"),
     [
         (["-o", "t.txt"], 2, "must end with .csv, .parquet, .md, .json, .yaml, .yml"),
-        (["-o", "t.csv", "--format", "hf"], 2, "exclude each other"),
-        (["--dataset", "x"], 2, "--dataset is for --format hf"),
+        (["-o", "t.csv", "--format", "hf"], 2, "are mutually exclusive"),
+        (["--dataset", "x"], 2, "--dataset requires --format hf"),
         (["missing.json"], 1, "no such file"),
         (["-o", "there.csv"], 1, "pass --overwrite"),
     ],

@@ -211,12 +211,12 @@ def test_output_writes_a_store_with_the_same_rows(net, images, tmp_path):
 
 
 def test_a_loader_without_rows_is_refused(net):
-    with pytest.raises(InputError, match="the loader gave no batch with a row in it"):
+    with pytest.raises(InputError, match="the loader gave no batch with rows; an it"):
         extract(net, iter([]))
 
 
 def test_batches_without_labels_are_refused(net, images):
-    with pytest.raises(UsageError, match=r"a loader must yield \(inputs, labels\).*it gave Tensor"):
+    with pytest.raises(UsageError, match=r"a loader must yield \(inputs, labels\).*it yielded Tensor"):
         extract(net, [images[0]])
 
 
@@ -231,12 +231,12 @@ def test_labels_of_another_length_are_refused(net, images):
 
 
 def test_inputs_that_forward_does_not_take_are_refused(net, images):
-    with pytest.raises(UsageError, match="Net takes x, and the batches have a, b"):
+    with pytest.raises(UsageError, match="Net takes x, but the batches have a, b"):
         extract(net, [{"a": images[0], "b": images[0], "label": images[1]}])
 
 
 def test_an_option_of_data_sets_is_refused(net, images):
-    with pytest.raises(UsageError, match="`workers=` is for an encoder and a data set"):
+    with pytest.raises(UsageError, match="`workers=` applies to an encoder and a data set"):
         extract(net, [images], workers=2)
 
 

@@ -179,12 +179,12 @@ def test_unfinished_run_is_neither_resumed_nor_replaced_in_silence(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": ["2"]}, "another layers"),
-        ({"layers": ["0:flatten", "2"]}, "another layers"),
-        ({"dtype": "float16"}, "another run .dtype.: float32, now float16"),
-        ({"amp": True}, "another run .autocast.: None, now bfloat16"),
+        ({"layers": ["2"]}, "different layers"),
+        ({"layers": ["0:flatten", "2"]}, "different layers"),
+        ({"dtype": "float16"}, "different run .dtype.: float32, now float16"),
+        ({"amp": True}, "different run .autocast.: None, now bfloat16"),
         ({"limit": 30}, "started with 61 rows, and now there are 30"),
-        ({"seed": 3}, "another run .seed.: 0, now 3"),
+        ({"seed": 3}, "different run .seed.: 0, now 3"),
     ],
 )
 def test_run_is_not_resumed_with_other_settings(tmp_path, changes, message):
@@ -197,8 +197,8 @@ def test_run_is_not_resumed_with_other_settings(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda given: replace(given, fingerprint="g"), "another data .fingerprint.: f, now g"),
-        (lambda given: replace(given, labels=given.labels[::-1].copy()), "another data .labels."),
+        (lambda given: replace(given, fingerprint="g"), "different data .fingerprint.: f, now g"),
+        (lambda given: replace(given, labels=given.labels[::-1].copy()), "different data .labels."),
     ],
 )
 def test_run_is_not_resumed_with_other_data(tmp_path, other, message):
@@ -211,7 +211,7 @@ def test_run_is_not_resumed_with_other_weights(tmp_path):
     interrupted(tmp_path)
     given = net()
     nn.init.zeros_(given.module[2].weight)
-    with pytest.raises(OutputError, match="another model"):
+    with pytest.raises(OutputError, match="different model"):
         extract(given, data(), tmp_path / "a.h5", resume=True, **LAYERS)
 
 
@@ -225,7 +225,7 @@ def test_resuming_what_is_finished_does_nothing(tmp_path, whole):
 
 
 def test_resuming_what_is_finished_with_another_model(tmp_path, whole):
-    with pytest.raises(OutputError, match=r"was made with another model .spec.: net, now other"):
+    with pytest.raises(OutputError, match=r"was made with different model .spec.: net, now other"):
         extract(replace(net(), spec="other"), data(), whole, resume=True, **LAYERS)
 
 
@@ -264,7 +264,11 @@ def test_killed_while_it_finishes(tmp_path, monkeypatch, broken, step):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"layers": ["2"]}, "another layers"), ({"dtype": "float16"}, "another run"), ({"logits": True}, "another run .logits.")],
+    [
+        ({"layers": ["2"]}, "different layers"),
+        ({"dtype": "float16"}, "different run"),
+        ({"logits": True}, "different run .logits."),
+    ],
 )
 def test_resuming_what_is_finished_with_other_settings(tmp_path, whole, changes, message):
     with pytest.raises(OutputError, match=message):

@@ -211,7 +211,7 @@ def test_splits_of_given_test_rows_are_refused(features, make_store, blobs, tmp_
     given = read_features(str(make_store(*blobs, name="given.h5", split=["train", "train", "test"] * 30)))
     with pytest.raises(UsageError, match=r"given\.h5 has a split 'test', which is the only one held out; omit `splits=`"):
         finetune(given, tmp_path / "run", splits=2)
-    with pytest.raises(UsageError, match=r"several splits draw their test rows, and those of .*store.h5 are given"):
+    with pytest.raises(UsageError, match=r"several splits draw their own test rows, but .*store.h5 is given"):
         finetune(features, tmp_path / "run", splits=2, test=features)
 
 

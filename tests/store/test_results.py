@@ -167,8 +167,8 @@ def test_any_json_anywhere_is_read_or_refused_in_a_sentence(tmp_path_factory, da
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"splits": 3}, "the trials of an objective cannot be divided among 3 splits"),
-        ({"before_by_split": []}, "a trial of another split than the 1 that were measured before"),
+        ({"splits": 3}, "the trials of an objective do not divide evenly into 3 splits"),
+        ({"before_by_split": []}, "a trial of a split beyond the 1 with measurements before"),
     ],
 )
 def test_splits_that_do_not_fit_the_trials(folder, change, message):
