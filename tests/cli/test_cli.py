@@ -292,7 +292,7 @@ BAD = [
     ("finetune {store} -o {new} --sample-weights equity", 2, "no weighting of samples 'equity'"),
     ("finetune {store} -o {new} --test nowhere.h5", 1, "no such file: nowhere.h5"),
     ("finetune {store} -o {new} --test {store} --label-map nowhere.csv", 1, "cannot read nowhere.csv: No such file"),
-    ("finetune {store} -o {new} --label-map {text}", 1, "line 1: 1 columns; it takes two"),
+    ("finetune {store} -o {new} --label-map {text}", 1, "line 1: 1 columns; expected two"),
     ("finetune {store} -o {new} --memory lots", 2, "cannot read the size 'lots'"),
     ("extract {net}:DigitNet {digits} -o {new} --head nowhere", 1, "no such file: nowhere"),
     ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head written by finetune"),

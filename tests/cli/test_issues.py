@@ -85,7 +85,7 @@ def test_unlabeled_rows_still_have_issues(bare, tmp_path, capsys):
 @pytest.mark.parametrize("options", [["-m", "silhouette"], ["--fail-under", "silhouette=0.1"]])
 def test_metrics_of_unlabeled_rows_are_refused_before_the_work(bare, tmp_path, capsys, options):
     assert run("score", bare, "--issues", tmp_path / "i.csv", *options) == 1
-    assert "none of them has a label" in capsys.readouterr().err
+    assert "none of them labeled" in capsys.readouterr().err
     assert not (tmp_path / "i.csv").exists()
 
 

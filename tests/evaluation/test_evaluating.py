@@ -105,7 +105,7 @@ def test_anchors_are_the_samples_of_the_table(sample):
     assert found.table.ids.tolist() == [f"row{row}" for row in anchors]
     expected = silhouette_samples(*sample)[anchors]
     np.testing.assert_allclose(found.table.values["silhouette"], expected, atol=1e-12)
-    assert "estimated from 9 of 60 samples" in found.metrics["silhouette"].note
+    assert "estimated from a stratified sample of 9 of 60 rows" in found.metrics["silhouette"].note
 
 
 def test_anchors_that_miss_a_class_estimate_nothing(sample):

@@ -91,4 +91,4 @@ def test_the_list_groups_metrics_by_set(capsys):
     others = listed.pop("Other metrics:")
     assert listed == {f"Set {name}:": members(name) for name in SETS if name != "standard"}
     assert {*others, *(member for name in SETS for member in SETS[name])} == set(plugins.names("metrics"))
-    assert last == f"-m takes a metric, a set, or {ALL} for every metric.\n"
+    assert last == f"-m takes a metric, a set, or '{ALL}' for every metric.\n"

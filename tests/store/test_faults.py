@@ -117,7 +117,7 @@ def test_write_that_is_lost_does_not_get_the_name(tmp_path, monkeypatch, small_b
     with monkeypatch.context() as patched:
         patched.setattr(h5py.File, "close", close)
         with pytest.raises(
-            OutputError, match=r"was removed, because it cannot be read back .* rows 16 to 23 of /features/x are not"
+            OutputError, match=r"was removed because it does not read back as written.* rows 16 to 23 of /features/x do not"
         ):
             filled(tmp_path / "a.h5", ROWS)
     assert list(tmp_path.iterdir()) == []
@@ -178,7 +178,7 @@ def test_store_without_digests_cannot_be_verified(make_store):
     with h5py.File(path, "r+") as file:
         del file["digests"]
     assert read_features(str(path)).features[:].sum() == 6
-    with pytest.raises(InputError, match="can be read to its end, but has no digests to compare with"):
+    with pytest.raises(InputError, match="can be read completely but has no digests to verify"):
         verify(path)
 
 
