@@ -143,7 +143,7 @@ def test_no_rows(tmp_path):
 
 
 def test_column_of_another_type(tmp_path):
-    with pytest.raises(InputError, match="the column label contains .* instead of texts"):
+    with pytest.raises(InputError, match=r"the column label contains .* instead of texts"):
         open_dataset(save(tmp_path / "a", {"text": ["x"], "label": [1]}) + "(text='label')")
 
 

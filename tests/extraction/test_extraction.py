@@ -183,7 +183,7 @@ def test_model_that_fails_in_its_own_way(dataset, tmp_path, error):
 
 
 def test_store_may_not_be_called_npz(encoder, dataset, tmp_path):
-    with pytest.raises(UsageError, match=r"a store is HDF5: call it .*a\.h5"):
+    with pytest.raises(UsageError, match=r"a store is HDF5; name it .*a\.h5"):
         extract(encoder, dataset, tmp_path / "a.npz")
 
 

@@ -92,7 +92,7 @@ def test_pooling_that_the_shape_does_not_allow(pooling, shape, message):
 
 
 def test_empty_activations():
-    with pytest.raises(InputError, match="which holds nothing"):
+    with pytest.raises(InputError, match="which is empty"):
         plan("x", "auto", (0, 4), channels_last=True)
 
 

@@ -114,7 +114,7 @@ def test_signal_to_one_process_stops_all_and_one_process_goes_on(folder, alone):
     processes[1].send_signal(signal.SIGTERM)
     found = end(processes)
     assert [code for code, _, _ in found] == [130, 130], found
-    assert sum(stderr.count("go on with: embedscope extract") for _, _, stderr in found) == 1
+    assert sum(stderr.count("resume with: embedscope extract") for _, _, stderr in found) == 1
     with h5py.File(partial) as file:
         assert 0 < file["rows/done"][()] < 98
     resume = [*command(folder, output, "--on-error", "skip", wait=0.05), "--resume"]

@@ -225,7 +225,7 @@ def test_resuming_what_is_finished_does_nothing(tmp_path, whole):
 
 
 def test_resuming_what_is_finished_with_another_model(tmp_path, whole):
-    with pytest.raises(OutputError, match=r"was made with different model .spec.: net, now other"):
+    with pytest.raises(OutputError, match=r"was made with a different model .spec.: net, now other"):
         extract(replace(net(), spec="other"), data(), whole, resume=True, **LAYERS)
 
 
@@ -462,7 +462,7 @@ def test_model_that_reads_other_numbers_is_not_resumed(tmp_path):
     with pytest.raises(RuntimeError):
         extract(given, data(stop_at=58, action=fail), tmp_path / "a.h5", resume=True, **options)
     given.module.scale = 1.01
-    with pytest.raises(OutputError, match=r"started with other numbers: output of row\d comes out differently now"):
+    with pytest.raises(OutputError, match=r"does not match the current results: output of row\d is different now"):
         extract(given, data(), tmp_path / "a.h5", resume=True, **options)
     assert read_unfinished(tmp_path / "a.h5").done >= 40
 
@@ -474,7 +474,7 @@ def test_source_that_changed_is_named(tmp_path, monkeypatch):
     try:
         interrupted(tmp_path)
         (tmp_path / "helper_of_a_model.py").write_text("K = 2\n")
-        with pytest.raises(OutputError, match=r"made with another source file .*helper_of_a_model.py"):
+        with pytest.raises(OutputError, match=r"made with a different source file .*helper_of_a_model.py"):
             extract(net(), data(), tmp_path / "a.h5", resume=True, **LAYERS)
     finally:
         del sys.modules["helper_of_a_model"]

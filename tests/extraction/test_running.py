@@ -76,9 +76,9 @@ def test_batches_are_halved_when_memory_runs_out(tmp_path, error):
     extract(encoder(module), data(), tmp_path / "a.h5", layers=["inner.0"], batch_size=16, say=said.append)
     assert set(module.sizes[2:]) == {2}
     assert said == [
-        "memory ran out with 16 rows in a forward pass; going on with 8",
-        "memory ran out with 8 rows in a forward pass; going on with 4",
-        "memory ran out with 4 rows in a forward pass; going on with 2",
+        "out of memory with 16 rows per forward pass; continuing with 8",
+        "out of memory with 8 rows per forward pass; continuing with 4",
+        "out of memory with 4 rows per forward pass; continuing with 2",
     ]
     extract(encoder(), data(), tmp_path / "b.h5", layers=["0"])
     torch.testing.assert_close(features(tmp_path / "a.h5"), features(tmp_path / "b.h5"), atol=1e-6, rtol=0)
@@ -175,7 +175,7 @@ def test_logits(tmp_path):
 
 
 def test_logits_of_a_model_without(tmp_path):
-    with pytest.raises(UsageError, match=r"net has no logits: it gives \(4, 5, 5\) for a sample"):
+    with pytest.raises(UsageError, match=r"net has no logits: it gives \(4, 5, 5\) per sample"):
         extract(encoder(nn.Conv2d(1, 4, 1)), data(shape=(1, 5, 5)), tmp_path / "a.h5", layers=["output"], logits=True)
 
 
@@ -315,7 +315,7 @@ def test_killed_worker_is_one_line(tmp_path):
             return super().__getitem__(index)
 
     given = replace(data(), inputs=Kills(20))
-    with pytest.raises(InputError, match="a process that read inputs was killed"):
+    with pytest.raises(InputError, match="a data-loading process was killed, probably out of memory"):
         extract(encoder(), given, tmp_path / "a.h5", batch_size=2, workers=1)
 
 
@@ -444,7 +444,7 @@ def test_masked_tokens(tmp_path):
     expected = torch.stack([module.table.weight[[ord(letter) for letter in word]].mean(0) for word in Words.words])
     for name in ("a", "b"):
         torch.testing.assert_close(features(tmp_path / f"{name}.h5"), expected.detach(), atol=1e-6, rtol=0)
-    with pytest.raises(InputError, match="gives 12 values per row here and gave 4"):
+    with pytest.raises(InputError, match="gives 12 values per row here, but gave 4"):
         extract(given, texts, tmp_path / "c.h5", batch_size=2, layers=["table:flatten"])
 
 

@@ -54,5 +54,5 @@ def test_a_row_changes_alike_in_any_batch_and_otherwise_in_each_epoch():
 
 
 def test_only_images_are_changed():
-    with pytest.raises(InputError, match=r"for images \(B, C, H, W\), and the inputs are of shape \(40, 3\)"):
+    with pytest.raises(InputError, match=r"augmentation needs images \(B, C, H, W\), but the inputs are of shape \(40, 3\)"):
         Augmentation("flip", 40, 0)(torch.zeros(40, 3), ROWS, 1)

@@ -105,7 +105,7 @@ def test_directories_are_named_in_any_place(arrays, make_store, blobs, tmp_path)
 
 
 def test_two_run_directories_are_refused(arrays):
-    with pytest.raises(UsageError, match="two run directories are named: a and b"):
+    with pytest.raises(UsageError, match="two run directories are given: a and b"):
         finetune(arrays, "a", "b")
 
 

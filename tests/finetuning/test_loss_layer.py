@@ -109,7 +109,7 @@ def test_what_a_loss_reads_is_declared_beside_it():
     found = {name: reads(__import__(f"embedscope.losses.{name}", fromlist=[name]).__dict__[name]) for name in ("ce", "gini")}
     assert found == {"ce": "embedding", "gini": "magnitudes"}
     assert READS[0] == "embedding"
-    with pytest.raises(ValueError, match="reads of a loss is one of embedding, layer, magnitudes, got rows"):
+    with pytest.raises(ValueError, match="the `reads` of a loss must be one of embedding, layer, magnitudes, got rows"):
         loss(reference="doi:none", reads="rows")
 
 
@@ -144,9 +144,9 @@ def test_a_training_with_a_loss_layer_moves_the_convolution_otherwise(tmp_path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objectives": "ce"}, "`loss_layer=` is read by class_kl, gini, latent_boost alone, and no objective has one"),
+        ({"objectives": "ce"}, "`loss_layer=` is only used by class_kl, gini, latent_boost, and no objective has any"),
         ({"loss_layer": "conv"}, "no layer 'conv'"),
-        ({"loss_layer": "*"}, r"one layer is read by the losses, and '\*' is a pattern"),
+        ({"loss_layer": "*"}, r"only one layer is read by the losses, but '\*' is a pattern"),
         ({"loss_layer": "5"}, "before the classifier"),
         ({"loss_layer": "output"}, "before the classifier"),
         ({"train": "head"}, "with train='head' no layer up to `loss_layer=0`"),
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, data, settings, message):
 
 
 def test_a_head_has_no_loss_layer(tmp_path, blobs):
-    with pytest.raises(UsageError, match="`loss_layer=` is for a network"):
+    with pytest.raises(UsageError, match="`loss_layer=` applies to networks"):
         finetune(*blobs, tmp_path / "run", objectives="gini", loss_layer="0")
 
 

@@ -170,7 +170,7 @@ def test_the_saved_network_predicts_what_was_written(tmp_path, small):
 
 def test_a_network_is_not_a_head(tmp_path, small):
     finetune(*small, tmp_path / "run", **{**SETTINGS, "epochs": 1})
-    with pytest.raises(InputError, match="is a network that finetune trained; give it as the `checkpoint=`"):
+    with pytest.raises(InputError, match="is a network trained by finetune; pass it as `checkpoint=`"):
         open_head(tmp_path / "run" / "ce" / "trial-0" / "model.safetensors")
 
 
@@ -361,7 +361,7 @@ def test_inputs_in_8_bits_and_those_that_are_read_anew_give_the_same(tmp_path, s
     other = finetune(encoder, dataset, tmp_path / "other", memory=memory, say=said.append, **SETTINGS)
     assert held.objectives[0].trials[0].after == other.objectives[0].trials[0].after
     assert log_of(tmp_path / "held") == log_of(tmp_path / "other")
-    assert any("read anew for every batch" in line for line in said) == (kept is Live)
+    assert any("read again for every batch" in line for line in said) == (kept is Live)
 
 
 def test_8_bits_are_exact_for_any_256_values_per_channel_and_nothing_else(small):
@@ -427,9 +427,9 @@ def test_a_step_that_is_not_finite_is_named_with_its_term(tmp_path, small):
 
 def test_numbers_for_networks_are_refused_for_heads_and_the_other_way_round(tmp_path, small, blobs):
     for setting in ({"train": "head"}, {"augment": "flip"}, {"amp": True}, {"backbone_learning_rate": 0.1}):
-        with pytest.raises(UsageError, match=f"`{next(iter(setting))}=` is for a network"):
+        with pytest.raises(UsageError, match=f"`{next(iter(setting))}=` applies to networks"):
             finetune(*blobs, tmp_path / "run", **setting)
-    with pytest.raises(UsageError, match="a network has a classifier of its own; leave out `head=`"):
+    with pytest.raises(UsageError, match="a network has its own classifier; omit `head=`"):
         finetune(*small, tmp_path / "run", head="mlp(4)")
 
 
@@ -439,7 +439,7 @@ def test_numbers_for_networks_are_refused_for_heads_and_the_other_way_round(tmp_
         ({"layer": "embd"}, "unknown layer 'embd'|no layer.*embd"),
         ({"layer": "*"}, "is a pattern"),
         ({"train": "last:7"}, "has 3 blocks before its classifier"),
-        ({"train": "most"}, "cannot read what to train, 'most'"),
+        ({"train": "most"}, "cannot read 'most' as the part to train"),
         ({"augment": "flop"}, "flop"),
         ({"augment": "crop"}, "a crop needs its size"),
         ({"augment": "flip(p=2)"}, "p of flip must be from 0 to 1"),
@@ -457,7 +457,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, small, data):
     with np.load(data) as arrays:
         images = arrays["X"]
     np.savez(tmp_path / "one.npz", X=images, y=np.zeros(240, dtype=int))
-    with pytest.raises(InputError, match="have 1 class, a comparison needs at least 2"):
+    with pytest.raises(InputError, match="have 1 class; a comparison needs at least 2"):
         finetune(encoder, open_dataset(str(tmp_path / "one.npz")), tmp_path / "run", **SETTINGS)
     np.savez(tmp_path / "none.npz", X=images, y=np.full(240, -1))
     with pytest.raises(InputError, match="none of them (is )?labeled"):
@@ -475,7 +475,7 @@ def test_a_frozen_program_is_refused(tmp_path, data):
 
 def test_without_data_its_options_are_refused(tmp_path, data, capsys):
     assert main(["finetune", str(data), "-o", str(tmp_path / "run"), "--checkpoint", "a.pt"]) == 2
-    assert "--checkpoint is for a network: give MODEL and DATA" in capsys.readouterr().err
+    assert "--checkpoint requires a network: give MODEL and DATA" in capsys.readouterr().err
 
 
 def test_settings_are_options():

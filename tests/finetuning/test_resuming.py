@@ -150,7 +150,9 @@ def test_a_kill_leaves_what_a_run_goes_on_from(features, tmp_path):
 
 
 def test_what_else_was_trained_can_be_gone_on_with(features, tmp_path):
-    with pytest.raises(InputError, match="what else was trained is kept: `resume=True` without this objective continues it"):
+    with pytest.raises(
+        InputError, match="the other objectives are kept; to continue them, drop this objective and pass `resume=True`"
+    ):
         finetune(features, tmp_path / "run", objectives=["ce", "1e39*ce + silhouette"], epochs=2)
     trained = []
 

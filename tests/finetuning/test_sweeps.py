@@ -74,11 +74,11 @@ def test_grids(expression, grid):
     ("expression", "message"),
     [
         ("ce + []*gini", r"objective 'ce \+ »\[\]\*gini': a sweep over an empty list"),
-        ("ce + [1,[2]]*gini", r"objective 'ce \+ \[1,»\[2\]\]\*gini': a sweep is over a list of numbers"),
+        ("ce + [1,[2]]*gini", r"objective 'ce \+ \[1,»\[2\]\]\*gini': a sweep takes a list of numbers"),
         ("ce + [1,-2]*gini", r"objective 'ce \+ »-2\*gini': the weight before .* must be a number of at least 0"),
-        ("[ce, gini]", r"a sweep is over a list of numbers"),
+        ("[ce, gini]", r"a sweep takes a list of numbers"),
         ("[1,2]", r"expected a loss"),
-        (f"{list(range(40))}*ce@{list(range(1, 40))}", "1,560 objectives in a grid; at most 1,000 make sense, in"),
+        (f"{list(range(40))}*ce@{list(range(1, 40))}", "1,560 objectives in a grid; the limit is 1,000, in"),
     ],
 )
 def test_grids_that_cannot_be(expression, message):

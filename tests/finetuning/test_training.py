@@ -160,7 +160,7 @@ def test_training_that_breaks_names_the_term_and_keeps_what_was_good():
 def test_a_negative_soft_minimum_is_warned_of(material):
     assert trained(material, "ce + silhouette").warnings == []
     (warning,) = trained(material, "ce + silhouette(tau_s=50)").warnings
-    assert warning.startswith("b(i) of the soft silhouette was negative for 100% of the samples of the last epoch")
+    assert warning.startswith("b(i) of the soft silhouette was negative for 100% of the samples in the last epoch")
 
 
 def test_rows_on_disk_are_drawn_like_rows_in_memory(material, tmp_path):
@@ -240,9 +240,7 @@ def test_dataset_equity_by_hand():
 
 def test_weights_without_a_term_that_takes_them(make_store, blobs, tmp_path):
     features = read_features(str(make_store(*blobs)))
-    with pytest.raises(
-        UsageError, match="'silhouette' has no term with a value per sample, such as ce, that weights of samples"
-    ):
+    with pytest.raises(UsageError, match="'silhouette' has no term with per-sample values, such as ce, that sample weights"):
         finetune(features, tmp_path / "run", objectives=["silhouette"], weights="dataset_equity")
 
 

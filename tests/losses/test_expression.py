@@ -18,7 +18,7 @@ from embedscope.losses.expression import build, expand, parse
         ("ce(a=1, a=2)", "options must be literals, each given once"),
         ("ce(\udcff)", "an invalid character at position 4"),
         ("ce\x00", "cannot parse this"),
-        (" + ".join(["ce"] * 10_000), "is too long too deeply nested nested"),
+        (" + ".join(["ce"] * 10_000), "is too long or too deeply nested"),
         ("(" * 1000 + "ce" + ")" * 1000, "cannot parse this"),
         ("ce(x=" + "-" * 3000 + "1)", "too deeply nested"),
         ("a" + ".a" * 3000, "too deeply nested"),

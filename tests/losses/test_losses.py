@@ -325,8 +325,8 @@ def test_parameters_of_a_loss_join(monkeypatch, batch):
 @pytest.mark.parametrize(
     ("text", "place", "problem"),
     [
-        ("ce +", "ce +»", "cannot be read"),
-        ("ce + )", "ce + »)", "cannot be read"),
+        ("ce +", "ce +»", "cannot parse this"),
+        ("ce + )", "ce + »)", "cannot parse this"),
         (" ", "objective is empty", "expected a loss"),
         ("ce - silhouette", "»ce - silhouette", "expected a loss"),
         ("ce + x*silhouette", "ce + »x*silhouette", "the weight before"),

@@ -231,7 +231,7 @@ def test_all_are_in_where_there_are_no_more_than_k():
 
 
 def test_k_is_below_the_number_of_classes():
-    with pytest.raises(UsageError, match="k must be below the number of classes, 5, got 5"):
+    with pytest.raises(UsageError, match=r"k must be less than the number of classes \(5\), got 5"):
         make("soft_top_k", on="logits")
 
 

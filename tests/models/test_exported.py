@@ -85,7 +85,7 @@ def test_device_of_its_own(save):
 
 @pytest.mark.parametrize(("dropout", "named"), [(0.0, "batch_norm"), (0.5, "dropout")])
 def test_exported_while_it_trained(save, dropout, named):
-    with pytest.raises(InputError, match=rf"was exported while it trained \(.*{named}.*\), .*call model.eval\(\)"):
+    with pytest.raises(InputError, match=rf"was exported in training mode \(.*{named}.*\), .*call model.eval\(\)"):
         open_model(save(Net(dropout).train(), torch.rand(2, 1, 8, 8)))
 
 
@@ -94,7 +94,7 @@ def test_two_inputs(save):
         def forward(self, left, right):
             return left + right
 
-    with pytest.raises(InputError, match=r"program\.pt2 takes 2 inputs \(left, right\), and can only be given one batch"):
+    with pytest.raises(InputError, match=r"program\.pt2 takes 2 inputs \(left, right\), but only one can be passed"):
         open_model(save(Sum(), torch.rand(2), torch.rand(2)))
 
 

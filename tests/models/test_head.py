@@ -98,7 +98,7 @@ def test_files_that_are_no_heads(trained, tmp_path):
         open_head(trained / "run")
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        InputError, match=r"other.safetensors is not a head written by finetune .*; give a head.safetensors of a run"
+        InputError, match=r"other.safetensors is not a head written by finetune .*; give the head.safetensors of a run"
     ):
         open_head(tmp_path / "other.safetensors")
     save_file(

@@ -223,7 +223,7 @@ def test_images_for_a_model_of_text(bert, images):
 
 
 def test_text_for_a_model_of_images(vit):
-    with pytest.raises(InputError, match="the data are text, and the model takes images"):
+    with pytest.raises(InputError, match="the data are text, but the model takes images"):
         open_model(f"hf:{vit}").prepare(TEXTS)
 
 
@@ -326,5 +326,5 @@ def test_pickled_weights_run_no_code(bert, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("peft") is not None, reason="peft applies the adapter")
 def test_adapter_beside_base_weights(bert):
     (Path(bert) / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": bert}))
-    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be left out without peft"):
+    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be ignored without peft"):
         open_model(f"hf:{bert}")

@@ -250,7 +250,7 @@ def test_range_of_a_model_of_text(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=12, **SMALL)
     folder = save(tmp_path / "bert", transformers.BertModel(config), make_tokenizer())
-    with pytest.raises(UsageError, match="does not read images through embedscope, so `value_range=` cannot apply"):
+    with pytest.raises(UsageError, match="does not read images through embedscope, so `value_range=` does not apply"):
         open_model(f"hf:{folder}", value_range=(0, 1))
 
 

@@ -124,7 +124,7 @@ def test_loading_is_silent(save, capfd):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ("prompt='a', prompt_name='query'", UsageError, "a prompt or the prompt_name of one, not both"),
+        ("prompt='a', prompt_name='query'", UsageError, "either prompt or prompt_name, not both"),
         ("prompt_name='quer'", UsageError, "no prompt of st:.* 'quer'; did you mean 'query'"),
         ("nope=1", InputError, r"cannot be opened \(TypeError: .*nope.*\); give a folder with modules\.json"),
     ],
@@ -183,5 +183,5 @@ def test_code_of_the_model_does_not_run_unless_trusted(save, tmp_path):
 def test_adapter_beside_base_weights(save):
     folder = save()
     (Path(folder) / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be left out without peft"):
+    with pytest.raises(InputError, match=r"holds an adapter \(.*adapter_config\.json\), which would be ignored without peft"):
         open_model(f"st:{folder}")

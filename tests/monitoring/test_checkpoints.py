@@ -134,11 +134,11 @@ def test_if_all_checkpoints_are_broken_nothing_is_printed(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--model", "x.py:Net"], 2, "--model needs --data"),
-        (["--data", "x.npz"], 2, "--data needs --model"),
+        (["--model", "x.py:Net"], 2, "--model also requires --data"),
+        (["--data", "x.npz"], 2, "--data also requires --model"),
         (["--limit", "3"], 2, "--limit applies to checkpoints, which need --model and --data"),
         ([*MODEL, "--data", "none.npz"], 1, "no such data: none.npz"),
-        ([*MODEL, "--data", SAMPLE / "digits", "-o", "table.csv"], 2, "call it table.jsonl"),
+        ([*MODEL, "--data", SAMPLE / "digits", "-o", "table.csv"], 2, "name it table.jsonl"),
         ([*MODEL, "--data", SAMPLE / "digits", "-m", "siluette"], 2, "did you mean 'silhouette'"),
     ],
     ids=str,

@@ -174,7 +174,7 @@ def test_a_sample_of_the_rows_is_measured_against_all(digits, tmp_path):
     np.testing.assert_allclose(decoded(entry["silhouette"]), exact[drawn], atol=1e-6)
     low, high = entry["metrics"]["silhouette"]["ci95"]
     assert low < exact.mean() < high
-    assert "estimated from 600 of 1,797 samples" in entry["metrics"]["silhouette"]["note"]
+    assert "estimated from a stratified sample of 600 of 1,797 rows" in entry["metrics"]["silhouette"]["note"]
 
 
 def test_one_class(blobs, tmp_path):
