@@ -52,7 +52,7 @@ class Runner:
         device: that the model runs on.
         autocast: the type of torch.autocast, or None.
         layers: what is written, in order.
-        widths: layer -> D, behind the head where there is one.
+        widths: layer -> D, behind the head, if any.
         poolings: layer -> how it is pooled.
         captured: layer -> (features, magnitudes or None) of the last forward pass.
         seconds_per_row: that a forward pass of the sample took, an upper bound of what a row takes in a batch.
@@ -112,13 +112,13 @@ class Runner:
 
     @property
     def captured(self) -> Mapping[str, tuple[Tensor, Tensor | None]]:
-        """Layer -> (features, magnitudes or None) of the last forward pass; behind the head, where there is one."""
+        """Layer -> (features, magnitudes or None) of the last forward pass; behind the head, if any."""
         if self._head is None:
             return self._taps.captured
         return {name: pair if name == LOGITS else (self._headed(pair[0]), None) for name, pair in self._taps.captured.items()}
 
     def listing(self, sample: Any) -> list[LayerInfo]:
-        """Give a line a module with the shape of its output for a sample."""
+        """Return one line per module with the shape of its output for a sample."""
         with Listing(self.encoder) as listing:
             output = self._forward(self._fixed(sample))
         return list(listing.lines(output))

@@ -41,13 +41,10 @@ def hf(
     max_length: int | None = None,
     **options: Any,
 ) -> Encoder:
-    """Open a transformers model from a folder or the Hub, with its processor or tokenizer.
+    """Open a transformers model from a folder or the Hub in float32, with its processor or tokenizer.
 
-    In float32.
-
-    Of models of images and text (CLIP, SigLIP) one half runs: the embedding is the projection, or the pooled output where there
-    is none. Of models that encode and decode text (T5) the encoder runs. Of all others the embedding is the first output,
-    `last_hidden_state`.
+    Models of images and text (CLIP, SigLIP) run one half: the embedding is the projection, or else the pooled output. Models
+    that encode and decode text (T5) run the encoder. For all others, the embedding is the first output, `last_hidden_state`.
 
     Args:
         location: folder that holds `config.json`, or name on the hub.
@@ -290,7 +287,7 @@ def check_texts(items: Sequence[Any] | Tensor) -> list[str]:
 
 
 def _tokens(tokenizer: Any, module: nn.Module, config: Any, max_length: int | None, keys: tuple[str, ...]) -> _Tokens:
-    """Set up tokenization: a pad token where there is none, and the length that both tokenizer and positions allow."""
+    """Set up tokenization: a pad token if it lacks one, and the length that both tokenizer and positions allow."""
     note = ""
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise InputError(

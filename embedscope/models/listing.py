@@ -70,7 +70,7 @@ class Listing:
         return hook
 
     def lines(self, output: Any) -> Iterator[LayerInfo]:
-        """Give a line a module, in the order of the code, and one for the whole model, whose output this is."""
+        """Return one line per module, in the order of the code, and one for the whole model, whose output this is."""
         module = self._encoder.module
         for name, child in inner_modules(self._encoder):
             yield LayerInfo(name, type(child).__name__, self.shapes.get(name), _parameters(child))

@@ -1,6 +1,6 @@
 """Ranks of rows from short products: candidates by their lower bounds, exact distances only where those leave the order open.
 
-Of a row, only the order between its own class and all others matters, and only among its R nearest. All rows whose lower bound
+Only the order between its own class and all others matters, and only among the R nearest of a row. All rows whose lower bound
 is below a threshold that at least R squared distances do not exceed are candidates. Bounds settle the order of most of them;
 where a row of the own class and one of another are closer to each other than the bounds are wide, both are measured again.
 """
@@ -55,7 +55,7 @@ class RankedRows:
 
 
 def worth_candidates(sizes: Tensor, count: int) -> Tensor:
-    """Tell where candidates are cheaper than keys: (n,) R among so many rows -> (n,) bool."""
+    """Tell where candidates are cheaper than keys: (n,) R among `count` rows -> (n,) bool."""
     return sizes <= max(_FEW, count // _PART)
 
 
@@ -161,7 +161,7 @@ class _Block:
 
     @classmethod
     def of(cls, space: Space, x: LaidRows, bounds: Tensor, wanted: int) -> _Block:
-        """Collect everything that may be among so many nearest; rows that have too much of it are left out."""
+        """Collect everything that may be among the `wanted` nearest; rows that have too much of it are left out."""
         count = bounds.shape[1]
         group = max(1, min(_GROUP, count // (2 * wanted)))
         minima = bounds[:, : count // group * group].view(len(x), group, -1).amin(dim=1)  # (B, G): of rows far from each other

@@ -100,7 +100,7 @@ class _Searched:
             torch.sub(self._exact, origin, out=self._moved)
 
     def parts(self, rows: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-        """Give (columns, the rows (C, D), which have no direction), so that a tile of so many rows stays in the cache."""
+        """Give (columns, the rows (C, D), which have no direction), so that a tile of `rows` rows stays in the cache."""
         count, width = self.features.shape
         if self._moved is not None:
             for span in blocks.row_slices(count, 8 * rows, _TILE_BYTES):
@@ -126,7 +126,7 @@ def _groups(index: Tensor, counts: Tensor) -> Iterator[tuple[Tensor, int | None]
 def _origin(space: Space, features: Rows, classes: Classes, own: int | None) -> tuple[Tensor, float]:
     """Return where to measure a class from, a row of it near its median, (D,) float64, and a typical |x|² from there.
 
-    Rows that are equal to that row then are exactly at 0. Small classes have the origin and the unit of the space.
+    Rows equal to that row are then exactly at 0. Small classes have the origin and the unit of the space.
     """
     if own is None:
         return space.center, 1.0

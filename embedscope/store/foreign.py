@@ -1,6 +1,6 @@
 """Features made elsewhere: arrays, tables and tensors with labels, opened to the same record as a store's.
 
-What to read of a file is said in brackets: `v.parquet(label="species", features="d*")`, `a.h5ad(layer="X_pca",
+Options in brackets say what to read of a file: `v.parquet(label="species", features="d*")`, `a.h5ad(layer="X_pca",
 label="cell_type")`. A name that is there as it stands is a path, whatever it holds of brackets and commas.
 """
 

@@ -12,7 +12,7 @@
     /rows/announced        int64              how many inputs there are
     /rows/committed        int64 (2,)         /rows/done again, and the position of the first input after those rows
     /rows/skipped          int64 (M,)         positions, among all inputs, of those that could not be read and are no rows
-    /skipped/ids           UTF-8 (M,)         their ids, written last, where there are any
+    /skipped/ids           UTF-8 (M,)         their ids, written last, if any
     /skipped/reasons       UTF-8 (M,)         why
     /provenance            UTF-8 JSON: model, data, layers, transform, run; see provenance.py
     /digests/names         UTF-8 (L,)         the data sets of rows that have digests, such as features/conv1
@@ -58,7 +58,7 @@ def chunk_rows(width: int, itemsize: int) -> int:
 
 
 def block_rows(row_bytes: int, most: int | None = None) -> int:
-    """Rows that are committed at once, where a row of all layers has so many bytes: a power of two, at least one."""
+    """Rows that are committed at once, where a row of all layers has `row_bytes` bytes: a power of two, at least one."""
     rows = BLOCK_BYTES // max(1, row_bytes)
     return _power_of_two(rows if most is None else min(rows, most))
 

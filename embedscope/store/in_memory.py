@@ -65,7 +65,7 @@ def feature_set(
 
 
 def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[FeatureSet]:
-    """Make one FeatureSet per embedding of an AnnData object: its obsm, or X where it has none.
+    """Make one FeatureSet per embedding of an AnnData object: its obsm, or else X.
 
     Args:
         data: with `obsm`, `obs`, `obs_names` and `X`.

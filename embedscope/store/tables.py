@@ -65,7 +65,7 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def check_table(path: Path) -> None:
-    """Raise UsageError for a suffix that is no table's, MissingExtraError where the library for it is not installed."""
+    """Raise UsageError for an unknown suffix, MissingExtraError where the library for it is not installed."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"cannot write a table to '{path}': the name must end with {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":

@@ -20,7 +20,7 @@ _LARGEST = 1e100
 def read(kind: Any, value: Any, where: str) -> Any:
     """Read parsed JSON as a type: a record, str, int, float, bool, `X | None`, tuple, Mapping with text as keys, or Any.
 
-    Lists become tuples. Of a record, keys that it has no field for are left out, and a missing key has the field's default.
+    Lists become tuples. Keys of a record that it has no field for are left out, and a missing key has the field's default.
 
     Raises:
         InputError: beginning with `where`, the place in the document.

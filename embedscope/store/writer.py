@@ -164,7 +164,7 @@ class StoreWriter:
             self._skips[-1] = position
 
     def keep(self) -> int:
-        """End here, and return how many rows a run can resume from: they are read again and compared before this is said.
+        """End here, and return how many rows a run can resume from: they are read again and compared before this is reported.
 
         The file is removed if there are none, or it is not resumable.
         """

@@ -65,8 +65,8 @@ def test_the_verdict_is_about_the_primary_metric_and_its_interval_says_the_same(
     assert found[1] == "b against ce: no difference in macro_f1 shown, +0.0120 [-0.0091, +0.0331], p = 0.24"
     assert found[2] == "other metrics have a 95% interval each and no verdict"
     assert found[3] == (
-        "the intervals cover training noise only, on one split and these 25 test rows; those of macro_f1 are simultaneous for all "
-        "2 objectives; `splits=10` also covers the choice of split"
+        "the intervals cover training noise only, on one split and these 25 test rows; those of macro_f1 are simultaneous for "
+        "all 2 objectives; `splits=10` also covers the choice of split"
     )
     assert len(found) == 4
     assert differences(run) == {
