@@ -172,7 +172,7 @@ def _said(issue: Issue) -> str:
 def _sure(issue: Issue) -> str:
     if issue.kind == "label":
         return f"{_percent(issue.score)} likely wrong"
-    return issue.why
+    return issue.why.replace(" in another split", "")  # the heading says so
 
 
 def _draw_table(sheet: Sheet, axes: Any, gallery: Gallery, _columns: int) -> None:
