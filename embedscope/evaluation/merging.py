@@ -181,7 +181,8 @@ def _files(path: Path, say: Callable[[str], None]) -> list[Path]:
     if not found:
         stores = [str(each) for each in inside if each.suffix in _STORES]
         have = f", but {len(stores):,} feature store{'s' if len(stores) > 1 else ''}; {_how_to_score(stores)}"
-        raise InputError(f"{path} has no results to merge{have if stores else f'; give {_MERGED}'}")
+        give = "; give files written by embedscope score `json=True`, or run directories of embedscope finetune"
+        raise InputError(f"{path} has no results to merge{have if stores else give}")
     if other := [each.name for each in listed if each not in found]:
         say(f"{path}: left out {first_names(other)}: neither scores nor a run")
     return found

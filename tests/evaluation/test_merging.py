@@ -172,8 +172,8 @@ def test_a_folder_stands_for_the_results_in_it(files, tmp_path, blobs, capsys):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "has no results to merge; give embedscope.score/1 (from score) and embedscope.finetune/1"),
-        (("x.json",), "has no results to merge; give embedscope.score/1 (from score) and embedscope.finetune/1"),
+        ((), "has no results to merge; give files written by embedscope score --json, or run directories"),
+        (("x.json",), "has no results to merge; give files written by embedscope score --json, or run directories"),
         (("a b.h5",), "but 1 feature store; score first: embedscope score 'x/a b.h5' --json > scores.json"),
         (tuple("abcd"), "but 4 feature stores; score first: embedscope score x/a.h5 x/b.h5 x/c.h5 ... --json > scores.json"),
     ],
