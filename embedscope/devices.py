@@ -63,11 +63,13 @@ def choose(name: str, *, float64: bool = False) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise InputError(f"device {name} is not available: torch sees {count} CUDA devices; use `device='auto'` or 'cpu'")
+            raise InputError(
+                f"device {name} is not available: torch sees {count} CUDA devices; use `device='auto'` or `device='cpu'`"
+            )
     elif device.type == "mps":
         if not mps:
             lack = "does not support float64, which is required here" if float64 else "is not available"
-            raise InputError(f"device mps {lack}; use `device='auto'` or 'cpu'")
+            raise InputError(f"device mps {lack}; use `device='auto'` or `device='cpu'`")
     elif device.type != "cpu" or device.index:
         raise UsageError(f"no device '{name}'; choose auto, cpu, cuda, cuda:N or mps")
     return device

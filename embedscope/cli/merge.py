@@ -81,7 +81,7 @@ def merge(
             raise UsageError(f"cannot write a table to '{output}': the name must end with {', '.join(_SUFFIXES)}")
         layout = _SUFFIXES[output.suffix]
         if form is not None and form.value != layout:
-            raise UsageError(f"--format {form.value} and the name {output.name} are mutually exclusive")
+            raise UsageError(f"--format {form.value} does not match the name {output.name}; omit --format or change the name")
         if output.suffix in (".csv", ".parquet"):
             check_table(output)
         check_output(output, overwrite=overwrite, inputs=files)

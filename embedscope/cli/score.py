@@ -15,7 +15,7 @@ from embedscope.cli.console import Talk, print_csv, print_differences, print_fin
 from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS, OUTPUT
 from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
-from embedscope.errors import UsageError
+from embedscope.errors import ThresholdError, UsageError
 
 if TYPE_CHECKING:
     from embedscope.evaluation.ranking import LayerRanking
@@ -228,8 +228,13 @@ def score(
         _write_samples(samples, scores, talk, compare=compare)
     findings = not quiet and model is None  # of a row of checkpoints, the course counts
     _print(scores, form, scores.ranked() if layers else None, per_class=per_class, findings=findings)
+    try:
+        check_thresholds(scores, thresholds)
+    except ThresholdError as error:
+        if not scores.failed:
+            raise
+        talk.warn(str(error))
     checkpoints.check_all_measured(scores)
-    check_thresholds(scores, thresholds)
 
 
 def _question(features: list[str], ci: bool) -> tuple[list[str], str | bool]:

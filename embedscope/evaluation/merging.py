@@ -183,9 +183,20 @@ def _files(path: Path, say: Callable[[str], None]) -> list[Path]:
         have = f", but {len(stores):,} feature store{'s' if len(stores) > 1 else ''}; {_how_to_score(stores)}"
         give = "; give files written by embedscope score `json=True`, or run directories of embedscope finetune"
         raise InputError(f"{path} has no results to merge{have if stores else give}")
-    if other := [each.name for each in listed if each not in found]:
+    damaged = [each.name for each in listed if each not in found and not _readable(each)]
+    if damaged:
+        say(f"warning: {path}: left out {first_names(damaged)}: not JSON, perhaps truncated")
+    if other := [each.name for each in listed if each not in found and each.name not in damaged]:
         say(f"{path}: left out {first_names(other)}: neither scores nor a run")
     return found
+
+
+def _readable(path: Path) -> bool:
+    try:
+        _document(path)
+    except InputError:
+        return False
+    return True
 
 
 def _schema(path: Path) -> Any:

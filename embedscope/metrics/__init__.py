@@ -189,8 +189,14 @@ def declaration(function: Callable[..., Any]) -> MetricDeclaration:
 
 
 def direction(key: str) -> Better | None:
-    """Return which direction is better for a metric, by the spec or the key in `Scores.metrics` that names it."""
-    return declaration(plugins.load("metrics", plugins.parse(key).name)).better
+    """Return which direction is better for a metric, by the spec or the key in `Scores.metrics` that names it.
+
+    None if neither is, or the metric is not installed here, as where a file was written on another machine.
+    """
+    try:
+        return declaration(plugins.load("metrics", plugins.parse(key).name)).better
+    except UsageError:
+        return None
 
 
 def members(name: str) -> list[str] | None:

@@ -198,14 +198,19 @@ def score_checkpoints(
     )
     scores: list[Scores] = []
     failed: dict[str, str] = {}
+    untold: list[str] = []  # until one checkpoint was measured, the fault may be the model's, the data's or the output's
     for stage in track(stages, "measuring checkpoints", len(stages)):
         try:
             scores += measuring.measure(stage)
         except InputError as error:
-            if len(stages) == 1:
-                raise
             failed[stage.name] = str(error)
-            warn(f"skipping {stage.name}: {error}")
+            untold.append(f"skipping {stage.name}: {error}")
+        while scores and untold:
+            warn(untold.pop(0))
+    if not scores and len(set(failed.values())) == 1:
+        raise InputError(next(iter(failed.values())))
+    for each in untold:
+        warn(each)
     if not scores:
         raise InputError(f"none of the {len(stages)} checkpoints could be measured")
     gaps = differences(scores) if ci else []

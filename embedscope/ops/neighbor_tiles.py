@@ -108,7 +108,7 @@ class _Kept:
         return True
 
     def _sift_all(self, rows: slice, tile: Tensor, start: int, *, turned: bool) -> bool:
-        """Take in what is below the largest kept, without groups; False, and nothing is taken, if that is most of the tile."""
+        """Take in what is below the largest kept, without groups; False, and nothing is taken, for over a quarter of it."""
         bound = self.largest[rows]
         below = tile < (bound if turned else bound[:, None])
         if int(below.sum()) > below.numel() // _TOO_DENSE:

@@ -218,7 +218,7 @@ def test_other_files_are_refused(tmp_path, text, message):
     ("arguments", "code", "message"),
     [
         (["-o", "t.txt"], 2, "must end with .csv, .parquet, .md, .json, .yaml, .yml"),
-        (["-o", "t.csv", "--format", "hf"], 2, "are mutually exclusive"),
+        (["-o", "t.csv", "--format", "hf"], 2, "does not match the name"),
         (["--dataset", "x"], 2, "--dataset requires --format hf"),
         (["missing.json"], 1, "no such file"),
         (["-o", "there.csv"], 1, "pass --overwrite"),
@@ -233,3 +233,10 @@ def test_wrong_use_is_one_line(files, tmp_path, monkeypatch, capsys, arguments, 
     assert message in captured.err
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert (tmp_path / "there.csv").read_text() == "kept"
+
+
+def test_damaged_results_in_a_folder_are_warned_about(files, tmp_path, capsys):
+    paths, _ = files
+    paths[1].write_text(paths[1].read_text()[:-20])
+    assert run("merge", tmp_path, "-o", tmp_path / "table.csv") == 0
+    assert f"warning: {tmp_path}: left out {paths[1].name}: not JSON, perhaps truncated" in capsys.readouterr().err

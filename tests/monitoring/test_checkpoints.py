@@ -121,6 +121,21 @@ def test_a_broken_checkpoint_is_skipped_and_the_others_are_kept(folder, capsys, 
     assert "failed" not in json.loads(printed(capsys, *arguments))
 
 
+def test_what_is_wrong_with_the_whole_run_is_said_once(folder, capsys):
+    model = ["--model", f"{SAMPLE / 'network.py'}:Nothing"]
+    assert run("score", folder, *model, "--data", folder / "data.npz") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'Nothing'" in line
+
+
+def test_a_missed_threshold_is_told_beside_a_skipped_checkpoint(folder, capsys):
+    (folder / "ckpt-11.safetensors").write_bytes(b"torn")
+    assert run("score", folder, *MODEL, "--data", folder / "data.npz", "--fail-under", "silhouette=0.999", "-q") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("warning: ") and "0.999" in line for line in lines)
+    assert lines[-1] == "embedscope: 1 of 3 checkpoints could not be measured: ckpt-11"
+
+
 def test_if_all_checkpoints_are_broken_nothing_is_printed(folder, capsys):
     for step in (9, 10):
         (folder / f"ckpt-{step}.safetensors").write_bytes(b"torn")

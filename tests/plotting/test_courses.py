@@ -24,6 +24,13 @@ def path(tmp_path):
     return file
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.html"])
+def test_a_metric_that_is_not_installed_here_is_drawn(path, tmp_path, name):
+    append_points(path, [Point(1500, "fc", {"silhouette": 0.6, "of_a_plugin": 0.5})])
+    plot([str(path)], tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 1000
+
+
 def test_the_numbers_are_those_of_the_file(path):
     one, other = read_courses([str(path)], layers=(), split=None)
     assert (one.name, other.name) == ("fc", "conv")
