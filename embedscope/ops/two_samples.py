@@ -101,9 +101,9 @@ def tail_probability(null: Tensor, value: float) -> float:
     """Estimate the probability of at least a value from (P,) draws of a sum of squares, beyond all of them too.
 
     That of the shifted gamma distribution (Pearson type III) with their mean, variance and skewness, which approximates
-    permutation nulls of quadratic statistics (Josse et al. 2008, doi:10.1016/j.csda.2008.06.012). Against a million divisions, at p = 5e-6
-    from 9,999: 0.7 to 3.4 times the p-value for Gaussian, heavy-tailed and sparse rows, and more, never less, for fewer than 10
-    rows a side and for skewed rows.
+    permutation nulls of quadratic statistics (Josse et al. 2008, doi:10.1016/j.csda.2008.06.012). Against a million divisions,
+    at p = 5e-6 from 9,999: 0.7 to 3.4 times the p-value for Gaussian, heavy-tailed and sparse rows, and more, never less, for
+    fewer than 10 rows per side and for skewed rows.
     """
     from scipy.special import gammaincc, ndtr
 
