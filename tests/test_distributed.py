@@ -12,6 +12,7 @@ from embedscope.errors import EmbedscopeError
 from tests.conftest import ROOT
 
 WORKER = """
+import os
 import json, sys, datetime
 from dataclasses import replace
 import numpy as np, torch
@@ -36,7 +37,8 @@ values = [entry.value for entry in found.metrics.values()]
 samples = [values.tolist() for values in found.table.values.values()]
 curve = found.metrics["explained_variance"].arrays["curve"]
 group.destroy_process_group()
-print(json.dumps([values, samples, curve]))
+print(json.dumps([values, samples, curve]), flush=True)
+os._exit(0)  # see embedscope/__main__.py
 """
 
 

@@ -221,6 +221,7 @@ def test_unknown_distance():
 
 
 WORKER = """
+import os
 import datetime, json, sys
 import torch
 from torch import distributed as group
@@ -232,7 +233,8 @@ rows = torch.randn(151, 12, generator=torch.Generator().manual_seed(0))
 rows[[4, 9]] = rows[100].clone()
 found = [nearest_neighbors(rows, 5), nearest_neighbors(rows, 5, anchors=torch.arange(0, 151, 10))]
 group.destroy_process_group()
-print(json.dumps([[each.indices.tolist(), each.distances.tolist()] for each in found]))
+print(json.dumps([[each.indices.tolist(), each.distances.tolist()] for each in found]), flush=True)
+os._exit(0)  # see embedscope/__main__.py
 """
 
 
