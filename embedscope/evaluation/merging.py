@@ -28,6 +28,7 @@ FACTS = ("name", "source", "layer", "samples", "dimensions", "classes")
 
 _MERGED = f"{SCORE} (from score) and {FINETUNE} (run.json from finetune)"
 _STORES = (".h5", ".hdf5")
+_DAMAGED = object()
 
 # More than any scores take: a table of a million rows by a hundred metrics.
 _LARGEST = 2**30
@@ -175,36 +176,27 @@ def _files(path: Path, say: Callable[[str], None]) -> list[Path]:
     if not path.is_dir() or (path / MANIFEST).is_file():
         return [path]
     inside = sorted(path.iterdir())
-    listed = [each for each in inside if each.suffix == ".json"]
-    found = [each for each in listed if _schema(each) in (SCORE, FINETUNE)]
+    schemas = {each: _schema(each) for each in inside if each.suffix == ".json"}
+    found = [each for each, schema in schemas.items() if schema in (SCORE, FINETUNE)]
     found += [each for each in inside if (each / MANIFEST).is_file()]
     if not found:
         stores = [str(each) for each in inside if each.suffix in _STORES]
         have = f", but {len(stores):,} feature store{'s' if len(stores) > 1 else ''}; {_how_to_score(stores)}"
         give = "; give files written by embedscope score `json=True`, or run directories of embedscope finetune"
         raise InputError(f"{path} has no results to merge{have if stores else give}")
-    damaged = [each.name for each in listed if each not in found and not _readable(each)]
-    if damaged:
+    if damaged := [each.name for each, schema in schemas.items() if schema is _DAMAGED]:
         say(f"warning: {path}: left out {first_names(damaged)}: not JSON, perhaps truncated")
-    if other := [each.name for each in listed if each not in found and each.name not in damaged]:
+    if other := [each.name for each in schemas if each not in found and each.name not in damaged]:
         say(f"{path}: left out {first_names(other)}: neither scores nor a run")
     return found
 
 
-def _readable(path: Path) -> bool:
-    try:
-        _document(path)
-    except InputError:
-        return False
-    return True
-
-
 def _schema(path: Path) -> Any:
-    """Return what kind of results a file says that it holds; None for anything that is not JSON with a schema."""
+    """Return what kind of results a file says that it holds: None for other JSON, _DAMAGED for what is not JSON."""
     try:
         document = _document(path)
     except InputError:
-        return None
+        return _DAMAGED
     return document.get("schema") if isinstance(document, dict) else None
 
 
