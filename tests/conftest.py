@@ -1,5 +1,6 @@
 """What several tests need: real digits, small stores, a network; and a clean environment."""
 
+import ast
 import importlib.util
 import os
 from pathlib import Path
@@ -35,6 +36,15 @@ _name_operators_of_torchvision()
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+def literals(tree):
+    """(node, text) of every string in a parsed module, with {} for what f-strings fill in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield node, "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node, node.value
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 import typer.main
 
 from embedscope.cli import app
-from tests.conftest import ROOT
+from tests.conftest import ROOT, literals
 
 PACKAGE = ROOT / "embedscope"
 
@@ -95,14 +95,8 @@ def texts(source):
     parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)} - {
         id(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            text = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
-            text = node.value
-        else:
-            continue
-        if re.search(r"\w\s+\w", text):
+    for node, text in literals(tree):
+        if id(node) not in parts and re.search(r"\w\s+\w", text):
             yield node.lineno, " ".join(text.split())
 
 

@@ -19,7 +19,7 @@ from embedscope import plugins
 from embedscope.cli import app, main
 from embedscope.cli.console import Talk, print_columns
 from embedscope.cli.flags import ARGUMENT, flag, with_flags
-from tests.conftest import ROOT
+from tests.conftest import ROOT, literals
 
 COMMANDS = typer.main.get_command(app).commands
 PACKAGE = ROOT / "embedscope"
@@ -187,14 +187,9 @@ def library_messages():
             for node in ast.walk(tree)
             if isinstance(node, documented) and isinstance(node.body[0], ast.Expr)
         }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.JoinedStr):
-                text = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-                text = node.value
-            else:
-                continue
-            yield f"{path.relative_to(ROOT)}:{node.lineno}", text
+        for node, text in literals(tree):
+            if id(node) not in docstrings:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", text
 
 
 def test_flags_are_spoken_of_in_cli_only():
