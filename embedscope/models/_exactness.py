@@ -70,7 +70,7 @@ def check_adapters(path: str, expected: Iterable[str], fit: Fit | None, sets: It
     if not left:
         return
     kind = "a LoRA adapter" if "lora" in left[0] else "an adapter"
-    beside = "with its base weights, and would be ignored" if used else "without the base weights that it modifies"
+    beside = "with its base weights; the adapter would be ignored" if used else "without the base weights that it modifies"
     raise InputError(
         f"{path} holds {kind} {beside} ({shown(left)}); merge it into the base model first, for example with peft's "
         f"merge_and_unload(), and pass the merged state_dict"

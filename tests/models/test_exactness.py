@@ -130,7 +130,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("front", ["", "base_model.model."])
 def test_adapter_beside_its_base(tmp_path, kind, front):
     held = {f"{front}{name}": tensor for name, tensor in (changed() | ADAPTERS[kind]).items()}
-    with pytest.raises(InputError, match=r"(LoRA|an) adapter with its base weights, and would be ignored .*merge it"):
+    with pytest.raises(InputError, match=r"(LoRA|an) adapter with its base weights; the adapter would be ignored .*merge it"):
         load_checkpoint(network(), saved(tmp_path, held))
 
 
