@@ -182,3 +182,16 @@ def test_contributing_draws_the_tree_as_it_is():
     files = {path.name for path in FILES if path.parent == PACKAGE}
     folders = {path.parent.relative_to(PACKAGE).as_posix() for path in FILES if path.parent != PACKAGE}
     assert drawn == files | folders
+
+
+def test_repository_holds_no_large_files():
+    listed = (
+        subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+        if (ROOT / ".git").exists()
+        else None
+    )
+    if listed is None or listed.returncode:
+        pytest.skip("not a checkout of git")
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.split("\0") if (ROOT / name).is_file()}
+    assert sizes
+    assert {name: size for name, size in sizes.items() if size > 256 * 1024} == {}
