@@ -61,7 +61,7 @@ test-lowest: LOWEST := $(VENV)-lowest
 test-lowest:  ## pytest with the lowest stated versions of the dependencies
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all]' 'hypothesis>=6.100' 'onnx>=1.17' 'pytest>=8.3' 'pytest-xdist>=3.6'
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all]' 'hypothesis>=6.100' 'onnx>=1.17' 'pytest>=8.4' 'pytest-xdist>=3.6'
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(WORKERS) -W ignore::DeprecationWarning
 
 # PyPI's builds of torch, with their CUDA libraries, ask for other packages than the CPU builds that CI installs: the pinned versions have

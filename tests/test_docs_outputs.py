@@ -43,7 +43,7 @@ def stores(tmp_path_factory):
 
 
 def flat(text):
-    return " ".join(text.split())
+    return " ".join(re.sub("─+", "─", text).split())  # rich before 14.3 makes columns wider
 
 
 def test_there_are_some():

@@ -103,7 +103,7 @@ def _styled(width: Width) -> Iterator[None]:
     import matplotlib as mpl
 
     with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box, which says as much
+        warnings.filterwarnings("ignore", message="Glyph .* missing from (current )?font")  # drawn as a box, which says as much
         settings: Any = {**style(), "font.size": width.font, "font.sans-serif": _families(), "savefig.dpi": width.dpi}
         mpl.rcParams.update(settings)
         yield

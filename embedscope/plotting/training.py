@@ -105,7 +105,9 @@ def draw_curves(sheet: Sheet, curves: Sequence[Curves]) -> None:
 
 def _spread(band: Band, limits: tuple[float | None, float | None]) -> tuple[Array, Array]:
     """One standard deviation to either side of the mean, within the bounds of a metric."""
-    return np.clip(band.mean - band.std, *limits), np.clip(band.mean + band.std, *limits)
+    low, high = limits
+    within = (-np.inf if low is None else low, np.inf if high is None else high)  # NumPy before 2.1 wants at least one bound
+    return np.clip(band.mean - band.std, *within), np.clip(band.mean + band.std, *within)
 
 
 def _add_legend(sheet: Sheet, axes: Any, count: int) -> None:

@@ -6,6 +6,8 @@ from embedscope.data.dataset import BatchedInputs
 from embedscope.errors import InputError, UsageError
 
 datasets = pytest.importorskip("datasets")
+# Versions before 4.4 leave the tables open that they read with pandas.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,9 @@ def test_csv_and_parquet_are_read_back(files, tmp_path, capsys):
         assert run("merge", *paths, "-o", tmp_path / name, "-q") == 0
         read = pandas.read_csv(tmp_path / name) if name == "t.csv" else pandas.read_parquet(tmp_path / name)
         assert list(read) == list(expected)
-        np.testing.assert_array_equal(read["silhouette"], expected["silhouette"])
+        np.testing.assert_array_max_ulp(
+            np.array(read["silhouette"]), np.array(expected["silhouette"])
+        )  # pandas 2 misses the last bit
         assert read["rankme"].isna().tolist() == [True, True, False]
 
 

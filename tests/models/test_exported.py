@@ -22,6 +22,11 @@ from embedscope.models._graph import is_arithmetic
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 
 
+WRITES_OLD = torch.__version__ < "2.8"
+GRAPH, FOLDER = ("serialized_exported_program.json", "") if WRITES_OLD else ("models/model.json", "{}/")
+newer = pytest.mark.skipif(WRITES_OLD, reason="this torch writes the older layout")
+
+
 class Net(nn.Module):
     """A network whose layers lie in modules of modules."""
 
@@ -133,14 +138,13 @@ def pickled(held):
 def rewritten(path, edit=lambda members: None, graph=lambda text: text):
     """Write a program again, its members (name below the folder -> bytes) and the text of its graph changed."""
     with zipfile.ZipFile(path) as source:
-        members = {name.partition("/")[2]: source.read(name) for name in source.namelist()}
-    before = members["models/model.json"].decode()
-    members["models/model.json"] = graph(before).encode()
+        members = {name.removeprefix(FOLDER.format(Path(path).stem)): source.read(name) for name in source.namelist()}
+    members[GRAPH] = graph(members[GRAPH].decode()).encode()
     edit(members)
     changed = Path(path).with_name("changed.pt2")
     with zipfile.ZipFile(changed, "w") as target:
         for name, content in members.items():
-            target.writestr(f"changed/{name}" if ".." not in name else name, content)
+            target.writestr(FOLDER.format("changed") + name if ".." not in name else name, content)
     return str(changed)
 
 
@@ -152,6 +156,7 @@ def linear(tmp_path_factory):
     return str(path)
 
 
+@newer
 def test_example_inputs_and_extra_files_are_not_read(linear, tmp_path):
     evil = pickled(Evil(str(tmp_path / "ran")))
     path = rewritten(linear, lambda members: members.update({"data/sample_inputs/model.pt": evil}))
@@ -175,6 +180,7 @@ def test_older_layout(network, save, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@newer
 @pytest.mark.parametrize("setting", ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"])
 def test_weights_of_the_older_layout_that_would_run_code_do_not(linear, tmp_path, monkeypatch, setting):
     monkeypatch.setenv(setting, "1")
@@ -222,6 +228,7 @@ MEMBERS = {
 }
 
 
+@newer
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_members_that_torch_export_does_not_write(linear, kind):
     members, message = MEMBERS[kind]
@@ -255,7 +262,7 @@ GRAPHS = {
         r"\"context\": \"{\\\"__enum__\\\": true, \\\"fqn\\\": \\\"antigravity:A\\\"}\"",
         "nests its inputs or outputs in builtins.dict",
     ),
-    "name that is code": ('"p_weight"', '"p=__import__(1)"', "contains an invalid name, 'p=__import__"),
+    "name that is code": ('"p_\\w*weight"', '"p=__import__(1)"', "contains an invalid name, 'p=__import__"),
     "parameter that is code": (
         '"parameter_name": "weight"',
         '"parameter_name": "a\\"); b"',
@@ -270,7 +277,7 @@ def test_graphs_that_would_run_code(linear, kind):
     old, new, message = GRAPHS[kind]
 
     def graph(text):
-        pattern = old if "\\d" in old else re.escape(old)
+        pattern = old if re.search(r"\\[dw]", old) else re.escape(old)
         changed = re.sub(pattern, lambda match: new, text)
         assert changed != text
         return changed
@@ -297,13 +304,15 @@ def test_size_that_would_run_code_or_never_end(linear, size):
 def test_stack_traces_and_guards_are_left_out(linear):
     def graph(text):
         held = json.loads(text)
-        held["guards_code"] = ["__import__('os').mkdir('ran')"]
+        if "guards_code" in held:
+            held["guards_code"] = ["__import__('os').mkdir('ran')"]
         held["graph_module"]["graph"]["nodes"][0]["metadata"]["stack_trace"] = "\nimport antigravity"
         return json.dumps(held)
 
     assert open_model(rewritten(linear, graph=graph)).module(torch.zeros(2, 3)).shape == (2, 2)
 
 
+@newer
 def test_unsafe_pickle_reads_what_is_refused_otherwise(linear):
     path = rewritten(linear, lambda members: members.update({"data/constants/custom_obj_0": b""}))
     assert open_model(path, unsafe_pickle=True).module(torch.zeros(2, 3)).shape == (2, 2)

@@ -6,11 +6,10 @@ import pytest
 from embedscope.errors import InputError, UsageError
 from embedscope.plotting import plot
 from embedscope.store.trajectories import Point, append_points
-from tests.plotting.report.test_browser import CHROMIUM, DRIVER, Page, chromium  # noqa: F401 (a fixture)
+from tests.plotting.report.browser import Page, in_browser
 from tests.plotting.report.test_page import HOSTILE, Elements, carried, decoded
 
 pytest.importorskip("plotly", reason="plotly is not installed")
-in_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with its chromedriver on the path")
 
 FELL = "silhouette fell from 0.5 to 0.1 since step 500 while the loss fell"
 
@@ -104,7 +103,7 @@ def test_what_such_a_page_does_not_have(file, tmp_path, options, error, message)
 
 
 @in_browser
-def test_two_runs_in_a_browser(chromium, file, tmp_path):  # noqa: F811
+def test_two_runs_in_a_browser(chromium, file, tmp_path):
     other = measurements(tmp_path / "other.jsonl", found="", count=50)
     (path,) = plot([str(file), f"longer={other}"], tmp_path / "page.html", layers="fc")
     page = Page(chromium, path)
@@ -124,7 +123,7 @@ def test_two_runs_in_a_browser(chromium, file, tmp_path):  # noqa: F811
 
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_narrow_and_wide_light_and_dark(chromium, file, tmp_path, scheme):  # noqa: F811
+def test_narrow_and_wide_light_and_dark(chromium, file, tmp_path, scheme):
     (path,) = plot(file, tmp_path / "page.html")
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
@@ -143,7 +142,7 @@ def test_narrow_and_wide_light_and_dark(chromium, file, tmp_path, scheme):  # no
 
 
 @in_browser
-def test_checkpoints_and_names_of_any_kind(chromium, tmp_path):  # noqa: F811
+def test_checkpoints_and_names_of_any_kind(chromium, tmp_path):
     hostile = HOSTILE[2]
     file = measurements(tmp_path / "a.jsonl", (hostile, "fc"), found="", checkpoint="epoch-{}.pt", count=1)
     append_points(file, [Point(1, "fc", {"silhouette": None}, checkpoint="epoch-1.pt", findings=(HOSTILE[1],))])
