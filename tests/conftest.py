@@ -1,7 +1,7 @@
 """What several tests need: real digits, small stores, a network; and a clean environment."""
 
 import ast
-import importlib.util
+import importlib
 import os
 from pathlib import Path
 
@@ -19,14 +19,11 @@ def _name_operators_of_torchvision() -> None:
 
     Where that can be loaded, it names them itself, and a second time would end the process.
     """
-    found = importlib.util.find_spec("torchvision")
-    compiled = [] if found is None else [path for part in found.submodule_search_locations for path in Path(part).glob("_C.*")]
     try:
-        for path in compiled:
-            torch.ops.load_library(path)
-    except OSError:
-        compiled = []
-    if not compiled:
+        importlib.import_module("torchvision")
+    except ImportError:
+        return
+    except RuntimeError:  # of an operator that does not exist
         for operator in ("nms", "qnms"):
             _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
