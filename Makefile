@@ -11,7 +11,7 @@ RUN := $(BIN)/embedscope
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: help demo docs pictures notebooks lint lint-js test coverage test-lowest test-constraints test-package bench clean
+.PHONY: help demo docs pictures notebooks lint lint-js test coverage test-lowest test-newest test-constraints test-package bench clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -64,6 +64,13 @@ test-lowest:  ## pytest with the lowest stated versions of the dependencies
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all]' 'hypothesis>=6.100' 'onnx>=1.17' 'pytest>=8.4' 'pytest-xdist>=3.6'
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n $(WORKERS) -W ignore::DeprecationWarning
 
+# What `pip install` gives on the day it is run: the versions that constraints.txt does not know yet.
+test-newest: NEWEST := $(VENV)-newest
+test-newest:  ## pytest with the newest versions of the dependencies
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[all,dev]'
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest -n $(WORKERS)
+
 # PyPI's builds of torch, with their CUDA libraries, ask for other packages than the CPU builds that CI installs: the pinned versions have
 # to fit both. Reads metadata only.
 test-constraints: UV := $(VENV)-uv
@@ -92,4 +99,4 @@ bench: $(READY)  ## the measurements behind benchmarks/RESULTS.md
 	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the environments and what was made
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-uv $(DEMO) build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-uv $(DEMO) build dist

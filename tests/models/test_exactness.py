@@ -84,7 +84,7 @@ def test_tensors_without_one_number_per_place(tmp_path, make, kind):
 @pytest.mark.filterwarnings("ignore:.*nested:UserWarning")
 def test_nested_tensors(tmp_path):
     nested = torch.nested.nested_tensor([torch.ones(2, 2), torch.ones(3, 2)])
-    with pytest.raises(InputError, match=r"holds nested tensors \(0\.weight\)"):
+    with pytest.raises(InputError, match=r"holds nested tensors \(0\.weight\)|would run torch\._utils\._rebuild_nested_tensor"):
         load_checkpoint(network(), saved(tmp_path, changed(**{"0__weight": nested})))
 
 
