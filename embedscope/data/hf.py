@@ -151,7 +151,7 @@ def _splits(datasets: ModuleType, location: str, config: str | None, split: str 
         if split is not None:
             if not isinstance(found, dict) or split not in found:
                 known = list(found) if isinstance(found, dict) else []
-                raise InputError(f"{location}: {unknown('split', split, known)}")
+                raise InputError(unknown("split", split, known, place=location))
             found = found[split]
     elif path.is_file():
         suffix = path.suffix.lower()

@@ -42,11 +42,11 @@ _FEW = 10
 GROUPS = 50
 
 
-def check_ci(ci: str | bool) -> str | None:
+def check_ci(ci: str | bool | None) -> str | None:
     """Return the kind of interval that the argument `ci` asks for, or None; UsageError for another."""
-    if isinstance(ci, bool):
+    if ci is None or isinstance(ci, bool):
         return "drawn" if ci else None
-    return check_choice("ci", ci, CI)
+    return check_choice("kind of interval for `ci=`", ci, CI)
 
 
 def with_interval(

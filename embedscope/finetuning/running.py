@@ -188,7 +188,7 @@ def _run(
 ) -> Finetuning:
     started = time.perf_counter()
     where = devices.choose(config.device, float64=True)
-    budget = allowance(where, config.memory)
+    budget = allowance(where, devices.memory_limit(config.memory, least=1))
     if distributed.rank():
         track = untracked
     folder = run.resolve().parent

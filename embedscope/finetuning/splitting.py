@@ -109,10 +109,10 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     mapping = mapping or {}
     for name in mapping:
         if name not in other.class_names:
-            raise InputError(f"the label map: {unknown(f'class in {other.source}', name, other.class_names)}")
+            raise InputError(f"the label map: {unknown('class', name, other.class_names, place=other.source)}")
     for name in mapping.values():
         if name and name not in features.class_names:
-            raise InputError(f"the label map: {unknown(f'class in {features.source}', name, features.class_names)}")
+            raise InputError(f"the label map: {unknown('class', name, features.class_names, place=features.source)}")
     present = {other.class_names[label] for label in np.unique(other.labels).tolist()}
     targets = {name: mapping.get(name, name) for name in sorted(present)}
     if strange := [name for name, target in targets.items() if target and target not in features.class_names]:

@@ -158,7 +158,7 @@ def _wanted(path: str, expected: Mapping[str, Tensor], found: Found, weights: st
     starts = Counter(name.split(".")[0] for held in found.values() for name in held)
     known = [*filter(None, found), *(start for start, _ in starts.most_common(_MOST_OFFERED))]
     usable = [name for name in dict.fromkeys(known) if len(_rivals(_under(expected, found, name))) == 1]
-    raise UsageError(unknown(f"weights in {path} under the prefix", weights, usable))
+    raise UsageError(unknown("weights under the prefix", weights, usable, place=path))
 
 
 def _is_ema(fit: Fit) -> bool:

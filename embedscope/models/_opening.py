@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import logging
 import sys
@@ -10,7 +9,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import InputError, UsageError, nearest, unknown
 from embedscope.plugins import imported
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def check_torchvision() -> None:
 
 def unknown_among_many(what: str, got: str, known: Collection[str], listed: str) -> str:
     """Word the message for a name among more than one wants to read: the close ones, and the call that lists all."""
-    close = difflib.get_close_matches(got, known, n=5)
+    close = nearest(got, known, count=5)
     found = unknown(what, got, close) if close else f"no {what} '{got}'"
     return f"{found}; {listed} lists all {len(known):,}"
 

@@ -279,9 +279,9 @@ def _of_split(dataset: Dataset, split: str | None) -> Dataset:
     if split is None:
         return dataset
     if dataset.split is None:
-        raise InputError(f"{dataset.location} has no splits; leave out `split={split}`")
+        raise InputError(f"{dataset.location} has no splits; omit `split={split}`")
     if split not in dataset.split:
-        raise UsageError(unknown(f"split in {dataset.location}", split, sorted(set(dataset.split))))
+        raise UsageError(unknown("split", split, sorted(set(dataset.split)), place=dataset.location))
     return rows_of(dataset, np.flatnonzero(np.array(dataset.split, dtype=object) == split))
 
 

@@ -110,7 +110,7 @@ def _load_npz(path: str, keys: Mapping[str, str], *, labeled: bool) -> dict[str,
         members = {name: keys.get(name, name) for name in _NAMES if labeled or name not in ("y", "class_names")}
         for key in keys.values():
             if key not in archive.files:
-                raise InputError(f"{path}: {unknown('array', key, archive.files)}")
+                raise InputError(unknown("array", key, archive.files, place=path))
         for name in ("X", "y") if labeled else ("X",):
             if members[name] not in archive.files:
                 raise InputError(

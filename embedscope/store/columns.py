@@ -88,7 +88,7 @@ def choose(
         raise UsageError(f"{location}: give only one of the options {' and '.join(named_by_user)}")
     for option, name in named_by_user.items():
         if name not in columns:
-            raise InputError(f"{location}: {unknown(f'column for {option}', str(name), columns)}")
+            raise InputError(unknown(f"{option} column", name, columns, place=location))
         return name, option
     found = [(name, option) for option, names in candidates.items() for name in names]
     if len(found) == 1:

@@ -88,7 +88,7 @@ def _named(path: str, what: str, wanted: Sequence[str], names: dict[str, str]) -
     """Choose by name, as a user knows it; InputError names the nearest of what is there."""
     for name in wanted:
         if name.strip("/") not in names:
-            raise InputError(f"{path}: {unknown(what, name, names)}")
+            raise InputError(unknown(what, name, names, place=path))
     return {name.strip("/"): names[name.strip("/")] for name in wanted}
 
 

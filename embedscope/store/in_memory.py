@@ -78,11 +78,11 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
     if not isinstance(label, str):
         raise UsageError(f"set the column of obs with the labels, one of {', '.join(map(str, data.obs))}")
     if label not in data.obs:
-        raise UsageError(unknown("column of obs", label, [str(each) for each in data.obs]))
+        raise UsageError(unknown("column", label, data.obs, place="obs"))
     known: Mapping[str, Any] = data.obsm if len(data.obsm) else {"X": data.X}
     for layer in layers:
         if layer not in known:
-            raise UsageError(unknown("key of obsm", layer, list(known)))
+            raise UsageError(unknown("key", layer, known, place="obsm"))
     found = []
     for layer in layers or list(known):
         made = feature_set(known[layer], data.obs[label], name=str(layer), ids=[str(each) for each in data.obs_names])

@@ -212,7 +212,7 @@ def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) ->
         raise InputError(_unfinished(path, found))
     for layer in layers:
         if layer not in found.layers:
-            raise UsageError(unknown(f"layer in {path}", layer, found.layers))
+            raise UsageError(unknown("layer", layer, found.layers, place=path))
     if not found.layers:
         raise InputError(f"{path} has no layers")
     count = len(found.labels)

@@ -69,7 +69,7 @@ def select_split(features: FeatureSet, split: str | None) -> FeatureSet:
         raise InputError(f"{features.source} has no splits; omit `split={split}`")
     known = sorted(set(features.split))
     if split not in known:
-        raise UsageError(unknown(f"split in {features.source}", split, known))
+        raise UsageError(unknown("split", split, known, place=features.source))
     return select(features, features.split == split)
 
 

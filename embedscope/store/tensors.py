@@ -52,7 +52,7 @@ def load_tensors(files: Sequence[str], keys: Mapping[str, str]) -> dict[str, Arr
         key = keys.get(role)
         candidates = [name for name in names if name.lower() in usual]
         if key is not None and key not in names:
-            raise InputError(f"{path}: {unknown('tensor', key, names)}")
+            raise InputError(unknown("tensor", key, names, place=path))
         if key is None and len(candidates) != 1:
             if role in _NEEDED:
                 what = "several could be the" if candidates else "none has a common name for"

@@ -137,7 +137,7 @@ def test_no_utf8(tmp_path):
 
 
 def test_option_with_a_column_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="no column for label 'lable'; did you mean 'label'"):
+    with pytest.raises(InputError, match="has no label column 'lable'; did you mean 'label'"):
         open_dataset(table(tmp_path, "text,label\na,1\n") + "(label='lable')")
 
 
@@ -147,7 +147,7 @@ def test_path_and_text(tmp_path):
 
 
 def test_option_that_there_is_not(tmp_path):
-    with pytest.raises(UsageError, match="no option of table 'lable'; did you mean 'label'"):
+    with pytest.raises(UsageError, match="table has no option 'lable'; did you mean 'label'"):
         open_dataset(table(tmp_path, "text,label\na,1\n") + "(lable='label')")
 
 

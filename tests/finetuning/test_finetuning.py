@@ -128,8 +128,8 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be an integer of at least 1, got '0'"),
-        ({"epochs": 0}, "epochs must be an integer of at least 1, got '0'"),
+        ({"trials": 0}, "trials must be an integer of at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"objectives": []}, "objectives must be at least 1"),
         ({"objectives": ["ce", "siloette"]}, "no loss 'siloette'"),
         ({"test_share": 1.0}, "test_share, the share of rows to hold out, must be between 0 and 1, got 1.0"),
@@ -137,10 +137,10 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
         ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0, got nan"),
         ({"objectives": ["ce@99"]}, "'ce@99': ce would start in epoch 99, after the last one"),
         ({"head": "mpl(3)"}, "no head 'mpl'; did you mean 'mlp'"),
-        ({"sampler": "balanced(samples=1)"}, "samples of balanced must be an integer of at least 2, got '1'"),
+        ({"sampler": "balanced(samples=1)"}, "samples of balanced must be an integer of at least 2, got 1"),
         ({"optimizer": "sdg"}, "no optimizer 'sdg'; did you mean 'sgd'"),
         ({"schedule": "cosin"}, "no schedule 'cosin'; did you mean 'cosine'"),
-        ({"patience": 0}, "patience must be an integer of at least 1, got '0'"),
+        ({"patience": 0}, "patience must be an integer of at least 1, got 0"),
         ({"patience": 3, "val_share": 0}, "patience needs validation rows, but there are none: a val_share of 0"),
         ({"select_by": "silhouette", "val_share": 0}, "selecting by silhouette needs validation rows"),
         ({"select_by": "macro_f1(k=3)"}, "macro_f1 takes no options"),

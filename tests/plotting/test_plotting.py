@@ -90,7 +90,7 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
     ("options", "message"),
     [
         ({"kinds": ["tsn"]}, "no kind of plot 'tsn'; did you mean 'tsne'"),
-        ({"kinds": ["tsne(perplex=3)"]}, "no option of tsne 'perplex'; did you mean 'perplexity'"),
+        ({"kinds": ["tsne(perplex=3)"]}, "tsne has no option 'perplex'; did you mean 'perplexity'"),
         ({"max_points": 2}, "a picture needs at least 3 points"),
         ({"width": "colum"}, "no width 'colum'; did you mean 'column'"),
         ({"form": "jpg"}, "no form 'jpg'"),

@@ -86,7 +86,7 @@ def test_options_name_the_columns(tmp_path, name):
         ({"label": Y, "note": Y}, "", "no numeric column besides the label; there are: label, note"),
         ({"d0": [1] * 6}, "", r"no column has a common name for label; there are: d0; specify one, as in .*\(label='COLUMN'\)"),
         (NUMBERED, "(features='e*')", r"no feature column matches 'e\*'; there are: d0, d1, d2"),
-        (NUMBERED, "(label='lable')", "no column for label 'lable'; did you mean 'label'"),
+        (NUMBERED, "(label='lable')", "has no label column 'lable'; did you mean 'label'"),
         ({**NUMBERED, "d3": ["n/a", *"12345"]}, "", r"row 0 of d3 \(counted from 0\) holds 'n/a', which is not a number"),
         ({**NUMBERED, "id": [0, 1, 2, 3, 4, 4]}, "", "ids must be unique; 1 of 6 are repeated"),
         ({"label": Y[:0], "d0": X[:0, 0]}, "", "has no rows"),
@@ -265,9 +265,9 @@ def test_anndata_by_name(h5ad, options, names, labels):
     [
         ("(layer='X_pac')", InputError, "no layer 'X_pac'; did you mean 'X_pca'"),
         ("(layer='frame')", InputError, "/obsm/frame is sparse or a table, not an array"),
-        ("(label='celltype', layer='X')", InputError, "no column for label 'celltype'; did you mean 'cell_type'"),
+        ("(label='celltype', layer='X')", InputError, "has no label column 'celltype'; did you mean 'cell_type'"),
         ("(layer='X', features='X')", UsageError, "select the layer once"),
-        ("(obs='a')", UsageError, "no option of .* 'obs'"),
+        ("(obs='a')", UsageError, r"a\.h5ad has no option 'obs'"),
     ],
 )
 def test_anndata_that_is_not_there(h5ad, options, error, message):
