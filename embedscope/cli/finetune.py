@@ -17,6 +17,7 @@ from embedscope.cli.help import DATA, EXECUTION, GENERAL, OUTPUT, TRAINING
 from embedscope.cli.options import Device, Json, Overwrite, Quiet, Seed, Verbose, listing, preparation
 from embedscope.errors import UsageError
 from embedscope.finetuning.config import TrainingConfig
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,7 +209,9 @@ def finetune(
             return
     rows = result.data
     chosen = f"chosen by {rows.validation:,} ({rows.validated_on}), " if rows.validation else ""
-    talk.say(f"trained on {rows.train:,} rows, {chosen}evaluated on {rows.test:,} held-out rows ({rows.held_out})")
+    talk.say(
+        f"trained on {counted(rows.train, 'row')}, {chosen}evaluated on {counted(rows.test, 'held-out row')} ({rows.held_out})"
+    )
     for done in result.objectives:
         talk.detail(f"{done.expression}: {[f'{trial.seconds:.1f} s' for trial in done.trials]}")
         for warning in done.warnings:

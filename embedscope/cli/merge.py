@@ -13,6 +13,7 @@ from embedscope.cli.console import Talk, print_json, show
 from embedscope.cli.help import OUTPUT
 from embedscope.cli.options import Overwrite, Quiet
 from embedscope.errors import UsageError
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.evaluation.merging import MergedTable
@@ -100,7 +101,7 @@ def merge(
         for line in _laid_out(table, layout, dataset).splitlines():
             show(line)
     if output is not None:
-        talk.say(f"wrote {len(table.rows):,} rows to {output}")
+        talk.say(f"wrote {counted(len(table.rows), 'row')} to {output}")
 
 
 def _laid_out(table: MergedTable, layout: str, dataset: str | None) -> str:

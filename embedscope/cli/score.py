@@ -16,6 +16,7 @@ from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS,
 from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
 from embedscope.errors import ThresholdError, UsageError
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.evaluation.ranking import LayerRanking
@@ -317,7 +318,7 @@ def _write_samples(path: Path, scores: ScoreTable, talk: Talk, *, compare: bool)
     columns = sample_columns(scores)
     if compare:
         columns["change"] = sides_column(scores, scores.comparisons)
-    talk.say(f"wrote {write_table(path, columns):,} rows to {path}")
+    talk.say(f"wrote {counted(write_table(path, columns), 'row')} to {path}")
 
 
 def _print(scores: ScoreTable, form: Format, ranking: LayerRanking | None, *, per_class: bool, findings: bool) -> None:

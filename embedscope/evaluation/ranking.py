@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.evaluation.comparing import difference_interval
 from embedscope.metrics import direction, expanded
-from embedscope.text import aligned
+from embedscope.text import aligned, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,7 +141,7 @@ def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | N
     if not layers:
         return None, f"no choice: {key} is undefined in all layers"
     best = layers[0]
-    first = f"use {best.name} ({best.dimensions:,} dimensions)"
+    first = f"use {best.name} ({counted(best.dimensions, 'dimension')})"
     if len(layers) == 1:
         return 0, f"{first}: it is the only layer"
     if all(each.difference is None for each in layers):
@@ -157,7 +157,8 @@ def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | N
         assert chosen.difference is not None
         low, high = chosen.difference
         return take, (
-            f"use {chosen.name} ({chosen.dimensions:,} dimensions): the smallest whose {key} is not significantly worse than "
+            f"use {chosen.name} ({counted(chosen.dimensions, 'dimension')}): the smallest whose {key} is not significantly "
+            "worse than "
             f"that of {best.name} ({best.dimensions:,}); 95% interval of the difference {low:+.4f} to {high:+.4f}"
         )
     smaller = [each for each in layers if each.dimensions < best.dimensions]

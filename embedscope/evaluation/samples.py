@@ -73,8 +73,8 @@ def find_issues(
         splits: (N,) such as "train" and "test", of arrays: copies across splits are leakage.
         layer: which layer of a store.
         split: look at the rows of one split only.
-        memory: bytes that a run may take, or a size such as "4GB"; half of what is free by default. Rows that do not fit are read from disk in blocks;
-            the probabilities, 8 bytes for each row and class, must fit.
+        memory: bytes that a run may take, or a size such as "4GB"; half of what is free by default. Rows that do
+            not fit are read from disk in blocks; the probabilities, 8 bytes for each row and class, must fit.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the folds of the probe, and of the rows that the noise model is fitted on, if there are many.
         say: is told what could not be computed.

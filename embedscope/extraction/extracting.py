@@ -29,6 +29,7 @@ from embedscope.progress import Track, silent, untracked
 from embedscope.store import StoreWriter, Unfinished, resuming
 from embedscope.store.files import check_output, partial_path
 from embedscope.store.locks import held
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -208,7 +209,7 @@ def extract(
             return Extraction(output, complete[0], complete[1], seconds=0.0, resumed=complete[0])
         if unfinished is not None:
             if unfinished.rows != len(dataset.inputs):
-                counts = f"{unfinished.rows:,} rows, and now there are {len(dataset.inputs):,}"
+                counts = f"{counted(unfinished.rows, 'row')}, and now there are {len(dataset.inputs):,}"
                 raise OutputError(f"{unfinished.path} was started with {counts}; {ANEW}")
             check_same(unfinished.path, unfinished.provenance, provenance)
             if unfinished.done:

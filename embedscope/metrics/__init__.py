@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
 from embedscope.errors import UsageError, unknown
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,9 @@ class Result:
         return self.value
 
     def __repr__(self) -> str:
-        parts = [f"{name} of {len(each)} samples" for name, each in (("per_sample", self.per_sample),) if each is not None]
+        parts = [
+            f"{name} of {counted(len(each), 'sample')}" for name, each in (("per_sample", self.per_sample),) if each is not None
+        ]
         parts += [*self.arrays, *self.by_class, *([] if self.note is None else [self.note])]
         return f"Result({', '.join([f'{self.value:.6g}', *parts])})"
 

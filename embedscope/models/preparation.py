@@ -11,6 +11,7 @@ from torch import Tensor
 
 from embedscope.errors import InputError, UsageError
 from embedscope.models.images import reading, standard, to_tensor
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +93,8 @@ class Pixels:
                 channels = values.shape[axis] if values.ndim > axis else 0
                 if len(numbers) not in (1, channels):
                     raise InputError(
-                        f"mean and std have {len(numbers)} numbers, but the inputs have {channels} channels "
+                        f"mean and std have {counted(len(numbers), 'number')}, but the inputs have "
+                        f"{counted(channels, 'channel')} "
                         f"{tuple(values.shape[axis:])}"
                     )
                 shape = (-1, *[1] * (values.ndim - axis - 1))

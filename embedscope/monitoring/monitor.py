@@ -24,6 +24,7 @@ from embedscope.monitoring.stopping import conditions
 from embedscope.monitoring.trends import TrendFinding, Trends
 from embedscope.progress import silent
 from embedscope.store.trajectories import Point, append_points, read_points
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -191,7 +192,9 @@ class Monitor:
     def _values(self, features: FeatureSet, device: str) -> tuple[dict[str, float | None], str]:
         wrong = int((~torch.isfinite(features.features[:]).all(dim=1)).sum())
         if wrong:  # a training that diverged is told so, and not ended
-            return dict.fromkeys(self._names), f"{wrong:,} of {len(features.labels):,} rows hold NaN or infinite values"
+            return dict.fromkeys(
+                self._names
+            ), f"{wrong:,} of {counted(len(features.labels), 'row')} {'holds' if wrong == 1 else 'hold'} NaN or infinite values"
         scores = evaluate(features, self._metrics, device=device, seed=self._seed)
         return {key: found.value for key, found in scores.metrics.items()}, ""
 
@@ -218,7 +221,9 @@ class Monitor:
 
     def __repr__(self) -> str:
         steps = len({point.step for point in self.points})
-        return f"Monitor of {', '.join(self._names)}: {steps:,} steps measured, {len(self.findings):,} findings"
+        return (
+            f"Monitor of {', '.join(self._names)}: {counted(steps, 'step')} measured, {counted(len(self.findings), 'finding')}"
+        )
 
 
 def monitor_of(*args: Any, **options: Any) -> Monitor:

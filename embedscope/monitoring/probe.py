@@ -22,6 +22,7 @@ from embedscope.models.inputs import count_rows, cut
 from embedscope.models.preparation import Pixels
 from embedscope.ops.statistics import stratified_sample
 from embedscope.store.labels import encode
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ def open_probe(
     elif isinstance(given, tuple) and len(given) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in given):
         inputs, labels = map(torch.as_tensor, given)
         if len(inputs) != len(labels):
-            raise InputError(f"the probe has {len(inputs):,} inputs and {len(labels):,} labels")
+            raise InputError(f"the probe has {counted(len(inputs), 'input')} and {counted(len(labels), 'label')}")
         given = _batched(data.TensorDataset(inputs, labels), labels.numpy(force=True), rows, size, seed)
     elif rows is not None:
         raise UsageError(f"a number of rows needs labeled data, not {type(given).__name__}; give a Dataset")
@@ -227,7 +228,7 @@ def _held(loader: Any, module: nn.Module) -> Probe:
         labels.append(np.asarray(its_labels.detach().cpu() if isinstance(its_labels, Tensor) else its_labels))
         ids += [str(row) for row in spans[-1]] if its_ids is None else [str(each) for each in its_ids]
         if len(labels[-1]) != rows:
-            raise InputError(f"a batch of the probe has {rows} rows and {len(labels[-1])} labels")
+            raise InputError(f"a batch of the probe has {counted(rows, 'row')} and {counted(len(labels[-1]), 'label')}")
     if not held:
         raise InputError("the probe has no rows; an iterator can be read only once")
     names, codes = encode("the probe", "labels", np.concatenate(labels))

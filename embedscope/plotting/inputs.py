@@ -22,6 +22,7 @@ from embedscope.store.results import Finetuning, is_run, read_run
 from embedscope.store.runs import open_run, read_log
 from embedscope.store.selection import SelectedRows
 from embedscope.store.sources import open_sources
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -269,7 +270,7 @@ def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tup
     counts = []
     for each in embeddings:
         total, shown = len(each.features.labels), len(each.shown)
-        counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{total:,} samples")
+        counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{counted(total, 'sample')}")
     notes = [f"{each.name}: {each.unlabelled:,} unlabeled rows are left out." for each in embeddings if each.unlabelled]
     heads = [each.features.provenance.finetune for each in embeddings]
     seeds = {head.seed for head in heads if head is not None and head.seed is not None}

@@ -11,6 +11,7 @@ import numpy as np
 from embedscope.errors import InputError, unknown
 from embedscope.store.labels import text_rows
 from embedscope.store.limits import check_archive, check_size
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
         )
     for name in ("y", "ids", "split"):
         if name in arrays and arrays[name].shape != (len(inputs),):
-            raise InputError(f"{path}: X has {len(inputs)} rows, but {name} has shape {arrays[name].shape}")
+            raise InputError(f"{path}: X has {counted(len(inputs), 'row')}, but {name} has shape {arrays[name].shape}")
     ids = text_rows(path, arrays, "ids")
     if ids is not None and len(set(ids)) != len(ids):
         raise InputError(f"{path}: ids must be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")

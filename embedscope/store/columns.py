@@ -14,6 +14,7 @@ import numpy as np
 
 from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
 from embedscope.store.limits import repeated
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -144,7 +145,8 @@ def numbers(location: str, columns: Columns, names: Sequence[str]) -> Array:
             width = len(cells)
         elif len(cells) != width:
             raise InputError(
-                f"{location}: row {count - 1} of {names[0]} (counted from 0) holds {len(cells)} numbers, but the rows "
+                f"{location}: row {count - 1} of {names[0]} (counted from 0) holds {counted(len(cells), 'number')}, but the "
+                "rows "
                 f"before it hold {width}"
             )
         try:
@@ -212,7 +214,8 @@ def _delimited(file: Path, delimiter: str) -> Columns:
                     width = len(row) if width is None else width
                     if row and len(row) != width:
                         raise InputError(
-                            f"{file}: line {reader.line_num} has {len(row)} fields, the header has {width}; quote fields "
+                            f"{file}: line {reader.line_num} has {counted(len(row), 'field')}, the header has {width}; "
+                            "quote fields "
                             f"that contain separators or line breaks"
                         )
                     if row:

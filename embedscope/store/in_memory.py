@@ -12,6 +12,7 @@ from embedscope.errors import InputError, UsageError, unknown
 from embedscope.store import foreign
 from embedscope.store.foreign import exact_floats
 from embedscope.store.labels import encode
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
+
+# What messages call features that have neither a file nor a name.
+UNNAMED = "the array"
 
 
 def feature_set(
@@ -49,13 +53,13 @@ def feature_set(
         targets = targets[:, 0]
     for what, values in (("labels", targets), ("ids", ids), ("split", split)):
         if values is not None and np.shape(values) != (len(rows),):
-            raise InputError(f"features have {len(rows)} rows, but {what} have the shape {np.shape(values)}")
+            raise InputError(f"features have {counted(len(rows), 'row')}, but {what} have the shape {np.shape(values)}")
     keys = None if ids is None else [str(each) for each in ids]
     if keys is not None and len(set(keys)) != len(keys):
         raise InputError(f"ids must be unique; {len(keys) - len(set(keys))} of {len(keys)} are repeated")
     kept = features.detach() if isinstance(features, torch.Tensor) and features.is_floating_point() else None
     return foreign.feature_set(
-        foreign.Source(name, ("memory",), {}, "memory"),
+        foreign.Source(name, (UNNAMED,), {}, UNNAMED),
         "X",
         exact_floats(name, rows) if kept is None else kept,
         encode(name, "labels", targets),

@@ -10,6 +10,7 @@ from embedscope.errors import InputError
 from embedscope.plugins import imported
 from embedscope.store.columns import Columns, listed
 from embedscope.store.limits import check_size
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ def open_parquet(file: Path) -> Columns:
                 chunk = metadata.row_group(group).column(place)
                 size += 8 * max(chunk.num_values, 0) + max(chunk.total_uncompressed_size, 0)
         size = max(size, 8 * metadata.num_rows * len(names))
-        what = f"{listed(names)} of {metadata.num_rows:,} rows"
+        what = f"{listed(names)} of {counted(metadata.num_rows, 'row')}"
         check_size(str(file), what, size, packed=file.stat().st_size)
         return source
 

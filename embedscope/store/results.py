@@ -248,7 +248,7 @@ class Finetuning:
             f"{len(each)} {what}{'' if len(each) == 1 else 's'}"
             for what, each in (("objective", self.objectives), ("trial", self.objectives[0].trials))
         ]
-        rows = f"trained on {self.data.train:,} rows, measured on {self.data.test:,} held-out rows"
+        rows = f"trained on {counted(self.data.train, 'row')}, measured on {counted(self.data.test, 'held-out row')}"
         return f"finetune: {' x '.join(counted)}, {rows}"
 
 

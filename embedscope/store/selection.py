@@ -11,6 +11,7 @@ from torch import Tensor
 
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.ops.gathering import gather
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
@@ -77,7 +78,7 @@ def select_labeled(features: FeatureSet) -> tuple[FeatureSet, int]:
     """Leave out the unlabeled rows, and count them; InputError if no row is left."""
     keep = features.labels >= 0
     if not keep.any():
-        raise InputError(f"{features.source} has {len(keep)} rows, none of them labeled")
+        raise InputError(f"{features.source} has {counted(len(keep), 'row')}, none of them labeled")
     return select(features, keep), int((~keep).sum())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from embedscope.errors import UsageError
 from embedscope.store.features import FeatureSet
-from embedscope.store.in_memory import annotated, feature_set
+from embedscope.store.in_memory import UNNAMED, annotated, feature_set
 from embedscope.store.reader import distinct_names, open_features
 
 
@@ -59,4 +59,12 @@ def open_source(source: Any, labels: Any = None, *, layer: str | None = None) ->
 
 
 def _named(name: str, found: Sequence[FeatureSet]) -> list[FeatureSet]:
-    return [replace(each, name=name if len(found) == 1 else f"{name}:{each.layer}") for each in found]
+    """Name what a mapping holds; arrays have no other name that a message could give."""
+    return [
+        replace(
+            each,
+            name=name if len(found) == 1 else f"{name}:{each.layer}",
+            source=name if each.source == UNNAMED else each.source,
+        )
+        for each in found
+    ]

@@ -13,6 +13,7 @@ import torch
 from embedscope.errors import InputError, explained, unknown
 from embedscope.store.arrays import load_npy
 from embedscope.store.limits import check_archive, check_size
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,7 +75,9 @@ def _only(file: str) -> Array:
     held = _load(file)
     if isinstance(held, dict):
         if len(held) != 1:
-            raise InputError(f"{file} holds {len(held)} tensors; a pair consists of one file of features and one of labels")
+            raise InputError(
+                f"{file} holds {counted(len(held), 'tensor')}; a pair consists of one file of features and one of labels"
+            )
         held = next(iter(held.values()))
     return _array(file, "its tensor", held)
 

@@ -244,7 +244,7 @@ BAD = [
     ("score nowhere.h5", 1, "no such file: nowhere.h5"),
     ("score {text}", 1, "text.h5 is not an HDF5 feature store"),
     ("score {unfinished}", 1, "is unfinished (0 of 90 rows); finish it with: embedscope extract"),
-    ("score {nan}", 1, "1 of 90 rows hold NaN or infinite values: rows 7 (row7)"),
+    ("score {nan}", 1, "1 of 90 rows holds NaN or infinite values: row 7 (row7)"),
     ("score {lengths}", 1, "X has 90 rows, but y has shape (89,)"),
     ("score {store} -l embeding", 2, "{store} has no layer 'embeding'; did you mean 'embedding'?"),
     ("score {store} -m siloette", 2, "no metric 'siloette'; did you mean 'silhouette'?"),
@@ -279,7 +279,7 @@ BAD = [
     ("inspect nowhere.h5", 1, "no such file: nowhere.h5"),
     ("inspect {text}", 1, "text.h5 is not an HDF5 feature store"),
     ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class; a comparison needs"),
-    ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
+    ("finetune {nan} -o {new}", 1, "holds NaN or infinite values"),
     ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
     ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': cannot parse this"),
     ("finetune {store} -o {new} --head mpl(3)", 2, "did you mean 'mlp'?"),
@@ -298,7 +298,7 @@ BAD = [
     ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head written by finetune"),
     ("plot {store} -o {new}.jpg", 2, "the name must end with .png, .svg, .pdf"),
     ("plot {store} -o {new}.png -k tsn", 2, "no kind of plot 'tsn'; did you mean 'tsne'?"),
-    ("plot {nan} -o {new}.png", 1, "hold NaN or infinite values"),
+    ("plot {nan} -o {new}.png", 1, "holds NaN or infinite values"),
 ]
 
 

@@ -78,7 +78,7 @@ def test_magnitudes_that_are_not_finite_are_named(sample):
     magnitudes = sample[0].abs()
     magnitudes[3, 2] = torch.nan
     with pytest.raises(
-        InputError, match=r"one.h5: 1 of 60 rows of the magnitudes hold NaN or infinite values: rows 3 \(row3\)"
+        InputError, match=r"one.h5: 1 of 60 rows of the magnitudes holds NaN or infinite values: row 3 \(row3\)"
     ):
         evaluate(of(*sample, magnitudes=magnitudes), "gini")
 
