@@ -19,9 +19,11 @@ import difflib
 import itertools
 import math
 import operator
+import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -178,6 +180,13 @@ def check_text(what: str, got: Any) -> str:
     if not isinstance(got, str):
         raise UsageError(f"{what} must be a string, got {displayed(got)}")
     return got
+
+
+def check_path(what: str, got: Any, *, advice: str = "") -> Path:
+    """Return `got`, text or a path, as a Path, else raise a UsageError that ends with the advice."""
+    if not isinstance(got, str | os.PathLike):
+        raise UsageError(f"{what} must be a path, got {displayed(got)}{advice and '; '}{advice}")
+    return Path(got)
 
 
 def check_names(what: str, got: Any, *, some: bool = False) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedscope import plugins
-from embedscope.errors import InputError
+from embedscope.errors import InputError, check_path
 
 if TYPE_CHECKING:
     from embedscope.data.dataset import Dataset
@@ -27,6 +27,7 @@ def open_dataset(location: str) -> Dataset:
         ...     open_dataset(f"{folder}/data.npz").class_names
         ('a', 'b')
     """
+    location = str(check_path("the location of the data", location))
     if Path(location).exists():  # a name may hold brackets and colons of its own
         spec = plugins.Spec(location)
     else:

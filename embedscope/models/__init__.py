@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import plugins
-from embedscope.errors import InputError, UsageError, check_choice
+from embedscope.errors import InputError, UsageError, check_choice, check_path, check_seed
 from embedscope.models._reading import sha256_of
 from embedscope.models.checkpoint import load_checkpoint
 from embedscope.models.preparation import Pixels
@@ -63,6 +63,10 @@ def open_model(
         >>> open_model("torch.nn:Linear(3, 2)")
         Encoder 'torch.nn:Linear(3, 2)': Linear with 8 parameters
     """
+    spec = str(check_path("the model", spec)) if not isinstance(spec, str) else spec
+    if checkpoint is not None:
+        checkpoint = str(check_path("`checkpoint=`", checkpoint))
+    check_seed(seed)
     source, location, parsed = _sourced(spec)
     plugin = plugins.load("models", source)
     parameters = inspect.signature(plugin).parameters

@@ -5,29 +5,32 @@ from __future__ import annotations
 import datetime
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from embedscope import distributed
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_choice, check_names, check_path, check_whole, displayed
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.evaluating import bound
+from embedscope.evaluation.options import check_options
 from embedscope.extraction.borrowing import borrowed, unwrapped
 from embedscope.models.encoder import Encoder
+from embedscope.models.pooling import POOLINGS
 from embedscope.monitoring.embedding import embed
 from embedscope.monitoring.loggers import opened
-from embedscope.monitoring.probe import Probe, open_probe, prepared
+from embedscope.monitoring.probe import Probe, check_probe, open_probe, prepared
 from embedscope.monitoring.schedules import schedule
 from embedscope.monitoring.stopping import conditions
 from embedscope.monitoring.trends import TrendFinding, Trends
 from embedscope.progress import silent
+from embedscope.store.files import check_output
 from embedscope.store.trajectories import Point, append_points, read_points
 from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -104,17 +107,26 @@ class Monitor:
         seed: int = 0,
         say: Callable[[str], None] = silent,
     ) -> None:
-        self._given, self._prepare = probe, prepare
-        prepared(prepare)  # which refuses what it cannot use before a training has begun
-        self._layers = [layers] if isinstance(layers, str) else list(layers)
-        self._metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+        # Whatever could never work is refused here, before a training has begun.
+        self._given, self._prepare = check_probe(probe, prepare), prepare
+        self._layers = check_names("`layers=`", layers)
+        self._metrics = check_names("`metrics=`", metrics, some=True)
+        check_options(device=device, seed=seed, amp=amp)
+        check_choice("pooling", pooling, POOLINGS)
+        check_whole("`batch_size=`", batch_size, low=1)
+        if workers is not None:
+            check_whole("`workers=`", workers, low=0)
+        if on_finding is not None and not callable(on_finding):
+            raise UsageError(f"`on_finding=` takes a function of a finding, got {displayed(on_finding)}")
         self._names = [each.name for each in bound(self._metrics)]
         self._schedule = schedule(every)
-        self._conditions = conditions(stop_on, self._names)
+        self._conditions = conditions(check_names("`stop_on=`", stop_on), self._names)
         self._options = {"pooling": pooling, "amp": amp}
         self._batch_size, self._workers, self._device, self._seed, self._say = batch_size, workers, device, seed, say
         self._on_finding = on_finding
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else check_path("`path=`", path)
+        if self._path is not None:
+            check_output(self._path, overwrite=True)  # an existing one is continued
         self.logs = log is not None
         self._log = opened(log) if distributed.rank() == 0 else None
         self._probe: Probe | None = None

@@ -171,8 +171,6 @@ def prepare(
         InputError: a source that cannot be read, holds NaN, or has fewer than three labeled rows.
         UsageError: an unknown layer or split, or more classes than points.
     """
-    if max_points < 3:
-        raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
     if courses := read_courses(sources, layers=layers, split=split):
         return Given((), (), (), tuple(courses))
     paths = _paths(sources)
@@ -227,7 +225,7 @@ def _open(sources: Sequence[str], layers: str | Sequence[str]) -> list[FeatureSe
         if path not in runs:
             opened += open_sources(source, layers=layers)
         elif layers:
-            raise UsageError(f"{path} is a run, whose stores have one layer each; leave out `layers=`")
+            raise UsageError(f"{path} is a run, whose stores have one layer each; omit `layers=`")
         else:
             prefix = f"{runs[path]}: " if path != source or len(runs) > 1 else ""
             opened += [replace(features, name=f"{prefix}{features.name}") for features in open_run(path)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import InputError, UsageError, displayed, unknown
 from embedscope.store import foreign
 from embedscope.store.foreign import exact_floats
 from embedscope.store.labels import encode
@@ -48,9 +48,16 @@ def feature_set(
     """
     rows, targets = _array(features), _array(labels)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub" or not rows.size:
-        raise InputError(f"features must be numbers of shape (N, D), got {rows.dtype} {rows.shape}")
+        got = f"{rows.dtype} {rows.shape}" if rows.ndim else displayed(features)
+        swapped = "; features come first, then labels" if rows.ndim == 1 and targets.ndim == 2 else ""
+        raise InputError(f"features must be numbers of shape (N, D), got {got}{swapped}")
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
+    if not targets.ndim:
+        of_a_table = "; a column's name goes with AnnData" if isinstance(labels, str) else ""
+        raise InputError(f"labels must be one per row, got {displayed(labels)}{of_a_table}")
+    if targets.ndim == 2 and len(targets) == len(rows):
+        raise InputError(f"labels have the shape {targets.shape}; give one per row, such as labels.argmax(1) of one-hot labels")
     for what, values in (("labels", targets), ("ids", ids), ("split", split)):
         if values is not None and np.shape(values) != (len(rows),):
             raise InputError(f"features have {counted(len(rows), 'row')}, but {what} have the shape {np.shape(values)}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_names, displayed
 from embedscope.store.features import FeatureSet
 from embedscope.store.in_memory import UNNAMED, annotated, feature_set
 from embedscope.store.reader import distinct_names, open_features
@@ -27,8 +27,10 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         InputError: a source that cannot be read.
         UsageError: arrays without labels, or an unknown layer.
     """
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    wanted = check_names("`layers=`", layers)
     if isinstance(sources, Mapping):
+        if not sources:
+            raise UsageError("the mapping of sources is empty; give names with features, paths or FeatureSets")
         named = [_named(str(name), open_sources(source, labels, layers=wanted)) for name, source in sources.items()]
         return distinct_names([features for several in named for features in several])
     if isinstance(sources, str | Path):
@@ -43,8 +45,10 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         return [feature_set(*sources)]
     if isinstance(sources, Sequence) and sources and all(isinstance(each, str | Path | FeatureSet) for each in sources):
         return distinct_names([features for each in sources for features in open_sources(each, layers=wanted)])
+    if getattr(sources, "shape", ()) and not isinstance(sources, Mapping):
+        raise UsageError(f"{displayed(sources)} is given without labels; give one label per row as well, as in score(X, y)")
     raise UsageError(
-        f"{type(sources).__name__} without labels is not an embedding; give features and labels, a path, a FeatureSet, or a "
+        f"{displayed(sources)} is not an embedding; give features and labels, a path, a FeatureSet, or a "
         "mapping from names to these"
     )
 
