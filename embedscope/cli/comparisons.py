@@ -98,7 +98,7 @@ def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
         cells[0] += BEST if place == ranking.take else ""
         rows.append((entry.layer if one_source else entry.name, [f"{entry.dimensions:,}", *cells]))
     headings = [f"{key}{arrow(scores[0].metrics[key].better)}" for key in keys]
-    print_columns("layer", ["dimensions", *headings], [rows])
+    print_columns(ranking.what, ["dimensions", *headings], [rows])
     show(f"* {ranking.reason}")
 
 

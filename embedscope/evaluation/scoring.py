@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,12 @@ def score(
         )
 
     scores = [measured(features) for features in found]
+    scores = [
+        replace(entry, warnings=[*entry.warnings, f"measured against itself ({one.source}); give other rows to find a shift"])
+        if against is not None and _are_same(one, other)
+        else entry
+        for entry, one, other in zip(scores, found, others or found, strict=True)
+    ]
     comparisons: list[Comparison] = []
     shifts: list[Shift] = []
     if compare or others:
@@ -109,6 +116,14 @@ def score(
             shifts = [measure_shift(one, other, seed=seed) for one, other in zip(found, others, strict=False)]
     gaps = [each for pair in comparisons for each in pair.differences] if compare else differences(scores) if ci else []
     return ScoreTable(with_comparison(scores, gaps, comparisons, shifts), gaps, comparisons, shifts)
+
+
+def _are_same(one: FeatureSet, other: FeatureSet) -> bool:
+    """Whether two embeddings are of one layer of one file, or hold the same array."""
+    if one is other or one.features is other.features:
+        return True
+    paths = Path(one.source), Path(other.source)
+    return one.layer == other.layer and all(each.is_file() for each in paths) and paths[0].samefile(paths[1])
 
 
 def _comparisons(

@@ -62,5 +62,5 @@ def check_options(
         if number is not None:
             check_whole(f"`{what}=`", number, low=least)
     check_choice("dtype", dtype, _DTYPES)
-    check_choice("on-error", on_error, _ON_ERROR)
+    check_choice("choice", on_error, _ON_ERROR, place="`on_error=`")
     check_choice("pooling", pooling, POOLINGS)

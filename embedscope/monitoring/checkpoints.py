@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope import distributed
+from embedscope import devices, distributed
 from embedscope.data import open_dataset
 from embedscope.data.dataset import rows_of
-from embedscope.errors import InputError, OutputError, UsageError, unknown
+from embedscope.errors import InputError, OutputError, UsageError, check_names, unknown
 from embedscope.evaluation import Measurement, Scores, ScoreTable, evaluate
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound
 from embedscope.evaluation.further_findings import with_comparison
+from embedscope.evaluation.options import check_options
 from embedscope.extraction.loading import limited
 from embedscope.metrics import STANDARD
 from embedscope.models import open_model
@@ -28,6 +29,7 @@ from embedscope.models._reading import sha256_of
 from embedscope.monitoring.embedding import embed
 from embedscope.monitoring.probe import ReadProbe
 from embedscope.progress import Track, silent, untracked
+from embedscope.store.files import check_output
 from embedscope.store.trajectories import Point, append_points, read_points
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ def score_checkpoints(
     split: str | None = None,
     sample: int | None = None,
     ci: str | bool = False,
-    memory: int | None = None,
+    memory: int | str | None = None,
     device: str = "auto",
     seed: int = 0,
     limit: int | None = None,
@@ -186,9 +188,14 @@ def score_checkpoints(
         InputError: none of the checkpoints can be read and fits, or data that cannot be used.
         OutputError: the output was begun with other settings.
     """
-    chosen = [metrics] if isinstance(metrics, str) else list(metrics)
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    chosen, wanted = check_names("`metrics=`", metrics, some=True), check_names("`layers=`", layers)
+    check_options(split=split, sample=sample, ci=ci, device=device, seed=seed, full=full, overwrite=overwrite)
+    memory = devices.memory_limit(memory)
     bound(chosen)
+    if output is not None:
+        check_output(output, overwrite=True)  # one that is there is continued
+        if not overwrite and output.exists():
+            read_points(output)
     stages = in_order(checkpoints)
     dataset = _of_split(open_dataset(data), split)
     dataset = dataset if limit is None else limited(dataset, limit)

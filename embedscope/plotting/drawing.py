@@ -120,7 +120,7 @@ def plot(
         None if path is None else check_path(f"`{name}=`", path)
         for name, path in (("coordinates", coordinates), ("layout", layout), ("images", images))
     )
-    check_choice("form", form, FORMATS)
+    check_choice("format", form, FORMATS)
     if kind is not None and kinds:
         raise UsageError("`kind=` and `kinds=` are the same option; give only one")
     kinds = check_names("`kinds=`", kinds) if kind is None else [check_text("`kind=`", kind)]

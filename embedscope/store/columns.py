@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
-from embedscope.store.limits import repeated
+from embedscope.store.limits import check_not_empty, repeated
 from embedscope.text import counted
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def open_columns(location: str, file: Path) -> Columns:
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise InputError(f"{location} is not a supported table; expected one of {', '.join(_READERS)}")
+    check_not_empty(file)
     try:
         columns = reader(file)
     except EmbedscopeError:
@@ -126,6 +127,8 @@ def open_columns(location: str, file: Path) -> Columns:
         raise InputError(f"{location} is not UTF-8 text: {error}; save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{location} cannot be read: {error.strerror or error}") from error
+    if not columns.names:
+        raise InputError(f"{location} has no rows")
     if (name := repeated(columns.names)) is not None:
         raise InputError(f"{location} has several columns named '{name}'; rename them")
     return columns

@@ -48,7 +48,7 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
     """Raise OutputError if something of that name is there and may not be replaced, or is one of the inputs."""
     try:
         if path.is_dir():
-            raise OutputError(f"output {path} is a folder; give a file name, such as {path / 'features.h5'}")
+            raise OutputError(f"output {path} is a folder; give a file name")
         if not path.exists():
             parent = next(folder for folder in path.absolute().parents if folder.exists())
             if not parent.is_dir() or not os.access(parent, os.W_OK):

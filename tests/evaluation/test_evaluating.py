@@ -111,7 +111,7 @@ def test_anchors_are_the_samples_of_the_table(sample):
 def test_anchors_that_miss_a_class_estimate_nothing(sample):
     found = evaluate(of(*sample), "silhouette", anchors=np.array([0, 1, 2])).metrics["silhouette"]
     assert found.value is None
-    assert "no estimate: 1 classes have no row among the 3 that were drawn" in found.note
+    assert "no estimate: 1 class has no row among the 3 that were drawn" in found.note
 
 
 def test_arrays_of_any_kind(sample):

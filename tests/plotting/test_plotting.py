@@ -91,15 +91,15 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
     [
         ({"kinds": ["tsn"]}, "no kind of plot 'tsn'; did you mean 'tsne'"),
         ({"kinds": ["tsne(perplex=3)"]}, "tsne has no option 'perplex'; did you mean 'perplexity'"),
-        ({"max_points": 2}, "a picture needs at least 3 points"),
+        ({"max_points": 2}, "`max_points=` must be an integer of at least 3, got"),
         ({"width": "colum"}, "no width 'colum'; did you mean 'column'"),
         ({"form": "jpg"}, "no form 'jpg'"),
         ({"coordinates": "a.tsv"}, "'a.tsv' must end with .csv"),
         ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' must end with .csv"),
-        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity must be a number above 0, got a"),
+        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity must be a number above 0, got 'a'"),
         ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity must be a number above 0, got -3"),
         ({"kinds": ["umap(neighbors='a')"]}, "neighbors must be an integer of at least 2, got 'a'"),
-        ({"seed": 2**32}, "seed must be a number from 0 to"),
+        ({"seed": 2**32}, "`seed=` must be an integer from 0 to"),
     ],
 )
 def test_bad_options(make_store, blobs, tmp_path, options, message):
