@@ -169,6 +169,7 @@ def finetune(
     from embedscope.devices import parse_bytes
     from embedscope.store import read_features
     from embedscope.store.results import as_json
+    from embedscope.store.runs import check_run
 
     if list_layers and data is None:
         raise UsageError("--list-layers requires a network: give MODEL and DATA")
@@ -187,6 +188,8 @@ def finetune(
             subject: tuple[Any, Any] = (read_features(features, layer=layer), None)
             held_out: Any = None if test is None else read_features(test, layer=layer)
         else:
+            if output is not None and not list_layers:  # before a model is opened, which may take minutes
+                distributed.broadcast(lambda: check_run(output, overwrite=overwrite, resume=resume))
             subject = _opened(features, data, opening, config.seed, talk)
             if list_layers:
                 _print_layers(*subject, settings["device"], json)

@@ -239,7 +239,7 @@ def _question(features: list[str], ci: bool) -> tuple[list[str], str | bool]:
 
         for source in features:
             if source.isalpha() and source not in CI and not Path(source).exists() and nearest(source, CI):
-                check_choice("kind of interval for --ci", source, CI)
+                check_choice("kind of interval", source, CI)
     if not (ci and "fixed" in features and not Path("fixed").exists()):
         return features, ci
     if not (rest := [source for source in features if source != "fixed"]):

@@ -114,7 +114,7 @@ def plot(
         ['silhouette']
     """
     provide_caches()
-    as_labels = "the second argument is the output; pass labels as `labels=`"
+    as_labels = "the second argument is the output; give labels by name, as in plot(X, labels=y)"
     output = None if output is None else check_path("`output=`", output, advice=as_labels)
     coordinates, layout, images = (
         None if path is None else check_path(f"`{name}=`", path)

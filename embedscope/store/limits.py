@@ -42,7 +42,7 @@ def check_size(path: str, what: str, size: int, *, packed: int | None = None) ->
 def check_not_empty(path: str | Path) -> None:
     """Raise InputError for a file of 0 bytes, such as a run that was stopped or a full disk leaves behind."""
     if Path(path).is_file() and not Path(path).stat().st_size:
-        raise InputError(f"{path} is empty; write it again")
+        raise InputError(f"{path} is empty: it has 0 bytes")
 
 
 def check_archive(path: str, members: Collection[str] | None = None) -> None:

@@ -62,7 +62,8 @@ def check_file(path: Path) -> None:
         raise InputError(f"{path} is a folder; give a feature store (.h5), a .npz, X.npy,y.npy, or a table (.csv, .parquet)")
     if not stat.S_ISREG(mode):
         raise InputError(f"{path} is a pipe or a device, not a file; give a feature store (.h5)")
-    check_not_empty(str(path))
+    if path.suffix != ".partial":  # which another process may be about to write
+        check_not_empty(path)
 
 
 def opened(path: Path) -> h5py.File:

@@ -200,5 +200,5 @@ def test_more_classes_than_shares_of_divisions_can_tell(monkeypatch, shifted):
 
 def test_a_number_is_no_rows():
     features, labels = np.eye(4).repeat(10, axis=0), np.arange(40) % 2
-    with pytest.raises(UsageError, match="int without labels is not an embedding"):
+    with pytest.raises(UsageError, match="3 is not an embedding; give features and labels"):
         score(features, labels, metrics="gini", against=3)
