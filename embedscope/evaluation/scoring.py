@@ -104,7 +104,7 @@ def score(
     scores = [measured(features) for features in found]
     scores = [
         replace(entry, warnings=[*entry.warnings, f"measured against itself ({one.source}); give other rows to find a shift"])
-        if against is not None and _are_same(one, other)
+        if against is not None and (against is sources or _are_same(one, other))
         else entry
         for entry, one, other in zip(scores, found, others or found, strict=True)
     ]

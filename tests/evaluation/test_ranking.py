@@ -104,3 +104,14 @@ def test_layers_are_ranked_by_the_first_metric_of_a_set(layers):
     assert check_ranked(["retrieval"]) == check_ranked(["map_at_r"]) == "higher"
     with pytest.raises(UsageError, match="which has no better direction"):
         check_ranked(["collapse"])
+
+
+def test_layers_of_one_file_are_layers_and_others_embeddings(tmp_path, make_store, blobs):
+    features, labels = blobs
+    first = score(str(make_store(features, labels)), metrics="silhouette", ci=True)
+    assert first.ranked().reason.endswith("it is the only layer")
+    assert repr(first.ranked()).startswith("layer")
+    paths = [str(make_store(features + each, labels, name=f"{each}.h5")) for each in (0, 1)]
+    ranking = score(paths, metrics="silhouette", ci=True).ranked()
+    assert ranking.reason.endswith("the best silhouette, and no embedding is smaller")
+    assert repr(ranking).startswith("embedding")

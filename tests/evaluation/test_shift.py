@@ -202,3 +202,16 @@ def test_a_number_is_no_rows():
     features, labels = np.eye(4).repeat(10, axis=0), np.arange(40) % 2
     with pytest.raises(UsageError, match="3 is not an embedding; give features and labels"):
         score(features, labels, metrics="gini", against=3)
+
+
+def test_a_shift_to_itself_is_warned_of(make_store, blobs, tmp_path):
+    rows, labels = blobs
+    store, other = str(make_store(rows, labels)), str(make_store(rows + 1, labels, name="other.h5"))
+    (tmp_path / "link.h5").symlink_to(store)
+    for same in (store, str(tmp_path / "link.h5"), f"again={store}"):
+        (entry,) = score(store, metrics="gini", against=same)
+        assert entry.warnings == [f"measured against itself ({store}); give other rows to find a shift"]
+    assert not score(store, metrics="gini", against=other)[0].warnings
+    assert not score(store, metrics="gini")[0].warnings
+    assert score(rows, labels, metrics="gini", against=rows)[0].warnings
+    assert not score(rows, labels, metrics="gini", against=rows + 1)[0].warnings

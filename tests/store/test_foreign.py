@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -97,9 +98,18 @@ def test_tables_that_do_not_say_what_they_hold(tmp_path, columns, options, messa
         read_features(table(tmp_path, "v.csv", columns) + options)
 
 
-@pytest.mark.parametrize("options", ["(features=1)", "(features=[])", "(label=3)", "(lable='a')", "('label')"])
-def test_options_that_cannot_be(tmp_path, options):
-    with pytest.raises(UsageError, match=r"must be a quoted name|a pattern or a list|did you mean 'label'|need a name"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("(features=1)", "features must be a pattern or a list"),
+        ("(features=[])", "features must be a pattern or a list"),
+        ("(label=3)", "label must be a quoted name, got 3"),
+        ("(lable='a')", "v.csv has no option 'lable'; did you mean 'label'"),
+        ("('label')", "need a name, as in"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         read_features(table(tmp_path, "v.csv", NUMBERED) + options)
 
 
@@ -108,10 +118,19 @@ def test_a_gap_in_the_features_is_a_nan(tmp_path):
     assert read_features(table(tmp_path, "v.csv", columns)).features[:].isnan().sum() == 1
 
 
-@pytest.mark.parametrize("lists", [[[1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0]], [[], []]])
-@pytest.mark.parametrize("name", ["v.jsonl", "v.parquet"])
-def test_lists_of_other_lengths(tmp_path, name, lists):
-    with pytest.raises(InputError, match=r"differ in length|the rows before|the rows before|empty lists|no numeric column"):
+@pytest.mark.parametrize(
+    ("name", "lists", "message"),
+    [
+        ("v.jsonl", [[1.0], [1.0, 2.0]], "row 1 of v (counted from 0) holds 2 numbers, but the rows before it hold 1"),
+        ("v.jsonl", [[1.0, 2.0], [1.0]], "row 1 of v (counted from 0) holds 1 number, but the rows before it hold 2"),
+        ("v.jsonl", [[], []], "no numeric column besides the label"),
+        ("v.parquet", [[1.0], [1.0, 2.0]], "the lists of v differ in length, such as 1 and 2"),
+        ("v.parquet", [[1.0, 2.0], [1.0]], "the lists of v differ in length, such as 1 and 2"),
+        ("v.parquet", [[], []], "no numeric column besides the label"),
+    ],
+)
+def test_lists_of_other_lengths(tmp_path, name, lists, message):
+    with pytest.raises(InputError, match=re.escape(message)):
         read_features(table(tmp_path, name, {"label": [0, 1], "v": lists}))
 
 
@@ -541,3 +560,25 @@ def test_a_long_text_that_repeats_is_kept_once(tmp_path):
 def test_parquet_with_whole_numbers_that_no_float_holds(tmp_path):
     with pytest.raises(InputError, match=r"d cannot be read: Integer value .* not in range"):
         read_features(table(tmp_path, "v.parquet", {"label": Y, "d": np.arange(6) + 2**53}))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv", "tsv", "jsonl", "parquet", "pt", "safetensors", "h5", "h5ad", "npy"])
+def test_an_empty_file_is_called_empty(tmp_path, suffix):
+    path = tmp_path / f"v.{suffix}"
+    path.touch()
+    with pytest.raises(InputError, match=rf"^{path} is empty: it has 0 bytes$"):
+        read_features(str(path))
+
+
+def test_a_pair_with_an_empty_file(tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    (tmp_path / "y.npy").touch()
+    with pytest.raises(InputError, match=r"y\.npy is empty: it has 0 bytes$"):
+        read_features(f"{tmp_path / 'X.npy'},{tmp_path / 'y.npy'}")
+
+
+@pytest.mark.parametrize(("name", "text"), [("v.csv", "\n\n"), ("v.jsonl", "\n \n"), ("v.csv", "label,d0\n")])
+def test_a_table_without_rows(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=rf"^{tmp_path / name} has no rows$"):
+        read_features(str(tmp_path / name))
