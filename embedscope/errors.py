@@ -161,7 +161,7 @@ def displayed(value: Any) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape:
         return f"{type(value).__name__} of shape {tuple(map(int, shape))}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     if isinstance(value, str | int | float | bool | list | tuple | dict | None):
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return f"an object of type {type(value).__name__}"
@@ -184,7 +184,7 @@ def check_text(what: str, got: Any) -> str:
 
 def check_path(what: str, got: Any, *, advice: str = "") -> Path:
     """Return `got`, text or a path, as a Path, else raise a UsageError that ends with the advice."""
-    if not isinstance(got, str | os.PathLike):
+    if not isinstance(got, str | os.PathLike) or not str(got):
         raise UsageError(f"{what} must be a path, got {displayed(got)}{advice and '; '}{advice}")
     return Path(got)
 

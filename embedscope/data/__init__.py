@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedscope import plugins
-from embedscope.errors import InputError, check_path
+from embedscope.errors import InputError, check_path, nearest
 
 if TYPE_CHECKING:
     from embedscope.data.dataset import Dataset
@@ -36,7 +36,9 @@ def open_dataset(location: str) -> Dataset:
     if not (separator and plugins.canonical(source) in plugins.names("data")):
         inner = spec.name
         if not Path(inner).exists():
-            raise InputError(f"no such data: {inner}")
+            near = nearest(source, plugins.names("data")) if separator and source.isidentifier() else []
+            hint = f"; did you mean '{near[0]}:{spec.name.partition(':')[2]}'?" if near else ""
+            raise InputError(f"no such data: {inner}{hint}")
         source = plugins.recognizing("data", Path(inner)) or ""
         if not source:
             known = ", ".join(plugins.names("data"))

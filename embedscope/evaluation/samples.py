@@ -112,8 +112,11 @@ def find_issues(
 def _opened(
     features: Any, labels: Any, ids: Sequence[str] | None, splits: Sequence[str] | None, layer: str | None
 ) -> FeatureSet:
-    shape = getattr(features, "shape", None)
-    if labels is None and shape is not None and len(shape) == 2:
+    if isinstance(features, list) and features and isinstance(features[0], list | tuple):
+        shape: Any = (len(features), len(features[0]))
+    else:
+        shape = getattr(features, "shape", ())
+    if labels is None and len(shape) == 2:
         labels = np.full(shape[0], -1)
     if labels is not None and (ids is not None or splits is not None):
         return feature_set(features, labels, ids=ids, split=splits)

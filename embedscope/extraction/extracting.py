@@ -32,6 +32,7 @@ from embedscope.extraction.schedule import Schedule
 from embedscope.extraction.space import check_space
 from embedscope.extraction.stopping import stop_requested
 from embedscope.models.encoder import Encoder, weights_digest
+from embedscope.models.head import TrainedHead
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import StoreWriter, Unfinished, resuming
 from embedscope.store.files import check_output, partial_path
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from embedscope.models.head import TrainedHead
     from embedscope.models.listing import LayerInfo
 
 
@@ -172,6 +172,8 @@ def extract(
         raise UsageError("an encoder takes a data set from open_dataset; a loader goes with an nn.Module")
     if output is None:
         raise UsageError("the features of an encoder are written to a store; set `output=`")
+    if head is not None and not isinstance(head, TrainedHead):
+        raise UsageError(f"`head=` takes a head from open_head, got {displayed(head)}")
     check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent

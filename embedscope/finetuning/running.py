@@ -134,6 +134,8 @@ def finetune(
     """
     if isinstance(labels, TrainingConfig) and config is None:
         labels, config = None, labels
+    elif isinstance(labels, str | Path) and is_model(features):
+        raise UsageError(f"a network is trained on a data set; open it first: open_dataset({str(labels)!r})")
     elif isinstance(labels, str | Path) and not hasattr(features, "obsm"):
         if isinstance(run, str | Path):
             raise UsageError(f"two run directories are given: {labels} and {run}; labels must be an array or a list")

@@ -231,6 +231,8 @@ def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     try:
         function = plugins.load("metrics", spec.name)
     except UsageError:
+        if "," in spec.name or " " in spec.name.strip():
+            raise UsageError(f"'{spec.name}' is not one metric; give several one by one") from None
         known = [*plugins.names("metrics"), *plugins.aliases("metrics"), *SETS, ALL]
         raise UsageError(unknown("metric", plugins.canonical(spec.name), known)) from None
     for name, value in spec.options.items():

@@ -138,8 +138,11 @@ class Monitor:
 
     def __call__(self, model: nn.Module, step: int, *, loss: Any = None) -> dict[str, float | None] | None:
         """Measure the model if that is due at a step, else return None; see `measure`."""
-        if step < self._due:
-            return None
+        try:
+            if step < self._due:
+                return None
+        except TypeError as error:
+            raise UsageError(f"a monitor is called with the model and the step; got {displayed(step)} for the step") from error
         agreed = self._schedule.agrees(step)
         self._due = self._schedule.due
         return self.measure(model, step, loss=loss) if agreed else None
@@ -152,7 +155,7 @@ class Monitor:
         started = time.perf_counter()
         if not isinstance(model, torch.nn.Module):
             raise UsageError(f"a monitor is called with the model and the step; got {type(model).__name__} for the model")
-        told = None if loss is None else float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        told = None if loss is None else _number(loss)
         measured = self._measured(unwrapped(model))
         seconds = time.perf_counter() - started
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -236,6 +239,13 @@ class Monitor:
         return (
             f"Monitor of {', '.join(self._names)}: {counted(steps, 'step')} measured, {counted(len(self.findings), 'finding')}"
         )
+
+
+def _number(loss: Any) -> float:
+    try:
+        return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"`loss` takes a number or a tensor with one, got {displayed(loss)}") from error
 
 
 def monitor_of(*args: Any, **options: Any) -> Monitor:

@@ -87,7 +87,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
             *notes,
             "Data, channels: the ring is a class's share of the samples, the dot its share of the activation (KL in nats).",
             "Most confused: samples of the first class whose nearest other class is the second, in color if they are "
-            "nearer to it than to their own. Pairs without any such sample are omitted.",
+            "nearer to it than to their own. Pairs without any such sample are left out.",
         ],
     )
     for axes, (each, draw, _) in zip(panels, views, strict=True):

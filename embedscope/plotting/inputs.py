@@ -175,6 +175,8 @@ def prepare(
         return Given((), (), (), tuple(courses))
     paths = _paths(sources)
     opened = open_sources(sources, labels, layers=layers) if paths is None else _open(paths, layers)
+    if not opened:
+        raise UsageError("there is nothing to draw: the list of sources is empty")
     found = [select_labeled(select_split(features, split)) for features in opened]
     present = [np.unique(features.labels) for features, _ in found]
     names = tuple(
@@ -183,7 +185,9 @@ def prepare(
     embeddings: list[Embedding] = []
     for features, unlabelled in found:
         if len(features.labels) < 3:
-            raise InputError(f"{features.source} has {len(features.labels)} labeled rows, a picture needs at least 3")
+            raise InputError(
+                f"{features.source} has {counted(len(features.labels), 'labeled row')}; a picture needs at least 3"
+            )
         check_finite(features)
         place = {name: code for code, name in enumerate(names)}
         codes = np.array([place.get(name, -1) for name in features.class_names])  # no row has a class that is not present

@@ -46,11 +46,13 @@ def feature_set(
     Raises:
         InputError: not numbers of shape (N, D), other lengths, or labels of another kind.
     """
-    rows, targets = _array(features), _array(labels)
+    rows, targets = _array("features", features), _array("labels", labels)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub" or not rows.size:
         got = f"{rows.dtype} {rows.shape}" if rows.ndim else displayed(features)
-        swapped = "; features come first, then labels" if rows.ndim == 1 and targets.ndim == 2 else ""
-        raise InputError(f"features must be numbers of shape (N, D), got {got}{swapped}")
+        advice = "; features come first, then labels" if rows.ndim == 1 and targets.ndim == 2 else ""
+        if rows.ndim == 3 and isinstance(features, list | tuple):
+            advice = "; give several embeddings as a mapping from names to arrays"
+        raise InputError(f"features must be numbers of shape (N, D), got {got}{advice}")
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     if not targets.ndim:
@@ -58,7 +60,7 @@ def feature_set(
         raise InputError(f"labels must be one per row, got {displayed(labels)}{of_a_table}")
     if targets.ndim == 2 and len(targets) == len(rows):
         raise InputError(f"labels have the shape {targets.shape}; give one per row, such as labels.argmax(1) of one-hot labels")
-    for what, values in (("labels", targets), ("ids", ids), ("split", split)):
+    for what, values in (("labels", targets), ("ids", ids), ("splits", split)):
         if values is not None and np.shape(values) != (len(rows),):
             raise InputError(f"features have {counted(len(rows), 'row')}, but {what} have the shape {np.shape(values)}")
     keys = None if ids is None else [str(each) for each in ids]
@@ -101,9 +103,12 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
     return found
 
 
-def _array(values: Any) -> Array:
+def _array(what: str, values: Any) -> Array:
     if isinstance(values, torch.Tensor):
         return np.asarray(values.detach().cpu().float() if values.dtype is torch.bfloat16 else values.detach().cpu())
     if hasattr(values, "toarray"):  # a sparse matrix
         values = values.toarray()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # lists of several lengths
+        raise InputError(f"{what} must be an array, or lists of one length, got {displayed(values)}") from error

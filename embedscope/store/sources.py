@@ -12,6 +12,9 @@ from embedscope.store.features import FeatureSet
 from embedscope.store.in_memory import UNNAMED, annotated, feature_set
 from embedscope.store.reader import distinct_names, open_features
 
+# Sources that bring their labels.
+_LABELED = (str, Path, FeatureSet)
+
 
 def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str] = ()) -> list[FeatureSet]:
     """Open every layer of every source, named distinctly.
@@ -31,8 +34,13 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
     if isinstance(sources, Mapping):
         if not sources:
             raise UsageError("the mapping of sources is empty; give names with features, paths or FeatureSets")
-        named = [_named(str(name), open_sources(source, labels, layers=wanted)) for name, source in sources.items()]
+        named = [
+            _named(str(name), open_sources(source, None if isinstance(source, _LABELED) else labels, layers=wanted))
+            for name, source in sources.items()
+        ]
         return distinct_names([features for several in named for features in several])
+    if isinstance(sources, _LABELED) and labels is not None:
+        raise UsageError(f"labels go with arrays, but {displayed(sources)} has its own; omit them")
     if isinstance(sources, str | Path):
         return open_features([str(sources)], layers=wanted)
     if isinstance(sources, FeatureSet):
@@ -45,7 +53,8 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         return [feature_set(*sources)]
     if isinstance(sources, Sequence) and sources and all(isinstance(each, str | Path | FeatureSet) for each in sources):
         return distinct_names([features for each in sources for features in open_sources(each, layers=wanted)])
-    if getattr(sources, "shape", ()) and not isinstance(sources, Mapping):
+    rows = isinstance(sources, list | tuple) and sources and isinstance(sources[0], list | tuple)
+    if rows or getattr(sources, "shape", ()):
         raise UsageError(f"{displayed(sources)} is given without labels; give one label per row as well, as in score(X, y)")
     raise UsageError(
         f"{displayed(sources)} is not an embedding; give features and labels, a path, a FeatureSet, or a "
