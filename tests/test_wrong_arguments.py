@@ -38,6 +38,9 @@ def refused(function, arguments, options, message, error=UsageError):
         ({"memory": "1MB"}, r"a memory limit of 1.0 MB is too small to work with; give at least 16 MB"),
         ({"metrics": 3}, METRICS),
         ({"metrics": []}, NO_METRIC),
+        ({"metrics": "silhouette,gini"}, r"'silhouette,gini' is not one metric; give several one by one"),
+        ({"metrics": "linear_probe(seed='x')"}, r"seed must be an integer from 0 to 4294967295, got 'x'"),
+        ({"against": FEATURES[:1]}, r"features: 1 row, but a shift needs at least 20"),
         ({"metrics": "knn"}, r"no metric 'knn'; did you mean 'knn_accuracy'\?"),
         ({"layers": 3}, LAYERS),
         ({"split": 3}, r"`split=` must be a string, got 3"),
@@ -75,6 +78,10 @@ def test_options_of_score(options, message):
             r"labels have the shape \(40, 2\); give one per row, such as labels.argmax",
         ),
         ((FEATURES, 3), InputError, r"labels must be one per row, got 3$"),
+        (([FEATURES, FEATURES], LABELS), InputError, r"features must .*; give several embeddings as a mapping from names"),
+        (([[1, 2], [3]], [0, 1]), InputError, r"features must be an array, or lists of one length, got \[\[1, 2\], \[3\]\]"),
+        ((FEATURES.tolist(),), UsageError, r"\[\[.* is given without labels; give one label per row as well"),
+        (("a.h5", LABELS), UsageError, r"labels go with arrays, but 'a.h5' has its own; omit them"),
         ((FEATURES, "kind"), InputError, r"labels must be one per row, got 'kind'; a column's name goes with AnnData"),
         ((FEATURES, -np.ones(40, dtype=int)), InputError, r"the array has 40 rows, none of them labeled"),
         (({"late": FEATURES}, -np.ones(40, dtype=int)), InputError, r"late has 40 rows, none of them labeled"),
@@ -124,6 +131,8 @@ def test_options_of_find_issues(options, message):
         ((FEATURES, LABELS), {}, OUTPUT),
         ((FEATURES, [1, 2]), {}, r"`output=` must be a path, got \[1, 2\]; the second argument is the output"),
         ((FEATURES,), {}, NO_LABELS),
+        ((FEATURES, ""), {"labels": LABELS}, r"`output=` must be a path, got ''"),
+        (([],), {}, r"there is nothing to draw: the list of sources is empty"),
         ((FEATURES,), {"labels": LABELS, "kind": 3}, r"`kind=` must be a string, got 3"),
         ((FEATURES,), {"labels": LABELS, "kinds": [3]}, r"`kinds=` must be a string or a list of strings, got \[3\]"),
         ((FEATURES,), {"labels": LABELS, "layers": 3}, LAYERS),
@@ -147,6 +156,8 @@ def test_arguments_of_plot(arguments, options, message):
     ("arguments", "options", "message"),
     [
         ((FEATURES, LABELS, 3), {}, r"the run directory must be a path, got 3"),
+        ((NET, "photos"), {}, r"a network is trained on a data set; open it first: open_dataset\('photos'\)"),
+        ((FEATURES, LABELS), {"objectives": "pml(loss=3)"}, r"loss of pml must be a string, got 3"),
         ((FEATURES, LABELS), {"config": 3}, r"`config` takes a TrainingConfig, got 3"),
         ((FEATURES, LABELS), {"objectives": 3}, r"objectives must be a string or a list of strings, got 3"),
         ((FEATURES, LABELS), {"objectives": []}, r"objectives is empty; name at least one"),
@@ -231,6 +242,8 @@ def test_arguments_of_extract(arguments, options, message):
     [
         (embedscope.open_model, (3,), r"the model must be a path, got 3"),
         (embedscope.open_model, ("torch.nn:Linear(3, 2)", 3), r"`checkpoint=` must be a path, got 3"),
+        (embedscope.open_model, ("tim:resnet18",), r"no model source or Python module 'tim'; did you mean 'timm:resnet18'\?"),
+        (embedscope.open_dataset, ("",), r"the location of the data must be a path, got ''"),
         (embedscope.open_dataset, (3,), r"the location of the data must be a path, got 3"),
         (embedscope.open_features, (3,), r"a source of features must be a path, got 3"),
         (embedscope.open_features, ([3],), r"a source of features must be a path, got 3"),
@@ -241,3 +254,72 @@ def test_arguments_of_extract(arguments, options, message):
 )
 def test_arguments_of_openers(function, arguments, message):
     refused(function, arguments, {}, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "a"}, r"cannot read the size 'a'"),
+        ({"size": (1, 2, 3)}, r"`size=` takes \(height, width\), or one number for both, got \(1, 2, 3\)"),
+        ({"size": 0}, r"`size=` must be an integer from 1 to 16384, got 0"),
+        ({"mean": ("a",)}, r"`mean=` must be a number, got 'a'"),
+        ({"std": 0}, r"`std=` must be a number above 0, got 0"),
+        ({"std": []}, r"`std=` takes one number per channel, got \[\]"),
+        ({"weights": 3}, r"`weights=` must be a string, got 3"),
+        ({"value_range": 3}, r"`value_range=` takes two numbers, black and white, got 3"),
+        ({"seed": "x"}, SEED),
+    ],
+    ids=str,
+)
+def test_options_of_open_model(options, message):
+    refused(embedscope.open_model, ("torch.nn:Linear(3, 2)",), options, message)
+
+
+def test_a_size_is_one_number_or_two_or_text():
+    texts = {embedscope.open_model("torch.nn:Linear(3, 2)", size=size).prepare.text for size in (8, (8, 8), [8, 8], "8", "8x8")}
+    assert len(texts) == 1
+    assert "8" in texts.pop()
+
+
+def test_the_nearest_data_source_is_named():
+    refused(embedscope.open_dataset, ("tabl:x.csv",), {}, r"no such data: tabl:x.csv; did you mean 'table:x.csv'\?", InputError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((NET, "a"), {}, r"a monitor is called with the model and the step; got 'a' for the step"),
+        ((0, NET), {}, r"a monitor is called with the model and the step; got an object of type Sequential for the step"),
+        ((NET, 0), {"loss": "a"}, r"`loss` takes a number or a tensor with one, got 'a'"),
+        ((NET, 0), {"loss": torch.ones(2)}, r"`loss` takes a number or a tensor with one, got Tensor of shape \(2,\)"),
+    ],
+)
+def test_calls_of_a_monitor(arguments, options, message):
+    refused(embedscope.Monitor(PROBE), arguments, options, message)
+
+
+def test_labels_of_a_mapping_are_those_of_its_arrays(tmp_path):
+    np.savez(tmp_path / "a.npz", X=FEATURES, y=LABELS)
+    found = embedscope.score({"file": str(tmp_path / "a.npz"), "array": FEATURES}, LABELS, metrics="gini")
+    assert [entry.name for entry in found] == ["file", "array"]
+
+
+def test_nested_lists_are_features():
+    assert embedscope.find_issues(FEATURES.tolist()).samples == 40
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "cat").mkdir()
+
+    monkeypatch.setattr("embedscope.data.walking._entries", lambda folder: iter([Entry(str(folder / "cat"))]))
+    refused(embedscope.open_dataset, (str(tmp_path),), {}, r".*cat cannot be read: Permission denied", InputError)
+
+
+class Entry:
+    """A link into what may not be read, which root may always read."""
+
+    def __init__(self, path):
+        self.name, self.path = "cat", path
+
+    def is_dir(self):
+        raise PermissionError(13, "Permission denied", self.path)

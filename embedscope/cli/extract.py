@@ -259,15 +259,11 @@ def extract(
         return
     if done.skipped:
         first = next(iter(done.skipped.values()))
-        talk.warn(
-            f"{counted(len(done.skipped), 'input was skipped and is', 'inputs were skipped and are')} listed in the store; "
-            f"the first: {first}"
-        )
+        skipped = counted(len(done.skipped), "input was skipped and is", "inputs were skipped and are")
+        talk.warn(f"{skipped} listed in the store; the first: {first}")
     if done.not_finite:
-        talk.warn(
-            f"{done.not_finite:,} of {counted(done.rows, 'row')} {'holds' if done.not_finite == 1 else 'hold'} NaN or "
-            "infinite values; score will reject them"
-        )
+        which = f"{done.not_finite:,} of {counted(done.rows, 'row')} {'holds' if done.not_finite == 1 else 'hold'}"
+        talk.warn(f"{which} NaN or infinite values; score will reject them")
     if json:
         print_json({**asdict(done), "path": str(done.path)})
     shown = list(done.layers.items())[:_MOST_SHOWN]

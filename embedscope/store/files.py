@@ -64,7 +64,7 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
 
 
 def check_place(path: Path) -> None:
-    """Raise OutputError if a file or a folder of that name could not be made: something above is no folder, or not writable."""
+    """Raise OutputError if a file or a folder of that name could not be made: its parent is not a writable folder."""
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"cannot write {path}: {parent} is not a writable folder")

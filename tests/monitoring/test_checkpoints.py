@@ -9,7 +9,7 @@ import pytest
 
 from embedscope.cli import main
 from embedscope.errors import InputError
-from embedscope.monitoring.checkpoints import in_order
+from embedscope.monitoring.stages import in_order
 from embedscope.store.trajectories import read_points
 from tests.conftest import ROOT
 
