@@ -29,8 +29,6 @@ def read_weights(path: Path, unsafe_pickle: bool) -> Any:
     """
     if not path.is_file():
         raise InputError(_about_folder(path) if path.is_dir() else f"no such checkpoint: {path}")
-    if not path.stat().st_size:
-        raise InputError(f"{path} is empty: it has 0 bytes")
     if path.suffix == ".distcp":
         raise InputError(_about_distributed(path, path.parent))
     if path.name.endswith(_INDEX):
@@ -81,6 +79,8 @@ def _shards(index: Path) -> dict[str, list[str]]:
 
 
 def _read_one(path: Path, unsafe_pickle: bool) -> Any:
+    if path.is_file() and not path.stat().st_size:
+        raise InputError(f"{path} is empty: it has 0 bytes")
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

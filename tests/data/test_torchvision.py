@@ -123,7 +123,7 @@ def test_labels_that_are_missing(monkeypatch):
     own(monkeypatch, _samples=[("a", None), ("b", 4)])
     found = open_dataset("torchvision:Own")
     assert (found.class_names, found.labels.tolist()) == (("4",), [-1, 0])
-    assert found.notes == ("1 of 2 rows have no label (missing or negative)",)
+    assert found.notes == ("1 of 2 rows has no label (missing or negative)",)
 
 
 def test_targets_that_are_no_numbers(monkeypatch):
