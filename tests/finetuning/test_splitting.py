@@ -131,7 +131,7 @@ def test_label_map(tmp_path):
     [
         ("a,b,c\n", "line 1: 3 columns; expected two"),
         ("a,b\na,c\n", "line 2: the class a is listed twice"),
-        ("a\n", "line 1: 1 columns"),
+        ("a\n", "line 1: 1 column"),
     ],
 )
 def test_label_maps_that_cannot_be_read(tmp_path, text, message):
