@@ -87,8 +87,10 @@ def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: 
     except FileNotFoundError as error:
         raise InputError(f"no such file: {error.filename}") from error
     except Exception as error:  # untrusted bytes: zip, NumPy headers and pickles each fail in their own way
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as NumPy arrays: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if "allow_pickle" in reason or "allow-pickle" in reason:  # NumPy takes any file that it does not know for a pickle
+            reason = "it is another kind of file, or holds Python objects, which are never unpickled; write it with numpy.savez"
+        raise InputError(f"{path} cannot be read as NumPy arrays: {reason}") from error
 
 
 def load_npy(file: str) -> Array:

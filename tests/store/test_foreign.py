@@ -582,3 +582,11 @@ def test_a_table_without_rows(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=rf"^{tmp_path / name} has no rows$"):
         read_features(str(tmp_path / name))
+
+
+def test_text_under_the_name_of_arrays(tmp_path):
+    (tmp_path / "v.npz").write_text("label,d0\na,1\n")
+    with pytest.raises(
+        InputError, match=r"v\.npz cannot be read as NumPy arrays: it is another kind of file, or holds Python obj"
+    ):
+        read_features(str(tmp_path / "v.npz"))
