@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from embedscope.errors import InputError, UsageError
+from embedscope.errors import InputError, UsageError, check_whole, displayed
 
 # What is taken to be free where the system does not tell: on Windows.
 _UNKNOWN = 4 * 2**30
@@ -45,12 +45,38 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def choose(name: str, *, float64: bool = False) -> torch.device:
+def memory_limit(given: int | str | None, *, least: int = 2**24) -> int | None:
+    """Return a memory limit in bytes, given as a number or a size such as "4GB"; None for none.
+
+    UsageError for anything else, and for fewer than `least` bytes: a run takes several times 16 MB for torch itself.
+
+    >>> memory_limit("1GB") == memory_limit(2**30) == 2**30
+    True
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        size = parse_bytes(given)
+    else:
+        try:
+            size = check_whole("", given, low=-(2**63))
+        except UsageError as error:
+            raise UsageError(f"`memory=` takes a number of bytes, or a size such as '4GB'; got {displayed(given)}") from error
+    if size < least:
+        lowest = "16 MB" if least == 2**24 else f"{least} byte{'' if least == 1 else 's'}"
+        size_given = f"{size / 2**20:.1f} MB" if size >= 2**17 else displayed(given)
+        raise UsageError(f"a memory limit of {size_given} is too small to work with; give at least {lowest}")
+    return size
+
+
+def choose(name: str | torch.device, *, float64: bool = False) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there.
 
     Only `auto` falls back (CUDA, then MPS, then CPU): a device that was named and is absent raises InputError, because a
     silent run on the CPU is fifty times slower and nobody is told. With `float64`, MPS is no choice: it has no such numbers.
     """
+    if not isinstance(name, str | torch.device):
+        raise UsageError(f"no device {displayed(name)}; choose auto, cpu, cuda, cuda:N or mps")
     mps = torch.backends.mps.is_available() and not float64
     if name == "auto":
         if torch.cuda.is_available():

@@ -16,16 +16,25 @@ bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
+import operator
+import os
+import re
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 # Of many names, such as the columns of a wide table: how many are compared with what was typed, and how many are listed.
 _COMPARED = 5_000
 _LISTED = 100
+
+# Characters of a value that a message shows.
+_LONGEST = 60
 
 
 class EmbedscopeError(Exception):
@@ -97,25 +106,102 @@ def explained(problem: str, advice: str = "") -> Iterator[None]:
         raise InputError(f"{problem} ({reason}); {advice}" if advice else f"{problem}: {reason}") from error
 
 
-def unknown(what: str, got: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown name, with the nearest known one.
+def unknown(what: str, got: Any, known: Iterable[str], *, place: str = "") -> str:
+    """Return the message for an unknown name, with the nearest known one; `place` is what lacks it, such as a file.
 
     >>> unknown("metric", "siluette", ["gini", "silhouette"])
     "no metric 'siluette'; did you mean 'silhouette'? There are: gini, silhouette"
+    >>> unknown("split", "x", ["test", "train"], place="late.h5")
+    "late.h5 has no split 'x'; it has: test, train"
     """
-    names = list(known)
-    near = difflib.get_close_matches(got, names[:_COMPARED], n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else "."
+    names = [str(name) for name in known]
+    near = nearest(str(got), names)
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return f"no {what} '{got}'{hint} There are: {', '.join(names[:_LISTED]) or 'none'}{more}"
+    listed = f"{', '.join(names[:_LISTED]) or 'none'}{more}"
+    if not place:
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        return f"no {what} '{got}'{hint} There are: {listed}"
+    hint = f"; did you mean '{near[0]}'? It has: " if near else "; it has: "
+    return f"{place} has no {what} '{got}'{hint}{listed}"
 
 
-def check_choice(what: str, got: Any, known: Iterable[str]) -> str:
+def nearest(got: str, known: Iterable[str], *, count: int = 1) -> list[str]:
+    """Return up to `count` known names that were probably meant, the most likely first; none if nothing is near.
+
+    Near is what has nearly the same letters, what has the text as one of its words, and what begins with it or has it inside.
+
+    >>> nearest("knn", ["gini", "knn_accuracy"]), nearest("fixd", ["drawn", "fixed"]), nearest("zzz", ["gini"])
+    (['knn_accuracy'], ['fixed'], [])
+    """
+    plain: dict[str, str] = {}  # text as it is compared -> name
+    for name in itertools.islice(known, _COMPARED):
+        plain.setdefault(_plain(name), name)
+    text = _plain(got)
+    ways = (
+        difflib.get_close_matches(text, plain, n=count, cutoff=0.75),
+        [name for name in plain if f"_{text}_" in f"_{name}_"],
+        difflib.get_close_matches(text, plain, n=count),
+        [name for name in plain if len(text) > 1 and f"_{text}" in f"_{name}"],
+        [name for name in plain if len(text) > 2 and text in name],
+    )
+    return [plain[name] for name in list(dict.fromkeys(itertools.chain(*ways)))[:count]]
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is compared: in lower case, its words separated by underscores."""
+    return re.sub(r"[^\w]+", "_", name.strip().lower())
+
+
+def displayed(value: Any) -> str:
+    """Return a value of any kind as a message shows what was given: text in quotes, arrays by their shape, never long.
+
+    >>> displayed("x"), displayed(3), displayed([1, 2])
+    ("'x'", '3', '[1, 2]')
+    """
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__} of shape {tuple(map(int, shape))}"
+    text = " ".join(repr(value).split())
+    if isinstance(value, str | int | float | bool | list | tuple | dict | None):
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return f"an object of type {type(value).__name__}"
+
+
+def check_choice(what: str, got: Any, known: Iterable[str], *, place: str = "") -> str:
     """Return `got` if it is one of the known names, else raise a UsageError that names the nearest."""
     names = list(known)
-    if got not in names:
-        raise UsageError(unknown(what, str(got), names))
-    return str(got)
+    if not isinstance(got, str) or got not in names:
+        raise UsageError(unknown(what, got if isinstance(got, str) else displayed(got), names, place=place))
+    return got
+
+
+def check_text(what: str, got: Any) -> str:
+    """Return `got` if it is text, else raise a UsageError."""
+    if not isinstance(got, str):
+        raise UsageError(f"{what} must be a string, got {displayed(got)}")
+    return got
+
+
+def check_path(what: str, got: Any, *, advice: str = "") -> Path:
+    """Return `got`, text or a path, as a Path, else raise a UsageError that ends with the advice."""
+    if not isinstance(got, str | os.PathLike) or not str(got):
+        raise UsageError(f"{what} must be a path, got {displayed(got)}{advice and '; '}{advice}")
+    return Path(got)
+
+
+def check_names(what: str, got: Any, *, some: bool = False) -> list[str]:
+    """Return one text, or several, as a list; UsageError for anything else, and for none of them where there must be `some`.
+
+    >>> check_names("layers", "conv"), check_names("layers", ("conv", "fc"))
+    (['conv'], ['conv', 'fc'])
+    """
+    several = isinstance(got, Iterable) and not isinstance(got, bytes | Mapping)
+    listed = [got] if isinstance(got, str) else list(got) if several else None
+    if listed is None or not all(isinstance(each, str) for each in listed):
+        raise UsageError(f"{what} must be a string or a list of strings, got {displayed(got)}")
+    if some and not listed:
+        raise UsageError(f"{what} is empty; name at least one, or omit it for the default")
+    return listed
 
 
 def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf) -> float:
@@ -129,19 +215,29 @@ def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = 
         highest = f" and at most {high:g}" if high < math.inf else ""
         if low > -math.inf and high < math.inf:
             lowest, highest = f" from {low:g}", f" to {high:g}"
-        raise UsageError(f"{what} must be a number{lowest}{highest}, got {str(got)[:40]}")
+        raise UsageError(f"{what} must be a number{lowest}{highest}, got {displayed(got)}")
     return value
 
 
 def check_flag(what: str, got: Any) -> bool:
     """Return `got` if it is True or False, else raise a UsageError."""
     if not isinstance(got, bool):
-        raise UsageError(f"{what} must be True or False, got {str(got)[:40]!r}")
+        raise UsageError(f"{what} must be True or False, got {displayed(got)}")
     return got
 
 
-def check_whole(what: str, got: Any, *, low: int) -> int:
-    """Return `got` if it is a whole number of at least `low`, else raise a UsageError."""
-    if type(got) is not int or got < low:
-        raise UsageError(f"{what} must be an integer of at least {low}, got {str(got)[:40]!r}")
-    return got
+def check_whole(what: str, got: Any, *, low: int, high: int | None = None) -> int:
+    """Return `got` as an int if it is a whole number from `low` to `high`, of any library, else raise a UsageError."""
+    try:
+        value = None if isinstance(got, bool) else operator.index(got)
+    except TypeError:
+        value = None
+    if value is None or value < low or (high is not None and value > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise UsageError(f"{what} must be an integer {limits}, got {displayed(got)}")
+    return value
+
+
+def check_seed(got: Any) -> int:
+    """Return a seed that every library takes, else raise a UsageError."""
+    return check_whole("`seed=`", got, low=0, high=2**32 - 1)

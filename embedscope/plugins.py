@@ -287,7 +287,7 @@ def bind(plugin: Callable[..., Any], spec: Spec, *, hidden: Collection[str] = ()
         raise UsageError(f"options of {spec.name} need a name, as in {spec.name}(option={given}); {_takes(known)}")
     for option in spec.options:
         if option not in known and not takes_any:
-            raise UsageError(unknown(f"option of {spec.name}", option, known))
+            raise UsageError(unknown("option", option, known, place=spec.name))
     return {**known, **spec.options}
 
 

@@ -26,6 +26,15 @@ def printable(text: str, *, lines: bool = False) -> str:
     return (_UNSAFE_IN_LINES if lines else _UNSAFE).sub(_escape, text)
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun, in the plural unless there is one; `plural` where that is more than another s.
+
+    >>> counted(1, "row"), counted(1200, "row"), counted(2, "class"), counted(1, "class has", "classes have")
+    ('1 row', '1,200 rows', '2 classes', '1 class has')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + ('es' if noun.endswith('s') else 's')}"
+
+
 def decoded(name: str) -> str:
     r"""Return a file name as text that can be encoded: bytes that are not UTF-8 become escapes, everything else stays.
 

@@ -112,7 +112,7 @@ def test_bind_fills_defaults():
 
 
 def test_bind_names_the_nearest_option():
-    with pytest.raises(UsageError, match="no option of silhouette 'distanse'; did you mean 'distance'"):
+    with pytest.raises(UsageError, match="silhouette has no option 'distanse'; did you mean 'distance'"):
         plugins.bind(plugins.load("metrics", "silhouette"), plugins.parse("silhouette(distanse='cosine')"))
 
 

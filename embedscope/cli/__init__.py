@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -93,7 +94,7 @@ def _run(given: list[str]) -> int:
     except EmbedscopeError as error:
         return _fail(str(error), error.exit_code, repeated=error.repeated)
     except _UsageError as error:
-        return _fail(f"{error.format_message()} Try --help.", 2)
+        return _fail(f"{_reworded(error.format_message()).rstrip('.')}. Try --help.", 2)
     except (OSError, ImportError) as error:  # a module or a library that cannot be opened is an ImportError
         if getattr(error, "errno", None) not in _TOO_MANY_FILES and os.strerror(errno.EMFILE) not in str(error):
             raise
@@ -101,6 +102,16 @@ def _run(given: list[str]) -> int:
     if code == _INTERRUPTED:
         return _fail("interrupted; no output was finished", _INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _reworded(message: str) -> str:
+    """Say what an option takes, for what typer says of the value.
+
+    >>> _reworded("Invalid value for '--sample': Input should be a valid integer, unable to parse string as an integer")
+    "Invalid value for '--sample': must be an integer"
+    """
+    message = re.sub(r"Input should be a valid (\w+)(, unable to parse .*)?", r"must be a \1", message)
+    return message.replace("must be a integer", "must be an integer").replace("Input should be", "must be")
 
 
 def _overview() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,7 +80,11 @@ def measured(
     if "size" in given:
         given["size"] = parse_size(given["size"])
     with stdout_to_stderr():
-        return score_checkpoints(checkpoints, model, data, output, preparation=given, **options)
+        try:
+            return score_checkpoints(checkpoints, model, data, output, preparation=given, **options)
+        except UsageError as error:  # score has no flag of its own that lists layers
+            listing = f"embedscope extract {quote(model)} {quote(data)} --list-layers"
+            raise UsageError(str(error).replace("`list_layers()`", listing)) from error
 
 
 def check_all_measured(scores: ScoreTable) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope.cli.console import BEST, arrow, measured, number, print_columns, show
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ def _facts(found: Comparison) -> list[str]:
         left_out = [
             f"{count:,} only in {name}" for name, count in zip((found.first, found.second), found.alone, strict=True) if count
         ]
-        rows = f"{found.rows:,} rows, matched by id" + (f"; {' and '.join(left_out)} left out" if left_out else "")
+        rows = f"{counted(found.rows, 'row')}, matched by id" + (f"; {' and '.join(left_out)} left out" if left_out else "")
     else:
         rows = f"unpaired: {found.reason}"
     lines = [f"rows       {rows}"]
@@ -97,7 +98,7 @@ def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
         cells[0] += BEST if place == ranking.take else ""
         rows.append((entry.layer if one_source else entry.name, [f"{entry.dimensions:,}", *cells]))
     headings = [f"{key}{arrow(scores[0].metrics[key].better)}" for key in keys]
-    print_columns("layer", ["dimensions", *headings], [rows])
+    print_columns(ranking.what, ["dimensions", *headings], [rows])
     show(f"* {ranking.reason}")
 
 
@@ -110,7 +111,10 @@ def print_shifts(shifts: Sequence[Shift]) -> None:
         drawn = "" if each.drawn == each.rows else f"; {each.drawn[0]:,} and {each.drawn[1]:,} drawn for AUC and MMD"
         show(f"  rows       {each.rows[0]:,} and {each.rows[1]:,}{drawn}")
         if each.shared:
-            show(f"  note       {each.shared:,} ids occur in both sets; duplicate rows push the AUC below 0.5")
+            show(
+                f"  note       {counted(each.shared, 'id occurs', 'ids occur')} in both sets; duplicate rows push the AUC "
+                "below 0.5"
+            )
         show(f"  AUC        {each.auc:.3f} [{low:.3f}, {high:.3f}]  (separating the two; 0.5 is chance)")
         show(f"  MMD²       {each.mmd:.2e}  (p = {_p(each.mmd_p_value)}, {each.permutations} permutations, pooled rows)")
         show(f"  far rows   {each.beyond:.1%} farther out than 99% of {each.name} ({each.beyond_expected:.1%} expected)")

@@ -58,13 +58,18 @@ def _environment() -> dict[str, Any]:
 
 
 def _requirements() -> list[str]:
-    """Return the dependencies of embedscope, extras included, from its metadata; its own name without metadata."""
+    """Return the dependencies of embedscope, with those of the extras that users install, from its metadata.
+
+    Its own name without metadata.
+    """
     try:
         lines = importlib.metadata.requires("embedscope") or []
     except importlib.metadata.PackageNotFoundError:  # run from a folder
         return ["embedscope"]
     names = [
-        match[0] for line in lines if not re.search("extra == .dev", line) and (match := re.match(r"[A-Za-z0-9_.-]+", line))
+        match[0]
+        for line in lines
+        if not re.search("extra == .(dev|docs)", line) and (match := re.match(r"[A-Za-z0-9_.-]+", line))
     ]
     return [name for name in dict.fromkeys(names) if name != "embedscope"]
 

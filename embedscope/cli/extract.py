@@ -17,6 +17,7 @@ from embedscope.cli.console import Talk, command_line, print_columns, print_json
 from embedscope.cli.help import DATA, EXECUTION, LAYERS, MODEL, OUTPUT
 from embedscope.cli.options import Device, Json, Overwrite, Quiet, Seed, Verbose, preparation
 from embedscope.errors import UsageError
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -258,9 +259,11 @@ def extract(
         return
     if done.skipped:
         first = next(iter(done.skipped.values()))
-        talk.warn(f"{len(done.skipped):,} inputs were skipped and are listed in the store; the first: {first}")
+        skipped = counted(len(done.skipped), "input was skipped and is", "inputs were skipped and are")
+        talk.warn(f"{skipped} listed in the store; the first: {first}")
     if done.not_finite:
-        talk.warn(f"{done.not_finite:,} of {done.rows:,} rows hold NaN or infinite values; score will reject them")
+        which = f"{done.not_finite:,} of {counted(done.rows, 'row')} {'holds' if done.not_finite == 1 else 'hold'}"
+        talk.warn(f"{which} NaN or infinite values; score will reject them")
     if json:
         print_json({**asdict(done), "path": str(done.path)})
     shown = list(done.layers.items())[:_MOST_SHOWN]
@@ -270,7 +273,7 @@ def extract(
     new = done.rows - done.resumed
     speed = f" in {done.seconds:.1f} s, {new / done.seconds:,.0f} rows/s" if new and done.seconds else ""
     there = f", {done.resumed:,} of them written earlier" if done.resumed and new else ""
-    talk.say(f"{done.rows:,} rows of {widths}{speed}{there}; next: embedscope score {quote(str(done.path))}")
+    talk.say(f"{counted(done.rows, 'row')} of {widths}{speed}{there}; next: embedscope score {quote(str(done.path))}")
 
 
 @contextmanager

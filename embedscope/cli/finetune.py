@@ -17,6 +17,7 @@ from embedscope.cli.help import DATA, EXECUTION, GENERAL, OUTPUT, TRAINING
 from embedscope.cli.options import Device, Json, Overwrite, Quiet, Seed, Verbose, listing, preparation
 from embedscope.errors import UsageError
 from embedscope.finetuning.config import TrainingConfig
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,6 +169,7 @@ def finetune(
     from embedscope.devices import parse_bytes
     from embedscope.store import read_features
     from embedscope.store.results import as_json
+    from embedscope.store.runs import check_run
 
     if list_layers and data is None:
         raise UsageError("--list-layers requires a network: give MODEL and DATA")
@@ -186,6 +188,8 @@ def finetune(
             subject: tuple[Any, Any] = (read_features(features, layer=layer), None)
             held_out: Any = None if test is None else read_features(test, layer=layer)
         else:
+            if output is not None and not list_layers:  # before a model is opened, which may take minutes
+                distributed.broadcast(lambda: check_run(output, overwrite=overwrite, resume=resume))
             subject = _opened(features, data, opening, config.seed, talk)
             if list_layers:
                 _print_layers(*subject, settings["device"], json)
@@ -208,7 +212,9 @@ def finetune(
             return
     rows = result.data
     chosen = f"chosen by {rows.validation:,} ({rows.validated_on}), " if rows.validation else ""
-    talk.say(f"trained on {rows.train:,} rows, {chosen}evaluated on {rows.test:,} held-out rows ({rows.held_out})")
+    talk.say(
+        f"trained on {counted(rows.train, 'row')}, {chosen}evaluated on {counted(rows.test, 'held-out row')} ({rows.held_out})"
+    )
     for done in result.objectives:
         talk.detail(f"{done.expression}: {[f'{trial.seconds:.1f} s' for trial in done.trials]}")
         for warning in done.warnings:

@@ -11,6 +11,7 @@ import typer
 from embedscope.cli.console import Talk, print_columns, print_json, show
 from embedscope.cli.help import OUTPUT
 from embedscope.cli.options import Json, Quiet
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.store.features import StoreContents
@@ -54,12 +55,15 @@ def _print(found: StoreContents) -> None:
     state = (
         "complete"
         if found.complete
-        else (f"unfinished: {found.done:,} rows written; finish it with: {found.resume} (the command recorded in the file)")
+        else (
+            f"unfinished: {counted(found.done, 'row')} written; finish it with: {found.resume} (the command recorded in the "
+            "file)"
+        )
     )
     show(f"{found.path}: embedscope store, format version {found.schema_version}, {state}")
-    show(f"{found.rows:,} rows, {len(found.classes):,} classes, {found.unlabelled:,} unlabeled")
+    show(f"{counted(found.rows, 'row')}, {counted(len(found.classes), 'class')}, {found.unlabelled:,} unlabeled")
     for name, count in found.splits.items():
-        show(f"split {name}: {count:,} rows")
+        show(f"split {name}: {counted(count, 'row')}")
     lines = [
         (layer.name, [" x ".join(map(str, layer.shape)), layer.dtype, layer.pooling or "–", layer.type or "–"])
         for layer in found.layers
@@ -84,7 +88,7 @@ def _print(found: StoreContents) -> None:
 
 def _names(names: list[str]) -> str:
     shown = f": {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" if names else ""
-    return f"{len(names)} tensors{shown}"
+    return f"{counted(len(names), 'tensor')}{shown}"
 
 
 def _pairs(values: dict[str, object]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from embedscope.text import counted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -31,5 +33,5 @@ def write_issues(
             for title, count, remark in each.summary():
                 if remark != "not computed":  # the reason was told already
                     talk.say(f"{each.name}: {title}: {count}{f' ({remark})' if remark else ''}")
-        talk.say(f"wrote {write_table(path, issue_columns(found)):,} rows to {path}")
+        talk.say(f"wrote {counted(write_table(path, issue_columns(found)), 'row')} to {path}")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,22 +10,15 @@ import typer
 
 from embedscope.cli.console import Talk, print_json, show
 from embedscope.cli.help import OUTPUT
-from embedscope.cli.options import Overwrite, Quiet
+from embedscope.cli.options import Overwrite, Quiet, one_of
 from embedscope.errors import UsageError
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.evaluation.merging import MergedTable
 
 
-class MergeFormat(StrEnum):
-    """Format of a merged table."""
-
-    csv = "csv"
-    markdown = "markdown"
-    hf = "hf"
-    json = "json"
-
-
+_FORMATS = ("csv", "markdown", "hf", "json")
 _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown", ".json": "json", ".yaml": "hf", ".yml": "hf"}
 
 
@@ -46,11 +38,11 @@ def merge(
         ),
     ] = None,
     form: Annotated[
-        MergeFormat | None,
-        typer.Option(
+        str | None,
+        one_of(
             "--format",
+            _FORMATS,
             help="Format on stdout: csv (default), json, or for a model card markdown or hf (model-index).",
-            metavar="NAME",
             show_default=False,
             rich_help_panel=OUTPUT,
         ),
@@ -75,13 +67,13 @@ def merge(
     from embedscope.store.files import check_output, finished
     from embedscope.store.tables import check_table, write_table
 
-    layout = "csv" if form is None else form.value
+    layout = form or "csv"
     if output is not None:
         if output.suffix not in _SUFFIXES:
             raise UsageError(f"cannot write a table to '{output}': the name must end with {', '.join(_SUFFIXES)}")
         layout = _SUFFIXES[output.suffix]
-        if form is not None and form.value != layout:
-            raise UsageError(f"--format {form.value} does not match the name {output.name}; omit --format or change the name")
+        if form is not None and form != layout:
+            raise UsageError(f"--format {form} does not match the name {output.name}; omit --format or change the name")
         if output.suffix in (".csv", ".parquet"):
             check_table(output)
         check_output(output, overwrite=overwrite, inputs=files)
@@ -100,7 +92,7 @@ def merge(
         for line in _laid_out(table, layout, dataset).splitlines():
             show(line)
     if output is not None:
-        talk.say(f"wrote {len(table.rows):,} rows to {output}")
+        talk.say(f"wrote {counted(len(table.rows), 'row')} to {output}")
 
 
 def _laid_out(table: MergedTable, layout: str, dataset: str | None) -> str:

@@ -8,9 +8,10 @@ import typer
 
 from embedscope.cli.console import fold, show
 from embedscope.cli.help import DATA, EXECUTION, GENERAL, OUTPUT
+from embedscope.errors import check_choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from embedscope.plugins import Kind
 
@@ -80,6 +81,15 @@ _PREPARATION = {
     "std": ("Channel standard deviations, e.g. 0.229,0.224,0.225.", "VALUES"),
     "channels": ("Number of image channels: 3 converts to RGB, 1 to grayscale.", "N"),
 }
+
+
+def one_of(flag: str, known: Sequence[str], **options: Any) -> Any:
+    """Return an option that takes one of a few names, which a shell completes; another one is told the nearest."""
+
+    def checked(value: str | None) -> str | None:
+        return value if value is None else check_choice(flag.removeprefix("--"), value, known)
+
+    return typer.Option(flag, callback=checked, autocompletion=lambda: list(known), metavar="NAME", **options)
 
 
 def preparation(name: str, panel: str) -> Any:

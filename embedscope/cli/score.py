@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +13,9 @@ from embedscope.cli.comparisons import print_comparisons, print_layers, print_sh
 from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
 from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS, OUTPUT
 from embedscope.cli.issue_files import write_issues
-from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing
-from embedscope.errors import ThresholdError, UsageError
+from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing, one_of
+from embedscope.errors import ThresholdError, UsageError, check_choice, nearest
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.evaluation.ranking import LayerRanking
@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 _NOTES = 3
 
 
-class Format(StrEnum):
-    """How scores are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
+_FORMATS = ("table", "json", "csv")
 
 
 def score(
@@ -141,15 +136,15 @@ def score(
         ),
     ] = None,
     form: Annotated[
-        Format,
-        typer.Option(
+        str,
+        one_of(
             "--format",
+            _FORMATS,
             help="Output format: table, json or csv.",
-            metavar="NAME",
             envvar="EMBEDSCOPE_FORMAT",
             rich_help_panel=OUTPUT,
         ),
-    ] = Format.table,
+    ] = "table",
     json: Json = False,
     overwrite: Overwrite = False,
     model: checkpoints.Model = None,
@@ -191,14 +186,14 @@ def score(
     checkpoints.check(model, data, output=output, limit=limit, **preparation)
     if model is not None and (compare or against is not None or issues is not None):
         raise UsageError("--compare, --against and --issues need features: extract those of the checkpoints first")
-    if json and form is Format.csv:
+    if json and form == "csv":
         raise UsageError("--json and --format csv exclude each other")
-    form = Format.json if json else form
+    form = "json" if json else form
     chosen = metric or list(STANDARD)
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if layers:
         check_ranked(chosen)
-    _check_files(samples, issues, chosen, overwrite=overwrite)
+    _check_files(samples, issues, chosen, features, overwrite=overwrite)
     options: dict[str, Any] = {
         "metrics": chosen,
         "layers": layer or (),
@@ -213,7 +208,7 @@ def score(
         talk = Talk(quiet or distributed.rank() > 0, verbose)
         options |= {"say": talk.say, "track": talk.track}
         if model is not None and data is not None:
-            full = per_class or samples is not None or form is Format.json
+            full = per_class or samples is not None or form == "json"
             options |= {"limit": limit, "full": full, "overwrite": overwrite, "warn": talk.warn}
             scores = checkpoints.measured(features, model, data, output, preparation, **options)
         elif issues is not None:
@@ -239,6 +234,12 @@ def score(
 
 def _question(features: list[str], ci: bool) -> tuple[list[str], str | bool]:
     """Tell the question that intervals answer from the features: an option of typer's has a value always or never."""
+    if ci:  # --ci fixd, which looks like a source
+        from embedscope.evaluation.intervals import CI
+
+        for source in features:
+            if source.isalpha() and source not in CI and not Path(source).exists() and nearest(source, CI):
+                check_choice("kind of interval", source, CI)
     if not (ci and "fixed" in features and not Path("fixed").exists()):
         return features, ci
     if not (rest := [source for source in features if source != "fixed"]):
@@ -246,10 +247,11 @@ def _question(features: list[str], ci: bool) -> tuple[list[str], str | bool]:
     return rest, "fixed"
 
 
-def _check_files(samples: Path | None, issues: Path | None, metrics: list[str], *, overwrite: bool) -> None:
+def _check_files(samples: Path | None, issues: Path | None, metrics: list[str], sources: list[str], *, overwrite: bool) -> None:
     """Raise for a file that cannot be written, before the time for what it is to hold is spent."""
     from embedscope.evaluation import per_sample_metrics
     from embedscope.store.files import check_output
+    from embedscope.store.foreign import parse_source
     from embedscope.store.tables import check_table
 
     for path in (samples, issues):
@@ -261,7 +263,10 @@ def _check_files(samples: Path | None, issues: Path | None, metrics: list[str], 
         )
     for path in (samples, issues):
         if path is not None:
-            check_output(path, overwrite=overwrite)
+            inputs = [file for source in sources for file in parse_source(source).files]
+            check_output(path, overwrite=overwrite, inputs=inputs)
+    if samples is not None and issues is not None and samples.resolve() == issues.resolve():
+        raise UsageError(f"--samples and --issues both write {samples}; give each a name of its own")
     per_sample_metrics(metrics)  # a typo should not cost the time of finding issues
 
 
@@ -317,14 +322,14 @@ def _write_samples(path: Path, scores: ScoreTable, talk: Talk, *, compare: bool)
     columns = sample_columns(scores)
     if compare:
         columns["change"] = sides_column(scores, scores.comparisons)
-    talk.say(f"wrote {write_table(path, columns):,} rows to {path}")
+    talk.say(f"wrote {counted(write_table(path, columns), 'row')} to {path}")
 
 
-def _print(scores: ScoreTable, form: Format, ranking: LayerRanking | None, *, per_class: bool, findings: bool) -> None:
-    if form is Format.json:
+def _print(scores: ScoreTable, form: str, ranking: LayerRanking | None, *, per_class: bool, findings: bool) -> None:
+    if form == "json":
         print_json(scores.as_json() | ({} if ranking is None else {"layers": ranking.as_json()}))
         return
-    if form is Format.csv:
+    if form == "csv":
         print_csv(scores)
         return
     if ranking is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedscope import plugins
-from embedscope.errors import InputError
+from embedscope.errors import InputError, check_path, nearest
 
 if TYPE_CHECKING:
     from embedscope.data.dataset import Dataset
@@ -27,6 +27,7 @@ def open_dataset(location: str) -> Dataset:
         ...     open_dataset(f"{folder}/data.npz").class_names
         ('a', 'b')
     """
+    location = str(check_path("the location of the data", location))
     if Path(location).exists():  # a name may hold brackets and colons of its own
         spec = plugins.Spec(location)
     else:
@@ -35,7 +36,9 @@ def open_dataset(location: str) -> Dataset:
     if not (separator and plugins.canonical(source) in plugins.names("data")):
         inner = spec.name
         if not Path(inner).exists():
-            raise InputError(f"no such data: {inner}")
+            near = nearest(source, plugins.names("data")) if separator and source.isidentifier() else []
+            hint = f"; did you mean '{near[0]}:{spec.name.partition(':')[2]}'?" if near else ""
+            raise InputError(f"no such data: {inner}{hint}")
         source = plugins.recognizing("data", Path(inner)) or ""
         if not source:
             known = ", ".join(plugins.names("data"))

@@ -10,6 +10,7 @@ import numpy as np
 
 from embedscope.errors import InputError
 from embedscope.store.labels import text_rows
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,11 @@ class Texts:
 def gaps(labels: Labels) -> tuple[str, ...]:
     """Return a note on the number of unlabeled rows, if any."""
     missing = int((labels < 0).sum())
-    return (f"{missing} of {len(labels)} rows have no label (missing or negative)",) if missing else ()
+    return (
+        (f"{missing} of {counted(len(labels), 'row')} {'has' if missing == 1 else 'have'} no label (missing or negative)",)
+        if missing
+        else ()
+    )
 
 
 def texts(location: str, column: str, values: Sequence[Any], *, numbers: bool = False) -> tuple[str, ...]:

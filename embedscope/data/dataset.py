@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from embedscope.text import counted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,7 +39,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Dataset {self.location!r}: {len(self.inputs):,} inputs, {len(self.class_names):,} classes"
+        return f"Dataset {self.location!r}: {counted(len(self.inputs), 'input')}, {counted(len(self.class_names), 'class')}"
 
 
 class Inputs(Protocol):

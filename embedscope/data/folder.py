@@ -162,7 +162,7 @@ def _splits(location: str, tops: Sequence[str], images: Sequence[PurePath]) -> l
 def _given(location: str, tops: Sequence[str], splits: Sequence[str]) -> list[str]:
     for name in splits:
         if name not in tops:
-            raise InputError(f"{location}: {unknown('folder', name, tops)}")
+            raise InputError(unknown("folder", name, tops, place=location))
     return list(splits)
 
 

@@ -16,6 +16,7 @@ from embedscope.errors import InputError, unknown
 from embedscope.plugins import imported, recognises
 from embedscope.store.columns import choose, named
 from embedscope.store.labels import encode
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -151,7 +152,7 @@ def _splits(datasets: ModuleType, location: str, config: str | None, split: str 
         if split is not None:
             if not isinstance(found, dict) or split not in found:
                 known = list(found) if isinstance(found, dict) else []
-                raise InputError(f"{location}: {unknown('split', split, known)}")
+                raise InputError(unknown("split", split, known, place=location))
             found = found[split]
     elif path.is_file():
         suffix = path.suffix.lower()
@@ -204,7 +205,9 @@ def _labels(datasets: ModuleType, location: str, rows: Any, column: str) -> tupl
         return encode(f"hf:{location}", column, values)
     labels = np.array([-1 if value is None else value for value in values], dtype=np.int64)
     if labels.max() >= len(feature.names):
-        raise InputError(f"hf:{location}: label {labels.max()} of {column} has no name among {len(feature.names)} classes")
+        raise InputError(
+            f"hf:{location}: label {labels.max()} of {column} has no name among {counted(len(feature.names), 'class')}"
+        )
     return tuple(feature.names), np.maximum(labels, -1)
 
 

@@ -18,7 +18,7 @@ from embedscope.errors import InputError
 from embedscope.plugins import recognises
 from embedscope.store.labels import encode_labels
 from embedscope.store.limits import DEFLATE, check_size
-from embedscope.text import decoded
+from embedscope.text import counted, decoded
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
@@ -57,7 +57,9 @@ def idx(location: str) -> Dataset:
                 "(N, H, W) and labels (N,), N > 0"
             )
         if len(labels[-1]) != len(images[-1]):
-            raise InputError(f"{file} holds {len(images[-1])} images, but {beside.name} {len(labels[-1])} labels")
+            raise InputError(
+                f"{file} holds {counted(len(images[-1]), 'image')}, but {beside.name} {counted(len(labels[-1]), 'label')}"
+            )
         if images[-1].shape[1:] != images[0].shape[1:] or images[-1].dtype != images[0].dtype:
             raise InputError(
                 f"{location}: images differ between the files: {images[0].shape[1:]} {images[0].dtype} and "

@@ -64,7 +64,7 @@ def torchvision(location: str, **options: Any) -> Dataset:
     known = {name: value for name, value in vars(library).items() if inspect.isclass(value) and issubclass(value, base)}
     del known["VisionDataset"]
     if location not in known:
-        raise UsageError(unknown("data set of torchvision", location, sorted(known)))
+        raise UsageError(unknown("data set", location, sorted(known), place="torchvision"))
     parameters = _parameters(known[location])
     _check_options(location, parameters, options)
     if "download" in parameters:  # some classes would, unless they are told not to
@@ -106,7 +106,7 @@ def _check_options(location: str, parameters: Mapping[str, inspect.Parameter], o
         if option in _TRANSFORMS:
             raise UsageError(f"torchvision:{location} takes no {option}: image preparation is set by the model")
         if option not in allowed:
-            raise UsageError(unknown(f"option of torchvision:{location}", option, allowed))
+            raise UsageError(unknown("option", option, allowed, place=f"torchvision:{location}"))
     needed = [name for name, value in allowed.items() if value.default is inspect.Parameter.empty and name not in options]
     if needed:
         example = ", ".join(f"{name}=..." for name in needed)

@@ -56,7 +56,7 @@ def walk(root: Path) -> Found:
         path = place / entry.name
         if is_hidden(entry.name):
             found.hidden.append(path)
-        elif entry.is_dir():
+        elif _is_folder(entry):
             real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
             if any(real == above for _, above, _ in stack):
                 found.broken.append(path)
@@ -68,6 +68,13 @@ def walk(root: Path) -> Found:
         else:
             (found.images if path.suffix.lower() in SUFFIXES else found.others).append(path)
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link into what may not be read
+        raise InputError(f"{decoded(entry.path)} cannot be read: {error.strerror}") from error
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

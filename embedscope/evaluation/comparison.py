@@ -14,6 +14,7 @@ from embedscope.evaluation.comparing import Difference, pair_differences
 from embedscope.evaluation.pairing import Pairing, common_rows, paired
 from embedscope.ops.cka import linear_cka, mutual_neighbors
 from embedscope.ops.rows import gathered
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ class Comparison:
         return found
 
     def __repr__(self) -> str:
-        parts = [f"{self.rows:,} rows" if self.reason is None else f"unpaired: {self.reason}"]
+        parts = [f"{counted(self.rows, 'row')}" if self.reason is None else f"unpaired: {self.reason}"]
         if self.cka is not None:
             parts.append(f"CKA {self.cka:.4f}")
         if self.mutual_knn is not None:
@@ -84,7 +85,7 @@ class Comparison:
             gained, lost = (sum(each.significant and sign * each.difference > 0 for each in self.classes) for sign in (1, -1))
             parts.append(f"{gained} of {len(self.classes)} classes gained, {lost} lost")
         if self.sides is not None:
-            parts.append(f"{len(self.sides.gained):,} samples gained, {len(self.sides.lost):,} lost")
+            parts.append(f"{counted(len(self.sides.gained), 'sample')} gained, {len(self.sides.lost):,} lost")
         return f"{self.second} against {self.first}: {'; '.join(parts)}"
 
 
@@ -142,7 +143,7 @@ def sides_column(scores: Sequence[Scores], comparisons: Sequence[Comparison]) ->
 def _on_common(difference: Difference, pairing: Pairing) -> Difference:
     if pairing.whole:
         return difference
-    return replace(difference, note=f"on the {len(pairing.first):,} rows in both")
+    return replace(difference, note=f"on the {counted(len(pairing.first), 'row')} in both")
 
 
 def _structure(first: FeatureSet, second: FeatureSet, seed: int) -> tuple[float | None, float | None, int, list[str]]:

@@ -25,6 +25,7 @@ from embedscope.ops.shared_neighbors import sharing as sharing_neighbors
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import select_labeled
 from embedscope.store.in_memory import feature_set
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -245,10 +246,10 @@ def _plain(value: Any) -> Any:
 def _warnings(found: Sequence[Measurement], counts: Array, unlabeled: int) -> list[str]:
     warnings = [f"{each.name} is undefined: {each.note}" for each in found if each.value is None]
     if alone := int((counts == 1).sum()):
-        whose = "class has one sample; its" if alone == 1 else "classes have one sample; their"
-        warnings.append(f"{alone} {whose} silhouette is 0 by convention")
+        whose = counted(alone, "class has one sample; its", "classes have one sample; their")
+        warnings.append(f"{whose} silhouette is 0 by convention")
     if unlabeled:
-        warnings.append(f"{unlabeled} unlabeled rows are left out")
+        warnings.append(f"{counted(unlabeled, 'unlabeled row is', 'unlabeled rows are')} left out")
     return warnings
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from embedscope.evaluation import class_findings
 from embedscope.evaluation.finding import Finding, ordered
 from embedscope.ops.statistics import Z95
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ def _dimensions(scores: Scores) -> list[Finding] | None:
             "low",
             f"The embedding uses {used} of {width} dimensions ({share})",
             evidence,
-            f"A narrower layer, or a projection to {used} dimensions, may work as well",
+            f"A narrower layer, or a projection to {counted(used, 'dimension')}, may work as well",
             1 - used / width,
         )
     ]
@@ -140,7 +141,7 @@ def _dead(scores: Scores) -> list[Finding] | None:
         Finding(
             "dead_channels",
             "medium" if dead > width / 4 else "low",
-            f"{dead:,} of {width:,} channels are dead: 0 for every sample",
+            f"{dead:,} of {counted(width, 'channel')} {'is' if dead == 1 else 'are'} dead: 0 for every sample",
             {"dead": dead, "channels": width},
             "Try a lower learning rate, a different initialization or a leaky activation",
             dead / width,

@@ -21,6 +21,7 @@ import torch
 from embedscope.errors import UndefinedError, check_choice
 from embedscope.ops import statistics
 from embedscope.ops.class_moments import present_classes
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,11 +43,11 @@ _FEW = 10
 GROUPS = 50
 
 
-def check_ci(ci: str | bool) -> str | None:
+def check_ci(ci: str | bool | None) -> str | None:
     """Return the kind of interval that the argument `ci` asks for, or None; UsageError for another."""
-    if isinstance(ci, bool):
+    if ci is None or isinstance(ci, bool):
         return "drawn" if ci else None
-    return check_choice("ci", ci, CI)
+    return check_choice("kind of interval", ci, CI)
 
 
 def with_interval(
@@ -152,7 +153,7 @@ def estimated(measurement: Measurement, per_sample: Tensor, labels: Tensor, anch
     measured = labels[~torch.isin(labels, whose[left_out])]
     missing = len(present_classes(measured)) - len(present_classes(whose[~left_out]))
     if missing:
-        note = f"no estimate: {missing} classes have no row among the {len(anchors):,} that were drawn"
+        note = f"no estimate: {counted(missing, 'class has', 'classes have')} no row among the {len(anchors):,} that were drawn"
         return replace(measurement, value=None, note=note)
     mean, interval = statistics.stratified_mean(per_sample[~left_out], whose[~left_out], measured)
     note = f"estimated from a stratified sample of {len(anchors):,} of {len(labels):,} rows, against all rows"

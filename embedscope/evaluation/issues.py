@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope.plugins import imported
-from embedscope.text import aligned
+from embedscope.text import aligned, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,7 +131,7 @@ class Issues:
             low = "" if self.expected_precision_low is None else f", at least {self.expected_precision_low:.0%}"
             return f"about {self.expected_precision:.0%} of these are expected to be wrong{low}; {noise}"
         if kind in self.groups and count:
-            return f"in {self.groups[kind]:,} group{'' if self.groups[kind] == 1 else 's'}"
+            return f"in {counted(self.groups[kind], 'group')}"
         return ""
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ class Issues:
         lines = [["issues", "rows", ""], *([title, count, remark] for title, count, remark in self.summary())]
         width = max(len(line[2]) for line in lines)
         table = aligned([[title, count, remark.ljust(width)] for title, count, remark in lines])
-        heading = f"{self.name}: {self.samples:,} rows, {len(self.rows):,} issues"
+        heading = f"{self.name}: {counted(self.samples, 'row')}, {counted(len(self.rows), 'issue')}"
         return "\n".join([heading, *(line.rstrip() for line in table.splitlines())])
 
 

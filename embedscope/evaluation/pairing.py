@@ -12,6 +12,7 @@ import torch
 from embedscope.ops.blocks import memory
 from embedscope.ops.sorted_rows import sorted_on_disk
 from embedscope.store import select
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,14 +64,16 @@ def paired(ids: Array, labels: Array, other_ids: Array, other_labels: Array) -> 
     if not len(first):
         reason = "they have no ids in common"
     elif len(ids) != len(other_ids) and are_row_numbers(ids) and are_row_numbers(other_ids):
-        reason = f"ids are row numbers, and they have {len(ids):,} and {len(other_ids):,} rows"
+        reason = f"ids are row numbers, and they have {len(ids):,} and {counted(len(other_ids), 'row')}"
     elif differing := int((labels[first] != other_labels[second]).sum()):
         have = "id has" if differing == 1 else "ids have"
         reason = f"{differing:,} of {len(first):,} common {have} a different label"
     elif alone != (0, 0):
         classes = len(np.unique(labels[first].astype(str)))
         if classes < 2 or (len(first) < _FEW * classes and 2 * len(first) < min(len(ids), len(other_ids))):
-            reason = f"only {len(first):,} ids of {classes} {'class' if classes == 1 else 'classes'} are in both"
+            reason = (
+                f"only {counted(len(first), 'id')} of {counted(classes, 'class')} {'is' if len(first) == 1 else 'are'} in both"
+            )
     return Pairing(first, second, alone) if reason is None else Pairing(nothing, nothing, alone, reason)
 
 

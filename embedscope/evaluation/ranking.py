@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.evaluation.comparing import difference_interval
 from embedscope.metrics import direction, expanded
-from embedscope.text import aligned
+from embedscope.text import aligned, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,11 @@ class LayerRanking:
     take: int | None
     reason: str
 
+    @property
+    def what(self) -> str:
+        """What is ranked: the layers of one source, or embeddings of several."""
+        return "layer" if len({each.source for each in self.layers}) == 1 else "embedding"
+
     def as_json(self) -> dict[str, Any]:
         """Lay the ranking out for `score --json`."""
         return {
@@ -81,7 +86,7 @@ class LayerRanking:
         }
 
     def __repr__(self) -> str:
-        lines = [["layer", "dimensions", self.metric]]
+        lines = [[self.what, "dimensions", self.metric]]
         lines += [
             [each.name, f"{each.dimensions:,}", "–" if each.value is None else f"{each.value:.4f}"] for each in self.layers
         ]
@@ -115,8 +120,9 @@ def rank_layers(scores: Sequence[Scores], by: str | None = None) -> LayerRanking
     gaps = {place: difference_interval(scores[order[0]], scores[place], key) for place in order[1:]}
     layers = [_ranked(scores[place], key, gaps.get(place)) for place in order]
     layers += [_ranked(entry, key, None) for entry, value in zip(scores, values, strict=True) if value is None]
-    take, reason = _choice(layers[: len(order)], key, sign)
-    return LayerRanking(key, better, tuple(layers), take, reason)
+    found = LayerRanking(key, better, tuple(layers), None, "")
+    take, reason = _choice(layers[: len(order)], key, sign, found.what)
+    return replace(found, take=take, reason=reason)
 
 
 def check_ranked(metrics: Sequence[str]) -> Better:
@@ -136,16 +142,16 @@ def _ranked(entry: Scores, key: str, difference: tuple[float, float] | None) -> 
     return RankedLayer(entry.name, entry.source, entry.layer, entry.dimensions, value, ci95, difference)
 
 
-def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | None, str]:
+def _choice(layers: Sequence[RankedLayer], key: str, sign: int, what: str) -> tuple[int | None, str]:
     """Choose among ordered layers: return a place and the reason as a sentence."""
     if not layers:
-        return None, f"no choice: {key} is undefined in all layers"
+        return None, f"no choice: {key} is undefined in all {what}s"
     best = layers[0]
-    first = f"use {best.name} ({best.dimensions:,} dimensions)"
+    first = f"use {best.name} ({counted(best.dimensions, 'dimension')})"
     if len(layers) == 1:
-        return 0, f"{first}: it is the only layer"
+        return 0, f"{first}: it is the only {what}"
     if all(each.difference is None for each in layers):
-        return 0, f"{first}: the best {key}; without intervals, no smaller layer can be shown to be as good"
+        return 0, f"{first}: the best {key}; without intervals, no smaller {what} can be shown to be as good"
     as_good = [
         place
         for place, each in enumerate(layers)
@@ -157,9 +163,9 @@ def _choice(layers: Sequence[RankedLayer], key: str, sign: int) -> tuple[int | N
         assert chosen.difference is not None
         low, high = chosen.difference
         return take, (
-            f"use {chosen.name} ({chosen.dimensions:,} dimensions): the smallest whose {key} is not significantly worse than "
-            f"that of {best.name} ({best.dimensions:,}); 95% interval of the difference {low:+.4f} to {high:+.4f}"
+            f"use {chosen.name} ({counted(chosen.dimensions, 'dimension')}): the smallest whose {key} is not significantly "
+            f"worse than that of {best.name} ({best.dimensions:,}); 95% interval of the difference {low:+.4f} to {high:+.4f}"
         )
     smaller = [each for each in layers if each.dimensions < best.dimensions]
-    why = "all smaller layers are significantly worse" if smaller else "no layer is smaller"
+    why = f"all smaller {what}s are significantly worse" if smaller else f"no {what} is smaller"
     return 0, f"{first}: the best {key}, and {why}"

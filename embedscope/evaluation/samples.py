@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from embedscope import devices
-from embedscope.errors import InputError, UndefinedError
+from embedscope.errors import InputError, UndefinedError, check_text
 from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, mislabeled_rows, outlying_rows
 from embedscope.evaluation.issues import KINDS, Issue, Issues
+from embedscope.evaluation.options import check_options
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.constant_channels import constant_channels
 from embedscope.ops.label_issues import check_labels, expected_precision, neighbor_shares, strangers
@@ -47,7 +48,7 @@ def find_issues(
     splits: Sequence[str] | None = None,
     layer: str | None = None,
     split: str | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     device: str = "auto",
     seed: int = 0,
     say: Callable[[str], None] = silent,
@@ -72,8 +73,8 @@ def find_issues(
         splits: (N,) such as "train" and "test", of arrays: copies across splits are leakage.
         layer: which layer of a store.
         split: look at the rows of one split only.
-        memory: bytes that a run may take; half of what is free by default. Rows that do not fit are read from disk in blocks;
-            the probabilities, 8 bytes for each row and class, must fit.
+        memory: bytes that a run may take, or a size such as "4GB"; half of what is free by default. Rows that do
+            not fit are read from disk in blocks; the probabilities, 8 bytes for each row and class, must fit.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the folds of the probe, and of the rows that the noise model is fitted on, if there are many.
         say: is told what could not be computed.
@@ -94,6 +95,10 @@ def find_issues(
         >>> [(row.label, row.suggested) for row in found.rows if row.id == "3"]
         [('dog', 'cat')]
     """
+    memory = devices.memory_limit(memory)
+    check_options(split=split, device=device, seed=seed)
+    if layer is not None:
+        check_text("`layer=`", layer)
     found = select_split(_opened(features, labels, ids, splits, layer), split)
     where = devices.choose(device, float64=True)
     with limits(memory=allowance(where, memory), track=track):
@@ -107,8 +112,11 @@ def find_issues(
 def _opened(
     features: Any, labels: Any, ids: Sequence[str] | None, splits: Sequence[str] | None, layer: str | None
 ) -> FeatureSet:
-    shape = getattr(features, "shape", None)
-    if labels is None and shape is not None and len(shape) == 2:
+    if isinstance(features, list) and features and isinstance(features[0], list | tuple):
+        shape: Any = (len(features), len(features[0]))
+    else:
+        shape = getattr(features, "shape", ())
+    if labels is None and len(shape) == 2:
         labels = np.full(shape[0], -1)
     if labels is not None and (ids is not None or splits is not None):
         return feature_set(features, labels, ids=ids, split=splits)

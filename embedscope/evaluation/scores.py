@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from embedscope._version import __version__
 from embedscope.plugins import imported
-from embedscope.text import aligned, html_list, html_table
+from embedscope.text import aligned, counted, html_list, html_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ class Samples:
         return _pandas().DataFrame({name: column for name, column in columns.items() if column is not None})
 
     def __repr__(self) -> str:
-        return f"Samples: {len(self.ids):,} rows of {', '.join(self.values)}"
+        return f"Samples: {counted(len(self.ids), 'row')} of {', '.join(self.values)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from embedscope import distributed
-from embedscope.errors import UsageError, unknown
+from embedscope import devices, distributed
+from embedscope.errors import UsageError, check_names, unknown
 from embedscope.evaluation import comparison
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
 from embedscope.evaluation.further_findings import with_comparison
+from embedscope.evaluation.options import check_options
 from embedscope.evaluation.scores import ScoreTable
 from embedscope.evaluation.shift import Shift, measure_shift
 from embedscope.metrics import STANDARD
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from embedscope.evaluation.comparison import Comparison
     from embedscope.evaluation.scores import Scores
 
-# The least memory that is worth a limit: a run takes several times as much for torch itself.
-_LEAST_MEMORY = 2**24
-
 
 def score(
     sources: Any,
@@ -45,7 +44,7 @@ def score(
     ci: str | bool = False,
     compare: bool = False,
     against: Any = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     device: str = "auto",
     seed: int = 0,
     say: Callable[[str], None] = silent,
@@ -65,7 +64,7 @@ def score(
         compare: say what changed from the first embedding to each other one, see `evaluation.comparison`; adds intervals.
         against: other rows, such as those of production, of the same layers: how far they are from these is measured too, see
             `evaluation.shift`. A source as the others; an array needs no labels.
-        memory: bytes that a run may take; half of what is free by default.
+        memory: bytes that a run may take, or a size such as "4GB"; half of what is free by default.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the sample and of resampling.
         say: is told beforehand what is planned, where that takes time.
@@ -85,16 +84,17 @@ def score(
         samples x dimensions  10 x 2  10 x 2
         silhouette ↑          0.9514  0.9499
     """
-    chosen = [metrics] if isinstance(metrics, str) else list(metrics)
-    if memory is not None and memory < _LEAST_MEMORY:
-        raise UsageError(f"a memory limit of {memory / 2**20:.1f} MB is too small to work with; give at least 16 MB")
+    chosen = check_names("`metrics=`", metrics, some=True)
+    wanted = check_names("`layers=`", layers)
+    memory = devices.memory_limit(memory)
+    check_options(split=split, sample=sample, ci=ci, device=device, seed=seed, compare=compare)
     bound(chosen)  # a typo should not cost the time of opening the sources
-    found = [select_split(features, split) for features in open_sources(sources, labels, layers=layers)]
+    found = [select_split(features, split) for features in open_sources(sources, labels, layers=wanted)]
     others = [] if against is None else _counterparts(found, against)
     if compare and len(found) < 2:
         raise UsageError(f"`compare=True` needs at least two embeddings, got {len(found)}")
     if compare and sample is not None:
-        raise UsageError("`compare=True` compares all rows; leave out `sample=`")
+        raise UsageError("`compare=True` compares all rows; omit `sample=`")
 
     def measured(features: FeatureSet) -> Scores:
         return evaluate(
@@ -102,6 +102,12 @@ def score(
         )
 
     scores = [measured(features) for features in found]
+    scores = [
+        replace(entry, warnings=[*entry.warnings, f"measured against itself ({one.source}); give other rows to find a shift"])
+        if against is not None and (against is sources or _are_same(one, other))
+        else entry
+        for entry, one, other in zip(scores, found, others or found, strict=True)
+    ]
     comparisons: list[Comparison] = []
     shifts: list[Shift] = []
     if compare or others:
@@ -110,6 +116,14 @@ def score(
             shifts = [measure_shift(one, other, seed=seed) for one, other in zip(found, others, strict=False)]
     gaps = [each for pair in comparisons for each in pair.differences] if compare else differences(scores) if ci else []
     return ScoreTable(with_comparison(scores, gaps, comparisons, shifts), gaps, comparisons, shifts)
+
+
+def _are_same(one: FeatureSet, other: FeatureSet) -> bool:
+    """Whether two embeddings are of one layer of one file, or hold the same array."""
+    if one is other or one.features is other.features:
+        return True
+    paths = Path(one.source), Path(other.source)
+    return one.layer == other.layer and all(each.is_file() for each in paths) and paths[0].samefile(paths[1])
 
 
 def _comparisons(
@@ -137,5 +151,5 @@ def _counterparts(found: Sequence[FeatureSet], against: Any) -> list[FeatureSet]
         return others
     by_layer = {each.layer: each for each in others}
     if missing := [each.layer for each in found if each.layer not in by_layer]:
-        raise UsageError(unknown(f"layer in {others[0].source}", missing[0], by_layer))
+        raise UsageError(unknown("layer", missing[0], by_layer, place=others[0].source))
     return [by_layer[each.layer] for each in found]

@@ -18,6 +18,7 @@ from embedscope.ops.rows import gathered
 from embedscope.ops.statistics import Z95
 from embedscope.ops.two_samples import auc_with_variance, linear_kernel, mmd_test, rbf_kernel
 from embedscope.store import check_finite
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,11 +159,11 @@ def measure_shift(here: FeatureSet, other: FeatureSet, *, seed: int = 0) -> Shif
     widths, counts = (here.features.shape[1], other.features.shape[1]), (len(here.ids), len(other.ids))
     if widths[0] != widths[1]:
         raise InputError(
-            f"{here.name} has {widths[0]:,} dimensions and {other.name} {widths[1]:,}; a shift needs the same layer of both"
+            f"{here.name}: {counted(widths[0], 'dimension')}, {other.name}: {widths[1]:,}; a shift needs the same layer of both"
         )
     for name, count in zip((here.name, other.name), counts, strict=True):
         if count < LEAST:
-            raise InputError(f"{name} has {count} rows; a shift needs at least {LEAST}")
+            raise InputError(f"{name}: {counted(count, 'row')}, but a shift needs at least {LEAST}")
     check_finite(other)
     here, other = _held(here), _held(other)
     sides = [_drawn(each, ROWS, seed + place)[0] for place, each in enumerate((here, other))]

@@ -6,7 +6,8 @@ the rows into the store in their order, stopping.py ends a run where nothing is 
 resuming.py goes on only with the same, outcome.py holds what comes back.
 """
 
-from embedscope.extraction.extracting import check_options, extract, list_layers
+from embedscope.extraction.extracting import extract, list_layers
+from embedscope.extraction.options import check_options
 from embedscope.extraction.outcome import Extraction
 from embedscope.models.listing import LayerInfo
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,18 @@ from torch import nn
 
 from embedscope import distributed
 from embedscope.data.dataset import Dataset
-from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError, check_choice
+from embedscope.errors import (
+    InputError,
+    InterruptedRunError,
+    OutputError,
+    UsageError,
+    check_names,
+    check_path,
+    displayed,
+)
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.modules import extract_module
+from embedscope.extraction.options import BATCH_SIZE, check_for_module, check_options, check_run
 from embedscope.extraction.outcome import Extraction
 from embedscope.extraction.recording import recorded
 from embedscope.extraction.resuming import ANEW, check_first_rows, check_same, written_before
@@ -23,23 +31,20 @@ from embedscope.extraction.running import Runner
 from embedscope.extraction.schedule import Schedule
 from embedscope.extraction.space import check_space
 from embedscope.extraction.stopping import stop_requested
-from embedscope.models.encoder import weights_digest
-from embedscope.models.pooling import POOLINGS
+from embedscope.models.encoder import Encoder, weights_digest
+from embedscope.models.head import TrainedHead
 from embedscope.progress import Track, silent, untracked
 from embedscope.store import StoreWriter, Unfinished, resuming
 from embedscope.store.files import check_output, partial_path
 from embedscope.store.locks import held
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
-    from embedscope.models.encoder import Encoder
-    from embedscope.models.head import TrainedHead
     from embedscope.models.listing import LayerInfo
 
-_BATCH_SIZE = 256
-_DTYPES = ("float32", "float16")
-_ON_ERROR = ("stop", "skip")
 
 # A signal lets the block end that is being computed; schedulers of clusters kill after 30 s.
 _SECONDS_IN_A_BLOCK = 20.0
@@ -54,7 +59,7 @@ def extract(
     pooling: str = "auto",
     logits: bool = False,
     head: TrainedHead | None = None,
-    batch_size: int | None = _BATCH_SIZE,
+    batch_size: int | None = BATCH_SIZE,
     device: str = "auto",
     amp: bool = False,
     dtype: str = "float32",
@@ -136,13 +141,13 @@ def extract(
         FeatureSet '1': 4 x 4 float32, 2 classes, layer 1 of Sequential
     """
     started = time.perf_counter()
-    output = None if output is None else Path(output)
-    layers = [layers] if isinstance(layers, str) else layers
+    output = None if output is None else check_path("`output=`", output)
+    layers = check_names("`layers=`", layers)
+    flags = {"logits": logits, "amp": amp, "allow_partial": allow_partial, "deterministic": deterministic}
+    check_run(device, seed, overwrite=overwrite, resume=resume, **flags)
     if isinstance(encoder, nn.Module):
         loader: Any = dataset
-        _check_for_module(
-            loader, batch_size, workers, on_error, head, logits=logits, allow_partial=allow_partial, resume=resume
-        )
+        check_for_module(loader, batch_size, workers, on_error, head, logits=logits, allow_partial=allow_partial, resume=resume)
         check_options(output, None, dtype, None, limit, on_error, pooling)
         return extract_module(
             encoder,
@@ -161,10 +166,14 @@ def extract(
             track=track,
             say=say,
         )
+    if not isinstance(encoder, Encoder):
+        raise UsageError(f"the first argument must be an encoder from open_model or an nn.Module, got {displayed(encoder)}")
     if not isinstance(dataset, Dataset):
         raise UsageError("an encoder takes a data set from open_dataset; a loader goes with an nn.Module")
     if output is None:
         raise UsageError("the features of an encoder are written to a store; set `output=`")
+    if head is not None and not isinstance(head, TrainedHead):
+        raise UsageError(f"`head=` takes a head from open_head, got {displayed(head)}")
     check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent
@@ -208,7 +217,7 @@ def extract(
             return Extraction(output, complete[0], complete[1], seconds=0.0, resumed=complete[0])
         if unfinished is not None:
             if unfinished.rows != len(dataset.inputs):
-                counts = f"{unfinished.rows:,} rows, and now there are {len(dataset.inputs):,}"
+                counts = f"{counted(unfinished.rows, 'row')}, and now there are {len(dataset.inputs):,}"
                 raise OutputError(f"{unfinished.path} was started with {counts}; {ANEW}")
             check_same(unfinished.path, unfinished.provenance, provenance)
             if unfinished.done:
@@ -271,46 +280,12 @@ def list_layers(encoder: Encoder, dataset: Dataset, *, device: str = "auto") -> 
         0 (2,)
         output (2,)
     """
+    if not isinstance(encoder, Encoder):
+        raise UsageError(f"list_layers takes an encoder from open_model, got {displayed(encoder)}")
+    if not isinstance(dataset, Dataset):
+        raise UsageError(f"list_layers takes a data set from open_dataset, got {displayed(dataset)}")
     with Runner(encoder, device=device, say=silent) as runner:
         return runner.listing(first_readable(Batches(dataset, encoder.prepare)))
-
-
-def _check_for_module(
-    dataset: Any, batch_size: int | None, workers: int | None, on_error: str, head: Any, **flags: bool
-) -> None:
-    """Raise UsageError for what an nn.Module and its loader do not take."""
-    if isinstance(dataset, Dataset):
-        raise UsageError(
-            "a data set needs an encoder from open_model, which prepares its inputs; an nn.Module goes with a loader"
-        )
-    given = {"batch_size": batch_size != _BATCH_SIZE, "workers": workers is not None, "on_error": on_error != "stop"}
-    for name, wanted in {**given, "head": head is not None, **flags}.items():
-        if wanted:
-            raise UsageError(
-                f"`{name}=` applies to an encoder and a data set; an nn.Module takes the batches of its loader unchanged"
-            )
-
-
-def check_options(
-    output: Path | None,
-    batch_size: int | None,
-    dtype: str,
-    workers: int | None,
-    limit: int | None,
-    on_error: str,
-    pooling: str,
-) -> None:
-    """Raise UsageError for what `extract` could never do, before a model is opened that takes minutes to read."""
-    if output is not None and output.suffix.lower() in (".npz", ".npy"):
-        raise UsageError(
-            f"output {output} would be read as NumPy arrays, but a store is HDF5; name it {output.with_suffix('.h5')}"
-        )
-    for what, number, least in (("batch size", batch_size, 1), ("limit", limit, 1), ("number of workers", workers, 0)):
-        if number is not None and number < least:
-            raise UsageError(f"the {what} must be at least {least}, got {number}")
-    check_choice("dtype", dtype, _DTYPES)
-    check_choice("on-error", on_error, _ON_ERROR)
-    check_choice("pooling", pooling, POOLINGS)
 
 
 def _locked(stack: ExitStack, output: Path, *, overwrite: bool, resume: bool) -> Callable[[], None] | None:

@@ -26,6 +26,7 @@ from embedscope.store.files import check_output
 from embedscope.store.in_memory import feature_set
 from embedscope.store.locks import held
 from embedscope.store.provenance import LayerOrigin, ModelOrigin, Provenance
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -170,7 +171,7 @@ def _keep(seen: _Seen, found: Mapping[str, tuple[Tensor, Tensor | None]], labels
     labels = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     for what, values in (("labels", labels), ("ids", ids)):
         if values is not None and (not np.ndim(values) or len(values) != rows):
-            raise InputError(f"a batch of the loader has {rows} rows and {what} of shape {np.shape(values)}")
+            raise InputError(f"a batch of the loader has {counted(rows, 'row')} and {what} of shape {np.shape(values)}")
     if seen.labels and seen.named != (ids is not None):
         raise InputError("some batches of the loader have ids and others do not")
     seen.named = ids is not None

@@ -21,6 +21,7 @@ from embedscope.models.inputs import call, count_rows, cut, mapped, repeated, sh
 from embedscope.models.layers import Layer, Taps, find
 from embedscope.models.listing import LayerInfo, Listing
 from embedscope.models.precision import OutOfDeviceMemoryError, autocast_type, device_of, is_out_of_memory, numerics
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,7 +181,7 @@ class Runner:
                 if size == 1 or self.encoder.batch_size:
                     raise InputError(f"{self.encoder.spec} does not fit into the memory of {self.device}: {error}") from error
                 self._piece = size // 2
-                self._say(f"out of memory with {size} rows per forward pass; continuing with {self._piece}")
+                self._say(f"out of memory with {counted(size, 'row')} per forward pass; continuing with {self._piece}")
                 continue
             done += size
         if len(pieces) == 1:
@@ -216,7 +217,8 @@ class Runner:
         assert self._head is not None
         if features.shape[1] != self._head.dim:
             raise InputError(
-                f"the head {self._head.path} takes {self._head.dim} values per row, but the layer gives {features.shape[1]}; "
+                f"the head {self._head.path} takes {counted(self._head.dim, 'value')} per row, but the layer gives "
+                f"{features.shape[1]}; "
                 f"it was trained on {self._head.layer or 'features of no model'}: name that layer with `layers=`"
             )
         embedding: Tensor = self._head.head(features.float())[0]
@@ -245,7 +247,8 @@ class Runner:
             features, magnitudes = captured[name]
             if features.shape[1] != self.widths[name]:
                 raise InputError(
-                    f"layer {name} gives {features.shape[1]} values per row here, but gave {self.widths[name]} for the "
+                    f"layer {name} gives {counted(features.shape[1], 'value')} per row here, but gave {self.widths[name]} "
+                    "for the "
                     f"first input; resize the inputs to one size, or pool with mean"
                 )
             found[name] = (features[:rows].float().cpu(), None if magnitudes is None else magnitudes[:rows].float().cpu())
@@ -255,7 +258,8 @@ class Runner:
         for name, (features, _) in self.captured.items():
             if len(features) != expected:
                 raise InputError(
-                    f"layer {name} gives {len(features)} rows for {expected} samples: its first axis is not the batch, or it "
+                    f"layer {name} gives {counted(len(features), 'row')} for {counted(expected, 'sample')}: its first axis "
+                    "is not the batch, or it "
                     "mixes samples"
                 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedscope.errors import InputError
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +44,8 @@ def check_weights(
             return
         reasons = "".join(f"; {note}" for note in weights.notes)
         raise InputError(
-            f"layer {spoiled[0]} depends on {len(named)} tensors that {weights.file or 'the model source'} does not fill "
+            f"layer {spoiled[0]} depends on {counted(len(named), 'tensor')} that {weights.file or 'the model source'} does "
+            "not fill "
             f"({shown}): they would be random{reasons}; pass `allow_partial=True` to measure it anyway"
         )
     run()

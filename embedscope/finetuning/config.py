@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from embedscope.errors import UsageError, check_flag, check_number, check_whole, unknown
+from embedscope.errors import UsageError, check_flag, check_names, check_number, check_text, check_whole, unknown
 from embedscope.finetuning.specs import (
     check_augment,
     check_optimizer,
@@ -15,9 +15,6 @@ from embedscope.finetuning.specs import (
     check_weights,
 )
 from embedscope.metrics import STANDARD
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 OBJECTIVES = ("ce", "ce + 0.5*silhouette")
 
@@ -94,11 +91,10 @@ class TrainingConfig:
     val_share: float = _setting(
         0.1, "Share of the remaining rows for choosing the epoch, unless there is a split named val; 0 keeps the last epoch."
     )
-    memory: int | None = _setting(
+    memory: int | str | None = _setting(
         None,
         "Memory limit for rows, e.g. 4GB; by default half of the free memory. Beyond it, rows and network inputs are read "
         "from disk as needed.",
-        low=1,
     )
     device: str = _setting("auto", "Device: auto, cpu, cuda or cuda:N. Only auto falls back to the CPU.")
     seed: int = _setting(0, "Random seed of the split and of the first trial.", low=0)
@@ -106,29 +102,31 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Take one objective or metric for a list of one, and raise UsageError for values that could never work."""
-        for name, what in (("objectives", "an objective"), ("metrics", "a metric")):
-            object.__setattr__(self, name, _listed(what, getattr(self, name)))
-            if not getattr(self, name):
-                raise UsageError(f"{name} must be at least 1, got 0")
+        for name in ("objectives", "metrics"):
+            object.__setattr__(self, name, tuple(check_names(name, getattr(self, name), some=True)))
         for each in fields(self):
             low, value = each.metadata["low"], getattr(self, each.name)
             if low is not None and not (value is None and each.default is None):
                 check_whole(each.name, value, low=low)
+        if self.memory is not None:
+            from embedscope.devices import memory_limit  # which imports torch
+
+            memory_limit(self.memory, least=1)
         for name in ("head", "sampler", "optimizer", "schedule", "select_by", "primary", "device"):
-            _check_text(name, getattr(self, name))
+            check_text(name, getattr(self, name))
         check_number("learning_rate", self.learning_rate, above=0, high=1e30)
         check_number("weight_decay", self.weight_decay, low=0)
         for name in ("backbone_learning_rate", "clip"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0, high=1e30)
         if self.loss_layer is not None:
-            _check_text("loss_layer", self.loss_layer)
+            check_text("loss_layer", self.loss_layer)
         if self.ema is not None and not 0 < check_number("ema", self.ema) < 1:
             raise UsageError(f"ema, the decay of the weight average, must be between 0 and 1, got {self.ema}")
-        _check_text("train", self.train)
+        check_text("train", self.train)
         check_train(self.train)
         if self.augment is not None:
-            _check_text("augment", self.augment)
+            check_text("augment", self.augment)
             check_augment(self.augment)
         if not 0 < check_number("test_share", self.test_share) < 1:
             raise UsageError(f"test_share, the share of rows to hold out, must be between 0 and 1, got {self.test_share}")
@@ -138,7 +136,7 @@ class TrainingConfig:
         check_schedule(self.schedule)
         check_sampler(self.sampler)
         if self.weights is not None:
-            _check_text("weights", self.weights)
+            check_text("weights", self.weights)
             check_weights(self.weights)
         check_flag("tensorboard", self.tensorboard)
         check_flag("amp", self.amp)
@@ -147,7 +145,7 @@ class TrainingConfig:
         """Replace settings by name; UsageError names the nearest for one that does not exist."""
         for name in settings:
             if name not in meanings():
-                raise UsageError(unknown("setting of finetune", name, meanings()))
+                raise UsageError(unknown("setting", name, meanings(), place="finetune"))
         return replace(self, **settings)
 
 
@@ -161,18 +159,6 @@ def default(name: str) -> Any:
     (found,) = (each.default for each in fields(TrainingConfig) if each.name == name)
     assert found is not MISSING
     return found
-
-
-def _listed(what: str, items: Iterable[str] | str) -> tuple[str, ...]:
-    listed = (items,) if isinstance(items, str) else tuple(items)
-    for each in listed:
-        _check_text(what, each)
-    return listed
-
-
-def _check_text(what: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise UsageError(f"{what} must be a string, got {str(value)[:40]!r}")
 
 
 TrainingConfig.__doc__ = f"{TrainingConfig.__doc__}\n    Attributes:\n" + "\n".join(

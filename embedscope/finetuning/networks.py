@@ -23,6 +23,7 @@ from embedscope.models.preparation import Pixels
 from embedscope.progress import silent
 from embedscope.store.features import FeatureSet
 from embedscope.store.provenance import DataOrigin, LayerOrigin, Provenance
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +143,7 @@ def open_subject(
     if not len(dataset.inputs):
         raise InputError(f"{dataset.location} has no inputs")
     if not (dataset.labels >= 0).any():
-        raise InputError(f"{dataset.location} has {len(dataset.labels):,} inputs, none of them labeled")
+        raise InputError(f"{dataset.location} has {counted(len(dataset.labels), 'input')}, none of them labeled")
     where = beside.plan if beside else plan(encoder, encoder.prepare(items(dataset, [0])), network.layer, config.loss_layer)
     if config.amp and autocast_type(device) is not torch.bfloat16:
         raise InputError(f"{device} does not support bfloat16, which `amp=True` needs; omit it")

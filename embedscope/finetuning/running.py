@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope import devices, distributed
-from embedscope.errors import InterruptedRunError, UsageError
+from embedscope.errors import InterruptedRunError, UsageError, check_path, check_text, displayed
+from embedscope.evaluation.options import check_options
 from embedscope.finetuning.comparing import summarized
 from embedscope.finetuning.config import TrainingConfig
 from embedscope.finetuning.material import prepare
@@ -41,7 +43,7 @@ from embedscope.store.runs import RunWriter, check_run, directory_names
 from embedscope.store.sources import open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from embedscope.finetuning.splitting import Parts
     from embedscope.store.features import FeatureSet
@@ -105,11 +107,11 @@ def finetune(
             "run")`.
         run: the directory to write, with the layout documented in `store.runs`. Without it, heads, embeddings of the held-out
             rows and logs are in a temporary directory, the result's `path`, which exists as long as the result.
-        config: how to train; `TrainingConfig()` if left out.
+        config: how to train; `TrainingConfig()` by default.
         layer: which layer of a store with several; for a network, the layer whose output is the embedding, as in `extract`.
         test: hold out these rows instead, of another data set: a FeatureSet, a path, or a pair (features, labels); for a
             network, a Dataset.
-        label_map: class names of `test` -> class names of the features, "" to drop a class; equal names can be omitted.
+        label_map: class names of `test` -> class names of the features, "" to drop a class; equal names need no entry.
         overwrite: replace an earlier run; anything else is never replaced.
         resume: resume an interrupted run.
         command: recorded, so that the run can be repeated.
@@ -132,6 +134,8 @@ def finetune(
     """
     if isinstance(labels, TrainingConfig) and config is None:
         labels, config = None, labels
+    elif isinstance(labels, str | Path) and is_model(features):
+        raise UsageError(f"a network is trained on a data set; open it first: open_dataset({str(labels)!r})")
     elif isinstance(labels, str | Path) and not hasattr(features, "obsm"):
         if isinstance(run, str | Path):
             raise UsageError(f"two run directories are given: {labels} and {run}; labels must be an array or a list")
@@ -140,6 +144,15 @@ def finetune(
         run, config = None, run
     if isinstance(run, TrainingConfig):
         raise UsageError("two configs are given; give one")
+    if config is not None and not isinstance(config, TrainingConfig):
+        raise UsageError(f"`config` takes a TrainingConfig, got {displayed(config)}")
+    if run is not None:
+        check_path("the run directory", run)
+    if layer is not None:
+        check_text("`layer=`", layer)
+    if label_map is not None and not isinstance(label_map, Mapping):
+        raise UsageError(f"`label_map=` takes a mapping of class names to class names, got {displayed(label_map)}")
+    check_options(overwrite=overwrite, resume=resume)
     config = (config or TrainingConfig()).with_settings(**settings)
     check(config)
     if run is not None:
@@ -188,7 +201,7 @@ def _run(
 ) -> Finetuning:
     started = time.perf_counter()
     where = devices.choose(config.device, float64=True)
-    budget = allowance(where, config.memory)
+    budget = allowance(where, devices.memory_limit(config.memory, least=1))
     if distributed.rank():
         track = untracked
     folder = run.resolve().parent

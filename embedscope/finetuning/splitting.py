@@ -13,6 +13,7 @@ import numpy as np
 from embedscope.errors import InputError, unknown
 from embedscope.ops.blocks import row_slices
 from embedscope.store import select, select_labeled
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,14 +106,14 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     other, _ = select_labeled(other)
     width, wanted = other.features.shape[1], features.features.shape[1]
     if width != wanted:
-        raise InputError(f"{other.source} has {width} dimensions, the features to train on have {wanted}")
+        raise InputError(f"{other.source} has {counted(width, 'dimension')}, the features to train on have {wanted}")
     mapping = mapping or {}
     for name in mapping:
         if name not in other.class_names:
-            raise InputError(f"the label map: {unknown(f'class in {other.source}', name, other.class_names)}")
+            raise InputError(f"the label map: {unknown('class', name, other.class_names, place=other.source)}")
     for name in mapping.values():
         if name and name not in features.class_names:
-            raise InputError(f"the label map: {unknown(f'class in {features.source}', name, features.class_names)}")
+            raise InputError(f"the label map: {unknown('class', name, features.class_names, place=features.source)}")
     present = {other.class_names[label] for label in np.unique(other.labels).tolist()}
     targets = {name: mapping.get(name, name) for name in sorted(present)}
     if strange := [name for name, target in targets.items() if target and target not in features.class_names]:
@@ -161,7 +162,8 @@ def read_label_map(path: Path | str) -> dict[str, str]:
                     continue
                 if len(cells) != 2:
                     raise InputError(
-                        f"{path}, line {number}: {len(cells)} columns; expected two, a class of the test file and a class "
+                        f"{path}, line {number}: {counted(len(cells), 'column')}; expected two, a class of the test file "
+                        "and a class "
                         f"of the features, as in automobile,car"
                     )
                 if cells[0] in mapping:

@@ -62,7 +62,7 @@ def part(kind: str, text: str, num_classes: int, dim: int) -> Any:
     if spec.name in _UNSUITED:
         raise UsageError(f"pml.{spec.name} {_UNSUITED[spec.name]}")
     if spec.name not in classes:
-        raise UsageError(unknown(f"{_SINGULAR[kind]} of pytorch-metric-learning", spec.name, classes))
+        raise UsageError(unknown(_SINGULAR[kind], spec.name, classes, place="pytorch-metric-learning"))
     name = f"pml.{spec.name}" if kind == "losses" else spec.name
     known = _options(classes[spec.name])
     filled = {"num_classes": num_classes, "embedding_size": dim, "descriptors_dim": dim}
@@ -75,7 +75,7 @@ def part(kind: str, text: str, num_classes: int, dim: int) -> Any:
         raise UsageError(f"options of {name} need a name, as in {name}(option={given}); it takes {', '.join(typed)}")
     for option in spec.options:
         if option not in typed:
-            raise UsageError(unknown(f"option of {name}", option, typed))
+            raise UsageError(unknown("option", option, typed, place=name))
     missing = [option for option, default in typed.items() if default is inspect.Parameter.empty and option not in spec.options]
     if missing:
         raise UsageError(f"{name} needs {' and '.join(missing)}, as in {name}({missing[0]}=...)")

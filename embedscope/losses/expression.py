@@ -3,7 +3,7 @@
     objective = term ("+" term)*
     term      = [weight "*"] name ["." member] ["(" options ")"] ["@" epoch]
 
-The weight is a number >= 0 and 1 if left out. A term counts from its epoch on, epochs counted from 1; before it is switched on
+The weight is a number >= 0 and 1 if omitted. A term counts from its epoch on, epochs counted from 1; before it is switched on
 it is not computed. Dashes and underscores are the same. Options are literals; nothing is evaluated. A member is one of a
 family of losses: `pml.SupConLoss(temperature=0.07)` is `pml(loss='SupConLoss(temperature=0.07)')`.
 

@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING
 
 from embedscope import plugins
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_text
 from embedscope.losses import loss as declared
 from embedscope.losses._metric_learning import EmbeddingLoss, part, try_out
 
@@ -39,7 +39,7 @@ def pml(num_classes: int, dim: int, *, loss: str = "") -> nn.Module:
     """
     if not loss:
         raise UsageError("pml needs the name of a pytorch-metric-learning loss, as in pml.TripletMarginLoss(margin=0.2)")
-    spec = plugins.parse(loss)
+    spec = plugins.parse(check_text("loss of pml", loss))
     options = dict(spec.options)
     # This one mines against its memory; before all others it is we who mine.
     mined = None if spec.name == "CrossBatchMemory" else options.pop("miner", None)

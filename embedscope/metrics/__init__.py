@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from embedscope import plugins
 from embedscope.errors import UsageError, unknown
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,9 @@ class Result:
         return self.value
 
     def __repr__(self) -> str:
-        parts = [f"{name} of {len(each)} samples" for name, each in (("per_sample", self.per_sample),) if each is not None]
+        parts = [
+            f"{name} of {counted(len(each), 'sample')}" for name, each in (("per_sample", self.per_sample),) if each is not None
+        ]
         parts += [*self.arrays, *self.by_class, *([] if self.note is None else [self.note])]
         return f"Result({', '.join([f'{self.value:.6g}', *parts])})"
 
@@ -228,6 +231,8 @@ def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     try:
         function = plugins.load("metrics", spec.name)
     except UsageError:
+        if "," in spec.name or " " in spec.name.strip():
+            raise UsageError(f"'{spec.name}' is not one metric; give several one by one") from None
         known = [*plugins.names("metrics"), *plugins.aliases("metrics"), *SETS, ALL]
         raise UsageError(unknown("metric", plugins.canonical(spec.name), known)) from None
     for name, value in spec.options.items():

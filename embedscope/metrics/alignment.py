@@ -8,6 +8,7 @@ from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_moments import unit_moments
 from embedscope.ops.gathering import gathered
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ def alignment(features: Rows, labels: Tensor) -> Result:
     by_class = (2 * spread / (left - 1).clamp(min=1)).clamp(min=0)
     value = (left * by_class)[paired].sum() / left[paired].sum()
     zeros, alone = int(moments.zeros.sum()), int((left == 1).sum())
-    notes = [f"{zeros:,} zero {'row is' if zeros == 1 else 'rows are'} left out"] if zeros else []
-    notes += [f"{alone:,} {'class' if alone == 1 else 'classes'} with one row left out"] if alone else []
+    notes = [f"{counted(zeros, 'zero row is', 'zero rows are')} left out"] if zeros else []
+    notes += [f"{counted(alone, 'class')} with one row left out"] if alone else []
     known = zip(gatherer.classes.labels[paired].tolist(), by_class[paired].tolist(), strict=True)
     return Result(float(value), by_class={"to_own_class": dict(known)}, note="; ".join(notes) or None)

@@ -11,6 +11,7 @@ from embedscope.metrics import Result, metric
 from embedscope.ops.class_moments import raw_moments
 from embedscope.ops.gathering import gathered
 from embedscope.ops.pairwise import squared_distances
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def cdnv(features: Rows, labels: Tensor) -> Result:
         raise UndefinedError("two classes have the same mean: no distance to divide by")
     to_others = ((variance[:, None] + variance) / (2 * squared)).sum(dim=1) / (count - 1)
     alone = int((moments.counts == 1).sum())
-    note = f"{alone} {'class has' if alone == 1 else 'classes have'} one row, so no variance" if alone else None
+    note = f"{counted(alone, 'class has', 'classes have')} one row, so no variance" if alone else None
     return Result(
         float(to_others.mean()),
         by_class={"to_others": dict(zip(labels_of.tolist(), to_others.tolist(), strict=True))},

@@ -9,6 +9,7 @@ from embedscope.metrics import Result, metric
 from embedscope.ops.channel_classes import DIRECTIONS, channel_sums, class_histograms, histogram_divergence
 from embedscope.ops.channel_jackknife import divergence_without_each, pseudo_values
 from embedscope.ops.gathering import gathered
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,8 @@ def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", directi
             "feature_histogram": dict(zip(names, feature.tolist(), strict=True)),
             "label_histogram": dict(zip(names, label.tolist(), strict=True)),
         },
-        note=f"{silent} of {len(names)} classes activate no channel" if silent else None,
+        note=f"{silent} of {counted(len(names), 'class')} {'activates' if silent == 1 else 'activate'} no channel"
+        if silent
+        else None,
         state=sums,
     )

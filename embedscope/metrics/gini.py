@@ -11,6 +11,7 @@ from embedscope.metrics import Result, metric
 from embedscope.ops.channel_classes import channel_gini, channel_sums
 from embedscope.ops.channel_jackknife import gini_without_each, pseudo_values
 from embedscope.ops.gathering import gathered
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,9 @@ def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str =
         float(impurity.mean()),
         arrays={"per_channel": impurity, "dead_channels": silent},
         by_class={"owned_channels": dict(zip(sums.classes.labels.tolist(), owned.tolist(), strict=True))},
-        note=f"{silent} of {len(shares)} channels are dead, {treated}" if silent else None,
+        note=f"{silent} of {counted(len(shares), 'channel')} {'is' if silent == 1 else 'are'} dead, {treated}"
+        if silent
+        else None,
         state=sums,
     )
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedscope import distributed
+from embedscope.errors import check_whole
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.probes import out_of_sample, predicted
 from embedscope.ops.splits import of_tested, taught_and_tested
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +87,7 @@ def linear_probe(
 
     Reference: Alain and Bengio 2016, arXiv:1610.01644.
     """
+    check_whole("seed", seed, low=0, high=2**32 - 1)
     classes = present_classes(labels)
     if train is not None:
         return _of_split(features, classes, *taught_and_tested(splits, train, anchors, labels.device), C=C, seed=seed)
@@ -103,7 +106,7 @@ def linear_probe(
     available = len(labels) - smallest_fold
     notes = [f"fitted to {most:,} of {available:,} training rows per fold"] if most < available else []
     few = int((classes.counts < folds).sum())
-    notes += [f"{few:,} {'class has' if few == 1 else 'classes have'} fewer rows than the {folds} folds"] if few else []
+    notes += [f"{counted(few, 'class has', 'classes have')} fewer rows than the {folds} folds"] if few else []
     if splits is not None and len(names := sorted({str(name) for name in splits})) > 1:
         first = "train" if "train" in names else names[0]
         notes.append(f"cross-fitted over all splits; linear_probe(train='{first}') fits {first} and measures the others")
@@ -120,7 +123,7 @@ def _of_split(features: Rows, classes: Classes, taught: Tensor, tested: Tensor, 
     right = (probabilities.argmax(dim=1) == own).double()
     notes = [f"fitted to {probe.rows:,} of {len(taught):,} training rows"] if probe.rows < len(taught) else []
     new = len(set(own.tolist()) - set(classes.index[taught].tolist()))
-    notes += [f"{new:,} {'class has' if new == 1 else 'classes have'} no training row"] if new else []
+    notes += [f"{counted(new, 'class has', 'classes have')} no training row"] if new else []
     return Result(
         float(right.mean()),
         of_tested(right, tested, len(classes.index)),

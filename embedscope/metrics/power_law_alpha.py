@@ -10,6 +10,7 @@ from embedscope.errors import UndefinedError, check_whole
 from embedscope.metrics import Result, metric
 from embedscope.ops.gathering import gathered
 from embedscope.ops.spectrum import covariance
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,5 +58,6 @@ def power_law_alpha(features: Rows, labels: Tensor, *, first: int = 4, last: int
     places = ranks.log() - (weights * ranks.log()).sum()
     slope = (weights * places * heights).sum() / (weights * places.square()).sum()
     count, width = features.shape
-    few = f"{count:,} samples of {width:,} dimensions: with fewer than 10 per dimension the spectrum falls too fast"
+    size = f"{counted(count, 'sample')} of {counted(width, 'dimension')}"
+    few = f"{size}: with fewer than 10 per dimension the spectrum falls too fast"
     return Result(float(-slope), note=few if count < 10 * width else None)

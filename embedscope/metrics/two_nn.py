@@ -9,6 +9,7 @@ import torch
 from embedscope.errors import UndefinedError, check_number
 from embedscope.metrics import Result, metric
 from embedscope.ops.shared_neighbors import shared_neighbors
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,12 +57,15 @@ def two_nn(features: Rows, labels: Tensor, *, discard: float = 0.1) -> Result:
     count = len(ratios)
     kept = int(count * (1 - discard))
     if kept < 2:
-        raise UndefinedError(f"{count} rows have no duplicate, which leaves {max(kept, 0)} for a slope that takes at least two")
+        raise UndefinedError(
+            f"{counted(count, 'row has', 'rows have')} no duplicate, which leaves {max(kept, 0)} for a slope that takes at "
+            "least two"
+        )
     x = ratios[:kept]
     y = -torch.log1p(-torch.arange(1, kept + 1, dtype=x.dtype, device=x.device) / count)
     squares = float(x.square().sum())
     if squares <= 0:
         raise UndefinedError("the two nearest neighbors are equally far from every row: the dimension is unbounded")
     duplicates = features.shape[0] - count
-    note = f"{duplicates:,} rows with duplicates are left out" if duplicates else None
+    note = f"{counted(duplicates, 'row with a duplicate is', 'rows with duplicates are')} left out" if duplicates else None
     return Result(float((x * y).sum()) / squares, note=note)

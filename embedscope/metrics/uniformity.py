@@ -10,6 +10,7 @@ import torch
 from embedscope.errors import UndefinedError, check_number
 from embedscope.metrics import Result, metric
 from embedscope.ops.potentials import mean_potentials
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def uniformity(features: Rows, labels: Tensor, *, t: float = 2.0) -> Result:
     if len(potentials) < 2:
         raise UndefinedError("fewer than two rows are nonzero")
     zeros = int(zero.sum())
-    note = f"{zeros:,} zero {'row is' if zeros == 1 else 'rows are'} left out" if zeros else None
+    note = f"{counted(zeros, 'zero row is', 'zero rows are')} left out" if zeros else None
     mean = float(potentials.mean())
     if mean <= 0:
         raise UndefinedError(f"with t = {t:g}, the potential of every pair underflows to 0")

@@ -6,7 +6,9 @@ network.py are what finetune trains.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import plugins
-from embedscope.errors import InputError, UsageError, check_choice
+from embedscope.errors import InputError, UsageError, check_choice, check_path, check_seed, check_text, displayed, nearest
 from embedscope.models._reading import sha256_of
 from embedscope.models.checkpoint import load_checkpoint
-from embedscope.models.preparation import Pixels
+from embedscope.models.preparation import Pixels, as_numbers, as_size
 
 if TYPE_CHECKING:
     from embedscope.models.encoder import Encoder
@@ -29,9 +31,9 @@ def open_model(
     *,
     weights: str | None = None,
     unsafe_pickle: bool = False,
-    size: tuple[int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    size: int | tuple[int, int] | str | None = None,
+    mean: float | tuple[float, ...] | None = None,
+    std: float | tuple[float, ...] | None = None,
     channels: int | None = None,
     value_range: tuple[float, float] | None = None,
     seed: int = 0,
@@ -47,7 +49,7 @@ def open_model(
         checkpoint: weights file, or the index of a sharded one; the source then downloads no weights of its own.
         weights: which weights to load if the checkpoint has several: "raw", "ema", or a prefix of its names.
         unsafe_pickle: let a checkpoint, a `.pt2` or a TorchScript program run code while loading.
-        size: (height, width) to resize images to, instead of the model's own.
+        size: (height, width), or one number for both, to resize images to, instead of the model's own.
         mean: channel means, instead of the model's own.
         std: channel standard deviations, instead of the model's own.
         channels: 1 converts images to grayscale, 3 to RGB, for models without preprocessing of their own.
@@ -63,6 +65,16 @@ def open_model(
         >>> open_model("torch.nn:Linear(3, 2)")
         Encoder 'torch.nn:Linear(3, 2)': Linear with 8 parameters
     """
+    spec = str(check_path("the model", spec)) if not isinstance(spec, str) else spec
+    if checkpoint is not None:
+        checkpoint = str(check_path("`checkpoint=`", checkpoint))
+    check_seed(seed)
+    size = None if size is None else as_size(size)
+    mean, std = (None if each is None else as_numbers(what, each) for what, each in (("mean", mean), ("std", std)))
+    if weights is not None:
+        check_text("`weights=`", weights)
+    if value_range is not None and len(as_numbers("value_range", value_range)) != 2:
+        raise UsageError(f"`value_range=` takes two numbers, black and white, got {displayed(value_range)}")
     source, location, parsed = _sourced(spec)
     plugin = plugins.load("models", source)
     parameters = inspect.signature(plugin).parameters
@@ -118,6 +130,7 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
             raise UsageError(f"'{spec}' does not name a model; write {source}:NAME")
         return source, location, parsed
     if separator:
+        _check_module(source, location)
         return "python", parsed.name, parsed
     if Path(parsed.name).is_file() and not parsed.name.endswith(".py"):
         return _recognized(parsed.name), parsed.name, parsed
@@ -125,6 +138,16 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
         f"cannot read the model '{spec}'; give path/to/file.py:Factory, package.module:Factory, a file (.pt2, .pt, .onnx) that "
         f"is there, or SOURCE:NAME, where SOURCE is one of {', '.join(plugins.names('models'))}"
     )
+
+
+def _check_module(module: str, name: str) -> None:
+    """Raise UsageError for what is no module of Python, if its name is nearly that of a source of models."""
+    if module.isidentifier() and (near := nearest(module, plugins.names("models"))):
+        with suppress(ImportError, ValueError):
+            if importlib.util.find_spec(module) is not None:
+                return
+        if not Path(f"{module}.py").exists() and not Path(module).exists():
+            raise UsageError(f"no model source or Python module '{module}'; did you mean '{near[0]}:{name}'?")
 
 
 def _recognized(path: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.models._matching import Fit, fitted, fitted_under
 from embedscope.models._reading import shown
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,7 +159,7 @@ def _wanted(path: str, expected: Mapping[str, Tensor], found: Found, weights: st
     starts = Counter(name.split(".")[0] for held in found.values() for name in held)
     known = [*filter(None, found), *(start for start, _ in starts.most_common(_MOST_OFFERED))]
     usable = [name for name in dict.fromkeys(known) if len(_rivals(_under(expected, found, name))) == 1]
-    raise UsageError(unknown(f"weights in {path} under the prefix", weights, usable))
+    raise UsageError(unknown("weights under the prefix", weights, usable, place=path))
 
 
 def _is_ema(fit: Fit) -> bool:
@@ -173,7 +174,7 @@ def _names_ema(name: str) -> bool:
 def fits_nothing(path: str, expected: Mapping[str, Tensor], found: Found) -> InputError:
     """Word the error for a file of which no tensor fits, with the names on both sides."""
     biggest = max(found.values(), key=len)
-    count = f"{len(biggest):,} tensor{'' if len(biggest) == 1 else 's'}"
+    count = counted(len(biggest), "tensor")
     return InputError(
         f"{path} matches nothing in the model: it has {count} ({shown(list(biggest))}), "
         f"the model {len(expected)} ({shown(list(expected))})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import logging
 import sys
@@ -10,8 +9,9 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import InputError, UsageError, nearest, unknown
 from embedscope.plugins import imported
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -52,7 +52,7 @@ def check_torchvision() -> None:
 
 def unknown_among_many(what: str, got: str, known: Collection[str], listed: str) -> str:
     """Word the message for a name among more than one wants to read: the close ones, and the call that lists all."""
-    close = difflib.get_close_matches(got, known, n=5)
+    close = nearest(got, known, count=5)
     found = unknown(what, got, close) if close else f"no {what} '{got}'"
     return f"{found}; {listed} lists all {len(known):,}"
 
@@ -61,7 +61,8 @@ def sole_input(path: str, names: Sequence[str]) -> str:
     """Return the name of a program's only input; InputError names them if it takes several, or none."""
     if len(names) != 1:
         raise InputError(
-            f"{path} takes {len(names)} inputs ({', '.join(names) or 'none'}), but only one can be passed; wrap the model "
+            f"{path} takes {counted(len(names), 'input')} ({', '.join(names) or 'none'}), but only one can be passed; wrap "
+            "the model "
             f"in one that takes a single tensor before saving it"
         )
     return names[0]
@@ -70,7 +71,10 @@ def sole_input(path: str, names: Sequence[str]) -> str:
 def per_channel(what: str, numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
     """Return a number a channel, one given for all repeated; UsageError for another count, which would add channels."""
     if len(numbers) not in (1, channels):
-        raise UsageError(f"{what} has {len(numbers)} values, but the model takes {channels} channels; give 1 or {channels}")
+        raise UsageError(
+            f"{what} has {counted(len(numbers), 'value')}, but the model takes {counted(channels, 'channel')}; give 1 or "
+            f"{channels}"
+        )
     return numbers * channels if len(numbers) == 1 else numbers
 
 

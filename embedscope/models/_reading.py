@@ -79,6 +79,8 @@ def _shards(index: Path) -> dict[str, list[str]]:
 
 
 def _read_one(path: Path, unsafe_pickle: bool) -> Any:
+    if path.is_file() and not path.stat().st_size:
+        raise InputError(f"{path} is empty: it has 0 bytes")
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import InputError, UsageError, nearest, unknown
 from embedscope.models.pooling import POOLINGS, Pooling, plan
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def find(encoder: Encoder, names: Sequence[str], *, pooling: str = "auto") -> li
             if wanted not in POOLINGS and encoder.outputs:
                 raise UsageError(unknown("output", asked.removeprefix(OUTPUT), encoder.outputs))
             if wanted not in POOLINGS:
-                raise UsageError(unknown(f"pooling of layer {name}", wanted, POOLINGS))
+                raise UsageError(f"layer {name}: {unknown('pooling', wanted, POOLINGS)}")
         if re.search(r"[*?]", name) and not _is_name(encoder, name, modules):
             stem, side = (name.removesuffix(_INPUT), "input") if name.endswith(_INPUT) else (name, "output")
             parts = [part for part in re.split(r"(\*\*+|\*|\?|.)", stem, flags=re.DOTALL) if part]
@@ -150,11 +150,7 @@ def _reached(places: set[int], parts: Sequence[str]) -> set[int]:
 
 def _near(name: str, modules: Sequence[str]) -> Sequence[str]:
     """Of many names those that resemble one: big models have thousands of modules."""
-    import difflib
-
-    if len(modules) <= 20:
-        return modules
-    return difflib.get_close_matches(name, modules, n=10, cutoff=0.3) or modules[-10:]
+    return modules if len(modules) <= 20 else nearest(name, modules, count=10) or modules[-10:]
 
 
 @dataclass

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedscope.errors import InputError, UsageError
+from embedscope.errors import InputError, UsageError, check_number, check_whole, displayed
 from embedscope.models.images import reading, standard, to_tensor
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +93,8 @@ class Pixels:
                 channels = values.shape[axis] if values.ndim > axis else 0
                 if len(numbers) not in (1, channels):
                     raise InputError(
-                        f"mean and std have {len(numbers)} numbers, but the inputs have {channels} channels "
+                        f"mean and std have {counted(len(numbers), 'number')}, but the inputs have "
+                        f"{counted(channels, 'channel')} "
                         f"{tuple(values.shape[axis:])}"
                     )
                 shape = (-1, *[1] * (values.ndim - axis - 1))
@@ -196,6 +198,28 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= 2**14 for part in parts):
         raise UsageError(f"cannot read the size '{text}'; write 224, or 224x160 for height x width")
     return int(parts[0]), int(parts[-1])
+
+
+def as_size(given: Any) -> tuple[int, int]:
+    """Return (height, width) of a size given as both, as one number for both, or as text; UsageError for anything else."""
+    if isinstance(given, str):
+        return parse_size(given)
+    sides = tuple(given) if isinstance(given, list | tuple) else (given, given)
+    if len(sides) != 2:
+        raise UsageError(f"`size=` takes (height, width), or one number for both, got {displayed(given)}")
+    return check_whole("`size=`", sides[0], low=1, high=2**14), check_whole("`size=`", sides[1], low=1, high=2**14)
+
+
+def as_numbers(what: str, given: Any) -> tuple[float, ...]:
+    """Return numbers given as several, as one, or as text; UsageError for anything else, and for a std that is not above 0."""
+    if isinstance(given, str):
+        return parse_numbers(what, given)
+    several = given.tolist() if isinstance(given, np.ndarray | Tensor) else given
+    listed = several if isinstance(several, list | tuple) else [several]
+    if not listed:
+        raise UsageError(f"`{what}=` takes one number per channel, got {displayed(given)}")
+    above = {"above": 0.0} if what == "std" else {}
+    return tuple(check_number(f"`{what}=`", each, **above) for each in listed)
 
 
 def parse_numbers(what: str, text: str) -> tuple[float, ...]:

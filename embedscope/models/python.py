@@ -42,7 +42,7 @@ def python(location: str, /, *args: Any, **options: Any) -> Encoder:
             module = _import_file(file) if file else importlib.import_module(source)
         if not hasattr(module, factory):
             public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            raise InputError(unknown(f"factory in {source}", factory, public))
+            raise InputError(unknown("factory", factory, public, place=source))
         typed = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in options.items())])
         with explained(f"{location}({typed}) cannot be called"):
             model = getattr(module, factory)(*args, **options)

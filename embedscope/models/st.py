@@ -74,7 +74,7 @@ def st(
         made_up = not library.util.is_sentence_transformer_model(location, revision=revision)
     name = prompt_name or (model.default_prompt_name if prompt is None else None)
     if name is not None and name not in model.prompts:
-        raise UsageError(unknown(f"prompt of st:{location}", name, model.prompts))
+        raise UsageError(unknown("prompt", name, model.prompts, place=f"st:{location}"))
     prepare = _Sentences(_without_weights(model[0]), prompt if name is None else model.prompts[name])
     return Encoder(
         module=model.eval(),

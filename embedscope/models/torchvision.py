@@ -47,7 +47,7 @@ def torchvision(location: str, /, *, pretrained: bool = True, weights: str | Non
     chosen = known.DEFAULT if len(known) else None
     if weights is not None:
         choice = weights.rpartition(".")[2] if isinstance(weights, str) else weights
-        chosen = known[check_choice(f"weights of torchvision's {name}", choice, ["DEFAULT", *known.__members__])]
+        chosen = known[check_choice("weights", choice, ["DEFAULT", *known.__members__], place=f"torchvision's {name}")]
     advice = f"give `checkpoint=FILE`, or torchvision:{location}(pretrained=False) for random weights"
     if pretrained and chosen is None:
         raise InputError(f"torchvision has no pretrained weights for {name}; {advice}")

@@ -2,7 +2,8 @@
 
 monitor.py is `Monitor`; probe.py holds the rows that it measures, embedding.py takes their features by the code of extraction,
 schedules.py says when, stopping.py and trends.py what the values mean, loggers.py where they go. lightning.py and
-transformers.py are callbacks; checkpoints.py measures saved checkpoints into the same kind of file.
+transformers.py are callbacks; checkpoints.py measures saved checkpoints, in the order of stages.py, into the
+same kind of file.
 """
 
 from __future__ import annotations

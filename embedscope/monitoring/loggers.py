@@ -53,12 +53,12 @@ def _imported(module: str) -> Any:
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            raise MissingExtraError(f"logging to {package} needs it installed: pip install {package}") from error
+            raise MissingExtraError(f"{package} is not installed; pip install {package}") from error
 
 
 def _tensorboard(folder: str | None) -> Log:
-    _imported("tensorboard")
-    writer = _imported("torch.utils.tensorboard").SummaryWriter(folder)
+    plugins.imported("tensorboard", extra="tensorboard")
+    writer = plugins.imported("torch.utils.tensorboard", extra="tensorboard").SummaryWriter(folder)
 
     def log(values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

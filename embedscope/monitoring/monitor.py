@@ -5,28 +5,32 @@ from __future__ import annotations
 import datetime
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from embedscope import distributed
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_choice, check_names, check_path, check_whole, displayed
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.evaluating import bound
+from embedscope.evaluation.options import check_options
 from embedscope.extraction.borrowing import borrowed, unwrapped
 from embedscope.models.encoder import Encoder
+from embedscope.models.pooling import POOLINGS
 from embedscope.monitoring.embedding import embed
 from embedscope.monitoring.loggers import opened
-from embedscope.monitoring.probe import Probe, open_probe, prepared
+from embedscope.monitoring.probe import Probe, check_probe, open_probe, prepared
 from embedscope.monitoring.schedules import schedule
 from embedscope.monitoring.stopping import conditions
 from embedscope.monitoring.trends import TrendFinding, Trends
 from embedscope.progress import silent
+from embedscope.store.files import check_output
 from embedscope.store.trajectories import Point, append_points, read_points
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -103,17 +107,26 @@ class Monitor:
         seed: int = 0,
         say: Callable[[str], None] = silent,
     ) -> None:
-        self._given, self._prepare = probe, prepare
-        prepared(prepare)  # which refuses what it cannot use before a training has begun
-        self._layers = [layers] if isinstance(layers, str) else list(layers)
-        self._metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+        # Whatever could never work is refused here, before a training has begun.
+        self._given, self._prepare = check_probe(probe, prepare), prepare
+        self._layers = check_names("`layers=`", layers)
+        self._metrics = check_names("`metrics=`", metrics, some=True)
+        check_options(device=device, seed=seed, amp=amp)
+        check_choice("pooling", pooling, POOLINGS)
+        check_whole("`batch_size=`", batch_size, low=1)
+        if workers is not None:
+            check_whole("`workers=`", workers, low=0)
+        if on_finding is not None and not callable(on_finding):
+            raise UsageError(f"`on_finding` takes a function of a finding, got {displayed(on_finding)}")
         self._names = [each.name for each in bound(self._metrics)]
         self._schedule = schedule(every)
-        self._conditions = conditions(stop_on, self._names)
+        self._conditions = conditions(check_names("`stop_on`", stop_on), self._names)
         self._options = {"pooling": pooling, "amp": amp}
         self._batch_size, self._workers, self._device, self._seed, self._say = batch_size, workers, device, seed, say
         self._on_finding = on_finding
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else check_path("`path`", path)
+        if self._path is not None:
+            check_output(self._path, overwrite=True)  # an existing one is continued
         self.logs = log is not None
         self._log = opened(log) if distributed.rank() == 0 else None
         self._probe: Probe | None = None
@@ -125,8 +138,11 @@ class Monitor:
 
     def __call__(self, model: nn.Module, step: int, *, loss: Any = None) -> dict[str, float | None] | None:
         """Measure the model if that is due at a step, else return None; see `measure`."""
-        if step < self._due:
-            return None
+        try:
+            if step < self._due:
+                return None
+        except TypeError as error:
+            raise UsageError(f"a monitor is called with the model and the step; got {displayed(step)} for the step") from error
         agreed = self._schedule.agrees(step)
         self._due = self._schedule.due
         return self.measure(model, step, loss=loss) if agreed else None
@@ -139,7 +155,7 @@ class Monitor:
         started = time.perf_counter()
         if not isinstance(model, torch.nn.Module):
             raise UsageError(f"a monitor is called with the model and the step; got {type(model).__name__} for the model")
-        told = None if loss is None else float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        told = None if loss is None else _number(loss)
         measured = self._measured(unwrapped(model))
         seconds = time.perf_counter() - started
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -191,7 +207,9 @@ class Monitor:
     def _values(self, features: FeatureSet, device: str) -> tuple[dict[str, float | None], str]:
         wrong = int((~torch.isfinite(features.features[:]).all(dim=1)).sum())
         if wrong:  # a training that diverged is told so, and not ended
-            return dict.fromkeys(self._names), f"{wrong:,} of {len(features.labels):,} rows hold NaN or infinite values"
+            return dict.fromkeys(
+                self._names
+            ), f"{wrong:,} of {counted(len(features.labels), 'row')} {'holds' if wrong == 1 else 'hold'} NaN or infinite values"
         scores = evaluate(features, self._metrics, device=device, seed=self._seed)
         return {key: found.value for key, found in scores.metrics.items()}, ""
 
@@ -218,7 +236,16 @@ class Monitor:
 
     def __repr__(self) -> str:
         steps = len({point.step for point in self.points})
-        return f"Monitor of {', '.join(self._names)}: {steps:,} steps measured, {len(self.findings):,} findings"
+        return (
+            f"Monitor of {', '.join(self._names)}: {counted(steps, 'step')} measured, {counted(len(self.findings), 'finding')}"
+        )
+
+
+def _number(loss: Any) -> float:
+    try:
+        return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"`loss` takes a number or a tensor with one, got {displayed(loss)}") from error
 
 
 def monitor_of(*args: Any, **options: Any) -> Monitor:

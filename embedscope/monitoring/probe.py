@@ -15,13 +15,14 @@ from torch.utils import data
 from embedscope import devices, distributed
 from embedscope.data import open_dataset
 from embedscope.data.dataset import Dataset, rows_of
-from embedscope.errors import InputError, UsageError
+from embedscope.errors import InputError, UsageError, displayed
 from embedscope.extraction.loading import Batches, choose_workers, first_readable, load
 from embedscope.extraction.modules import parts
 from embedscope.models.inputs import count_rows, cut
 from embedscope.models.preparation import Pixels
 from embedscope.ops.statistics import stratified_sample
 from embedscope.store.labels import encode
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,34 +136,51 @@ def _bytes(inputs: Any) -> int:
     return sum(each.nbytes for each in tensors if isinstance(each, Tensor))
 
 
-def open_probe(
-    given: Any, module: nn.Module, *, prepare: Any = None, size: int = 256, seed: int = 0, workers: int | None = None
-) -> Probe:
-    """Open what `Monitor` takes as `probe`, for a module whose forward names its inputs.
+def check_probe(given: Any, prepare: Any = None) -> Any:
+    """Return what `Monitor` takes as `probe`, its location opened; what `open_probe` could never open is refused.
 
-    A data set gives the rows that have a label; of more than were asked for, a stratified sample, the same for a seed.
-    UsageError for what is none of these, InputError for data that cannot be read.
+    UsageError for what is no probe or for a preparation that is none, InputError for data that are not there, or for other
+    numbers of inputs and labels.
     """
+    prepared(prepare)
     given, rows = _with_rows(given)
     if isinstance(given, str | Path):
         given = open_dataset(str(given))
+    if prepare is not None and not isinstance(given, Dataset):
+        raise UsageError(f"`prepare` applies to a data source; inputs from {type(given).__name__} are already prepared")
+    if _is_pair(given):
+        if len(given[0]) != len(given[1]):
+            raise InputError(f"the probe has {counted(len(given[0]), 'input')} and {counted(len(given[1]), 'label')}")
+    elif not isinstance(given, Dataset) and not (isinstance(given, data.Dataset) and hasattr(given, "__len__")):
+        if rows is not None:
+            raise UsageError(f"a number of rows needs labeled data, not {type(given).__name__}; give a Dataset")
+        if not hasattr(given, "__iter__"):
+            raise UsageError(
+                f"a probe is a location, (location, rows), a data set, (X, y) tensors or a loader; got {displayed(given)}"
+            )
+    return given if rows is None else (given, rows)
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, tuple) and len(given) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in given)
+
+
+def open_probe(
+    given: Any, module: nn.Module, *, prepare: Any = None, size: int = 256, seed: int = 0, workers: int | None = None
+) -> Probe:
+    """Open what `check_probe` let pass, for a module whose forward names its inputs.
+
+    A data set gives the rows that have a label; of more than were asked for, a stratified sample, the same for a seed.
+    InputError for data that cannot be read.
+    """
+    given, rows = _with_rows(check_probe(given, prepare))
     if isinstance(given, Dataset):
         return ReadProbe(_drawn(given, rows, seed), prepared(prepare), size, workers)
-    if prepare is not None:
-        raise UsageError(f"`prepare` applies to a data source; inputs from {type(given).__name__} are already prepared")
     if isinstance(given, data.Dataset) and hasattr(given, "__len__"):
         given = _batched(given, _labels_of(given), rows, size, seed)
-    elif isinstance(given, tuple) and len(given) == 2 and all(isinstance(each, Tensor | np.ndarray) for each in given):
+    elif _is_pair(given):
         inputs, labels = map(torch.as_tensor, given)
-        if len(inputs) != len(labels):
-            raise InputError(f"the probe has {len(inputs):,} inputs and {len(labels):,} labels")
         given = _batched(data.TensorDataset(inputs, labels), labels.numpy(force=True), rows, size, seed)
-    elif rows is not None:
-        raise UsageError(f"a number of rows needs labeled data, not {type(given).__name__}; give a Dataset")
-    if not hasattr(given, "__iter__"):
-        raise UsageError(
-            f"a probe is a location, (location, rows), a data set, (X, y) tensors or a loader; got {type(given).__name__}"
-        )
     return _held(given, module)
 
 
@@ -227,7 +245,7 @@ def _held(loader: Any, module: nn.Module) -> Probe:
         labels.append(np.asarray(its_labels.detach().cpu() if isinstance(its_labels, Tensor) else its_labels))
         ids += [str(row) for row in spans[-1]] if its_ids is None else [str(each) for each in its_ids]
         if len(labels[-1]) != rows:
-            raise InputError(f"a batch of the probe has {rows} rows and {len(labels[-1])} labels")
+            raise InputError(f"a batch of the probe has {counted(rows, 'row')} and {counted(len(labels[-1]), 'label')}")
     if not held:
         raise InputError("the probe has no rows; an iterator can be read only once")
     names, codes = encode("the probe", "labels", np.concatenate(labels))

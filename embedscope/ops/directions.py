@@ -10,6 +10,7 @@ import torch
 from embedscope import distributed
 from embedscope.errors import UndefinedError
 from embedscope.ops.class_moments import unit_rows, zero_rows
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,7 @@ class Directions:
     def note(self) -> str | None:
         """What a reader needs to know, if rows were left out."""
         zeros = self._moments.zeros
-        return f"{zeros:,} zero {'row is' if zeros == 1 else 'rows are'} left out" if zeros else None
+        return f"{counted(zeros, 'zero row is', 'zero rows are')} left out" if zeros else None
 
     def mean_cosine(self) -> float:
         """Return the mean cosine of all pairs of different rows, in [-1, 1]; UndefinedError for fewer than two rows."""

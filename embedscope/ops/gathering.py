@@ -18,6 +18,7 @@ from embedscope import distributed
 from embedscope.errors import InputError
 from embedscope.ops.blocks import over_rows
 from embedscope.ops.class_moments import Classes, present_classes
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -141,9 +142,11 @@ def gather(
                 gatherer.take(block, rows)
     wrong = distributed.all_reduce_object(wrong, lambda a, b: a + b)
     if wrong:
-        names = ", ".join(f"{row} ({ids[row]})" if ids is not None else str(row) for row in wrong[:_NAMED])
-        more = ", …" if len(wrong) > _NAMED else ""
+        named = [f"{row}" if ids is None or ids[row] == str(row) else f"{row} ({ids[row]})" for row in wrong[:_NAMED]]
+        names = ", ".join(named) + (", …" if len(wrong) > _NAMED else "")
+        holds, which = ("holds", "row") if len(wrong) == 1 else ("hold", "rows")
+        total = counted(features.shape[0], "row")
         whose, of = f"{source}: " if source else "", f" of the {kind}" if kind else ""
-        raise InputError(f"{whose}{len(wrong)} of {features.shape[0]} rows{of} hold NaN or infinite values: rows {names}{more}")
+        raise InputError(f"{whose}{len(wrong):,} of {total}{of} {holds} NaN or infinite values: {which} {names}")
     for gatherer in gatherers:
         gatherer.fold()

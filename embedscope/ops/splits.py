@@ -33,7 +33,7 @@ def taught_and_tested(
     if splits is None:
         raise UndefinedError(f"train='{train}' needs rows with splits, and these have none")
     if anchors is not None:
-        raise UndefinedError(f"train='{train}' measures all rows of the other splits; leave out `sample=`")
+        raise UndefinedError(f"train='{train}' measures all rows of the other splits; omit `sample=`")
     names = np.asarray(splits, dtype=object)
     if not (teaches := names == train).any():
         raise UsageError(unknown("split", train, sorted({str(name) for name in names})))

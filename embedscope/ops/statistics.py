@@ -13,6 +13,7 @@ from torch import Tensor
 
 from embedscope.errors import UndefinedError, UsageError
 from embedscope.ops.class_moments import class_sums, present_classes
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,9 @@ def stratified_sample(labels: Tensor, size: int, seed: int) -> Tensor:
     """
     classes = present_classes(labels.cpu())
     if size < len(classes):
-        raise UsageError(f"a sample of {size} rows is too small for {len(classes)} classes; it needs one row per class")
+        raise UsageError(
+            f"a sample of {counted(size, 'row')} is too small for {counted(len(classes), 'class')}; it needs one row per class"
+        )
     if size >= len(labels):
         return torch.arange(len(labels), device=labels.device)
     # One of each class, and the rest by largest remainder of what is left.

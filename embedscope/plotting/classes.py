@@ -14,6 +14,7 @@ from embedscope.metrics.class_kl import class_kl
 from embedscope.plotting import kind
 from embedscope.plotting.figure import GRAY, INK, extremes, fitted, series
 from embedscope.plotting.inputs import described
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def draw_classes(sheet: Sheet, relations: Sequence[ClassRelations]) -> None:
             *notes,
             "Data, channels: the ring is a class's share of the samples, the dot its share of the activation (KL in nats).",
             "Most confused: samples of the first class whose nearest other class is the second, in color if they are "
-            "nearer to it than to their own. Pairs without any such sample are omitted.",
+            "nearer to it than to their own. Pairs without any such sample are left out.",
         ],
     )
     for axes, (each, draw, _) in zip(panels, views, strict=True):
@@ -106,7 +107,7 @@ def _draw_shares(sheet: Sheet, axes: Any, each: ClassRelations) -> None:
     names = [each.of.features.class_names[each.classes[row]] for row in kept]
     if end:
         axes.annotate(
-            f"{len(order) - len(kept):,} classes between",
+            f"{counted(len(order) - len(kept), 'class')} between",
             (0.5, gap),
             xycoords=("axes fraction", "data"),
             ha="center",

@@ -63,7 +63,7 @@ def read_courses(sources: Any, *, layers: str | Sequence[str], split: str | None
     if others:
         raise UsageError(f"{others[0]} is not a file of measurements, but other inputs are; draw the two kinds separately")
     if split is not None:
-        raise UsageError("the rows of a file of measurements are fixed; leave out `split=`")
+        raise UsageError("the rows of a file of measurements are fixed; omit `split=`")
     found = [(name, path, read_points(Path(path))) for name, path in pairs]
     known = list(dict.fromkeys(point.layer for _, _, points in found for point in points))
     wanted = [layers] if isinstance(layers, str) else list(layers) or known
@@ -95,7 +95,7 @@ def chosen(courses: Sequence[Course], metrics: Sequence[str]) -> list[Course]:
     known = list(dict.fromkeys(metric for each in courses for metric in each.values))
     for metric in metrics:
         if metric not in known:
-            raise InputError(unknown("metric in these files", metric, known))
+            raise InputError(unknown("measured metric", metric, known))
     if not metrics:
         return list(courses)
     return [replace(each, values={name: each.values[name] for name in metrics if name in each.values}) for each in courses]

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.errors import InputError, OutputError, UndefinedError, UsageError, check_choice, check_number
+from embedscope.errors import (
+    InputError,
+    OutputError,
+    UndefinedError,
+    UsageError,
+    check_choice,
+    check_names,
+    check_path,
+    check_text,
+    check_whole,
+)
 from embedscope.evaluation.evaluating import bound
+from embedscope.evaluation.options import check_options
 from embedscope.metrics import STANDARD as METRICS
 from embedscope.plotting.caches import provide_caches
 from embedscope.plotting.courses import chosen as with_metrics
@@ -28,6 +38,7 @@ from embedscope.store.files import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 # What is drawn, in this order and as far as it suits the inputs, unless something else is asked for.
 STANDARD = ("comparison", "training", "tsne", "silhouette", "classes", "gini", "spectrum", "trajectory")
@@ -103,14 +114,22 @@ def plot(
         ['silhouette']
     """
     provide_caches()
-    output = None if output is None else Path(output)
-    check_choice("form", form, FORMATS)
+    as_labels = "the second argument is the output; give labels by name, as in plot(X, labels=y)"
+    output = None if output is None else check_path("`output=`", output, advice=as_labels)
+    coordinates, layout, images = (
+        None if path is None else check_path(f"`{name}=`", path)
+        for name, path in (("coordinates", coordinates), ("layout", layout), ("images", images))
+    )
+    check_choice("format", form, FORMATS)
     if kind is not None and kinds:
         raise UsageError("`kind=` and `kinds=` are the same option; give only one")
-    kinds = [kind] if kind is not None else [kinds] if isinstance(kinds, str) else list(kinds)
+    kinds = check_names("`kinds=`", kinds) if kind is None else [check_text("`kind=`", kind)]
+    layers = check_names("`layers=`", layers)
+    check_whole("`max_points=`", max_points, low=3)
+    check_options(split=split, seed=seed, overwrite=overwrite)
     if are_scores(sources):
         kinds = kinds or ["silhouette"]
-    measured = METRICS if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+    measured = list(METRICS) if metrics is None else check_names("`metrics=`", metrics, some=True)
     bound(measured)
     in_folder = output is not None and (output.is_dir() or not output.suffix)
     paged = output is not None and not in_folder and output.suffix.lower() == SUFFIX
@@ -118,7 +137,7 @@ def plot(
         check_available()
         if width != "page":
             raise UsageError(f"`width={width}` applies to pictures; a page adapts to its window")
-    if images is not None and not Path(images).exists():
+    if images is not None and not images.exists():
         raise InputError(f"no such images: {images}")
     if output is not None and not in_folder:
         if not paged:
@@ -128,11 +147,10 @@ def plot(
         raise OutputError(f"output {output} is a file; give a folder, or a name that ends in {', '.join(SUFFIXES)}")
     for table in (coordinates, layout):
         if table is not None:
-            check_coordinates(Path(table))
+            check_coordinates(table)
     if coordinates is not None:
-        check_output(Path(coordinates), overwrite=overwrite, inputs=[layout])
+        check_output(coordinates, overwrite=overwrite, inputs=[layout])
     preset = check_width(width)
-    check_number("seed", seed, low=0, high=2**32 - 1)
     if form != "png" and not in_folder and (output is None or output.suffix.lower() != f".{form}"):
         other = "choose a folder with `output=`" if output is None else f"{output.name} already sets its format"
         raise UsageError(f"`form={form}` sets the format of pictures in a folder; {other}")
@@ -143,10 +161,10 @@ def plot(
         raise UsageError("`images=` applies to a page (.html) and to the kind issues, and neither is drawn")
     if paged:
         chosen = _maps(chosen, named=bool(kinds))
-    known = None if layout is None else read_coordinates(Path(layout))
+    known = None if layout is None else read_coordinates(layout)
     if are_scores(sources):
         if layers or split is not None:
-            raise UsageError("the rows of a file of scores are fixed; leave out `layers=` and `split=`")
+            raise UsageError("the rows of a file of scores are fixed; omit `layers=` and `split=`")
         given = given_by_scores(sources, max_points=max_points, seed=seed)
     else:
         given = prepare(sources, labels, layers=layers, split=split, max_points=max_points, seed=seed)
@@ -169,7 +187,7 @@ def plot(
         raise UsageError("`metrics=` applies to a page (.html) and to the kind trajectory, and neither is drawn")
     if given.courses and output is not None and paged:
         if images is not None:
-            raise UsageError("`images=` needs samples, and a file of measurements has none; leave it out")
+            raise UsageError("`images=` needs samples, and a file of measurements has none; omit it")
         write_courses(output, with_metrics(given.courses, () if metrics is None else measured), command=command)
         return [output]
     names = _file_names(chosen)
@@ -182,9 +200,7 @@ def plot(
     for each in track(chosen, "measuring", len(chosen)):
         try:
             if known is not None and layout is not None and each.declared.takes == "points":
-                found[each.spec] = given_layouts(
-                    given.embeddings, known, Path(layout), kind=each.spec, title=each.declared.title
-                )
+                found[each.spec] = given_layouts(given.embeddings, known, layout, kind=each.spec, title=each.declared.title)
             else:
                 inputs = given.courses or (given.runs if each.declared.takes == "runs" else given.embeddings)
                 options = dict(each.options)
@@ -201,7 +217,7 @@ def plot(
         raise missing
     if coordinates is not None:
         layouts = {each.spec: found[each.spec] for each in drawn if each.declared.takes == "points"}
-        write_coordinates(Path(coordinates), layouts)
+        write_coordinates(coordinates, layouts)
     if output is not None and paged:
         _write_page(output, given, {each.spec: found[each.spec] for each in drawn}, command, seed, images, measured, track)
         return files
@@ -229,7 +245,7 @@ def _maps(chosen: Sequence[Chosen], *, named: bool) -> list[Chosen]:
     if named and len(maps) < len(chosen):
         other = next(each.spec for each in chosen if each not in maps)
         raise UsageError(
-            f"a page includes every other applicable view by default; leave out `kinds={other}`, and use it to choose maps only"
+            f"a page includes every other applicable view by default; omit `kinds={other}`, and use it to choose maps only"
         )
     return maps
 

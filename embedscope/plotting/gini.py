@@ -12,6 +12,7 @@ from embedscope.metrics.gini import gini as impurity
 from embedscope.plotting import kind
 from embedscope.plotting.figure import fitted, series
 from embedscope.plotting.inputs import described
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,7 @@ def draw_channels(sheet: Sheet, profiles: Sequence[ChannelProfile]) -> None:
             [],
             [],
             color=color,
-            label=f"{title.replace(chr(10), ' ')}: {len(each.impurity):,} channels, {each.dead:,} dead, "
+            label=f"{title.replace(chr(10), ' ')}: {counted(len(each.impurity), 'channel')}, {each.dead:,} dead, "
             f"mean {each.impurity.mean():.3f}",
         )
         for color, title, each in zip(colors, titles, profiles, strict=True)

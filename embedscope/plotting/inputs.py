@@ -22,6 +22,7 @@ from embedscope.store.results import Finetuning, is_run, read_run
 from embedscope.store.runs import open_run, read_log
 from embedscope.store.selection import SelectedRows
 from embedscope.store.sources import open_sources
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,12 +171,12 @@ def prepare(
         InputError: a source that cannot be read, holds NaN, or has fewer than three labeled rows.
         UsageError: an unknown layer or split, or more classes than points.
     """
-    if max_points < 3:
-        raise UsageError(f"a picture needs at least 3 points, got max_points={max_points}")
     if courses := read_courses(sources, layers=layers, split=split):
         return Given((), (), (), tuple(courses))
     paths = _paths(sources)
     opened = open_sources(sources, labels, layers=layers) if paths is None else _open(paths, layers)
+    if not opened:
+        raise UsageError("there is nothing to draw: the list of sources is empty")
     found = [select_labeled(select_split(features, split)) for features in opened]
     present = [np.unique(features.labels) for features, _ in found]
     names = tuple(
@@ -184,7 +185,9 @@ def prepare(
     embeddings: list[Embedding] = []
     for features, unlabelled in found:
         if len(features.labels) < 3:
-            raise InputError(f"{features.source} has {len(features.labels)} labeled rows, a picture needs at least 3")
+            raise InputError(
+                f"{features.source} has {counted(len(features.labels), 'labeled row')}; a picture needs at least 3"
+            )
         check_finite(features)
         place = {name: code for code, name in enumerate(names)}
         codes = np.array([place.get(name, -1) for name in features.class_names])  # no row has a class that is not present
@@ -226,7 +229,7 @@ def _open(sources: Sequence[str], layers: str | Sequence[str]) -> list[FeatureSe
         if path not in runs:
             opened += open_sources(source, layers=layers)
         elif layers:
-            raise UsageError(f"{path} is a run, whose stores have one layer each; leave out `layers=`")
+            raise UsageError(f"{path} is a run, whose stores have one layer each; omit `layers=`")
         else:
             prefix = f"{runs[path]}: " if path != source or len(runs) > 1 else ""
             opened += [replace(features, name=f"{prefix}{features.name}") for features in open_run(path)]
@@ -269,7 +272,7 @@ def described(what: str, embeddings: Sequence[Embedding], *, drawn: bool) -> tup
     counts = []
     for each in embeddings:
         total, shown = len(each.features.labels), len(each.shown)
-        counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{total:,} samples")
+        counts.append(f", {f'{shown:,} of ' if drawn and shown < total else ''}{counted(total, 'sample')}")
     notes = [f"{each.name}: {each.unlabelled:,} unlabeled rows are left out." for each in embeddings if each.unlabelled]
     heads = [each.features.provenance.finetune for each in embeddings]
     seeds = {head.seed for head in heads if head is not None and head.seed is not None}

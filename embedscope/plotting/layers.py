@@ -10,6 +10,7 @@ from embedscope.evaluation.ranking import rank_layers
 from embedscope.metrics import STANDARD, direction
 from embedscope.plotting import kind
 from embedscope.plotting.figure import INK, fitted, series
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ def draw_layers(sheet: Sheet, layers: Sequence[LayerValues]) -> None:
     counts = {len(each.of.features.labels) for each in layers}
     panels = sheet.arrange(
         [f"{name}{arrows[direction(name)]}" for name in names],
-        heading=f"Layers of {', '.join(sources)}" + (f", {counts.pop():,} samples" if len(counts) == 1 else ""),
+        heading=f"Layers of {', '.join(sources)}" + (f", {counted(counts.pop(), 'sample')}" if len(counts) == 1 else ""),
         aspect=1.0,
         legend=legend if len(stores) > 1 else (),
         notes=notes,

@@ -10,7 +10,8 @@ import numpy as np
 
 from embedscope.errors import InputError, unknown
 from embedscope.store.labels import text_rows
-from embedscope.store.limits import check_archive, check_size
+from embedscope.store.limits import check_archive, check_not_empty, check_size
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
         )
     for name in ("y", "ids", "split"):
         if name in arrays and arrays[name].shape != (len(inputs),):
-            raise InputError(f"{path}: X has {len(inputs)} rows, but {name} has shape {arrays[name].shape}")
+            raise InputError(f"{path}: X has {counted(len(inputs), 'row')}, but {name} has shape {arrays[name].shape}")
     ids = text_rows(path, arrays, "ids")
     if ids is not None and len(set(ids)) != len(ids):
         raise InputError(f"{path}: ids must be unique; {len(ids) - len(set(ids))} of {len(ids)} are repeated")
@@ -69,10 +70,14 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
 def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: bool) -> dict[str, Array]:
     single = len(files) == 1
     lone = single and not labeled and files[0].lower().endswith(".npy")
+    if single:
+        check_not_empty(files[0])
     if single and not lone and files[0].lower().endswith(".npy"):
         raise InputError(f"{path}: a .npy contains features without labels; give both as X.npy,y.npy")
     if not single and (len(files) != 2 or not all(file.lower().endswith(".npy") for file in files)):
         raise InputError(f"{path}: expected one .npz, or a pair X.npy,y.npy")
+    for file in files:
+        check_not_empty(file)
     try:
         if not single or lone:
             return dict(zip("Xy", map(load_npy, files), strict=False))
@@ -82,8 +87,10 @@ def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: 
     except FileNotFoundError as error:
         raise InputError(f"no such file: {error.filename}") from error
     except Exception as error:  # untrusted bytes: zip, NumPy headers and pickles each fail in their own way
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as NumPy arrays: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if "allow_pickle" in reason or "allow-pickle" in reason:  # NumPy takes any file that it does not know for a pickle
+            reason = "it is another kind of file, or holds Python objects, which are never unpickled; write it with numpy.savez"
+        raise InputError(f"{path} cannot be read as NumPy arrays: {reason}") from error
 
 
 def load_npy(file: str) -> Array:
@@ -110,7 +117,7 @@ def _load_npz(path: str, keys: Mapping[str, str], *, labeled: bool) -> dict[str,
         members = {name: keys.get(name, name) for name in _NAMES if labeled or name not in ("y", "class_names")}
         for key in keys.values():
             if key not in archive.files:
-                raise InputError(f"{path}: {unknown('array', key, archive.files)}")
+                raise InputError(unknown("array", key, archive.files, place=path))
         for name in ("X", "y") if labeled else ("X",):
             if members[name] not in archive.files:
                 raise InputError(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope.errors import EmbedscopeError, InputError, UsageError, unknown
-from embedscope.store.limits import repeated
+from embedscope.store.limits import check_not_empty, repeated
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ def choose(
         raise UsageError(f"{location}: give only one of the options {' and '.join(named_by_user)}")
     for option, name in named_by_user.items():
         if name not in columns:
-            raise InputError(f"{location}: {unknown(f'column for {option}', str(name), columns)}")
+            raise InputError(unknown(f"{option} column", name, columns, place=location))
         return name, option
     found = [(name, option) for option, names in candidates.items() for name in names]
     if len(found) == 1:
@@ -117,6 +118,7 @@ def open_columns(location: str, file: Path) -> Columns:
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise InputError(f"{location} is not a supported table; expected one of {', '.join(_READERS)}")
+    check_not_empty(file)
     try:
         columns = reader(file)
     except EmbedscopeError:
@@ -125,6 +127,8 @@ def open_columns(location: str, file: Path) -> Columns:
         raise InputError(f"{location} is not UTF-8 text: {error}; save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{location} cannot be read: {error.strerror or error}") from error
+    if not columns.names:
+        raise InputError(f"{location} has no rows")
     if (name := repeated(columns.names)) is not None:
         raise InputError(f"{location} has several columns named '{name}'; rename them")
     return columns
@@ -144,7 +148,8 @@ def numbers(location: str, columns: Columns, names: Sequence[str]) -> Array:
             width = len(cells)
         elif len(cells) != width:
             raise InputError(
-                f"{location}: row {count - 1} of {names[0]} (counted from 0) holds {len(cells)} numbers, but the rows "
+                f"{location}: row {count - 1} of {names[0]} (counted from 0) holds {counted(len(cells), 'number')}, but the "
+                "rows "
                 f"before it hold {width}"
             )
         try:
@@ -212,7 +217,8 @@ def _delimited(file: Path, delimiter: str) -> Columns:
                     width = len(row) if width is None else width
                     if row and len(row) != width:
                         raise InputError(
-                            f"{file}: line {reader.line_num} has {len(row)} fields, the header has {width}; quote fields "
+                            f"{file}: line {reader.line_num} has {counted(len(row), 'field')}, the header has {width}; "
+                            "quote fields "
                             f"that contain separators or line breaks"
                         )
                     if row:

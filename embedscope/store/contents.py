@@ -12,6 +12,7 @@ from embedscope.errors import InputError
 from embedscope.store import digests, opening
 from embedscope.store.format import SCHEMA, SCHEMA_VERSION
 from embedscope.store.provenance import Provenance
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,10 +103,10 @@ def read_contents(file: h5py.File, path: str) -> Contents:
     if not len(labels):
         raise InputError(f"{path} has no rows")
     if not -1 <= labels.min() <= labels.max() < len(names):
-        raise InputError(f"{path}: labels run from {labels.min()} to {labels.max()} for {len(names)} classes")
+        raise InputError(f"{path}: labels run from {labels.min()} to {labels.max()} for {counted(len(names), 'class')}")
     for key, values in (("ids", ids), ("split", split)):
         if values is not None and values.shape != labels.shape:
-            raise InputError(f"{path}: /{key} is {values.shape} for {len(labels)} labels")
+            raise InputError(f"{path}: /{key} is {values.shape} for {counted(len(labels), 'label')}")
     stored = opening.datasets_below(file, "features")
     there = set(stored)
     recorded = [layer for layer in provenance.layers if opening.plain(layer) in there]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedscope.store.provenance import Provenance
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +50,7 @@ class FeatureSet:
     def __repr__(self) -> str:
         rows, width = self.features.shape
         dtype = str(self.features.dtype).removeprefix("torch.")
-        classes = f"{len(self.class_names)} class{'' if len(self.class_names) == 1 else 'es'}"
+        classes = counted(len(self.class_names), "class")
         return f"FeatureSet {self.name!r}: {rows} x {width} {dtype}, {classes}, layer {self.layer} of {self.source}"
 
 

@@ -48,11 +48,9 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
     """Raise OutputError if something of that name is there and may not be replaced, or is one of the inputs."""
     try:
         if path.is_dir():
-            raise OutputError(f"output {path} is a folder; give a file name, such as {path / 'features.h5'}")
+            raise OutputError(f"output {path} is a folder; give a file name")
         if not path.exists():
-            parent = next(folder for folder in path.absolute().parents if folder.exists())
-            if not parent.is_dir() or not os.access(parent, os.W_OK):
-                raise OutputError(f"cannot write {path}: {parent} is not a writable folder")
+            check_place(path)
             return
         if not path.is_file():
             raise OutputError(f"output {path} is a pipe or a device; give a file name")
@@ -63,6 +61,13 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[str | Path | N
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     if not overwrite:
         raise OutputError(f"output {path} exists; choose another name or pass `overwrite=True`")
+
+
+def check_place(path: Path) -> None:
+    """Raise OutputError if a file or a folder of that name could not be made: its parent is not a writable folder."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"cannot write {path}: {parent} is not a writable folder")
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def check_options(source: Source, known: Collection[str]) -> dict[str, str]:
     """Return the options, texts all; UsageError for one that is not known, or is not text."""
     for option, value in source.options.items():
         if option not in known:
-            raise UsageError(unknown(f"option of {source.path}", option, known))
+            raise UsageError(unknown("option", option, known, place=source.path))
         if not isinstance(value, str):
             raise UsageError(f"{source.path}: {option} must be a quoted name, got {value!r}")
     return dict(source.options)

@@ -16,6 +16,7 @@ from embedscope.store.foreign import check_options, exact_floats, feature_set
 from embedscope.store.labels import encode
 from embedscope.store.limits import check_size
 from embedscope.store.tensors import USUAL
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +73,9 @@ def open_hdf5(
         if each.ndim != 2 or each.dtype.kind not in "fiu" or not each.size:
             raise InputError(f"{source.path}: /{name} is {each.dtype} {each.shape}, expected numbers (N, D)")
         if len(each) != len(labels):
-            raise InputError(f"{source.path}: /{name} has {len(each)} rows, but there are {len(labels)} labels")
+            raise InputError(
+                f"{source.path}: /{name} has {counted(len(each), 'row')}, but there are {counted(len(labels), 'label')}"
+            )
         features: Any
         if each.dtype.kind == "f" and each.dtype.isnative and each.dtype.itemsize <= 8:
             features = rows(source.path, name, each.shape, torch.from_numpy(np.empty(0, each.dtype)).dtype)
@@ -88,7 +91,7 @@ def _named(path: str, what: str, wanted: Sequence[str], names: dict[str, str]) -
     """Choose by name, as a user knows it; InputError names the nearest of what is there."""
     for name in wanted:
         if name.strip("/") not in names:
-            raise InputError(f"{path}: {unknown(what, name, names)}")
+            raise InputError(unknown(what, name, names, place=path))
     return {name.strip("/"): names[name.strip("/")] for name in wanted}
 
 

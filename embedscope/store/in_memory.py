@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import InputError, UsageError, displayed, unknown
 from embedscope.store import foreign
 from embedscope.store.foreign import exact_floats
 from embedscope.store.labels import encode
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from embedscope.store.features import FeatureSet
 
     Array = np.ndarray[Any, Any]
+
+# What messages call features that have neither a file nor a name.
+UNNAMED = "the array"
 
 
 def feature_set(
@@ -42,20 +46,29 @@ def feature_set(
     Raises:
         InputError: not numbers of shape (N, D), other lengths, or labels of another kind.
     """
-    rows, targets = _array(features), _array(labels)
+    rows, targets = _array("features", features), _array("labels", labels)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub" or not rows.size:
-        raise InputError(f"features must be numbers of shape (N, D), got {rows.dtype} {rows.shape}")
+        got = f"{rows.dtype} {rows.shape}" if rows.ndim else displayed(features)
+        advice = "; features come first, then labels" if rows.ndim == 1 and targets.ndim == 2 else ""
+        if rows.ndim == 3 and isinstance(features, list | tuple):
+            advice = "; give several embeddings as a mapping from names to arrays"
+        raise InputError(f"features must be numbers of shape (N, D), got {got}{advice}")
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
-    for what, values in (("labels", targets), ("ids", ids), ("split", split)):
+    if not targets.ndim:
+        of_a_table = "; a column's name goes with AnnData" if isinstance(labels, str) else ""
+        raise InputError(f"labels must be one per row, got {displayed(labels)}{of_a_table}")
+    if targets.ndim == 2 and len(targets) == len(rows):
+        raise InputError(f"labels have the shape {targets.shape}; give one per row, such as labels.argmax(1) of one-hot labels")
+    for what, values in (("labels", targets), ("ids", ids), ("splits", split)):
         if values is not None and np.shape(values) != (len(rows),):
-            raise InputError(f"features have {len(rows)} rows, but {what} have the shape {np.shape(values)}")
+            raise InputError(f"features have {counted(len(rows), 'row')}, but {what} have the shape {np.shape(values)}")
     keys = None if ids is None else [str(each) for each in ids]
     if keys is not None and len(set(keys)) != len(keys):
         raise InputError(f"ids must be unique; {len(keys) - len(set(keys))} of {len(keys)} are repeated")
     kept = features.detach() if isinstance(features, torch.Tensor) and features.is_floating_point() else None
     return foreign.feature_set(
-        foreign.Source(name, ("memory",), {}, "memory"),
+        foreign.Source(name, (UNNAMED,), {}, UNNAMED),
         "X",
         exact_floats(name, rows) if kept is None else kept,
         encode(name, "labels", targets),
@@ -78,11 +91,11 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
     if not isinstance(label, str):
         raise UsageError(f"set the column of obs with the labels, one of {', '.join(map(str, data.obs))}")
     if label not in data.obs:
-        raise UsageError(unknown("column of obs", label, [str(each) for each in data.obs]))
+        raise UsageError(unknown("column", label, data.obs, place="obs"))
     known: Mapping[str, Any] = data.obsm if len(data.obsm) else {"X": data.X}
     for layer in layers:
         if layer not in known:
-            raise UsageError(unknown("key of obsm", layer, list(known)))
+            raise UsageError(unknown("key", layer, known, place="obsm"))
     found = []
     for layer in layers or list(known):
         made = feature_set(known[layer], data.obs[label], name=str(layer), ids=[str(each) for each in data.obs_names])
@@ -90,9 +103,12 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
     return found
 
 
-def _array(values: Any) -> Array:
+def _array(what: str, values: Any) -> Array:
     if isinstance(values, torch.Tensor):
         return np.asarray(values.detach().cpu().float() if values.dtype is torch.bfloat16 else values.detach().cpu())
     if hasattr(values, "toarray"):  # a sparse matrix
         values = values.toarray()
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # lists of several lengths
+        raise InputError(f"{what} must be an array, or lists of one length, got {displayed(values)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,12 @@ def check_size(path: str, what: str, size: int, *, packed: int | None = None) ->
             f"{path}: {what} would take {size:,} bytes of memory, but half of the free memory is {budget:,}; if the file "
             f"is genuine, use a larger machine or a feature store (.h5), which is read in parts"
         )
+
+
+def check_not_empty(path: str | Path) -> None:
+    """Raise InputError for a file of 0 bytes, such as a run that was stopped or a full disk leaves behind."""
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        raise InputError(f"{path} is empty: it has 0 bytes")
 
 
 def check_archive(path: str, members: Collection[str] | None = None) -> None:

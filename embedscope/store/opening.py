@@ -17,6 +17,7 @@ import numpy as np
 
 from embedscope.errors import InputError
 from embedscope.store import locks
+from embedscope.store.limits import check_not_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ _POINTER = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])  
 
 
 def check_file(path: Path) -> None:
-    """Raise InputError for what is not there, a folder, a pipe or a device."""
+    """Raise InputError for what is not there, a folder, a pipe or a device, and for a file of 0 bytes."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -61,6 +62,8 @@ def check_file(path: Path) -> None:
         raise InputError(f"{path} is a folder; give a feature store (.h5), a .npz, X.npy,y.npy, or a table (.csv, .parquet)")
     if not stat.S_ISREG(mode):
         raise InputError(f"{path} is a pipe or a device, not a file; give a feature store (.h5)")
+    if path.suffix != ".partial":  # which another process may be about to write
+        check_not_empty(path)
 
 
 def opened(path: Path) -> h5py.File:

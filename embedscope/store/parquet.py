@@ -10,6 +10,7 @@ from embedscope.errors import InputError
 from embedscope.plugins import imported
 from embedscope.store.columns import Columns, listed
 from embedscope.store.limits import check_size
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ def open_parquet(file: Path) -> Columns:
                 chunk = metadata.row_group(group).column(place)
                 size += 8 * max(chunk.num_values, 0) + max(chunk.total_uncompressed_size, 0)
         size = max(size, 8 * metadata.num_rows * len(names))
-        what = f"{listed(names)} of {metadata.num_rows:,} rows"
+        what = f"{listed(names)} of {counted(metadata.num_rows, 'row')}"
         check_size(str(file), what, size, packed=file.stat().st_size)
         return source
 
@@ -113,10 +114,11 @@ def _lists(file: str, name: str, column: Any) -> Array:
     if column.null_count:
         raise InputError(f"{file}: {column.null_count} rows of {name} are empty; every row needs a list of numbers")
     parts = [(chunk, np.asarray(chunk.flatten().to_numpy(zero_copy_only=False))) for chunk in column.chunks if len(chunk)]
-    widths = {len(values) / len(chunk) for chunk, values in parts}
-    for chunk, _ in parts:
-        if hasattr(chunk, "offsets"):
-            widths |= set(np.unique(np.diff(chunk.offsets.to_numpy())).tolist())
+    widths: set[int] = set()
+    for chunk, values in parts:
+        variable = hasattr(chunk, "offsets")
+        widths |= set(np.diff(chunk.offsets.to_numpy()).tolist() if variable else [len(values) // len(chunk)])
     if len(widths) != 1:
-        raise InputError(f"{file}: the lists of {name} differ in length, such as {sorted(widths)[:2]}")
+        lengths = " and ".join(map(str, sorted(widths)[:2]))
+        raise InputError(f"{file}: the lists of {name} differ in length, such as {lengths}")
     return np.concatenate([values.reshape(len(chunk), -1) for chunk, values in parts])

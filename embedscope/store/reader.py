@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedscope.errors import InputError, UsageError, unknown
+from embedscope.errors import InputError, UsageError, check_names, check_path, unknown
 from embedscope.progress import Track, untracked
 from embedscope.store import opening
 from embedscope.store.contents import Contents, check_schema, explained, read_contents
@@ -56,8 +57,12 @@ def open_features(sources: str | Path | Sequence[str | Path], *, layers: str | S
         ...     open_features(f"first={path}")[0].class_names
         ('a', 'b')
     """
-    wanted = [layers] if isinstance(layers, str) else layers
-    listed = [sources] if isinstance(sources, str | Path) else sources
+    wanted = check_names("`layers=`", layers)
+    listed = [sources] if isinstance(sources, str | Path) or not isinstance(sources, Iterable) else list(sources)
+    if not listed:
+        raise UsageError("no features are given; name at least one file")
+    for source in listed:
+        check_path("a source of features", source)
     return distinct_names([features for source in listed for features in _open(str(source), wanted)])
 
 
@@ -212,7 +217,7 @@ def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) ->
         raise InputError(_unfinished(path, found))
     for layer in layers:
         if layer not in found.layers:
-            raise UsageError(unknown(f"layer in {path}", layer, found.layers))
+            raise UsageError(unknown("layer", layer, found.layers, place=path))
     if not found.layers:
         raise InputError(f"{path} has no layers")
     count = len(found.labels)

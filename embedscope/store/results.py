@@ -13,7 +13,7 @@ from embedscope.errors import InputError
 from embedscope.plugins import imported
 from embedscope.store import typed
 from embedscope.store.comparison import ComparedMetric, ComparisonTable, mean_lines
-from embedscope.text import aligned, html_table
+from embedscope.text import aligned, counted, html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -244,12 +244,9 @@ class Finetuning:
         return f"<p>{self._heading()}</p>{html_table(mean_lines(self.comparison))}"
 
     def _heading(self) -> str:
-        counted = [
-            f"{len(each)} {what}{'' if len(each) == 1 else 's'}"
-            for what, each in (("objective", self.objectives), ("trial", self.objectives[0].trials))
-        ]
-        rows = f"trained on {self.data.train:,} rows, measured on {self.data.test:,} held-out rows"
-        return f"finetune: {' x '.join(counted)}, {rows}"
+        size = f"{counted(len(self.objectives), 'objective')} x {counted(len(self.objectives[0].trials), 'trial')}"
+        rows = f"trained on {counted(self.data.train, 'row')}, measured on {counted(self.data.test, 'held-out row')}"
+        return f"finetune: {size}, {rows}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from embedscope.errors import InputError
 from embedscope.store import digests, opening
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     import h5py
@@ -92,7 +93,7 @@ def stored_rows(file: h5py.File, path: str, name: str, count: int, known: digest
     name = opening.plain(name)
     dataset = opening.dataset(file, name)
     if dataset.ndim != 2 or dataset.shape[0] != count or not dataset.shape[1]:
-        raise InputError(f"{path}: /{name} is {dataset.shape} for {count} labels")
+        raise InputError(f"{path}: /{name} is {dataset.shape} for {counted(count, 'label')}")
     if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
         raise InputError(f"{path}: /{name} is {dataset.dtype}, expected float32 or float16")
     hashes = None if known is None else known.of(name)

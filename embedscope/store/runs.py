@@ -30,7 +30,7 @@ import torch
 
 from embedscope.errors import InputError, OutputError, explained
 from embedscope.ops.blocks import row_slices
-from embedscope.store.files import finished, partial_path
+from embedscope.store.files import check_place, finished, partial_path
 from embedscope.store.heads import read_head, write_head
 from embedscope.store.locks import held
 from embedscope.store.provenance import LayerOrigin, Provenance
@@ -68,6 +68,8 @@ def check_run(path: Path, *, overwrite: bool, resume: bool = False) -> None:
             raise OutputError(f"{partial} exists but is not an unfinished run; move it or choose another name")
         if partial.exists() and not resume and not overwrite:
             raise OutputError(f"{partial} is an unfinished run: `resume=True` continues it, `overwrite=True` starts again")
+        if not path.exists():
+            check_place(path)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
         if not is_run(str(path)):

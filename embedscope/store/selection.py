@@ -11,6 +11,7 @@ from torch import Tensor
 
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.ops.gathering import gather
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.ops.rows import Rows
@@ -69,7 +70,7 @@ def select_split(features: FeatureSet, split: str | None) -> FeatureSet:
         raise InputError(f"{features.source} has no splits; omit `split={split}`")
     known = sorted(set(features.split))
     if split not in known:
-        raise UsageError(unknown(f"split in {features.source}", split, known))
+        raise UsageError(unknown("split", split, known, place=features.source))
     return select(features, features.split == split)
 
 
@@ -77,7 +78,7 @@ def select_labeled(features: FeatureSet) -> tuple[FeatureSet, int]:
     """Leave out the unlabeled rows, and count them; InputError if no row is left."""
     keep = features.labels >= 0
     if not keep.any():
-        raise InputError(f"{features.source} has {len(keep)} rows, none of them labeled")
+        raise InputError(f"{features.source} has {counted(len(keep), 'row')}, none of them labeled")
     return select(features, keep), int((~keep).sum())
 
 

@@ -12,6 +12,7 @@ from embedscope.store import digests, opening
 from embedscope.store.files import allot
 from embedscope.store.format import LIBVER, SCHEMA, SCHEMA_VERSION
 from embedscope.store.unfinished import ANNOUNCED, COMMITTED, DONE, SKIPPED
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +113,7 @@ class Skeleton:
         ids = self.texts["ids"]
         distinct = len(set(ids))
         if distinct != len(self.labels) or len(ids) != len(self.labels):
-            raise InputError(f"ids must be unique, one per row: {distinct} distinct ids for {len(self.labels)} rows")
+            raise InputError(f"ids must be unique, one per row: {distinct} distinct ids for {counted(len(self.labels), 'row')}")
         for name, values in self.texts.items():
             for value in values:
                 if "\0" in value or not _encodable(value):

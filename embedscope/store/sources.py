@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedscope.errors import UsageError
+from embedscope.errors import UsageError, check_names, displayed
 from embedscope.store.features import FeatureSet
-from embedscope.store.in_memory import annotated, feature_set
+from embedscope.store.in_memory import UNNAMED, annotated, feature_set
 from embedscope.store.reader import distinct_names, open_features
+
+# Sources that bring their labels.
+_LABELED = (str, Path, FeatureSet)
 
 
 def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str] = ()) -> list[FeatureSet]:
@@ -27,10 +30,17 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         InputError: a source that cannot be read.
         UsageError: arrays without labels, or an unknown layer.
     """
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    wanted = check_names("`layers=`", layers)
     if isinstance(sources, Mapping):
-        named = [_named(str(name), open_sources(source, labels, layers=wanted)) for name, source in sources.items()]
+        if not sources:
+            raise UsageError("the mapping of sources is empty; give names with features, paths or FeatureSets")
+        named = [
+            _named(str(name), open_sources(source, None if isinstance(source, _LABELED) else labels, layers=wanted))
+            for name, source in sources.items()
+        ]
         return distinct_names([features for several in named for features in several])
+    if isinstance(sources, _LABELED) and labels is not None:
+        raise UsageError(f"labels go with arrays, but {displayed(sources)} has its own; omit them")
     if isinstance(sources, str | Path):
         return open_features([str(sources)], layers=wanted)
     if isinstance(sources, FeatureSet):
@@ -43,8 +53,11 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         return [feature_set(*sources)]
     if isinstance(sources, Sequence) and sources and all(isinstance(each, str | Path | FeatureSet) for each in sources):
         return distinct_names([features for each in sources for features in open_sources(each, layers=wanted)])
+    rows = isinstance(sources, list | tuple) and sources and isinstance(sources[0], list | tuple)
+    if rows or getattr(sources, "shape", ()):
+        raise UsageError(f"{displayed(sources)} is given without labels; give one label per row as well, as in score(X, y)")
     raise UsageError(
-        f"{type(sources).__name__} without labels is not an embedding; give features and labels, a path, a FeatureSet, or a "
+        f"{displayed(sources)} is not an embedding; give features and labels, a path, a FeatureSet, or a "
         "mapping from names to these"
     )
 
@@ -59,4 +72,12 @@ def open_source(source: Any, labels: Any = None, *, layer: str | None = None) ->
 
 
 def _named(name: str, found: Sequence[FeatureSet]) -> list[FeatureSet]:
-    return [replace(each, name=name if len(found) == 1 else f"{name}:{each.layer}") for each in found]
+    """Name what a mapping holds; arrays have no other name that a message could give."""
+    return [
+        replace(
+            each,
+            name=name if len(found) == 1 else f"{name}:{each.layer}",
+            source=name if each.source == UNNAMED else each.source,
+        )
+        for each in found
+    ]

@@ -13,6 +13,7 @@ import torch
 from embedscope.errors import InputError, explained, unknown
 from embedscope.store.arrays import load_npy
 from embedscope.store.limits import check_archive, check_size
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ def load_tensors(files: Sequence[str], keys: Mapping[str, str]) -> dict[str, Arr
         key = keys.get(role)
         candidates = [name for name in names if name.lower() in usual]
         if key is not None and key not in names:
-            raise InputError(f"{path}: {unknown('tensor', key, names)}")
+            raise InputError(unknown("tensor", key, names, place=path))
         if key is None and len(candidates) != 1:
             if role in _NEEDED:
                 what = "several could be the" if candidates else "none has a common name for"
@@ -74,7 +75,9 @@ def _only(file: str) -> Array:
     held = _load(file)
     if isinstance(held, dict):
         if len(held) != 1:
-            raise InputError(f"{file} holds {len(held)} tensors; a pair consists of one file of features and one of labels")
+            raise InputError(
+                f"{file} holds {counted(len(held), 'tensor')}; a pair consists of one file of features and one of labels"
+            )
         held = next(iter(held.values()))
     return _array(file, "its tensor", held)
 

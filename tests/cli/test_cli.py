@@ -229,6 +229,19 @@ def test_env_of_a_folder_that_is_not_installed(capsys, monkeypatch):
     assert "packages\n  embedscope: not installed\n" in capsys.readouterr().out
 
 
+def test_env_lists_what_users_install(capsys):
+    assert run("env", "--json") == 0
+    packages = json.loads(capsys.readouterr().out)["packages"]
+    assert {"torch", "timm", "tensorboard"} <= packages.keys()
+    assert not {"mkdocs", "mkdocs-material", "nbclient", "pytest", "ruff"} & packages.keys()
+
+
+def test_a_format_from_the_environment_is_checked_too(store, capsys, monkeypatch):
+    monkeypatch.setenv("EMBEDSCOPE_FORMAT", "jsn")
+    assert run("score", store) == 2
+    assert "no format 'jsn'; did you mean 'json'?" in capsys.readouterr().err
+
+
 def test_env(capsys, monkeypatch):
     monkeypatch.setenv("EMBEDSCOPE_SEED", "3")
     assert run("env", "--json") == 0
@@ -244,13 +257,26 @@ BAD = [
     ("score nowhere.h5", 1, "no such file: nowhere.h5"),
     ("score {text}", 1, "text.h5 is not an HDF5 feature store"),
     ("score {unfinished}", 1, "is unfinished (0 of 90 rows); finish it with: embedscope extract"),
-    ("score {nan}", 1, "1 of 90 rows hold NaN or infinite values: rows 7 (row7)"),
+    ("score {nan}", 1, "1 of 90 rows holds NaN or infinite values: row 7 (row7)"),
     ("score {lengths}", 1, "X has 90 rows, but y has shape (89,)"),
-    ("score {store} -l embeding", 2, "no layer in {store} 'embeding'; did you mean 'embedding'?"),
+    ("score {store} -l embeding", 2, "{store} has no layer 'embeding'; did you mean 'embedding'?"),
     ("score {store} -m siloette", 2, "no metric 'siloette'; did you mean 'silhouette'?"),
-    ("score {store} -m silhouette(distanse=1)", 2, "no option of silhouette 'distanse'; did you mean 'distance'?"),
+    ("score {store} -m silhouette(distanse=1)", 2, "silhouette has no option 'distanse'; did you mean 'distance'?"),
     ("score {store} -m soft_silhouette(tau_s=0)", 2, "tau_s must be a number above 0, got 0"),
     ("score {store} --split tests", 2, "did you mean 'test'?"),
+    ("score {store} --ci fixd", 2, "no kind of interval 'fixd'; did you mean 'fixed'? There are: drawn, fixed"),
+    ("score {store} -m knn", 2, "no metric 'knn'; did you mean 'knn_accuracy'?"),
+    ("score {store} --format jsn", 2, "no format 'jsn'; did you mean 'json'? There are: table, json, csv"),
+    ("merge {store} --format yaml", 2, "no format 'yaml'. There are: csv, markdown, hf, json"),
+    ("plot {store} -o {new} --format jpg", 2, "no format 'jpg'; did you mean 'png'? There are: png, svg, pdf"),
+    ("score {store} --sample x", 2, "Invalid value for '--sample' / '--subsample': must be an integer. Try --help."),
+    ("score {store} --sample 0", 2, "must be greater than or equal to 1. Try --help."),
+    ("score {store} --samples {new}.csv --issues {new}.csv", 2, "--samples and --issues both write"),
+    ("score {table} --issues {table} --overwrite", 1, "is the input"),
+    ("score {table}(label='label') --samples {table} --overwrite", 1, "is the input"),
+    ("score {text}/a.npz", 1, "cannot read"),
+    ("finetune {net}:DigitNet {digits} -o {folder}", 1, "exists and is not a run of finetune"),
+    ("finetune {net}:DigitNet {digits} -o {text}/run", 1, "text.h5 is not a writable folder"),
     ("score {store} --device cuda:99", 1, "device cuda:99 is not available"),
     ("score {store} --device gpu", 2, "no device 'gpu'"),
     ("score", 2, "Missing argument 'features'"),
@@ -271,7 +297,7 @@ BAD = [
     ("extract {net}:DigitNet {digits} -o {new} --pool max", 2, "no pooling 'max'"),
     ("extract {net}:DigitNet {digits} -o {new} --size 0x3", 2, "cannot read the size '0x3'"),
     ("extract {net}:DigitNet {digits} -o {new} --mean x", 2, "cannot read the mean 'x'"),
-    ("extract {net}:DigitNet {digits} -o {new} --on-error ignore", 2, "no on-error 'ignore'"),
+    ("extract {net}:DigitNet {digits} -o {new} --on-error ignore", 2, "--on-error has no choice 'ignore'"),
     ("extract {net}:DigitNet {digits} -o {new} --weights ema --checkpoint {late}", 2, "has no ema weights"),
     ("extract {net}:DigitNet {store} -o {new}", 1, "is not a recognized data set"),
     ("extract timm:resnet_18 {digits} -o {new}", 2, "did you mean 'resnet18'?"),
@@ -279,7 +305,7 @@ BAD = [
     ("inspect nowhere.h5", 1, "no such file: nowhere.h5"),
     ("inspect {text}", 1, "text.h5 is not an HDF5 feature store"),
     ("finetune {one_class} -o {new}", 1, "the rows to train on have 1 class; a comparison needs"),
-    ("finetune {nan} -o {new}", 1, "hold NaN or infinite values"),
+    ("finetune {nan} -o {new}", 1, "holds NaN or infinite values"),
     ("finetune {store} -o {new} --objective ce+siloette", 2, "no loss 'siloette'; did you mean 'silhouette'?"),
     ("finetune {store} -o {new} --objective ce+", 2, "objective 'ce+»': cannot parse this"),
     ("finetune {store} -o {new} --head mpl(3)", 2, "did you mean 'mlp'?"),
@@ -292,13 +318,13 @@ BAD = [
     ("finetune {store} -o {new} --sample-weights equity", 2, "no weighting of samples 'equity'"),
     ("finetune {store} -o {new} --test nowhere.h5", 1, "no such file: nowhere.h5"),
     ("finetune {store} -o {new} --test {store} --label-map nowhere.csv", 1, "cannot read nowhere.csv: No such file"),
-    ("finetune {store} -o {new} --label-map {text}", 1, "line 1: 1 columns; expected two"),
+    ("finetune {store} -o {new} --label-map {text}", 1, "line 1: 1 column; expected two"),
     ("finetune {store} -o {new} --memory lots", 2, "cannot read the size 'lots'"),
     ("extract {net}:DigitNet {digits} -o {new} --head nowhere", 1, "no such file: nowhere"),
     ("extract {net}:DigitNet {digits} -o {new} --head {late}", 1, "is not a head written by finetune"),
     ("plot {store} -o {new}.jpg", 2, "the name must end with .png, .svg, .pdf"),
     ("plot {store} -o {new}.png -k tsn", 2, "no kind of plot 'tsn'; did you mean 'tsne'?"),
-    ("plot {nan} -o {new}.png", 1, "hold NaN or infinite values"),
+    ("plot {nan} -o {new}.png", 1, "holds NaN or infinite values"),
 ]
 
 
@@ -310,6 +336,7 @@ def places(make_store, blobs, tmp_path):
     broken = features.copy()
     broken[7, 2] = np.nan
     (tmp_path / "text.h5").write_text("no HDF5")
+    (tmp_path / "table.csv").write_text("label,d0,d1\n" + "a,0,1\nb,1,0\n" * 5)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine.txt").write_text("")
     np.savez(tmp_path / "lengths.npz", X=features, y=labels[:-1])
@@ -325,6 +352,7 @@ def places(make_store, blobs, tmp_path):
         "text": tmp_path / "text.h5",
         "lengths": tmp_path / "lengths.npz",
         "folder": tmp_path / "folder",
+        "table": tmp_path / "table.csv",
         "new": tmp_path / "new",
         "net": SAMPLE / "network.py",
         "digits": SAMPLE / "digits",

@@ -271,7 +271,7 @@ def test_arrays_of_text(tmp_path):
     assert found.inputs.batch([2, 0]) == ["three", "one"]
     assert found.inputs[1] == "two"
     assert (found.class_names, found.labels.tolist()) == (("0", "1"), [1, -1, 0])
-    assert found.notes == ("1 of 3 rows have no label (missing or negative)",)
+    assert found.notes == ("1 of 3 rows has no label (missing or negative)",)
 
 
 def test_arrays_of_text_without_labels(tmp_path):

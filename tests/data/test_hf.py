@@ -42,7 +42,7 @@ def test_saved_images(tmp_path, capfd):
     assert found.class_names == ("dog", "cat")
     assert found.labels.tolist() == [1, -1]
     assert (found.ids, found.split) == (("0", "1"), None)
-    assert found.notes == ("1 of 2 rows have no label (missing or negative)",)
+    assert found.notes == ("1 of 2 rows has no label (missing or negative)",)
     assert capfd.readouterr() == ("", "")
 
 

@@ -93,13 +93,13 @@ def test_fingerprint_changes_with_the_texts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no column has a common name for path or text; there are: none"),
+        ("", r"a\.csv is empty: it has 0 bytes"),
         ("a,label\n1,2\n", r"there are: a, label; specify one, as in .*\(path='COLUMN'\) or .*\(text='COLUMN'\)"),
         ("text,a\n1,2\n", r"no column has a common name for label; there are: text, a; .*\(label='COLUMN'\)"),
         ("text,label,target\n1,2,3\n", "several columns could be the label: label, target"),
         ("text,path,label\n1,2,3\n", "several columns could be the path or text: path, text"),
         ("text,label\n", "has no rows"),
-        ("text,label\na,1\nb\n", "line 3 has 1 fields, the header has 2"),
+        ("text,label\na,1\nb\n", "line 3 has 1 field, the header has 2"),
         ('text,label\n"a,1\n', "line 2 cannot be read"),
         ("text,label,label\na,1,2\n", "several columns named 'label'"),
         ("text,label\na,1\n,2\n", r"row 1 of text \(counted from 0\) is empty"),
@@ -137,7 +137,7 @@ def test_no_utf8(tmp_path):
 
 
 def test_option_with_a_column_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="no column for label 'lable'; did you mean 'label'"):
+    with pytest.raises(InputError, match="has no label column 'lable'; did you mean 'label'"):
         open_dataset(table(tmp_path, "text,label\na,1\n") + "(label='lable')")
 
 
@@ -147,7 +147,7 @@ def test_path_and_text(tmp_path):
 
 
 def test_option_that_there_is_not(tmp_path):
-    with pytest.raises(UsageError, match="no option of table 'lable'; did you mean 'label'"):
+    with pytest.raises(UsageError, match="table has no option 'lable'; did you mean 'label'"):
         open_dataset(table(tmp_path, "text,label\na,1\n") + "(lable='label')")
 
 

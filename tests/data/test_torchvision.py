@@ -58,7 +58,7 @@ def test_files_in_folders(tmp_path):
 
 
 def test_unknown_class():
-    with pytest.raises(UsageError, match="no data set of torchvision 'FashionMIST'; did you mean 'FashionMNIST'"):
+    with pytest.raises(UsageError, match="torchvision has no data set 'FashionMIST'; did you mean 'FashionMNIST'"):
         open_dataset("torchvision:FashionMIST(root='a')")
 
 
@@ -73,7 +73,7 @@ def test_options_of_the_class_above():
 
 
 def test_unknown_option(tmp_path):
-    with pytest.raises(UsageError, match="no option of torchvision:FashionMNIST 'trian'; did you mean 'train'"):
+    with pytest.raises(UsageError, match="torchvision:FashionMNIST has no option 'trian'; did you mean 'train'"):
         open_dataset(mnist(tmp_path) + ", trian=True)")
 
 
@@ -123,7 +123,7 @@ def test_labels_that_are_missing(monkeypatch):
     own(monkeypatch, _samples=[("a", None), ("b", 4)])
     found = open_dataset("torchvision:Own")
     assert (found.class_names, found.labels.tolist()) == (("4",), [-1, 0])
-    assert found.notes == ("1 of 2 rows have no label (missing or negative)",)
+    assert found.notes == ("1 of 2 rows has no label (missing or negative)",)
 
 
 def test_targets_that_are_no_numbers(monkeypatch):

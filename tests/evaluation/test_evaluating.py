@@ -78,7 +78,7 @@ def test_magnitudes_that_are_not_finite_are_named(sample):
     magnitudes = sample[0].abs()
     magnitudes[3, 2] = torch.nan
     with pytest.raises(
-        InputError, match=r"one.h5: 1 of 60 rows of the magnitudes hold NaN or infinite values: rows 3 \(row3\)"
+        InputError, match=r"one.h5: 1 of 60 rows of the magnitudes holds NaN or infinite values: row 3 \(row3\)"
     ):
         evaluate(of(*sample, magnitudes=magnitudes), "gini")
 
@@ -111,7 +111,7 @@ def test_anchors_are_the_samples_of_the_table(sample):
 def test_anchors_that_miss_a_class_estimate_nothing(sample):
     found = evaluate(of(*sample), "silhouette", anchors=np.array([0, 1, 2])).metrics["silhouette"]
     assert found.value is None
-    assert "no estimate: 1 classes have no row among the 3 that were drawn" in found.note
+    assert "no estimate: 1 class has no row among the 3 that were drawn" in found.note
 
 
 def test_arrays_of_any_kind(sample):

@@ -55,7 +55,7 @@ def test_no_interval_says_how_the_value_depends_on_the_number_of_samples():
 
 
 def test_unknown_question():
-    with pytest.raises(UsageError, match=r"no ci 'often'. There are: drawn, fixed"):
+    with pytest.raises(UsageError, match=r"no kind of interval 'often'. There are: drawn, fixed"):
         evaluate(drawn(60, 0), "gini", ci="often")
 
 

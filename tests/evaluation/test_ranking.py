@@ -37,7 +37,7 @@ def test_the_smallest_that_is_not_significantly_worse_is_taken(layers):
         assert each.difference == difference_interval(best, entry, "silhouette")
     assert ranking.layers[-1].difference[1] < 0
     assert json.loads(json.dumps(ranking.as_json()))["take"] == "embedding"
-    assert repr(ranking).splitlines()[0].split() == ["layer", "dimensions", "silhouette"]
+    assert repr(ranking).splitlines()[0].split() == ["embedding", "dimensions", "silhouette"]
 
 
 def test_a_metric_that_is_better_low(layers):
@@ -56,7 +56,10 @@ def test_all_smaller_layers_may_be_worse(layers):
     features, labels = layers
     ranking = score({name: features[name] for name in ("embedding", "head")}, labels, metrics="silhouette", ci=True).ranked()
     assert ranking.take == 0
-    assert ranking.reason == "use embedding (8 dimensions): the best silhouette, and all smaller layers are significantly worse"
+    assert (
+        ranking.reason
+        == "use embedding (8 dimensions): the best silhouette, and all smaller embeddings are significantly worse"
+    )
 
 
 def test_without_intervals_the_best_is_taken(layers):
@@ -69,7 +72,7 @@ def test_undefined_layers_come_last(layers):
     assert {each.name for each in ranking.layers} == {"flat", *features}
     undefined = score(features, np.zeros(200, dtype=int), metrics="silhouette", ci=True).ranked()
     assert undefined.take is None
-    assert undefined.reason == "no choice: silhouette is undefined in all layers"
+    assert undefined.reason == "no choice: silhouette is undefined in all embeddings"
 
 
 def test_what_cannot_be_ranked(layers):
@@ -101,3 +104,14 @@ def test_layers_are_ranked_by_the_first_metric_of_a_set(layers):
     assert check_ranked(["retrieval"]) == check_ranked(["map_at_r"]) == "higher"
     with pytest.raises(UsageError, match="which has no better direction"):
         check_ranked(["collapse"])
+
+
+def test_layers_of_one_file_are_layers_and_others_embeddings(tmp_path, make_store, blobs):
+    features, labels = blobs
+    first = score(str(make_store(features, labels)), metrics="silhouette", ci=True)
+    assert first.ranked().reason.endswith("it is the only layer")
+    assert repr(first.ranked()).startswith("layer")
+    paths = [str(make_store(features + each, labels, name=f"{each}.h5")) for each in (0, 1)]
+    ranking = score(paths, metrics="silhouette", ci=True).ranked()
+    assert ranking.reason.endswith("the best silhouette, and no embedding is smaller")
+    assert repr(ranking).startswith("embedding")

@@ -104,7 +104,7 @@ def test_unknown_metric_before_any_file_is_read():
 
 def test_nan(make_store, blobs):
     blobs[0][3, 1] = np.nan
-    with pytest.raises(InputError, match=r"1 of 90 rows hold NaN or infinite values: rows 3 \(row3\)"):
+    with pytest.raises(InputError, match=r"1 of 90 rows holds NaN or infinite values: row 3 \(row3\)"):
         score([str(make_store(*blobs))])
 
 

@@ -144,7 +144,7 @@ def test_arrays_need_no_labels_and_layers_are_matched(make_store, blobs, tmp_pat
     store = str(make_store(rows, labels))
     other = make_store(rows + 3, labels, name="other.h5", layer="another")
     assert score(store, metrics="silhouette", against=str(other)).shifts[0].layer == "embedding"
-    with pytest.raises(UsageError, match=r"no layer in .*other\.h5 'embedding'"):
+    with pytest.raises(UsageError, match=r"other\.h5 has no layer 'embedding'"):
         score([store, store], metrics="silhouette", against=str(other))
 
 
@@ -200,5 +200,18 @@ def test_more_classes_than_shares_of_divisions_can_tell(monkeypatch, shifted):
 
 def test_a_number_is_no_rows():
     features, labels = np.eye(4).repeat(10, axis=0), np.arange(40) % 2
-    with pytest.raises(UsageError, match="int without labels is not an embedding"):
+    with pytest.raises(UsageError, match="3 is not an embedding; give features and labels"):
         score(features, labels, metrics="gini", against=3)
+
+
+def test_a_shift_to_itself_is_warned_of(make_store, blobs, tmp_path):
+    rows, labels = blobs
+    store, other = str(make_store(rows, labels)), str(make_store(rows + 1, labels, name="other.h5"))
+    (tmp_path / "link.h5").symlink_to(store)
+    for same in (store, str(tmp_path / "link.h5"), f"again={store}"):
+        (entry,) = score(store, metrics="gini", against=same)
+        assert entry.warnings == [f"measured against itself ({store}); give other rows to find a shift"]
+    assert not score(store, metrics="gini", against=other)[0].warnings
+    assert not score(store, metrics="gini")[0].warnings
+    assert score(rows, labels, metrics="gini", against=rows)[0].warnings
+    assert not score(rows, labels, metrics="gini", against=rows + 1)[0].warnings

@@ -214,7 +214,7 @@ def test_layer_that_mixes_samples(dataset, tmp_path):
         def forward(self, x):
             return self.all(x)
 
-    with pytest.raises(InputError, match="layer all gives 25 rows for 1 samples"):
+    with pytest.raises(InputError, match="layer all gives 25 rows for 1 sample"):
         extract(encoder_of(Mixer()), dataset, tmp_path / "a.h5", layers=["all"])
 
 
@@ -268,5 +268,5 @@ def test_existing_output(encoder, dataset, tmp_path):
 
 
 def test_batch_size_below_one(encoder, dataset, tmp_path):
-    with pytest.raises(UsageError, match="the batch size must be at least 1, got 0"):
+    with pytest.raises(UsageError, match="`batch_size=` must be an integer of at least 1, got 0"):
         extract(encoder, dataset, tmp_path / "a.h5", batch_size=0)

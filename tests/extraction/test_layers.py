@@ -62,7 +62,7 @@ def test_names_of_each_kind(encoder):
 
 
 def test_pooling_with_a_typo(encoder):
-    with pytest.raises(UsageError, match="no pooling of layer head 'men'; did you mean 'mean'"):
+    with pytest.raises(UsageError, match="layer head: no pooling 'men'; did you mean 'mean'"):
         find(encoder, ["head:men"])
 
 

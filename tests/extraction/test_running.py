@@ -184,7 +184,7 @@ def test_logits_of_a_model_without(tmp_path):
     [
         (("2.weight", "2.bias"), "2.input", None),
         (("2.weight", "2.bias"), "2", r"layer 2 depends on 2 tensors that w.pt does not fill \(2.weight, 2.bias\)"),
-        (("0.bias", "2.bias"), "2.input", r"layer 2.input depends on 1 tensors that w.pt does not fill \(0.bias\)"),
+        (("0.bias", "2.bias"), "2.input", r"layer 2.input depends on 1 tensor that w.pt does not fill \(0.bias\)"),
     ],
 )
 def test_weights_that_the_layers_depend_on(tmp_path, missing, layer, refused):
@@ -203,7 +203,7 @@ def test_weights_that_the_layers_depend_on(tmp_path, missing, layer, refused):
 def test_buffers_that_the_layers_depend_on(tmp_path):
     module = nn.Sequential(nn.BatchNorm1d(6, affine=False), nn.Identity()).eval()
     given = encoder(module, weights=Weights(file="w.pt", missing=("0.running_var", "0.num_batches_tracked")))
-    with pytest.raises(InputError, match=r"depends on 1 tensors .* \(0.running_var\)"):
+    with pytest.raises(InputError, match=r"depends on 1 tensor .* \(0.running_var\)"):
         extract(given, data(), tmp_path / "a.h5", layers=["1"])
 
 
@@ -247,7 +247,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("sequence first", "layer inner gives 3 rows for 1 samples: its first axis is not the batch"),
+        ("sequence first", "layer inner gives 3 rows for 1 sample: its first axis is not the batch"),
         ("complex", "layer inner gives complex numbers"),
         ("sometimes", "layer inner ran for the first input, but not for all of them"),
     ],
@@ -393,9 +393,9 @@ def test_disk_without_room(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"dtype": "float8"}, "no dtype 'float8'"),
-        ({"on_error": "ignore"}, "no on-error 'ignore'"),
-        ({"workers": -1}, "the number of workers must be at least 0, got -1"),
-        ({"limit": 0}, "the limit must be at least 1, got 0"),
+        ({"on_error": "ignore"}, "`on_error=` has no choice 'ignore'"),
+        ({"workers": -1}, "`workers=` must be an integer of at least 0, got -1"),
+        ({"limit": 0}, "`limit=` must be an integer of at least 1, got 0"),
         ({"pooling": "max"}, "no pooling 'max'"),
     ],
 )

@@ -220,7 +220,7 @@ def test_splits_of_given_test_rows_are_refused(features, make_store, blobs, tmp_
     [
         ("macrof1", "no primary metric 'macrof1'; did you mean 'macro_f1'"),
         ("accuracy(k=2)", "cannot read the primary metric 'accuracy\\(k=2\\)': accuracy takes no options"),
-        ("silhouette(tau=1)", "no option of silhouette 'tau'"),
+        ("silhouette(tau=1)", "silhouette has no option 'tau'"),
     ],
 )
 def test_metrics_that_cannot_be_primary(features, tmp_path, primary, message):

@@ -46,14 +46,14 @@ def test_configs_compare_hash_and_are_frozen():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objectives": []}, "objectives must be at least 1, got 0"),
-        ({"objectives": [3]}, "an objective must be a string, got '3'"),
-        ({"trials": 2.0}, "trials must be an integer of at least 1, got '2.0'"),
-        ({"batch_size": None}, "batch_size must be an integer of at least 1, got 'None'"),
-        ({"seed": -1}, "seed must be an integer of at least 0, got '-1'"),
-        ({"memory": 0}, "memory must be an integer of at least 1, got '0'"),
-        ({"head": None}, "head must be a string, got 'None'"),
-        ({"weights": 3}, "weights must be a string, got '3'"),
+        ({"objectives": []}, "objectives is empty; name at least one"),
+        ({"objectives": [3]}, r"objectives must be a string or a list of strings, got \[3\]"),
+        ({"trials": 2.0}, "trials must be an integer of at least 1, got 2.0"),
+        ({"batch_size": None}, "batch_size must be an integer of at least 1, got None"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"memory": 0}, "a memory limit of 0 is too small to work with; give at least 1 byte"),
+        ({"head": None}, "head must be a string, got None"),
+        ({"weights": 3}, "weights must be a string, got 3"),
         ({"tensorboard": "yes"}, "tensorboard must be True or False, got 'yes'"),
         ({"test_share": 0}, "the share of rows to hold out, must be between 0 and 1, got 0"),
         ({"test_share": float("nan")}, "test_share must be a number, got nan"),
@@ -67,7 +67,7 @@ def test_values_that_cannot_be(settings, message):
 
 
 def test_an_unknown_setting_names_the_nearest(make_store, blobs, tmp_path):
-    with pytest.raises(UsageError, match="no setting of finetune 'epoch'; did you mean 'epochs'"):
+    with pytest.raises(UsageError, match="finetune has no setting 'epoch'; did you mean 'epochs'"):
         finetune(read_features(str(make_store(*blobs))), tmp_path / "run", epoch=3)
 
 

@@ -120,7 +120,7 @@ def test_resuming_needs_a_directory(arrays):
 
 
 def test_features_need_labels(arrays):
-    with pytest.raises(UsageError, match="ndarray without labels is not an embedding"):
+    with pytest.raises(UsageError, match=r"ndarray of shape .* is given without labels"):
         finetune(arrays[0])
 
 

@@ -60,7 +60,7 @@ def test_balanced_with_fewer_classes_takes_them_all():
         ("balance", "no sampler 'balance'; did you mean 'balanced'"),
         ("balanced(3)", "balanced takes classes=32, samples=8"),
         ("balanced(kinds=3)", "balanced takes classes=32, samples=8"),
-        ("balanced(classes=1)", "classes of balanced must be an integer of at least 2, got '1'"),
+        ("balanced(classes=1)", "classes of balanced must be an integer of at least 2, got 1"),
         ("shuffled(seed=3)", "shuffled takes no options"),
     ],
 )

@@ -352,7 +352,7 @@ def test_unknown_loss_names_the_nearest():
 
 
 def test_unknown_option_names_the_nearest():
-    with pytest.raises(UsageError, match="no option of silhouette 'tau'"):
+    with pytest.raises(UsageError, match="silhouette has no option 'tau'"):
         build("silhouette(tau=1)", 5, 4)
 
 

@@ -434,13 +434,13 @@ def test_uniformity_of_one_place_is_zero(rows):
         ("ldr", {"lam": 0}, "lam must be a number above 0"),
         ("ldr", {"normalize": 1}, "normalize must be True or False"),
         ("soft_top_k", {"on": "logit"}, "no on 'logit'; did you mean 'logits'"),
-        ("mann_whitney", {"max_pairs": 1.5}, "max_pairs must be an integer of at least 1, got '1.5'"),
+        ("mann_whitney", {"max_pairs": 1.5}, "max_pairs must be an integer of at least 1, got 1.5"),
         ("elastic_face", {"kind": "ark"}, "no kind 'ark'; did you mean 'arc'"),
         ("elastic_face", {"sd": -1}, "sd must be a number of at least 0"),
         ("unpg", {"whisker": -1}, "whisker must be a number of at least 0"),
-        ("icnn", {"k": 0}, "k must be an integer of at least 1, got '0'"),
+        ("icnn", {"k": 0}, "k must be an integer of at least 1, got 0"),
         ("icnn", {"scale": "rows"}, "no scale 'rows'; did you mean 'row'"),
-        ("icnn", {"k": True}, "k must be an integer of at least 1, got 'True'"),
+        ("icnn", {"k": True}, "k must be an integer of at least 1, got True"),
     ],
 )
 def test_options_are_checked(name, options, problem):

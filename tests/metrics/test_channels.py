@@ -40,7 +40,7 @@ def test_dead_channels_are_one_or_left_out(sample):
     assert len(gini_channels(*sample, dead="ignore")) == 8
     found = gini(*sample)
     assert found.arrays["dead_channels"] == 1
-    assert found.note == "1 of 9 channels are dead, counted as impurity 1"
+    assert found.note == "1 of 9 channels is dead, counted as impurity 1"
 
 
 def test_a_channel_a_class_is_pure():
@@ -59,7 +59,7 @@ def test_relu_class_that_is_silent_stays_finite():
     labels = torch.tensor([0, 0, 1, 1])
     found = class_kl(features, labels, activation="relu")
     assert found.value == pytest.approx(0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 1e-10), rel=1e-9)
-    assert found.note == "1 of 2 classes activate no channel"
+    assert found.note == "1 of 2 classes activates no channel"
 
 
 def test_owned_channels_are_those_that_answer_most(sample):

@@ -60,10 +60,13 @@ def test_other_minima_stay_within_one(sample, softmin):
     assert found.abs().max() < 1
 
 
-@pytest.mark.parametrize("options", [{"tau_s": 0.0}, {"tau_m": -1.0}, {"tau_s": "warm"}, {"tau_m": math.inf}])
-def test_temperatures_are_positive(sample, options):
-    with pytest.raises(UsageError, match="must be a number above 0"):
-        soft_silhouette(*sample, **options)
+@pytest.mark.parametrize(
+    ("option", "value", "got"),
+    [("tau_s", 0.0, "0.0"), ("tau_m", -1.0, "-1.0"), ("tau_s", "warm", "'warm'"), ("tau_m", math.inf, "inf")],
+)
+def test_temperatures_are_positive(sample, option, value, got):
+    with pytest.raises(UsageError, match=f"^{option} must be a number above 0, got {got}$"):
+        soft_silhouette(*sample, **{option: value})
 
 
 def test_unknown_soft_minimum(sample):

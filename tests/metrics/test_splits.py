@@ -84,7 +84,7 @@ def test_what_cannot_be_measured_so(sample, name):
         METRICS[name](features, labels, train="trian", splits=splits)
     with pytest.raises(UndefinedError, match="all rows are of the split a"):
         METRICS[name](features, labels, train="a", splits=["a"] * len(labels))
-    with pytest.raises(UndefinedError, match="leave out `sample=`"):
+    with pytest.raises(UndefinedError, match="omit `sample=`"):
         METRICS[name](features, labels, train="train", splits=splits, anchors=torch.arange(10))
 
 

@@ -319,7 +319,8 @@ def test_file_that_is_cut_short(tmp_path, name, part):
         save_file(weights(), tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(InputError, match="truncated"):
+    message = "cannot be read as a checkpoint: it is truncated" if part else "is empty: it has 0 bytes"
+    with pytest.raises(InputError, match=rf"{name} {message}"):
         load_checkpoint(Net(), str(tmp_path / name))
 
 

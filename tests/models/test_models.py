@@ -130,7 +130,7 @@ def test_factory_in_the_current_folder(code, tmp_path, monkeypatch):
     [
         ("net.py", UsageError, "cannot read the model 'net.py'; give path/to/file.py:Factory"),
         ("nowhere.py:Net", InputError, "no such file: nowhere.py"),
-        ("{code}:Nett", InputError, "no factory in .* 'Nett'; did you mean 'Net'"),
+        ("{code}:Nett", InputError, "has no factory 'Nett'; did you mean 'Net'"),
         ("{code}:Net(hight=1)", InputError, "cannot be called: TypeError: .*hight"),
         ("{code}:wrong", InputError, "returned int, expected a torch.nn.Module"),
         ("{code}:leaves", InputError, "cannot be called: SystemExit: 3"),

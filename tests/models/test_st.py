@@ -125,7 +125,7 @@ def test_loading_is_silent(save, capfd):
     ("options", "error", "message"),
     [
         ("prompt='a', prompt_name='query'", UsageError, "either prompt or prompt_name, not both"),
-        ("prompt_name='quer'", UsageError, "no prompt of st:.* 'quer'; did you mean 'query'"),
+        ("prompt_name='quer'", UsageError, "st:.* has no prompt 'quer'; did you mean 'query'"),
         ("nope=1", InputError, r"cannot be opened \(TypeError: .*nope.*\); give a folder with modules\.json"),
     ],
 )

@@ -136,7 +136,7 @@ def test_checkpoint_that_writes_a_file(writer, tmp_path):
 
 
 def test_option_that_only_the_flag_sets(traced):
-    with pytest.raises(UsageError, match="no option of torchscript 'unsafe_pickle'"):
+    with pytest.raises(UsageError, match="torchscript has no option 'unsafe_pickle'"):
         open_model(f"torchscript:{traced}(unsafe_pickle=True)")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from embedscope.cli import main
 from embedscope.errors import InputError
-from embedscope.monitoring.checkpoints import in_order
+from embedscope.monitoring.stages import in_order
 from embedscope.store.trajectories import read_points
 from tests.conftest import ROOT
 
@@ -164,6 +164,34 @@ def test_errors_are_one_line(folder, capsys, arguments, code, message):
     assert captured.out == ""
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("taken.jsonl", "is a folder; give a file name"),
+        ("notes.jsonl", "line 1 is not a measurement"),
+        ("data.npz/out.jsonl", "data.npz is not a writable folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_told_before_a_model_is_opened(folder, capsys, monkeypatch, output, message):
+    def opened(*arguments, **options):
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr("embedscope.monitoring.checkpoints.open_model", opened)
+    (folder / "taken.jsonl").mkdir()
+    (folder / "notes.jsonl").write_text("one\ntwo\n")
+    assert run("score", folder / "ckpt-9.safetensors", *MODEL, "--data", folder / "data.npz", "-o", folder / output) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert message in line
+
+
+def test_a_layer_that_is_not_there_names_the_command_that_lists_them(folder, capsys):
+    arguments = ("score", folder / "ckpt-9.safetensors", *MODEL, "--data", folder / "data.npz", "-l", "conv7")
+    assert run(*arguments) == 2
+    assert f"embedscope extract {MODEL[1]} {folder / 'data.npz'} --list-layers prints all" in capsys.readouterr().err
 
 
 def touch(folder, *names):

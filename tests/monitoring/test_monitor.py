@@ -284,6 +284,9 @@ def test_tensorboard(net, images, tmp_path):
 
 
 def test_loggers_that_are_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"tensorboard is not installed; pip install 'embedscope\[tensorboard\]'"):
+        Monitor((torch.eye(2), torch.arange(2)), log="tensorboard")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtraError, match="pip install wandb"):
         Monitor((torch.eye(2), torch.arange(2)), log="wandb")
@@ -385,5 +388,5 @@ def test_inputs_without_labels_of_their_own_are_refused(net, images):
 
 
 def test_a_call_without_a_model_is_refused(images):
-    with pytest.raises(UsageError, match="got int"):
+    with pytest.raises(UsageError, match="called with the model and the step; got int for the model"):
         Monitor(images, every=1)(3, 0)

@@ -64,8 +64,8 @@ def test_metrics_are_chosen(path):
     [
         ({"kind": "tsne"}, InputError, "tsne needs features, and a file of measurements has none"),
         ({"layers": "fcc"}, UsageError, "did you mean 'fc'"),
-        ({"split": "test"}, UsageError, "leave out `split=`"),
-        ({"metrics": "class_kl"}, InputError, "no metric in these files 'class_kl'"),
+        ({"split": "test"}, UsageError, "omit `split=`"),
+        ({"metrics": "class_kl"}, InputError, "no measured metric 'class_kl'"),
     ],
     ids=str,
 )

@@ -90,16 +90,16 @@ def test_pca_needs_neither_umap_nor_manifold_nor_a_display(make_store, blobs, tm
     ("options", "message"),
     [
         ({"kinds": ["tsn"]}, "no kind of plot 'tsn'; did you mean 'tsne'"),
-        ({"kinds": ["tsne(perplex=3)"]}, "no option of tsne 'perplex'; did you mean 'perplexity'"),
-        ({"max_points": 2}, "a picture needs at least 3 points"),
+        ({"kinds": ["tsne(perplex=3)"]}, "tsne has no option 'perplex'; did you mean 'perplexity'"),
+        ({"max_points": 2}, "`max_points=` must be an integer of at least 3, got"),
         ({"width": "colum"}, "no width 'colum'; did you mean 'column'"),
-        ({"form": "jpg"}, "no form 'jpg'"),
+        ({"form": "jpg"}, "no format 'jpg'"),
         ({"coordinates": "a.tsv"}, "'a.tsv' must end with .csv"),
         ({"max_points": 3, "kinds": ["pca"], "layout": "a.h5"}, "'a.h5' must end with .csv"),
-        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity must be a number above 0, got a"),
+        ({"kinds": ["tsne(perplexity='a')"]}, "perplexity must be a number above 0, got 'a'"),
         ({"kinds": ["tsne(perplexity=-3)"]}, "perplexity must be a number above 0, got -3"),
         ({"kinds": ["umap(neighbors='a')"]}, "neighbors must be an integer of at least 2, got 'a'"),
-        ({"seed": 2**32}, "seed must be a number from 0 to"),
+        ({"seed": 2**32}, "`seed=` must be an integer from 0 to"),
     ],
 )
 def test_bad_options(make_store, blobs, tmp_path, options, message):
@@ -184,7 +184,7 @@ def test_run_by_name_and_with_a_layer(make_store, blobs, tmp_path):
 
 
 def test_too_few_rows(make_store, tmp_path):
-    with pytest.raises(InputError, match="has 2 labeled rows, a picture needs at least 3"):
+    with pytest.raises(InputError, match="has 2 labeled rows; a picture needs at least 3"):
         plot([str(make_store(np.eye(2), [0, 1]))], tmp_path / "a.png", kinds=["pca"])
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_options_name_the_columns(tmp_path, name):
         ({"label": Y, "note": Y}, "", "no numeric column besides the label; there are: label, note"),
         ({"d0": [1] * 6}, "", r"no column has a common name for label; there are: d0; specify one, as in .*\(label='COLUMN'\)"),
         (NUMBERED, "(features='e*')", r"no feature column matches 'e\*'; there are: d0, d1, d2"),
-        (NUMBERED, "(label='lable')", "no column for label 'lable'; did you mean 'label'"),
+        (NUMBERED, "(label='lable')", "has no label column 'lable'; did you mean 'label'"),
         ({**NUMBERED, "d3": ["n/a", *"12345"]}, "", r"row 0 of d3 \(counted from 0\) holds 'n/a', which is not a number"),
         ({**NUMBERED, "id": [0, 1, 2, 3, 4, 4]}, "", "ids must be unique; 1 of 6 are repeated"),
         ({"label": Y[:0], "d0": X[:0, 0]}, "", "has no rows"),
@@ -97,9 +98,18 @@ def test_tables_that_do_not_say_what_they_hold(tmp_path, columns, options, messa
         read_features(table(tmp_path, "v.csv", columns) + options)
 
 
-@pytest.mark.parametrize("options", ["(features=1)", "(features=[])", "(label=3)", "(lable='a')", "('label')"])
-def test_options_that_cannot_be(tmp_path, options):
-    with pytest.raises(UsageError, match=r"must be a quoted name|a pattern or a list|did you mean 'label'|need a name"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("(features=1)", "features must be a pattern or a list"),
+        ("(features=[])", "features must be a pattern or a list"),
+        ("(label=3)", "label must be a quoted name, got 3"),
+        ("(lable='a')", "v.csv has no option 'lable'; did you mean 'label'"),
+        ("('label')", "need a name, as in"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         read_features(table(tmp_path, "v.csv", NUMBERED) + options)
 
 
@@ -108,10 +118,19 @@ def test_a_gap_in_the_features_is_a_nan(tmp_path):
     assert read_features(table(tmp_path, "v.csv", columns)).features[:].isnan().sum() == 1
 
 
-@pytest.mark.parametrize("lists", [[[1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0]], [[], []]])
-@pytest.mark.parametrize("name", ["v.jsonl", "v.parquet"])
-def test_lists_of_other_lengths(tmp_path, name, lists):
-    with pytest.raises(InputError, match=r"differ in length|the rows before|the rows before|empty lists|no numeric column"):
+@pytest.mark.parametrize(
+    ("name", "lists", "message"),
+    [
+        ("v.jsonl", [[1.0], [1.0, 2.0]], "row 1 of v (counted from 0) holds 2 numbers, but the rows before it hold 1"),
+        ("v.jsonl", [[1.0, 2.0], [1.0]], "row 1 of v (counted from 0) holds 1 number, but the rows before it hold 2"),
+        ("v.jsonl", [[], []], "no numeric column besides the label"),
+        ("v.parquet", [[1.0], [1.0, 2.0]], "the lists of v differ in length, such as 1 and 2"),
+        ("v.parquet", [[1.0, 2.0], [1.0]], "the lists of v differ in length, such as 1 and 2"),
+        ("v.parquet", [[], []], "no numeric column besides the label"),
+    ],
+)
+def test_lists_of_other_lengths(tmp_path, name, lists, message):
+    with pytest.raises(InputError, match=re.escape(message)):
         read_features(table(tmp_path, name, {"label": [0, 1], "v": lists}))
 
 
@@ -265,9 +284,9 @@ def test_anndata_by_name(h5ad, options, names, labels):
     [
         ("(layer='X_pac')", InputError, "no layer 'X_pac'; did you mean 'X_pca'"),
         ("(layer='frame')", InputError, "/obsm/frame is sparse or a table, not an array"),
-        ("(label='celltype', layer='X')", InputError, "no column for label 'celltype'; did you mean 'cell_type'"),
+        ("(label='celltype', layer='X')", InputError, "has no label column 'celltype'; did you mean 'cell_type'"),
         ("(layer='X', features='X')", UsageError, "select the layer once"),
-        ("(obs='a')", UsageError, "no option of .* 'obs'"),
+        ("(obs='a')", UsageError, r"a\.h5ad has no option 'obs'"),
     ],
 )
 def test_anndata_that_is_not_there(h5ad, options, error, message):
@@ -541,3 +560,33 @@ def test_a_long_text_that_repeats_is_kept_once(tmp_path):
 def test_parquet_with_whole_numbers_that_no_float_holds(tmp_path):
     with pytest.raises(InputError, match=r"d cannot be read: Integer value .* not in range"):
         read_features(table(tmp_path, "v.parquet", {"label": Y, "d": np.arange(6) + 2**53}))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv", "tsv", "jsonl", "parquet", "pt", "safetensors", "h5", "h5ad", "npy"])
+def test_an_empty_file_is_called_empty(tmp_path, suffix):
+    path = tmp_path / f"v.{suffix}"
+    path.touch()
+    with pytest.raises(InputError, match=rf"^{path} is empty: it has 0 bytes$"):
+        read_features(str(path))
+
+
+def test_a_pair_with_an_empty_file(tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    (tmp_path / "y.npy").touch()
+    with pytest.raises(InputError, match=r"y\.npy is empty: it has 0 bytes$"):
+        read_features(f"{tmp_path / 'X.npy'},{tmp_path / 'y.npy'}")
+
+
+@pytest.mark.parametrize(("name", "text"), [("v.csv", "\n\n"), ("v.jsonl", "\n \n"), ("v.csv", "label,d0\n")])
+def test_a_table_without_rows(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=rf"^{tmp_path / name} has no rows$"):
+        read_features(str(tmp_path / name))
+
+
+def test_text_under_the_name_of_arrays(tmp_path):
+    (tmp_path / "v.npz").write_text("label,d0\na,1\n")
+    with pytest.raises(
+        InputError, match=r"v\.npz cannot be read as NumPy arrays: it is another kind of file, or holds Python obj"
+    ):
+        read_features(str(tmp_path / "v.npz"))

@@ -91,7 +91,7 @@ def test_the_policy_holds_every_script(file, tmp_path):
         ({"kinds": "trajectory"}, UsageError, "a page includes every other applicable view by default"),
         ({"kinds": "tsne"}, InputError, "tsne needs features, and a file of measurements has none"),
         ({"images": "."}, UsageError, "`images=` needs samples, and a file of measurements has none"),
-        ({"metrics": "class_kl"}, InputError, "no metric in these files 'class_kl'"),
+        ({"metrics": "class_kl"}, InputError, "no measured metric 'class_kl'"),
         ({"coordinates": "a.csv"}, UsageError, "`coordinates=` applies to kinds with coordinates"),
     ],
     ids=str,

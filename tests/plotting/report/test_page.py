@@ -279,7 +279,7 @@ def test_fifty_thousand_points_stay_small(tmp_path, monkeypatch):
     [
         (
             {"kinds": ["pca", "silhouette"]},
-            "a page includes every other applicable view by default; leave out `kinds=silhouette`",
+            "a page includes every other applicable view by default; omit `kinds=silhouette`",
         ),
         ({"width": "slide"}, "`width=slide` applies to pictures"),
     ],

@@ -1,0 +1,66 @@
+"""What `extract` refuses before a model is opened, which may take minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from embedscope import devices
+from embedscope.data.dataset import Dataset
+from embedscope.errors import UsageError, check_choice, check_flag, check_seed, check_whole, displayed
+from embedscope.models.pooling import POOLINGS
+
+BATCH_SIZE = 256
+_DTYPES = ("float32", "float16")
+_ON_ERROR = ("stop", "skip")
+
+
+def check_run(device: Any, seed: Any, **flags: Any) -> None:
+    """Raise UsageError for a device, a seed or a flag that is none, InputError for a device that is not there."""
+    devices.choose(device)
+    check_seed(seed)
+    for name, value in flags.items():
+        check_flag(f"`{name}=`", value)
+
+
+def check_for_module(
+    dataset: Any, batch_size: int | None, workers: int | None, on_error: str, head: Any, **flags: bool
+) -> None:
+    """Raise UsageError for what an nn.Module and its loader do not take."""
+    if not isinstance(dataset, Dataset) and (isinstance(dataset, str | Path) or not hasattr(dataset, "__iter__")):
+        raise UsageError(
+            f"an nn.Module takes a loader, an iterable of (inputs, labels), got {displayed(dataset)}; "
+            "to read data by their location, use open_model and open_dataset"
+        )
+    if isinstance(dataset, Dataset):
+        raise UsageError(
+            "a data set needs an encoder from open_model, which prepares its inputs; an nn.Module goes with a loader"
+        )
+    given = {"batch_size": batch_size != BATCH_SIZE, "workers": workers is not None, "on_error": on_error != "stop"}
+    for name, wanted in {**given, "head": head is not None, **flags}.items():
+        if wanted:
+            raise UsageError(
+                f"`{name}=` applies to an encoder and a data set; an nn.Module takes the batches of its loader unchanged"
+            )
+
+
+def check_options(
+    output: Path | None,
+    batch_size: int | None,
+    dtype: str,
+    workers: int | None,
+    limit: int | None,
+    on_error: str,
+    pooling: str,
+) -> None:
+    """Raise UsageError for what `extract` could never do, before a model is opened that takes minutes to read."""
+    if output is not None and output.suffix.lower() in (".npz", ".npy"):
+        raise UsageError(
+            f"output {output} would be read as NumPy arrays, but a store is HDF5; name it {output.with_suffix('.h5')}"
+        )
+    for what, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("workers", workers, 0)):
+        if number is not None:
+            check_whole(f"`{what}=`", number, low=least)
+    check_choice("dtype", dtype, _DTYPES)
+    check_choice("choice", on_error, _ON_ERROR, place="`on_error=`")
+    check_choice("pooling", pooling, POOLINGS)
