@@ -39,7 +39,7 @@ class SampleData(BuildHookInterface):  # type: ignore[type-arg]
 
 
 class Readme(MetadataHookInterface):
-    """Show README on a package index, where relative links lead nowhere: they point to the repository at the tag of the version."""
+    """Show README on a package index, where relative links break: they point to the repository at the version's tag."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Set the readme."""
