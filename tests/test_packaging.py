@@ -47,7 +47,9 @@ def test_readme_of_the_package_has_no_relative_link(build):
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = settings["project"]
     assert "readme" in project["dynamic"]
-    assert "/README.md" in settings["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]  # a static readme is added by itself
+    assert (
+        "/README.md" in settings["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    )  # a static readme is added by itself
     hook, metadata = build.Readme(), {**project, "version": __version__}
     hook.root = str(ROOT)
     hook.update(metadata)
