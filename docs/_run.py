@@ -40,7 +40,7 @@ from safetensors.torch import load_file
 torch.save(load_file("sample_data/late.safetensors"), "late.ckpt")
 Path("network.py").write_text(Path("sample_data/network.py").read_text() + "\\nNet = DigitNet\\n")
 Path("late.h5").rename("other.h5")
-Path("report.html").unlink()
+Path("report.html").unlink(missing_ok=True)
 shutil.copytree("sample_data/digits", "photos")
 shutil.rmtree("run")
 Path("a.json").write_text(json.dumps(es.score("early.h5").as_json()))
