@@ -86,7 +86,7 @@ test-package: $(READY)  ## build wheel and sdist, use the wheel in a bare enviro
 	cd $(SCRATCH) && bare/bin/embedscope --help >/dev/null && bare/bin/embedscope env
 	cd $(SCRATCH) && bare/bin/embedscope extract $(CURDIR)/sample_data/network.py:DigitNet $(CURDIR)/sample_data/digits --checkpoint $(CURDIR)/sample_data/late.safetensors --overwrite -q -o late.h5
 	cd $(SCRATCH) && bare/bin/embedscope score late.h5 --split test
-	$(SCRATCH)/bare/bin/python -m pip install --quiet --disable-pip-version-check twine
+	$(SCRATCH)/bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt twine
 	$(SCRATCH)/bare/bin/python -m twine check --strict $(SCRATCH)/dist/*
 	for wheel in $(SCRATCH)/dist/*.whl; do $(SCRATCH)/bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$wheel[report,tables]" || exit 1; done
 	OMP_NUM_THREADS=1 $(SCRATCH)/bare/bin/python docs/_run.py
