@@ -81,7 +81,8 @@ test-constraints:  ## resolve constraints.txt with PyPI's builds for each Python
 	  env -u UV_TORCH_BACKEND MACOSX_DEPLOYMENT_TARGET=14.0 $(UV)/bin/uv pip compile --quiet --constraints constraints.txt --extra all --extra dev \
 	  --python-version $$python --python-platform $$platform --output-file $(UV)/$$python-$$platform.txt pyproject.toml || exit 1; done; done
 
-# The wheel alone and the base dependencies, then the tests of the unpacked sdist: what a user and a packager get.
+# The wheel alone and the base dependencies, README as a package index shows it, what README and the pages show, then the tests of
+# the unpacked sdist: what a user and a packager get.
 test-package: SCRATCH := build/package
 test-package: $(READY)  ## build wheel and sdist, use the wheel in a bare environment, test the sdist
 	rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
@@ -92,6 +93,10 @@ test-package: $(READY)  ## build wheel and sdist, use the wheel in a bare enviro
 	cd $(SCRATCH) && bare/bin/embedscope --help >/dev/null && bare/bin/embedscope env
 	cd $(SCRATCH) && bare/bin/embedscope extract $(CURDIR)/sample_data/network.py:DigitNet $(CURDIR)/sample_data/digits --checkpoint $(CURDIR)/sample_data/late.safetensors --overwrite -q -o late.h5
 	cd $(SCRATCH) && bare/bin/embedscope score late.h5 --split test
+	$(SCRATCH)/bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt twine
+	$(SCRATCH)/bare/bin/python -m twine check --strict $(SCRATCH)/dist/*
+	for wheel in $(SCRATCH)/dist/*.whl; do $(SCRATCH)/bare/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$wheel[report,tables]" || exit 1; done
+	OMP_NUM_THREADS=1 $(SCRATCH)/bare/bin/python docs/_run.py
 	tar -xzf $(SCRATCH)/dist/*.tar.gz -C $(SCRATCH)
 	cd $(SCRATCH)/embedscope-*/ && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m pytest -n $(WORKERS)
 

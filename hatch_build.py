@@ -1,15 +1,21 @@
-"""What hatchling runs when it builds a wheel: packs sample_data into one archive, which `embedscope demo` unpacks."""
+"""What hatchling runs when it builds: packs sample_data for `embedscope demo`, and makes the links of README absolute."""
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 # The same bytes from the same files, whenever and wherever they are built.
 _WRITTEN = (1980, 1, 1, 0, 0, 0)
+# Code, which stays; or where the target of a Markdown link or an HTML attribute begins, unless it has a scheme or is an anchor.
+_LINK = re.compile(
+    r"(?P<code>```.*?```|`[^`\n]*`)|(?:(?P<picture>!\[[^\]]*\]\(|\bsrc(?:set)?=\")|\]\(|\bhref=\")(?![a-z]+:|#)", re.DOTALL
+)
 
 
 class SampleData(BuildHookInterface):  # type: ignore[type-arg]
@@ -30,3 +36,23 @@ class SampleData(BuildHookInterface):  # type: ignore[type-arg]
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Leave nothing but what was asked for beside the wheel."""
         (Path(self.directory) / "sample_data.zip").unlink(missing_ok=True)
+
+
+class Readme(MetadataHookInterface):
+    """Show README on a package index, where relative links break: they point to the repository at the version's tag."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the readme."""
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        absolute = with_absolute_links(text, metadata["urls"]["Repository"], f"v{metadata['version']}")
+        metadata["readme"] = {"content-type": "text/markdown", "text": absolute}
+
+
+def with_absolute_links(text: str, repository: str, tag: str) -> str:
+    """Return Markdown whose relative links point to a GitHub repository at a tag, pictures to their bytes."""
+    page, raw = f"{repository}/blob/{tag}/", f"{repository.replace('github.com', 'raw.githubusercontent.com')}/{tag}/"
+
+    def absolute(match: re.Match[str]) -> str:
+        return match[0] if match["code"] else match[0] + (raw if match["picture"] else page)
+
+    return _LINK.sub(absolute, text)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import embedscope
+from docs import _run
 from docs._reference import command_page, llms, markdown, pages
 from embedscope import plugins
 from tests.conftest import ROOT
@@ -118,6 +119,36 @@ def test_a_docstring_becomes_tables_and_sessions():
     assert "| `a` | one, two. |" in text
     assert "- `E`: bad." in text
     assert "```pycon\n>>> 1\n1\n```" in text
+
+
+def test_blocks_of_a_page_are_read_in_order():
+    text = "```console\n$ a \\\n    b\nout\n$ c\n```\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\n```\nfree\n```\n"
+    assert list(_run.blocks(text)) == [
+        ("console", "a \\\n    b\n", "out\n"),
+        ("console", "c\n", ""),
+        ("python", "print(1)\n", "1\n"),
+    ]
+
+
+def test_every_session_is_read_as_commands():
+    """A session that begins without a prompt would not be run."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for session in re.findall(r"^```console\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            assert session.startswith("$ "), path.name
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "lacks"),
+    [
+        ("a 0.25 b", "note\na 0.2501\nb, c", ["b"]),
+        ("a 0.25", "a 0.26", ["0.25 (printed: 0.26)"]),
+        ("rows in 0.5 s, 3,479 rows/s", "rows in 9.1 s, 12 rows/s", []),
+        ("one two", "one", ["two"]),
+        ("───\n1,797 rows\n...", "─────\n1,797 rows\nmore", []),
+    ],
+)
+def test_what_an_output_lacks_is_found(shown, printed, lacks):
+    assert _run.missing(shown, printed, 2e-3) == lacks
 
 
 @pytest.mark.skipif(importlib.util.find_spec("material") is None, reason="mkdocs-material is not installed: extra docs")

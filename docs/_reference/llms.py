@@ -21,7 +21,7 @@ def text(nav: list[Any]) -> str:
         "",
         f"> {app.info.help}",
         "",
-        "A command-line program and a Python library. Install it with `pip install embedscope`.",
+        "A command-line program and a Python library. Install it with `pip install git+https://github.com/embedscope/embedscope`.",
         "",
         "## Commands",
         "",

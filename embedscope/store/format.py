@@ -24,17 +24,17 @@
 Written to `NAME.partial` and renamed when complete, after all of it was read back and compared with the digests. Rows are
 committed by blocks, which are whole chunks of every layer: the rows, a flush, the counter, a flush. A chunk is written once,
 whole: with a checksum, a chunk that is filled in two steps is rewritten in place, and a kill in between loses the rows that
-were there before. Up to /rows/done, an unfinished store is as good as a finished one, and a run can go on from there.
+were there before. Up to /rows/done, an unfinished store is as good as a finished one, and a run can resume from there.
 
-Before a block is written, the file system sets its room aside. HDF5 cannot recover from a write that fails: it loses what it
-held, and may crash when the program ends. A disk that fills up is so met while nothing is half written.
+Before a block is written, space for it is reserved. HDF5 cannot recover from a write that fails: it loses what it held, and
+may crash when the program ends. This way a full disk is noticed while nothing is half written.
 
 Structure is written as HDF5 1.8 has it: its object headers, links and superblock are checksummed, any HDF5 since 2008 reads it,
 and a file that was killed opens again. The still newer format (1.10) also protects the index of chunks, but marks a file as
 open for writing, and after a kill nothing opens it; the digests cover that index, and labels and texts, which no format
 protects. /digests came later than the rest; a store without it is read without these checks.
 
-JSON is a dataset and not an attribute because an attribute holds at most 64 KiB.
+JSON is a dataset rather than an attribute, because an attribute holds at most 64 KiB.
 """
 
 from __future__ import annotations
