@@ -221,6 +221,7 @@ class Harmful:
         ({"X": torch.zeros(2, 2, 2), "y": [0, 1]}, r"X must be numbers of shape \(N, D\)"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")  # of torch 2.15
 def test_tensors_that_cannot_be_used(tmp_path, capfd, saved, message):
     torch.save(saved, tmp_path / "a.pt")
     with pytest.raises(InputError, match=message):
