@@ -190,7 +190,7 @@ def test_a_folder_without_results_says_what_to_type(tmp_path, monkeypatch, capsy
 
 
 def test_a_store_is_not_results(tmp_path, capsys):
-    (tmp_path / "a.h5").touch()
+    (tmp_path / "a.h5").write_bytes(b"features")
     assert run("merge", tmp_path / "a.h5") == 1
     assert f"contains features, not results; score first: embedscope score {tmp_path}/a.h5 --json > scores.json" in (
         capsys.readouterr().err
@@ -200,7 +200,7 @@ def test_a_store_is_not_results(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"is not JSON as printed by embedscope score \(it is empty\)"),
+        ("", "is empty: it has 0 bytes"),
         ("{", "is not JSON"),
         ("[1]", "has no schema; expected"),
         ('{"schema": "embedscope.score/2"}', r"has the schema 'embedscope.score/2'; expected embedscope.score/1"),

@@ -120,8 +120,8 @@ def test_classes_of_one_side_only():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.zeros((40, 4)), "has 5 dimensions and features 4; a shift needs the same layer of both"),
-        (np.zeros((10, 5)), "features has 10 rows; a shift needs at least 20"),
+        (np.zeros((40, 4)), "data0: 5 dimensions, features: 4; a shift needs the same layer of both"),
+        (np.zeros((10, 5)), "features: 10 rows, but a shift needs at least 20"),
         (np.full((30, 5), np.nan), "features"),
     ],
 )
