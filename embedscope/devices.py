@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from embedscope.errors import InputError, UsageError, check_whole, displayed
+from embedscope.arguments import check_whole, displayed
+from embedscope.errors import InputError, UsageError
 
 # What is taken to be free where the system does not tell: on Windows.
 _UNKNOWN = 4 * 2**30

@@ -38,7 +38,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from embedscope.errors import InputError, MissingExtraError, UsageError, check_choice, explained, unknown
+from embedscope.arguments import check_choice
+from embedscope.errors import InputError, MissingExtraError, UsageError, explained, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"_version", "errors", "progress", "text"},
+    {"arguments"},
     {"plugins", "distributed", "devices"},
     {"ops"},
     {"metrics", "losses", "store"},

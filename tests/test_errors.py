@@ -1,17 +1,8 @@
 import numpy as np
 import pytest
 
-from embedscope.errors import (
-    EmbedscopeError,
-    UsageError,
-    check_choice,
-    check_names,
-    check_seed,
-    check_whole,
-    displayed,
-    nearest,
-    unknown,
-)
+from embedscope.arguments import check_choice, check_names, check_seed, check_whole, displayed
+from embedscope.errors import EmbedscopeError, UsageError, nearest, unknown
 
 
 def test_exit_codes():

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedscope.arguments import check_choice
 from embedscope.cli.console import fold, show
 from embedscope.cli.help import DATA, EXECUTION, GENERAL, OUTPUT
-from embedscope.errors import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedscope.arguments import check_choice
 from embedscope.cli import checkpoints
 from embedscope.cli.comparisons import print_comparisons, print_layers, print_shifts
 from embedscope.cli.console import Talk, print_csv, print_differences, print_findings, print_json, print_scores
 from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS, OUTPUT
 from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing, one_of
-from embedscope.errors import ThresholdError, UsageError, check_choice, nearest
+from embedscope.errors import ThresholdError, UsageError, nearest
 from embedscope.text import counted
 
 if TYPE_CHECKING:

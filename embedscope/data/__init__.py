@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedscope import plugins
-from embedscope.errors import InputError, check_path, nearest
+from embedscope.arguments import check_path
+from embedscope.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from embedscope.data.dataset import Dataset

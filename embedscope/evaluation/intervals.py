@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedscope.errors import UndefinedError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import UndefinedError
 from embedscope.ops import statistics
 from embedscope.ops.class_moments import present_classes
 from embedscope.text import counted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedscope import devices
-from embedscope.errors import check_flag, check_seed, check_text, check_whole
+from embedscope.arguments import check_flag, check_seed, check_text, check_whole
 from embedscope.evaluation.intervals import check_ci
 
 

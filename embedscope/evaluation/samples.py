@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from embedscope import devices
-from embedscope.errors import InputError, UndefinedError, check_text
+from embedscope.arguments import check_text
+from embedscope.errors import InputError, UndefinedError
 from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, mislabeled_rows, outlying_rows
 from embedscope.evaluation.issues import KINDS, Issue, Issues
 from embedscope.evaluation.options import check_options

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from embedscope import devices, distributed
-from embedscope.errors import UsageError, check_names, unknown
+from embedscope.arguments import check_names
+from embedscope.errors import UsageError, unknown
 from embedscope.evaluation import comparison
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedscope import plugins
-from embedscope.errors import ThresholdError, UsageError, check_number
+from embedscope.arguments import check_number
+from embedscope.errors import ThresholdError, UsageError
 from embedscope.metrics import expanded
 
 if TYPE_CHECKING:

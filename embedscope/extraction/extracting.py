@@ -11,16 +11,9 @@ import torch
 from torch import nn
 
 from embedscope import distributed
+from embedscope.arguments import check_names, check_path, displayed
 from embedscope.data.dataset import Dataset
-from embedscope.errors import (
-    InputError,
-    InterruptedRunError,
-    OutputError,
-    UsageError,
-    check_names,
-    check_path,
-    displayed,
-)
+from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.modules import extract_module
 from embedscope.extraction.options import BATCH_SIZE, check_for_module, check_options, check_run

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from embedscope import devices
+from embedscope.arguments import check_choice, check_flag, check_seed, check_whole, displayed
 from embedscope.data.dataset import Dataset
-from embedscope.errors import UsageError, check_choice, check_flag, check_seed, check_whole, displayed
+from embedscope.errors import UsageError
 from embedscope.models.pooling import POOLINGS
 
 BATCH_SIZE = 256

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from embedscope.errors import UsageError, check_flag, check_names, check_number, check_text, check_whole, unknown
+from embedscope.arguments import check_flag, check_names, check_number, check_text, check_whole
+from embedscope.errors import UsageError, unknown
 from embedscope.finetuning.specs import (
     check_augment,
     check_optimizer,

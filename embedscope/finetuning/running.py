@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope import devices, distributed
-from embedscope.errors import InterruptedRunError, UsageError, check_path, check_text, displayed
+from embedscope.arguments import check_path, check_text, displayed
+from embedscope.errors import InterruptedRunError, UsageError
 from embedscope.evaluation.options import check_options
 from embedscope.finetuning.comparing import summarized
 from embedscope.finetuning.config import TrainingConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from embedscope import plugins
-from embedscope.errors import UsageError, check_flag, check_number, check_whole
+from embedscope.arguments import check_flag, check_number, check_whole
+from embedscope.errors import UsageError
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"beta1": 0.9, "beta2": 0.999},

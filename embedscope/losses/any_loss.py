@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_choice, check_number
+from embedscope.arguments import check_choice, check_number
 from embedscope.losses import loss
 
 SCORES = ("f1", "accuracy", "balanced_accuracy", "g_mean")

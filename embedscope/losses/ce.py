@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from embedscope.errors import check_number
+from embedscope.arguments import check_number
 from embedscope.losses import loss
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from embedscope.errors import check_choice
+from embedscope.arguments import check_choice
 from embedscope.losses import loss
 from embedscope.ops.channel_classes import (
     ACTIVATIONS,

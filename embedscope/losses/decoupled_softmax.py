@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_number
+from embedscope.arguments import check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import cosines
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from embedscope import plugins
-from embedscope.errors import UsageError, check_number
+from embedscope.arguments import check_number
+from embedscope.errors import UsageError
 from embedscope.losses import READS
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_choice, check_flag, check_whole
+from embedscope.arguments import check_choice, check_flag, check_whole
 from embedscope.losses import loss
 from embedscope.ops.pairwise import distances
 

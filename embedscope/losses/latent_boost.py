@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_choice, check_flag, check_number
+from embedscope.arguments import check_choice, check_flag, check_number
 from embedscope.losses import loss
 from embedscope.losses.magnet import magnet_margins
 from embedscope.ops.class_moments import class_sums, present_classes, smallest_spread, squared_to_means

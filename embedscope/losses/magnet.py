@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_flag, check_number
+from embedscope.arguments import check_flag, check_number
 from embedscope.losses import loss
 from embedscope.ops.class_moments import Classes, present_classes, smallest_spread, squared_to_means
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedscope.errors import check_flag, check_number
+from embedscope.arguments import check_flag, check_number
 from embedscope.losses import loss
 from embedscope.losses._metric_learning import EmbeddingLoss, metric_learning
 

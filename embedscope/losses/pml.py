@@ -6,7 +6,8 @@ import copy
 from typing import TYPE_CHECKING
 
 from embedscope import plugins
-from embedscope.errors import UsageError, check_text
+from embedscope.arguments import check_text
+from embedscope.errors import UsageError
 from embedscope.losses import loss as declared
 from embedscope.losses._metric_learning import EmbeddingLoss, part, try_out
 

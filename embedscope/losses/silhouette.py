@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_choice, check_flag
+from embedscope.arguments import check_choice, check_flag
 from embedscope.losses import loss
 from embedscope.ops.class_distances import DISTANCES, batch_class_distances
 from embedscope.ops.minima import minimum

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import UsageError, check_choice, check_number
+from embedscope.arguments import check_choice, check_number
+from embedscope.errors import UsageError
 from embedscope.losses import loss
 from embedscope.ops.cosines import cosines
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_flag, check_number
+from embedscope.arguments import check_flag, check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import directions
 from embedscope.ops.potentials import log_potentials

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import check_choice, check_number
+from embedscope.arguments import check_choice, check_number
 from embedscope.losses import loss
 from embedscope.ops.cosines import KINDS, cosines, with_margin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedscope.errors import check_flag
+from embedscope.arguments import check_flag
 from embedscope.metrics import Result, metric
 from embedscope.ops import directions
 from embedscope.ops.class_moments import raw_moments

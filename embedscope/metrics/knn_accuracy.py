@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedscope.errors import check_choice, check_number
+from embedscope.arguments import check_choice, check_number
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.neighbors import nearest_neighbors

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedscope.errors import UndefinedError, check_choice, check_number
+from embedscope.arguments import check_choice, check_number
+from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_scatter import class_scatter
 from embedscope.ops.gathering import gathered

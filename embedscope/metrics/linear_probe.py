@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedscope import distributed
-from embedscope.errors import check_whole
+from embedscope.arguments import check_whole
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.probes import out_of_sample, predicted

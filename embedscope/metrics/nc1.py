@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedscope.errors import UndefinedError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_scatter import between_directions, class_scatter
 from embedscope.ops.gathering import gathered

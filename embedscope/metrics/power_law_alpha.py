@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedscope.errors import UndefinedError, check_whole
+from embedscope.arguments import check_whole
+from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.gathering import gathered
 from embedscope.ops.spectrum import covariance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import check_flag
+from embedscope.arguments import check_flag
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_distances import class_distances, class_moments
 from embedscope.ops.gathering import gathered

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedscope.errors import UndefinedError, check_number
+from embedscope.arguments import check_number
+from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.shared_neighbors import shared_neighbors
 from embedscope.text import counted

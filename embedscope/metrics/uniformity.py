@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedscope.errors import UndefinedError, check_number
+from embedscope.arguments import check_number
+from embedscope.errors import UndefinedError
 from embedscope.metrics import Result, metric
 from embedscope.ops.potentials import mean_potentials
 from embedscope.text import counted

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import plugins
-from embedscope.errors import InputError, UsageError, check_choice, check_path, check_seed, check_text, displayed, nearest
+from embedscope.arguments import check_choice, check_path, check_seed, check_text, displayed
+from embedscope.errors import InputError, UsageError, nearest
 from embedscope.models._reading import sha256_of
 from embedscope.models.checkpoint import load_checkpoint
 from embedscope.models.preparation import Pixels, as_numbers, as_size

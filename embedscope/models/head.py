@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from embedscope import plugins
-from embedscope.errors import InputError, UsageError, check_choice, explained
+from embedscope.arguments import check_choice
+from embedscope.errors import InputError, UsageError, explained
 from embedscope.models._reading import sha256_of
 from embedscope.store.heads import read_head
 

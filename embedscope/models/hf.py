@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from embedscope.errors import InputError, check_choice, check_flag, check_number, explained
+from embedscope.arguments import check_choice, check_flag, check_number
+from embedscope.errors import InputError, explained
 from embedscope.models._exactness import check_folder
 from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights

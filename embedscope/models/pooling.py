@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedscope.errors import InputError, UsageError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedscope.errors import InputError, UsageError, check_number, check_whole, displayed
+from embedscope.arguments import check_number, check_whole, displayed
+from embedscope.errors import InputError, UsageError
 from embedscope.models.images import reading, standard, to_tensor
 from embedscope.text import counted
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from embedscope.errors import InputError, UsageError, check_flag, explained, unknown
+from embedscope.arguments import check_flag
+from embedscope.errors import InputError, UsageError, explained, unknown
 from embedscope.models._exactness import check_folder
 from embedscope.models._opening import check_torchvision, quiet
 from embedscope.models.encoder import Encoder, Weights

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import UsageError, check_flag, explained
+from embedscope.arguments import check_flag
+from embedscope.errors import UsageError, explained
 from embedscope.models._opening import no_image, per_channel, quiet, unknown_among_many
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import ImagePreset

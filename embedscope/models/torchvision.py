@@ -7,7 +7,8 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import InputError, UsageError, check_choice, check_flag, explained
+from embedscope.arguments import check_choice, check_flag
+from embedscope.errors import InputError, UsageError, explained
 from embedscope.models._opening import no_image, not_adjustable, per_channel, quiet, unknown_among_many
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import ImagePreset, Pixels

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope import devices, distributed
+from embedscope.arguments import check_names
 from embedscope.data import open_dataset
 from embedscope.data.dataset import rows_of
-from embedscope.errors import InputError, OutputError, UsageError, check_names, unknown
+from embedscope.errors import InputError, OutputError, UsageError, unknown
 from embedscope.evaluation import Measurement, Scores, ScoreTable, evaluate
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound

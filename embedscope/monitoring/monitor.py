@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import distributed
-from embedscope.errors import UsageError, check_choice, check_names, check_path, check_whole, displayed
+from embedscope.arguments import check_choice, check_names, check_path, check_whole, displayed
+from embedscope.errors import UsageError
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.evaluating import bound
 from embedscope.evaluation.options import check_options

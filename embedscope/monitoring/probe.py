@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils import data
 
 from embedscope import devices, distributed
+from embedscope.arguments import displayed
 from embedscope.data import open_dataset
 from embedscope.data.dataset import Dataset, rows_of
-from embedscope.errors import InputError, UsageError, displayed
+from embedscope.errors import InputError, UsageError
 from embedscope.extraction.loading import Batches, choose_workers, first_readable, load
 from embedscope.extraction.modules import parts
 from embedscope.models.inputs import count_rows, cut

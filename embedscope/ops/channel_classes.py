@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from embedscope import distributed
-from embedscope.errors import UndefinedError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import UndefinedError
 from embedscope.ops.class_moments import class_sums
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from embedscope import distributed
-from embedscope.errors import UndefinedError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import UndefinedError
 from embedscope.ops import blocks
 from embedscope.ops.all_pairs import all_pairs_once, some_against_all
 from embedscope.ops.class_moments import (

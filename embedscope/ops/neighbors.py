@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from embedscope import distributed
-from embedscope.errors import UndefinedError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import UndefinedError
 from embedscope.ops import blocks
 from embedscope.ops.neighbor_space import Space, lower_bounds, pair_distances, surveyed
 from embedscope.ops.neighbor_tiles import Candidates, closest, kept_count

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedscope import distributed
-from embedscope.errors import UndefinedError, check_number, check_whole
+from embedscope.arguments import check_number, check_whole
+from embedscope.errors import UndefinedError
 from embedscope.ops import blocks
 from embedscope.ops.class_moments import Classes, present_classes
 from embedscope.ops.keeping import fingerprint, kept

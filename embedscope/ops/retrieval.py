@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from embedscope import distributed
-from embedscope.errors import UndefinedError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import UndefinedError
 from embedscope.ops import blocks
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.neighbor_space import Space, surveyed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedscope.errors import InputError, check_number
+from embedscope.arguments import check_number
+from embedscope.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import check_choice, check_whole
+from embedscope.arguments import check_choice, check_whole
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.keeping import fingerprint, kept
 from embedscope.ops.neighbors import DISTANCES, Neighbors, nearest_neighbors

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from embedscope.errors import check_choice, check_number
+from embedscope.arguments import check_choice, check_number
 from embedscope.ops.minima import SOFT_MINIMA, MinimumForm
 
 

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.errors import (
-    InputError,
-    OutputError,
-    UndefinedError,
-    UsageError,
-    check_choice,
-    check_names,
-    check_path,
-    check_text,
-    check_whole,
-)
+from embedscope.arguments import check_choice, check_names, check_path, check_text, check_whole
+from embedscope.errors import InputError, OutputError, UndefinedError, UsageError
 from embedscope.evaluation.evaluating import bound
 from embedscope.evaluation.options import check_options
 from embedscope.metrics import STANDARD as METRICS

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import UsageError, check_choice
+from embedscope.arguments import check_choice
+from embedscope.errors import UsageError
 from embedscope.text import printable
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import EmbedscopeError, InputError, UsageError, check_choice, check_whole
+from embedscope.arguments import check_choice, check_whole
+from embedscope.errors import EmbedscopeError, InputError, UsageError
 from embedscope.evaluation import find_issues
 from embedscope.evaluation.issues import KINDS
 from embedscope.models.images import visible

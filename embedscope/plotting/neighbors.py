@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope.errors import UndefinedError, check_choice, check_whole
+from embedscope.arguments import check_choice, check_whole
+from embedscope.errors import UndefinedError
 from embedscope.metrics.hubness import hubness
 from embedscope.metrics.knn_accuracy import knn_accuracy
 from embedscope.ops.neighbors import DISTANCES

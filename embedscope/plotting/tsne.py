@@ -7,7 +7,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import check_number
+from embedscope.arguments import check_number
 from embedscope.plotting import kind
 from embedscope.plotting.layouts import Layout, draw_layouts, laid_out
 from embedscope.plotting.pca import components

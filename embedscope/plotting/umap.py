@@ -6,7 +6,8 @@ import importlib.metadata
 import os
 from typing import TYPE_CHECKING, Any
 
-from embedscope.errors import UndefinedError, check_whole
+from embedscope.arguments import check_whole
+from embedscope.errors import UndefinedError
 from embedscope.plotting import kind
 from embedscope.plotting.layouts import Layout, draw_layouts, laid_out
 from embedscope.plotting.pca import components

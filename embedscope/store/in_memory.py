@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedscope.errors import InputError, UsageError, displayed, unknown
+from embedscope.arguments import displayed
+from embedscope.errors import InputError, UsageError, unknown
 from embedscope.store import foreign
 from embedscope.store.foreign import exact_floats
 from embedscope.store.labels import encode

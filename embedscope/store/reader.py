@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedscope.errors import InputError, UsageError, check_names, check_path, unknown
+from embedscope.arguments import check_names, check_path
+from embedscope.errors import InputError, UsageError, unknown
 from embedscope.progress import Track, untracked
 from embedscope.store import opening
 from embedscope.store.contents import Contents, check_schema, explained, read_contents

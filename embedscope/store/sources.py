@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from embedscope.errors import UsageError, check_names, displayed
+from embedscope.arguments import check_names, displayed
+from embedscope.errors import UsageError
 from embedscope.store.features import FeatureSet
 from embedscope.store.in_memory import UNNAMED, annotated, feature_set
 from embedscope.store.reader import distinct_names, open_features

@@ -1,0 +1,106 @@
+"""Checks of the arguments that functions take from users: each returns the value in its plain type, or raises a UsageError."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedscope.errors import UsageError, unknown
+
+# Characters of a value that a message shows.
+_LONGEST = 60
+
+
+def displayed(value: Any) -> str:
+    """Return a value of any kind as a message shows what was given: text in quotes, arrays by their shape, never long.
+
+    >>> displayed("x"), displayed(3), displayed([1, 2])
+    ("'x'", '3', '[1, 2]')
+    """
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"{type(value).__name__} of shape {tuple(map(int, shape))}"
+    text = " ".join(repr(value).split())
+    if isinstance(value, str | int | float | bool | list | tuple | dict | None):
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return f"an object of type {type(value).__name__}"
+
+
+def check_choice(what: str, got: Any, known: Iterable[str], *, place: str = "") -> str:
+    """Return `got` if it is one of the known names, else raise a UsageError that names the nearest."""
+    names = list(known)
+    if not isinstance(got, str) or got not in names:
+        raise UsageError(unknown(what, got if isinstance(got, str) else displayed(got), names, place=place))
+    return got
+
+
+def check_text(what: str, got: Any) -> str:
+    """Return `got` if it is text, else raise a UsageError."""
+    if not isinstance(got, str):
+        raise UsageError(f"{what} must be a string, got {displayed(got)}")
+    return got
+
+
+def check_path(what: str, got: Any, *, advice: str = "") -> Path:
+    """Return `got`, text or a path, as a Path, else raise a UsageError that ends with the advice."""
+    if not isinstance(got, str | os.PathLike) or not str(got):
+        raise UsageError(f"{what} must be a path, got {displayed(got)}{advice and '; '}{advice}")
+    return Path(got)
+
+
+def check_names(what: str, got: Any, *, some: bool = False) -> list[str]:
+    """Return one text, or several, as a list; UsageError for anything else, and for none of them where there must be `some`.
+
+    >>> check_names("layers", "conv"), check_names("layers", ("conv", "fc"))
+    (['conv'], ['conv', 'fc'])
+    """
+    several = isinstance(got, Iterable) and not isinstance(got, bytes | Mapping)
+    listed = [got] if isinstance(got, str) else list(got) if several else None
+    if listed is None or not all(isinstance(each, str) for each in listed):
+        raise UsageError(f"{what} must be a string or a list of strings, got {displayed(got)}")
+    if some and not listed:
+        raise UsageError(f"{what} is empty; name at least one, or omit it for the default")
+    return listed
+
+
+def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `got` as a finite float if above < got and low <= got <= high, else raise a UsageError that says the range."""
+    try:
+        value = math.nan if isinstance(got, bool | str) else float(got)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not (above < value < math.inf and low <= value <= high):
+        lowest = f" above {above:g}" if above > -math.inf else f" of at least {low:g}" if low > -math.inf else ""
+        highest = f" and at most {high:g}" if high < math.inf else ""
+        if low > -math.inf and high < math.inf:
+            lowest, highest = f" from {low:g}", f" to {high:g}"
+        raise UsageError(f"{what} must be a number{lowest}{highest}, got {displayed(got)}")
+    return value
+
+
+def check_flag(what: str, got: Any) -> bool:
+    """Return `got` if it is True or False, else raise a UsageError."""
+    if not isinstance(got, bool):
+        raise UsageError(f"{what} must be True or False, got {displayed(got)}")
+    return got
+
+
+def check_whole(what: str, got: Any, *, low: int, high: int | None = None) -> int:
+    """Return `got` as an int if it is a whole number from `low` to `high`, of any library, else raise a UsageError."""
+    try:
+        value = None if isinstance(got, bool) else operator.index(got)
+    except TypeError:
+        value = None
+    if value is None or value < low or (high is not None and value > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise UsageError(f"{what} must be an integer {limits}, got {displayed(got)}")
+    return value
+
+
+def check_seed(got: Any) -> int:
+    """Return a seed that every library takes, else raise a UsageError."""
+    return check_whole("`seed=`", got, low=0, high=2**32 - 1)
