@@ -23,9 +23,11 @@ def displayed(value: Any) -> str:
     """
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape:
-        return f"{type(value).__name__} of shape {tuple(map(int, shape))}"
-    text = " ".join(repr(value).split())
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    if shape == () and hasattr(value, "item"):
+        value = value.item()
     if isinstance(value, str | int | float | bool | list | tuple | dict | None):
+        text = " ".join(repr(value).split())
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return f"an object of type {type(value).__name__}"
 
@@ -47,19 +49,22 @@ def check_text(what: str, got: Any) -> str:
 
 def check_path(what: str, got: Any, *, advice: str = "") -> Path:
     """Return `got`, text or a path, as a Path, else raise a UsageError that ends with the advice."""
-    if not isinstance(got, str | os.PathLike) or not str(got):
+    path = os.fspath(got) if isinstance(got, str | os.PathLike) else ""
+    if not path or not isinstance(path, str):
         raise UsageError(f"{what} must be a path, got {displayed(got)}{advice and '; '}{advice}")
-    return Path(got)
+    return Path(path)
 
 
 def check_names(what: str, got: Any, *, some: bool = False) -> list[str]:
     """Return one text, or several, as a list; UsageError for anything else, and for none of them where there must be `some`.
 
+    None stands for none of them.
+
     >>> check_names("layers", "conv"), check_names("layers", ("conv", "fc"))
     (['conv'], ['conv', 'fc'])
     """
-    several = isinstance(got, Iterable) and not isinstance(got, bytes | Mapping)
-    listed = [got] if isinstance(got, str) else list(got) if several else None
+    several = isinstance(got, Iterable) and not isinstance(got, bytes | Mapping) and getattr(got, "shape", None) != ()
+    listed = [] if got is None else [got] if isinstance(got, str) else list(got) if several else None
     if listed is None or not all(isinstance(each, str) for each in listed):
         raise UsageError(f"{what} must be a string or a list of strings, got {displayed(got)}")
     if some and not listed:
@@ -83,10 +88,19 @@ def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = 
 
 
 def check_flag(what: str, got: Any) -> bool:
-    """Return `got` if it is True or False, else raise a UsageError."""
-    if not isinstance(got, bool):
+    """Return `got` as a bool if it is True or False, of any library, else raise a UsageError."""
+    plain = got.item() if getattr(got, "shape", None) == () and hasattr(got, "item") else got
+    if not isinstance(plain, bool):
         raise UsageError(f"{what} must be True or False, got {displayed(got)}")
-    return got
+    return plain
+
+
+def check_flags(**flags: Any) -> tuple[bool, ...]:
+    """Return the values of arguments that are True or False, in the order given, else raise a UsageError.
+
+    >>> amp, resume = check_flags(amp=True, resume=False)
+    """
+    return tuple(check_flag(f"`{name}=`", value) for name, value in flags.items())
 
 
 def check_whole(what: str, got: Any, *, low: int, high: int | None = None) -> int:
@@ -96,11 +110,21 @@ def check_whole(what: str, got: Any, *, low: int, high: int | None = None) -> in
     except TypeError:
         value = None
     if value is None or value < low or (high is not None and value > high):
-        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        limits = f"of at least {low:,}" if high is None else f"from {low:,} to {high:,}"
         raise UsageError(f"{what} must be an integer {limits}, got {displayed(got)}")
     return value
 
 
-def check_seed(got: Any) -> int:
-    """Return a seed that every library takes, else raise a UsageError."""
-    return check_whole("`seed=`", got, low=0, high=2**32 - 1)
+def check_optional_whole(what: str, got: Any, *, low: int) -> int | None:
+    """Return `got` as an int, as `check_whole` does, or None for None."""
+    return None if got is None else check_whole(what, got, low=low)
+
+
+def check_optional_text(what: str, got: Any) -> str | None:
+    """Return `got` if it is text or None, else raise a UsageError."""
+    return None if got is None else check_text(what, got)
+
+
+def check_seed(got: Any, what: str = "`seed=`") -> int:
+    """Return a seed that every library takes, 0 to 2**32 - 1, as an int, else raise a UsageError."""
+    return check_whole(what, got, low=0, high=2**32 - 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from embedscope.arguments import check_whole, displayed
+from embedscope.arguments import check_number, displayed
 from embedscope.errors import InputError, UsageError
 
 # What is taken to be free where the system does not tell: on Windows.
@@ -46,7 +46,7 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def memory_limit(given: int | str | None, *, least: int = 2**24) -> int | None:
+def memory_limit(given: float | str | None, *, least: int = 2**24) -> int | None:
     """Return a memory limit in bytes, given as a number or a size such as "4GB"; None for none.
 
     UsageError for anything else, and for fewer than `least` bytes: a run takes several times 16 MB for torch itself.
@@ -60,7 +60,7 @@ def memory_limit(given: int | str | None, *, least: int = 2**24) -> int | None:
         size = parse_bytes(given)
     else:
         try:
-            size = check_whole("", given, low=-(2**63))
+            size = int(check_number("", given))
         except UsageError as error:
             raise UsageError(f"`memory=` takes a number of bytes, or a size such as '4GB'; got {displayed(given)}") from error
     if size < least:

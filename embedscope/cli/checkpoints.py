@@ -84,7 +84,8 @@ def measured(
             return score_checkpoints(checkpoints, model, data, output, preparation=given, **options)
         except UsageError as error:  # score has no flag of its own that lists layers
             listing = f"embedscope extract {quote(model)} {quote(data)} --list-layers"
-            raise UsageError(str(error).replace("`list_layers()`", listing)) from error
+            error.args = (str(error).replace("`list_layers()`", listing),)
+            raise
 
 
 def check_all_measured(scores: ScoreTable) -> None:

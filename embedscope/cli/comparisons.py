@@ -90,13 +90,12 @@ def print_layers(scores: Sequence[Scores], ranking: LayerRanking) -> None:
     """Print one row per layer, best first, and the recommended layer."""
     entries = {(entry.name, entry.layer): entry for entry in scores}
     ordered = [entries[each.name, each.layer] for each in ranking.layers]
-    one_source = len({entry.source for entry in scores}) == len({entry.layer for entry in scores}) - len(scores) + 1
     keys = [ranking.metric, *(key for key in scores[0].metrics if key != ranking.metric)]
     rows = []
     for place, entry in enumerate(ordered):
         cells = [measured(entry.metrics[key]) if key in entry.metrics else "–" for key in keys]
         cells[0] += BEST if place == ranking.take else ""
-        rows.append((entry.layer if one_source else entry.name, [f"{entry.dimensions:,}", *cells]))
+        rows.append((entry.layer if ranking.what == "layer" else entry.name, [f"{entry.dimensions:,}", *cells]))
     headings = [f"{key}{arrow(scores[0].metrics[key].better)}" for key in keys]
     print_columns(ranking.what, ["dimensions", *headings], [rows])
     show(f"* {ranking.reason}")

@@ -194,7 +194,8 @@ def score(
     thresholds = [parse_threshold(text, chosen) for text in fail_under or ()]
     if layers:
         check_ranked(chosen)
-    _check_files(samples, issues, chosen, features, overwrite=overwrite)
+    sources = [*features, *(each for each in (against, data) if each is not None)]
+    _check_files(samples, issues, chosen, sources, overwrite=overwrite)
     options: dict[str, Any] = {
         "metrics": chosen,
         "layers": layer or (),
@@ -255,6 +256,7 @@ def _check_files(samples: Path | None, issues: Path | None, metrics: list[str], 
     from embedscope.store.foreign import parse_source
     from embedscope.store.tables import check_table
 
+    inputs = [file for source in sources for file in parse_source(source).files]
     for path in (samples, issues):
         if path is not None:
             check_table(path)
@@ -264,7 +266,6 @@ def _check_files(samples: Path | None, issues: Path | None, metrics: list[str], 
         )
     for path in (samples, issues):
         if path is not None:
-            inputs = [file for source in sources for file in parse_source(source).files]
             check_output(path, overwrite=overwrite, inputs=inputs)
     if samples is not None and issues is not None and samples.resolve() == issues.resolve():
         raise UsageError(f"--samples and --issues both write {samples}; give each a name of its own")

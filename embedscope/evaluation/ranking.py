@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedscope.errors import InputError, UsageError, unknown
@@ -62,7 +62,7 @@ class LayerRanking:
     @property
     def what(self) -> str:
         """What is ranked: the layers of one source, or embeddings of several."""
-        return "layer" if len({each.source for each in self.layers}) == 1 else "embedding"
+        return _what(self.layers)
 
     def as_json(self) -> dict[str, Any]:
         """Lay the ranking out for `score --json`."""
@@ -120,9 +120,12 @@ def rank_layers(scores: Sequence[Scores], by: str | None = None) -> LayerRanking
     gaps = {place: difference_interval(scores[order[0]], scores[place], key) for place in order[1:]}
     layers = [_ranked(scores[place], key, gaps.get(place)) for place in order]
     layers += [_ranked(entry, key, None) for entry, value in zip(scores, values, strict=True) if value is None]
-    found = LayerRanking(key, better, tuple(layers), None, "")
-    take, reason = _choice(layers[: len(order)], key, sign, found.what)
-    return replace(found, take=take, reason=reason)
+    take, reason = _choice(layers[: len(order)], key, sign, _what(layers))
+    return LayerRanking(key, better, tuple(layers), take, reason)
+
+
+def _what(layers: Sequence[RankedLayer]) -> str:
+    return "layer" if len({each.source for each in layers}) == 1 else "embedding"
 
 
 def check_ranked(metrics: Sequence[str]) -> Better:

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from embedscope import devices
-from embedscope.arguments import check_text
+from embedscope.arguments import check_optional_text, check_seed
 from embedscope.errors import InputError, UndefinedError
 from embedscope.evaluation.flagging import FLAGGED, LabelsChecked, copied_rows, mislabeled_rows, outlying_rows
 from embedscope.evaluation.issues import KINDS, Issue, Issues
-from embedscope.evaluation.options import check_options
 from embedscope.ops.blocks import allowance, limits
 from embedscope.ops.constant_channels import constant_channels
 from embedscope.ops.label_issues import check_labels, expected_precision, neighbor_shares, strangers
@@ -97,9 +96,8 @@ def find_issues(
         [('dog', 'cat')]
     """
     memory = devices.memory_limit(memory)
-    check_options(split=split, device=device, seed=seed)
-    if layer is not None:
-        check_text("`layer=`", layer)
+    split, layer = check_optional_text("`split=`", split), check_optional_text("`layer=`", layer)
+    seed = check_seed(seed)
     found = select_split(_opened(features, labels, ids, splits, layer), split)
     where = devices.choose(device, float64=True)
     with limits(memory=allowance(where, memory), track=track):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,13 @@ import numpy as np
 import torch
 
 from embedscope import devices, distributed
-from embedscope.arguments import check_names
+from embedscope.arguments import check_flag, check_names, check_optional_text, check_optional_whole, check_seed
 from embedscope.errors import UsageError, unknown
 from embedscope.evaluation import comparison
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound, evaluate
 from embedscope.evaluation.further_findings import with_comparison
-from embedscope.evaluation.options import check_options
+from embedscope.evaluation.intervals import check_ci
 from embedscope.evaluation.scores import ScoreTable
 from embedscope.evaluation.shift import Shift, measure_shift
 from embedscope.metrics import STANDARD
@@ -88,7 +89,10 @@ def score(
     chosen = check_names("`metrics=`", metrics, some=True)
     wanted = check_names("`layers=`", layers)
     memory = devices.memory_limit(memory)
-    check_options(split=split, sample=sample, ci=ci, device=device, seed=seed, compare=compare)
+    split, sample = check_optional_text("`split=`", split), check_optional_whole("`sample=`", sample, low=1)
+    seed, compare = check_seed(seed), check_flag("`compare=`", compare)
+    check_ci(ci)
+    devices.choose(device, float64=True)
     bound(chosen)  # a typo should not cost the time of opening the sources
     found = [select_split(features, split) for features in open_sources(sources, labels, layers=wanted)]
     others = [] if against is None else _counterparts(found, against)
@@ -103,12 +107,11 @@ def score(
         )
 
     scores = [measured(features) for features in found]
-    scores = [
-        replace(entry, warnings=[*entry.warnings, f"measured against itself ({one.source}); give other rows to find a shift"])
-        if against is not None and (against is sources or _are_same(one, other))
-        else entry
-        for entry, one, other in zip(scores, found, others or found, strict=True)
-    ]
+    if others and split is None:
+        scores = [
+            _with_self_warning(entry, one) if against is sources or _is_from_same_file(sources, against, one, other) else entry
+            for entry, one, other in zip(scores, found, others, strict=True)
+        ]
     comparisons: list[Comparison] = []
     shifts: list[Shift] = []
     if compare or others:
@@ -119,12 +122,17 @@ def score(
     return ScoreTable(with_comparison(scores, gaps, comparisons, shifts), gaps, comparisons, shifts)
 
 
-def _are_same(one: FeatureSet, other: FeatureSet) -> bool:
-    """Whether two embeddings are of one layer of one file, or hold the same array."""
-    if one is other or one.features is other.features:
-        return True
+def _is_from_same_file(sources: Any, against: Any, one: FeatureSet, other: FeatureSet) -> bool:
+    """Whether both embeddings are of one layer of one file; what lies in memory has names for sources, and no file."""
+    if isinstance(sources, Mapping) or not isinstance(against, str | os.PathLike) or one.layer != other.layer:
+        return False
     paths = Path(one.source), Path(other.source)
-    return one.layer == other.layer and all(each.is_file() for each in paths) and paths[0].samefile(paths[1])
+    return all(each.is_file() for each in paths) and paths[0].samefile(paths[1])
+
+
+def _with_self_warning(entry: Scores, features: FeatureSet) -> Scores:
+    warning = f"measured against itself ({features.source}); give other rows to find a shift"
+    return replace(entry, warnings=[*entry.warnings, warning])
 
 
 def _comparisons(

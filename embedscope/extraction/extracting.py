@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from embedscope import distributed
-from embedscope.arguments import check_names, check_path, displayed
+from embedscope import devices, distributed
+from embedscope.arguments import check_flags, check_names, check_optional_whole, check_path, check_seed, displayed
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
 from embedscope.extraction.modules import extract_module
-from embedscope.extraction.options import BATCH_SIZE, check_for_module, check_options, check_run
+from embedscope.extraction.options import BATCH_SIZE, check_for_module, check_options
 from embedscope.extraction.outcome import Extraction
 from embedscope.extraction.recording import recorded
 from embedscope.extraction.resuming import ANEW, check_first_rows, check_same, written_before
@@ -136,8 +136,18 @@ def extract(
     started = time.perf_counter()
     output = None if output is None else check_path("`output=`", output)
     layers = check_names("`layers=`", layers)
-    flags = {"logits": logits, "amp": amp, "allow_partial": allow_partial, "deterministic": deterministic}
-    check_run(device, seed, overwrite=overwrite, resume=resume, **flags)
+    logits, amp, allow_partial, deterministic, overwrite, resume = check_flags(
+        logits=logits,
+        amp=amp,
+        allow_partial=allow_partial,
+        deterministic=deterministic,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    batch_size = check_optional_whole("`batch_size=`", batch_size, low=1)
+    limit = check_optional_whole("`limit=`", limit, low=1)
+    workers, seed = check_optional_whole("`workers=`", workers, low=0), check_seed(seed)
+    devices.choose(device)
     if isinstance(encoder, nn.Module):
         loader: Any = dataset
         check_for_module(loader, batch_size, workers, on_error, head, logits=logits, allow_partial=allow_partial, resume=resume)

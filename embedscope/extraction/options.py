@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from embedscope import devices
-from embedscope.arguments import check_choice, check_flag, check_seed, check_whole, displayed
+from embedscope.arguments import check_choice, check_optional_whole, displayed
 from embedscope.data.dataset import Dataset
 from embedscope.errors import UsageError
 from embedscope.models.pooling import POOLINGS
@@ -16,19 +15,11 @@ _DTYPES = ("float32", "float16")
 _ON_ERROR = ("stop", "skip")
 
 
-def check_run(device: Any, seed: Any, **flags: Any) -> None:
-    """Raise UsageError for a device, a seed or a flag that is none, InputError for a device that is not there."""
-    devices.choose(device)
-    check_seed(seed)
-    for name, value in flags.items():
-        check_flag(f"`{name}=`", value)
-
-
 def check_for_module(
     dataset: Any, batch_size: int | None, workers: int | None, on_error: str, head: Any, **flags: bool
 ) -> None:
     """Raise UsageError for what an nn.Module and its loader do not take."""
-    if not isinstance(dataset, Dataset) and (isinstance(dataset, str | Path) or not hasattr(dataset, "__iter__")):
+    if not isinstance(dataset, Dataset) and (isinstance(dataset, str | Path) or not is_iterable(dataset)):
         raise UsageError(
             f"an nn.Module takes a loader, an iterable of (inputs, labels), got {displayed(dataset)}; "
             "to read data by their location, use open_model and open_dataset"
@@ -43,6 +34,15 @@ def check_for_module(
             raise UsageError(
                 f"`{name}=` applies to an encoder and a data set; an nn.Module takes the batches of its loader unchanged"
             )
+
+
+def is_iterable(loader: Any) -> bool:
+    """Whether `for batch in loader` works, with `__iter__` or with `__getitem__` alone."""
+    try:
+        iter(loader)
+    except TypeError:
+        return False
+    return True
 
 
 def check_options(
@@ -60,8 +60,7 @@ def check_options(
             f"output {output} would be read as NumPy arrays, but a store is HDF5; name it {output.with_suffix('.h5')}"
         )
     for what, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("workers", workers, 0)):
-        if number is not None:
-            check_whole(f"`{what}=`", number, low=least)
+        check_optional_whole(f"`{what}=`", number, low=least)
     check_choice("dtype", dtype, _DTYPES)
     check_choice("choice", on_error, _ON_ERROR, place="`on_error=`")
     check_choice("pooling", pooling, POOLINGS)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope import devices, distributed
-from embedscope.arguments import check_path, check_text, displayed
+from embedscope.arguments import check_flags, check_path, check_text, displayed
 from embedscope.errors import InterruptedRunError, UsageError
-from embedscope.evaluation.options import check_options
 from embedscope.finetuning.comparing import summarized
 from embedscope.finetuning.config import TrainingConfig
 from embedscope.finetuning.material import prepare
@@ -153,7 +152,7 @@ def finetune(
         check_text("`layer=`", layer)
     if label_map is not None and not isinstance(label_map, Mapping):
         raise UsageError(f"`label_map=` takes a mapping of class names to class names, got {displayed(label_map)}")
-    check_options(overwrite=overwrite, resume=resume)
+    overwrite, resume = check_flags(overwrite=overwrite, resume=resume)
     config = (config or TrainingConfig()).with_settings(**settings)
     check(config)
     if run is not None:

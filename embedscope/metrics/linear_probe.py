@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedscope import distributed
-from embedscope.arguments import check_whole
+from embedscope.arguments import check_seed, check_whole
 from embedscope.metrics import Result, metric
 from embedscope.ops.class_moments import present_classes
 from embedscope.ops.probes import out_of_sample, predicted
@@ -87,7 +87,7 @@ def linear_probe(
 
     Reference: Alain and Bengio 2016, arXiv:1610.01644.
     """
-    check_whole("seed", seed, low=0, high=2**32 - 1)
+    folds, seed = check_whole("folds", folds, low=2), check_seed(seed, "seed")
     classes = present_classes(labels)
     if train is not None:
         return _of_split(features, classes, *taught_and_tested(splits, train, anchors, labels.device), C=C, seed=seed)

@@ -48,8 +48,7 @@ def power_law_alpha(features: Rows, labels: Tensor, *, first: int = 4, last: int
 
     Reference: arXiv:2202.05808 (alpha-ReQ); the window is that of Stringer et al. 2019, doi:10.1038/s41586-019-1346-5.
     """
-    check_whole("first", first, low=1)
-    check_whole("last", last, low=2)
+    first, last = check_whole("first", first, low=1), check_whole("last", last, low=2)
     eigenvalues = gathered(covariance, features, labels).eigenvalues()
     heights = eigenvalues[eigenvalues > 0][first - 1 : last].log()
     if len(heights) < 2:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedscope import plugins
-from embedscope.arguments import check_choice, check_path, check_seed, check_text, displayed
+from embedscope.arguments import check_choice, check_path, check_seed, check_text
 from embedscope.errors import InputError, UsageError, nearest
 from embedscope.models._reading import sha256_of
 from embedscope.models.checkpoint import load_checkpoint
-from embedscope.models.preparation import Pixels, as_numbers, as_size
+from embedscope.models.preparation import Pixels, as_numbers, as_range, as_size
 
 if TYPE_CHECKING:
     from embedscope.models.encoder import Encoder
@@ -69,13 +69,12 @@ def open_model(
     spec = str(check_path("the model", spec)) if not isinstance(spec, str) else spec
     if checkpoint is not None:
         checkpoint = str(check_path("`checkpoint=`", checkpoint))
-    check_seed(seed)
+    seed = check_seed(seed)
     size = None if size is None else as_size(size)
     mean, std = (None if each is None else as_numbers(what, each) for what, each in (("mean", mean), ("std", std)))
     if weights is not None:
         check_text("`weights=`", weights)
-    if value_range is not None and len(as_numbers("value_range", value_range)) != 2:
-        raise UsageError(f"`value_range=` takes two numbers, black and white, got {displayed(value_range)}")
+    value_range = None if value_range is None else as_range(value_range)
     source, location, parsed = _sourced(spec)
     plugin = plugins.load("models", source)
     parameters = inspect.signature(plugin).parameters

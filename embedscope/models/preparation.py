@@ -11,7 +11,7 @@ from torch import Tensor
 
 from embedscope.arguments import check_number, check_whole, displayed
 from embedscope.errors import InputError, UsageError
-from embedscope.models.images import reading, standard, to_tensor
+from embedscope.models.images import parse_range, reading, standard, to_tensor
 from embedscope.text import counted
 
 if TYPE_CHECKING:
@@ -205,7 +205,8 @@ def as_size(given: Any) -> tuple[int, int]:
     """Return (height, width) of a size given as both, as one number for both, or as text; UsageError for anything else."""
     if isinstance(given, str):
         return parse_size(given)
-    sides = tuple(given) if isinstance(given, list | tuple) else (given, given)
+    several = given.tolist() if isinstance(given, np.ndarray | Tensor) else given
+    sides = tuple(several) if isinstance(several, list | tuple) else (several, several)
     if len(sides) != 2:
         raise UsageError(f"`size=` takes (height, width), or one number for both, got {displayed(given)}")
     return check_whole("`size=`", sides[0], low=1, high=2**14), check_whole("`size=`", sides[1], low=1, high=2**14)
@@ -221,6 +222,14 @@ def as_numbers(what: str, given: Any) -> tuple[float, ...]:
         raise UsageError(f"`{what}=` takes one number per channel, got {displayed(given)}")
     above = {"above": 0.0} if what == "std" else {}
     return tuple(check_number(f"`{what}=`", each, **above) for each in listed)
+
+
+def as_range(given: Any) -> tuple[float, float]:
+    """Return (black, white) of a range given as two numbers or as text; UsageError unless black is below white."""
+    numbers = parse_range(given) if isinstance(given, str) else as_numbers("value_range", given)
+    if len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise UsageError(f"`value_range=` takes two numbers, black and a larger one for white, got {displayed(given)}")
+    return numbers[0], numbers[1]
 
 
 def parse_numbers(what: str, text: str) -> tuple[float, ...]:

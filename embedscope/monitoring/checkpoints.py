@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedscope import devices, distributed
-from embedscope.arguments import check_names
+from embedscope.arguments import check_flags, check_names, check_optional_text, check_optional_whole, check_seed
 from embedscope.data import open_dataset
 from embedscope.data.dataset import rows_of
 from embedscope.errors import InputError, OutputError, UsageError, unknown
@@ -20,7 +20,7 @@ from embedscope.evaluation import Measurement, Scores, ScoreTable, evaluate
 from embedscope.evaluation.comparing import differences
 from embedscope.evaluation.evaluating import bound
 from embedscope.evaluation.further_findings import with_comparison
-from embedscope.evaluation.options import check_options
+from embedscope.evaluation.intervals import check_ci
 from embedscope.extraction.loading import limited
 from embedscope.metrics import STANDARD
 from embedscope.models import open_model
@@ -93,7 +93,11 @@ def score_checkpoints(
         OutputError: the output was begun with other settings.
     """
     chosen, wanted = check_names("`metrics=`", metrics, some=True), check_names("`layers=`", layers)
-    check_options(split=split, sample=sample, ci=ci, device=device, seed=seed, full=full, overwrite=overwrite)
+    split, sample = check_optional_text("`split=`", split), check_optional_whole("`sample=`", sample, low=1)
+    limit, seed = check_optional_whole("`limit=`", limit, low=1), check_seed(seed)
+    full, overwrite = check_flags(full=full, overwrite=overwrite)
+    check_ci(ci)
+    devices.choose(device, float64=True)
     memory = devices.memory_limit(memory)
     bound(chosen)
     if output is not None:

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedscope import distributed
-from embedscope.arguments import check_choice, check_names, check_path, check_whole, displayed
+from embedscope import devices, distributed
+from embedscope.arguments import (
+    check_choice,
+    check_flag,
+    check_names,
+    check_optional_whole,
+    check_path,
+    check_seed,
+    check_whole,
+    displayed,
+)
 from embedscope.errors import UsageError
 from embedscope.evaluation import evaluate
 from embedscope.evaluation.evaluating import bound
-from embedscope.evaluation.options import check_options
 from embedscope.extraction.borrowing import borrowed, unwrapped
 from embedscope.models.encoder import Encoder
 from embedscope.models.pooling import POOLINGS
@@ -112,18 +120,17 @@ class Monitor:
         self._given, self._prepare = check_probe(probe, prepare), prepare
         self._layers = check_names("`layers=`", layers)
         self._metrics = check_names("`metrics=`", metrics, some=True)
-        check_options(device=device, seed=seed, amp=amp)
+        devices.choose(device, float64=True)
         check_choice("pooling", pooling, POOLINGS)
-        check_whole("`batch_size=`", batch_size, low=1)
-        if workers is not None:
-            check_whole("`workers=`", workers, low=0)
+        self._options = {"pooling": pooling, "amp": check_flag("`amp=`", amp)}
+        self._batch_size = check_whole("`batch_size=`", batch_size, low=1)
+        self._workers = check_optional_whole("`workers=`", workers, low=0)
+        self._device, self._seed, self._say = device, check_seed(seed), say
         if on_finding is not None and not callable(on_finding):
             raise UsageError(f"`on_finding` takes a function of a finding, got {displayed(on_finding)}")
         self._names = [each.name for each in bound(self._metrics)]
         self._schedule = schedule(every)
         self._conditions = conditions(check_names("`stop_on`", stop_on), self._names)
-        self._options = {"pooling": pooling, "amp": amp}
-        self._batch_size, self._workers, self._device, self._seed, self._say = batch_size, workers, device, seed, say
         self._on_finding = on_finding
         self._path = None if path is None else check_path("`path`", path)
         if self._path is not None:

@@ -136,7 +136,7 @@ def out_of_sample(
     Raises:
         UndefinedError: fewer than two classes.
     """
-    check_whole("folds", folds, low=2)
+    folds = check_whole("folds", folds, low=2)
     if C is not None:
         check_number("C", C, above=0)
     if len(classes) < 2:

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedscope.arguments import check_choice, check_names, check_path, check_text, check_whole
+from embedscope.arguments import (
+    check_choice,
+    check_flag,
+    check_names,
+    check_optional_text,
+    check_path,
+    check_seed,
+    check_text,
+    check_whole,
+)
 from embedscope.errors import InputError, OutputError, UndefinedError, UsageError
 from embedscope.evaluation.evaluating import bound
-from embedscope.evaluation.options import check_options
 from embedscope.metrics import STANDARD as METRICS
 from embedscope.plotting.caches import provide_caches
 from embedscope.plotting.courses import chosen as with_metrics
@@ -116,8 +124,8 @@ def plot(
         raise UsageError("`kind=` and `kinds=` are the same option; give only one")
     kinds = check_names("`kinds=`", kinds) if kind is None else [check_text("`kind=`", kind)]
     layers = check_names("`layers=`", layers)
-    check_whole("`max_points=`", max_points, low=3)
-    check_options(split=split, seed=seed, overwrite=overwrite)
+    max_points, seed = check_whole("`max_points=`", max_points, low=3), check_seed(seed)
+    split, overwrite = check_optional_text("`split=`", split), check_flag("`overwrite=`", overwrite)
     if are_scores(sources):
         kinds = kinds or ["silhouette"]
     measured = list(METRICS) if metrics is None else check_names("`metrics=`", metrics, some=True)

@@ -207,7 +207,7 @@ def issues(
     At most `most` per input, of `kinds` such as ("label", "outlier"), the worst of each kind. Images are looked for where the
     features were extracted from, or in `images`; without any, ids are listed.
     """
-    check_whole("most", most, low=1)
+    most = check_whole("most", most, low=1)
     wanted = [kinds] if isinstance(kinds, str) else list(kinds)
     if not wanted:
         raise UsageError(f"`kinds=` must name at least one of {', '.join(KINDS)}")

@@ -144,7 +144,7 @@ def neighbors(inputs: Sequence[Embedding], *, k: int = 100, distance: str = "cos
 
     Of all rows, by one search. The values are those of the metrics `knn_accuracy` and `hubness`.
     """
-    check_whole("k", k, low=1)
+    k = check_whole("k", k, low=1)
     check_choice("distance", distance, DISTANCES)
     return [_profile(each, k, distance) for each in inputs]
 

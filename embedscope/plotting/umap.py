@@ -32,7 +32,7 @@ def umap(inputs: Sequence[Embedding], *, seed: int | None = 0, neighbors: int = 
     machine and costs its parallelism: it then runs on one core. `umap(seed=None)` takes all cores and never gives the same
     picture twice. arXiv:1802.03426.
     """
-    check_whole("neighbors", neighbors, low=2)
+    neighbors = check_whole("neighbors", neighbors, low=2)
 
     def project(each: Embedding, rows: Array, anchors: Anchors | None) -> Layout:
         import numpy as np

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
@@ -59,12 +60,12 @@ def open_features(sources: str | Path | Sequence[str | Path], *, layers: str | S
         ('a', 'b')
     """
     wanted = check_names("`layers=`", layers)
-    listed = [sources] if isinstance(sources, str | Path) or not isinstance(sources, Iterable) else list(sources)
+    listed = [sources] if isinstance(sources, str | os.PathLike) or not isinstance(sources, Iterable) else list(sources)
     if not listed:
         raise UsageError("no features are given; name at least one file")
     for source in listed:
         check_path("a source of features", source)
-    return distinct_names([features for source in listed for features in _open(str(source), wanted)])
+    return distinct_names([features for source in listed for features in _open(os.fspath(source), wanted)])
 
 
 def resuming(command: str) -> str:

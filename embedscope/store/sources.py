@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from embedscope.arguments import check_names, displayed
@@ -14,7 +14,7 @@ from embedscope.store.in_memory import UNNAMED, annotated, feature_set
 from embedscope.store.reader import distinct_names, open_features
 
 # Sources that bring their labels.
-_LABELED = (str, Path, FeatureSet)
+_LABELED = (str, os.PathLike, FeatureSet)
 
 
 def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str] = ()) -> list[FeatureSet]:
@@ -32,6 +32,10 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         UsageError: arrays without labels, or an unknown layer.
     """
     wanted = check_names("`layers=`", layers)
+    if labels is not None and _bring_labels(sources):
+        raise UsageError(
+            f"labels go with arrays; files and feature sets have their own, got {displayed(sources)}; omit the labels"
+        )
     if isinstance(sources, Mapping):
         if not sources:
             raise UsageError("the mapping of sources is empty; give names with features, paths or FeatureSets")
@@ -40,19 +44,17 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
             for name, source in sources.items()
         ]
         return distinct_names([features for several in named for features in several])
-    if isinstance(sources, _LABELED) and labels is not None:
-        raise UsageError(f"labels go with arrays, but {displayed(sources)} has its own; omit them")
-    if isinstance(sources, str | Path):
-        return open_features([str(sources)], layers=wanted)
+    if isinstance(sources, str | os.PathLike):
+        return open_features([os.fspath(sources)], layers=wanted)
     if isinstance(sources, FeatureSet):
         return [sources]
     if hasattr(sources, "obsm"):
         return annotated(sources, labels, wanted)
     if labels is not None:
         return [feature_set(sources, labels)]
-    if isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], str | Path | FeatureSet):
+    if isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], _LABELED):
         return [feature_set(*sources)]
-    if isinstance(sources, Sequence) and sources and all(isinstance(each, str | Path | FeatureSet) for each in sources):
+    if isinstance(sources, Sequence) and sources and all(isinstance(each, _LABELED) for each in sources):
         return distinct_names([features for each in sources for features in open_sources(each, layers=wanted)])
     rows = isinstance(sources, list | tuple) and sources and isinstance(sources[0], list | tuple)
     if rows or getattr(sources, "shape", ()):
@@ -70,6 +72,12 @@ def open_source(source: Any, labels: Any = None, *, layer: str | None = None) ->
         names = ", ".join(each.layer if len({one.source for one in found}) == 1 else each.name for each in found)
         raise UsageError(f"expected one embedding, got {len(found)}: {names}; choose one with `layer=`")
     return found[0]
+
+
+def _bring_labels(sources: Any) -> bool:
+    """Whether all sources are files or FeatureSets, which have labels of their own."""
+    several = sources.values() if isinstance(sources, Mapping) else sources if isinstance(sources, list | tuple) else [sources]
+    return len(several) > 0 and all(isinstance(each, _LABELED) for each in several)
 
 
 def _named(name: str, found: Sequence[FeatureSet]) -> list[FeatureSet]:

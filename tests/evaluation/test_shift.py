@@ -215,3 +215,8 @@ def test_a_shift_to_itself_is_warned_of(make_store, blobs, tmp_path):
     assert not score(store, metrics="gini")[0].warnings
     assert score(rows, labels, metrics="gini", against=rows)[0].warnings
     assert not score(rows, labels, metrics="gini", against=rows + 1)[0].warnings
+    # One split against all rows, and an array that has the name of a file, are something else.
+    splits = ["train"] * 60 + ["test"] * 30
+    parted = str(make_store(rows, labels, name="parted.h5", split=splits))
+    assert not score(parted, metrics="gini", split="train", against=parted)[0].warnings
+    assert not score({store: rows + 1}, labels, metrics="gini", against=store)[0].warnings
