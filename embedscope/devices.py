@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from embedscope.errors import InputError, UsageError, check_whole, displayed
+from embedscope.text import counted
 
 # What is taken to be free where the system does not tell: on Windows.
 _UNKNOWN = 4 * 2**30
@@ -63,7 +64,7 @@ def memory_limit(given: int | str | None, *, least: int = 2**24) -> int | None:
         except UsageError as error:
             raise UsageError(f"`memory=` takes a number of bytes, or a size such as '4GB'; got {displayed(given)}") from error
     if size < least:
-        lowest = "16 MB" if least == 2**24 else f"{least} byte{'' if least == 1 else 's'}"
+        lowest = "16 MB" if least == 2**24 else counted(least, "byte")
         size_given = f"{size / 2**20:.1f} MB" if size >= 2**17 else displayed(given)
         raise UsageError(f"a memory limit of {size_given} is too small to work with; give at least {lowest}")
     return size

@@ -137,6 +137,10 @@ def nearest(got: str, known: Iterable[str], *, count: int = 1) -> list[str]:
     for name in itertools.islice(known, _COMPARED):
         plain.setdefault(_plain(name), name)
     text = _plain(got)
+    if not text.strip("_"):
+        return []
+    if text.isdecimal():  # 10 is not 100 misspelled, but may be the end of layer.10
+        plain = {each: name for each, name in plain.items() if not each.isdecimal()}
     ways = (
         difflib.get_close_matches(text, plain, n=count, cutoff=0.75),
         [name for name in plain if f"_{text}_" in f"_{name}_"],
@@ -170,8 +174,10 @@ def displayed(value: Any) -> str:
 def check_choice(what: str, got: Any, known: Iterable[str], *, place: str = "") -> str:
     """Return `got` if it is one of the known names, else raise a UsageError that names the nearest."""
     names = list(known)
-    if not isinstance(got, str) or got not in names:
-        raise UsageError(unknown(what, got if isinstance(got, str) else displayed(got), names, place=place))
+    if not isinstance(got, str):
+        raise UsageError(f"{what} must be a string, got {displayed(got)}. There are: {', '.join(names[:_LISTED])}")
+    if got not in names:
+        raise UsageError(unknown(what, got, names, place=place))
     return got
 
 

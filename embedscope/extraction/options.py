@@ -62,5 +62,6 @@ def check_options(
         if number is not None:
             check_whole(f"`{what}=`", number, low=least)
     check_choice("dtype", dtype, _DTYPES)
-    check_choice("choice", on_error, _ON_ERROR, place="`on_error=`")
+    if on_error not in _ON_ERROR:
+        raise UsageError(f"`on_error=` must be {' or '.join(_ON_ERROR)}, got {displayed(on_error)}")
     check_choice("pooling", pooling, POOLINGS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from embedscope.errors import InputError, UsageError, check_choice, check_path, 
 from embedscope.models._reading import sha256_of
 from embedscope.models.checkpoint import load_checkpoint
 from embedscope.models.preparation import Pixels, as_numbers, as_size
+from embedscope.store.limits import check_not_empty
 
 if TYPE_CHECKING:
     from embedscope.models.encoder import Encoder
@@ -65,7 +67,9 @@ def open_model(
         >>> open_model("torch.nn:Linear(3, 2)")
         Encoder 'torch.nn:Linear(3, 2)': Linear with 8 parameters
     """
-    spec = str(check_path("the model", spec)) if not isinstance(spec, str) else spec
+    if not isinstance(spec, str | os.PathLike) or not str(spec):
+        raise UsageError(f"the model must be a spec, such as 'timm:resnet18', or a path, got {displayed(spec)}")
+    spec = str(spec)
     if checkpoint is not None:
         checkpoint = str(check_path("`checkpoint=`", checkpoint))
     check_seed(seed)
@@ -151,6 +155,7 @@ def _check_module(module: str, name: str) -> None:
 
 
 def _recognized(path: str) -> str:
+    check_not_empty(path)
     source = plugins.recognizing("models", Path(path))
     if source is None:
         raise UsageError(

@@ -207,9 +207,8 @@ class Monitor:
     def _values(self, features: FeatureSet, device: str) -> tuple[dict[str, float | None], str]:
         wrong = int((~torch.isfinite(features.features[:]).all(dim=1)).sum())
         if wrong:  # a training that diverged is told so, and not ended
-            return dict.fromkeys(
-                self._names
-            ), f"{wrong:,} of {counted(len(features.labels), 'row')} {'holds' if wrong == 1 else 'hold'} NaN or infinite values"
+            which = counted(wrong, "holds", "hold", of=counted(len(features.labels), "row"))
+            return dict.fromkeys(self._names), f"{which} NaN or infinite values"
         scores = evaluate(features, self._metrics, device=device, seed=self._seed)
         return {key: found.value for key, found in scores.metrics.items()}, ""
 

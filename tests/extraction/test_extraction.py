@@ -200,7 +200,9 @@ def test_no_linear_and_no_layer(dataset, tmp_path):
 
 def test_data_that_the_model_does_not_take(dataset, tmp_path):
     encoder = encoder_of(nn.Sequential(nn.Linear(3, 2)), "linear")
-    with pytest.raises(InputError, match=r"linear does not take inputs of shape \(1, 1, 5, 5\): RuntimeError: (addmm: )?mat1 and mat2"):
+    with pytest.raises(
+        InputError, match=r"linear does not take inputs of shape \(1, 1, 5, 5\): RuntimeError: (addmm: )?mat1 and mat2"
+    ):
         extract(encoder, dataset, tmp_path / "a.h5")
     assert list(tmp_path.iterdir()) == [tmp_path / "data.npz"]
 
