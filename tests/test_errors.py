@@ -36,6 +36,8 @@ def test_choice():
     assert check_choice("distance", "cosine", ("cosine",)) == "cosine"
     with pytest.raises(UsageError, match="did you mean 'cosine'"):
         check_choice("distance", "cosin", ("cosine",))
+    with pytest.raises(UsageError, match=r"^format must be a string, got 3\. There are: 3$"):
+        check_choice("format", 3, ("3",))
 
 
 def test_unknown_in_a_place():
@@ -57,13 +59,26 @@ def test_unknown_in_a_place():
         ("Test", ["train", "test"], "test"),
         ("jso", ["table", "json", "csv"], "json"),
         ("layer4", ["layer4.1.conv2", "layer3.0.conv1"], "layer4.1.conv2"),
+        ("10", ["1", "100", "features.10"], "features.10"),
     ],
 )
 def test_the_nearest_name(got, known, near):
     assert nearest(got, known) == [near]
 
 
-@pytest.mark.parametrize(("got", "known"), [("zzz", ["gini"]), ("", ["gini"]), ("x", ["test", "train"]), ("a", [])])
+@pytest.mark.parametrize(
+    ("got", "known"),
+    [
+        ("zzz", ["gini"]),
+        ("", ["gini"]),
+        ("", ["a__b"]),
+        ("--", ["a__b"]),
+        ("x", ["test", "train"]),
+        ("a", []),
+        ("10", ["0", "1", "100"]),
+        ("2023", ["2022", "2024"]),
+    ],
+)
 def test_nothing_is_near(got, known):
     assert nearest(got, known) == []
 

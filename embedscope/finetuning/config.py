@@ -103,43 +103,43 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Take one objective or metric for a list of one, and raise UsageError for values that could never work."""
         for name in ("objectives", "metrics"):
-            object.__setattr__(self, name, tuple(check_names(name, getattr(self, name), some=True)))
+            object.__setattr__(self, name, tuple(check_names(f"`{name}=`", getattr(self, name), some=True)))
         for each in fields(self):
             low, value = each.metadata["low"], getattr(self, each.name)
             if low is not None and not (value is None and each.default is None):
-                check_whole(each.name, value, low=low)
+                check_whole(f"`{each.name}=`", value, low=low)
         if self.memory is not None:
             from embedscope.devices import memory_limit  # which imports torch
 
             memory_limit(self.memory, least=1)
         for name in ("head", "sampler", "optimizer", "schedule", "select_by", "primary", "device"):
-            check_text(name, getattr(self, name))
-        check_number("learning_rate", self.learning_rate, above=0, high=1e30)
-        check_number("weight_decay", self.weight_decay, low=0)
+            check_text(f"`{name}=`", getattr(self, name))
+        check_number("`learning_rate=`", self.learning_rate, above=0, high=1e30)
+        check_number("`weight_decay=`", self.weight_decay, low=0)
         for name in ("backbone_learning_rate", "clip"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0, high=1e30)
+                check_number(f"`{name}=`", getattr(self, name), above=0, high=1e30)
         if self.loss_layer is not None:
-            check_text("loss_layer", self.loss_layer)
-        if self.ema is not None and not 0 < check_number("ema", self.ema) < 1:
-            raise UsageError(f"ema, the decay of the weight average, must be between 0 and 1, got {self.ema}")
-        check_text("train", self.train)
+            check_text("`loss_layer=`", self.loss_layer)
+        if self.ema is not None and not 0 < check_number("`ema=`", self.ema) < 1:
+            raise UsageError(f"`ema=`, the decay of the weight average, must be between 0 and 1, got {self.ema}")
+        check_text("`train=`", self.train)
         check_train(self.train)
         if self.augment is not None:
-            check_text("augment", self.augment)
+            check_text("`augment=`", self.augment)
             check_augment(self.augment)
-        if not 0 < check_number("test_share", self.test_share) < 1:
-            raise UsageError(f"test_share, the share of rows to hold out, must be between 0 and 1, got {self.test_share}")
-        if not 0 <= check_number("val_share", self.val_share) < 1:
-            raise UsageError(f"val_share, the share of rows to validate on, must be from 0 to below 1, got {self.val_share}")
+        if not 0 < check_number("`test_share=`", self.test_share) < 1:
+            raise UsageError(f"`test_share=`, the share of rows to hold out, must be between 0 and 1, got {self.test_share}")
+        if not 0 <= check_number("`val_share=`", self.val_share) < 1:
+            raise UsageError(f"`val_share=`, the share of rows to validate on, must be from 0 to below 1, got {self.val_share}")
         check_optimizer(self.optimizer)
         check_schedule(self.schedule)
         check_sampler(self.sampler)
         if self.weights is not None:
-            check_text("weights", self.weights)
+            check_text("`weights=`", self.weights)
             check_weights(self.weights)
-        check_flag("tensorboard", self.tensorboard)
-        check_flag("amp", self.amp)
+        check_flag("`tensorboard=`", self.tensorboard)
+        check_flag("`amp=`", self.amp)
 
     def with_settings(self, **settings: Any) -> TrainingConfig:
         """Replace settings by name; UsageError names the nearest for one that does not exist."""

@@ -117,14 +117,14 @@ class Monitor:
         if workers is not None:
             check_whole("`workers=`", workers, low=0)
         if on_finding is not None and not callable(on_finding):
-            raise UsageError(f"`on_finding` takes a function of a finding, got {displayed(on_finding)}")
+            raise UsageError(f"`on_finding=` takes a function of a finding, got {displayed(on_finding)}")
         self._names = [each.name for each in bound(self._metrics)]
         self._schedule = schedule(every)
-        self._conditions = conditions(check_names("`stop_on`", stop_on), self._names)
+        self._conditions = conditions(check_names("`stop_on=`", stop_on), self._names)
         self._options = {"pooling": pooling, "amp": amp}
         self._batch_size, self._workers, self._device, self._seed, self._say = batch_size, workers, device, seed, say
         self._on_finding = on_finding
-        self._path = None if path is None else check_path("`path`", path)
+        self._path = None if path is None else check_path("`path=`", path)
         if self._path is not None:
             check_output(self._path, overwrite=True)  # an existing one is continued
         self.logs = log is not None
@@ -244,7 +244,7 @@ def _number(loss: Any) -> float:
     try:
         return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"`loss` takes a number or a tensor with one, got {displayed(loss)}") from error
+        raise UsageError(f"`loss=` takes a number or a tensor with one, got {displayed(loss)}") from error
 
 
 def monitor_of(*args: Any, **options: Any) -> Monitor:

@@ -106,5 +106,5 @@ def schedule(every: int | str) -> Steps | Share:
     if isinstance(every, str) and (match := re.fullmatch(r"\s*(\d*\.?\d+)\s*%\s*", every)) and 0 < float(match[1]) <= 100:
         return Share(float(match[1]) / 100)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise UsageError(f"`every` takes a number of steps from 1, or a share of time such as '2%'; got {str(every)[:40]!r}")
+        raise UsageError(f"`every=` takes a number of steps from 1, or a share of time such as '2%'; got {str(every)[:40]!r}")
     return Steps(every)

@@ -130,7 +130,7 @@ def test_silhouette_objective_raises_the_soft_silhouette(run):
     [
         ({"trials": 0}, "trials must be an integer of at least 1, got 0"),
         ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
-        ({"objectives": []}, "objectives is empty; name at least one"),
+        ({"objectives": []}, "`objectives=` is empty; name at least one"),
         ({"objectives": ["ce", "siloette"]}, "no loss 'siloette'"),
         ({"test_share": 1.0}, "test_share, the share of rows to hold out, must be between 0 and 1, got 1.0"),
         ({"learning_rate": -1.0}, "learning_rate must be a number above 0 and at most 1e\\+30, got -1.0"),
