@@ -35,7 +35,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """Read a size such as 500MB, 4 GB or 1.5G; UsageError if it is none. Units are powers of 1024.
+    """Read a size such as 500MB, 4 GB or 1.5G; UsageError for anything else. Units are powers of 1024.
 
     >>> parse_bytes("1.5G") == 3 * 2**29
     True
@@ -74,7 +74,7 @@ def choose(name: str | torch.device, *, float64: bool = False) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there.
 
     Only `auto` falls back (CUDA, then MPS, then CPU): a device that was named and is absent raises InputError, because a
-    silent run on the CPU is fifty times slower and nobody is told. With `float64`, MPS is no choice: it has no such numbers.
+    silent run on the CPU is fifty times slower and nobody notices. With `float64`, MPS is left out: it has no such numbers.
     """
     if not isinstance(name, str | torch.device):
         raise UsageError(f"no device {displayed(name)}; choose auto, cpu, cuda, cuda:N or mps")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 # Common rows per class, on average, from which they are compared: as many as intervals take. Fewer will do if they are at least
-# half of the rows, so that the overlap is no accident.
+# half of the rows, so that the overlap is not accidental.
 _FEW = 10
 
 

@@ -16,7 +16,7 @@ _ON_ERROR = ("stop", "skip")
 
 
 def check_run(device: Any, seed: Any, **flags: Any) -> None:
-    """Raise UsageError for a device, a seed or a flag that is none, InputError for a device that is not there."""
+    """Raise UsageError for an invalid device, seed or flag, InputError for a device that is not available."""
     devices.choose(device)
     check_seed(seed)
     for name, value in flags.items():

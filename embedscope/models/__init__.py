@@ -145,7 +145,7 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
 
 
 def _check_module(module: str, name: str) -> None:
-    """Raise UsageError for what is no module of Python, if its name is nearly that of a source of models."""
+    """Raise UsageError for a name that is not a Python module, but nearly that of a model source."""
     if module.isidentifier() and (near := nearest(module, plugins.names("models"))):
         with suppress(ImportError, ValueError):
             if importlib.util.find_spec(module) is not None:

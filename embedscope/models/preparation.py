@@ -81,7 +81,7 @@ class Pixels:
         return to_tensor(image, self.channels)
 
     def _colored(self, pixels: Tensor) -> Tensor:
-        """Make (C, H, W) arrays gray or RGB where that is asked for; arrays that are no images stay as they are."""
+        """Make (C, H, W) arrays gray or RGB where that is asked for; arrays that are not images stay as they are."""
         if pixels.ndim != 3 or self.channels in (None, pixels.shape[0]) or pixels.shape[0] not in (1, 3):
             return pixels
         if self.channels == 3:

@@ -73,7 +73,7 @@ class Monitor:
         amp: run the forward passes in half precision.
         workers: processes that read the inputs of a data source; by default as many as help.
         seed: of the sample.
-        say: is told what a user should know.
+        say: called with each message for the user.
 
     Raises:
         UsageError: an unknown metric, layer or option; a probe of another kind.
@@ -206,7 +206,7 @@ class Monitor:
 
     def _values(self, features: FeatureSet, device: str) -> tuple[dict[str, float | None], str]:
         wrong = int((~torch.isfinite(features.features[:]).all(dim=1)).sum())
-        if wrong:  # a training that diverged is told so, and not ended
+        if wrong:  # a training that diverged is reported, and not ended
             which = counted(wrong, "holds", "hold", of=counted(len(features.labels), "row"))
             return dict.fromkeys(self._names), f"{which} NaN or infinite values"
         scores = evaluate(features, self._metrics, device=device, seed=self._seed)

@@ -139,8 +139,8 @@ def _bytes(inputs: Any) -> int:
 def check_probe(given: Any, prepare: Any = None) -> Any:
     """Return what `Monitor` takes as `probe`, its location opened; what `open_probe` could never open is refused.
 
-    UsageError for what is no probe or for a preparation that is none, InputError for data that are not there, or for other
-    numbers of inputs and labels.
+    UsageError for an invalid probe or preparation, InputError for data that do not exist, or for
+    other numbers of inputs and labels.
     """
     prepared(prepare)
     given, rows = _with_rows(given)

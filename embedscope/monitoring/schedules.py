@@ -72,7 +72,7 @@ class Share:
             self._started = step, self.clock() - seconds
         self._cost += seconds
         self._count += 1
-        # The first one also reads the probe, and is no measure of those that follow.
+        # The first one also reads the probe, and says nothing of those that follow.
         self._latest = [seconds] if self._count <= 2 else [*self._latest[-2:], seconds]
         self.due = distributed.broadcast(lambda: self._estimated(step))
 

@@ -405,7 +405,7 @@ def test_options_out_of_their_range(tmp_path, options, message):
 
 
 def test_masked_tokens(tmp_path):
-    """A model of text: padded batches, and means over what is no padding."""
+    """A model of text: padded batches, and means over what is not padding."""
 
     class Tokens:
         text = "one number a letter"
