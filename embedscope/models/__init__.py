@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -24,6 +24,8 @@ from embedscope.models.preparation import Pixels, as_numbers, as_size
 from embedscope.store.limits import check_not_empty
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from embedscope.models.encoder import Encoder
 
 
@@ -67,18 +69,9 @@ def open_model(
         >>> open_model("torch.nn:Linear(3, 2)")
         Encoder 'torch.nn:Linear(3, 2)': Linear with 8 parameters
     """
-    if not isinstance(spec, str | os.PathLike) or not str(spec):
-        raise UsageError(f"the model must be a spec, such as 'timm:resnet18', or a path, got {displayed(spec)}")
-    spec = str(spec)
-    if checkpoint is not None:
-        checkpoint = str(check_path("`checkpoint=`", checkpoint))
-    check_seed(seed)
+    spec, checkpoint = _checked(spec, checkpoint, weights, value_range, seed)
     size = None if size is None else as_size(size)
     mean, std = (None if each is None else as_numbers(what, each) for what, each in (("mean", mean), ("std", std)))
-    if weights is not None:
-        check_text("`weights=`", weights)
-    if value_range is not None and len(as_numbers("value_range", value_range)) != 2:
-        raise UsageError(f"`value_range=` takes two numbers, black and white, got {displayed(value_range)}")
     source, location, parsed = _sourced(spec)
     plugin = plugins.load("models", source)
     parameters = inspect.signature(plugin).parameters
@@ -97,23 +90,7 @@ def open_model(
             found: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
             return found
 
-    encoder = made(seed)
-    changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
-    if changed:
-        if not hasattr(encoder.prepare, "adjusted"):
-            named = ", ".join(f"`{name}=`" for name in changed)
-            raise UsageError(f"{spec} has its own preprocessing, which {named} cannot change; omit them")
-        encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
-    if channels is not None:
-        check_choice("number of channels", str(channels), ("1", "3"))
-        if not isinstance(encoder.prepare, Pixels):
-            raise UsageError(f"{spec} has its own preprocessing, which sets the channels; omit `channels=`")
-        encoder = replace(encoder, prepare=encoder.prepare.adjusted(channels=channels))
-    if value_range is not None:
-        prepare: Any = encoder.prepare
-        if not hasattr(prepare, "value_range"):
-            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` does not apply; omit it")
-        encoder = replace(encoder, prepare=replace(prepare, value_range=value_range))
+    encoder = _adjusted(made(seed), {"size": size, "mean": mean, "std": std}, channels, value_range)
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
@@ -121,6 +98,42 @@ def open_model(
     if not encoder.module.state_dict():
         raise InputError(f"{spec} includes its own weights, which `checkpoint=` cannot replace; omit it")
     return replace(encoder, weights=load_checkpoint(encoder.module, checkpoint, weights=weights, unsafe_pickle=unsafe_pickle))
+
+
+def _checked(spec: Any, checkpoint: Any, weights: Any, value_range: Any, seed: Any) -> tuple[str, str | None]:
+    """Return the spec and the checkpoint as text; UsageError for arguments of another kind."""
+    if not isinstance(spec, str | os.PathLike) or not str(spec):
+        raise UsageError(f"the model must be a spec, such as 'timm:resnet18', or a path, got {displayed(spec)}")
+    if checkpoint is not None:
+        checkpoint = str(check_path("`checkpoint=`", checkpoint))
+    check_seed(seed)
+    if weights is not None:
+        check_text("`weights=`", weights)
+    if value_range is not None and len(as_numbers("value_range", value_range)) != 2:
+        raise UsageError(f"`value_range=` takes two numbers, black and white, got {displayed(value_range)}")
+    return str(spec), checkpoint
+
+
+def _adjusted(
+    encoder: Encoder, numbers: Mapping[str, Any], channels: int | None, value_range: tuple[float, float] | None
+) -> Encoder:
+    """Change how the inputs of a model are prepared, where that is asked for; UsageError for one that does not allow it."""
+    spec, prepare = encoder.spec, cast("Any", encoder.prepare)
+    if changed := {name: value for name, value in numbers.items() if value is not None}:
+        if not hasattr(prepare, "adjusted"):
+            named = ", ".join(f"`{name}=`" for name in changed)
+            raise UsageError(f"{spec} has its own preprocessing, which {named} cannot change; omit them")
+        prepare = prepare.adjusted(**changed)
+    if channels is not None:
+        check_choice("number of channels", str(channels), ("1", "3"))
+        if not isinstance(prepare, Pixels):
+            raise UsageError(f"{spec} has its own preprocessing, which sets the channels; omit `channels=`")
+        prepare = prepare.adjusted(channels=channels)
+    if value_range is not None:
+        if not hasattr(prepare, "value_range"):
+            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` does not apply; omit it")
+        prepare = replace(prepare, value_range=value_range)
+    return replace(encoder, prepare=prepare)
 
 
 def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
