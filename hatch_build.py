@@ -12,9 +12,12 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 # The same bytes from the same files, whenever and wherever they are built.
 _WRITTEN = (1980, 1, 1, 0, 0, 0)
-# Code, which stays; or where the target of a Markdown link or an HTML attribute begins, unless it has a scheme or is an anchor.
+# Code, which stays; or where the target of a Markdown link or an HTML attribute begins, unless it has a scheme or a host, or is
+# an anchor. README has no other form of a link; tests/test_packaging.py holds that.
 _LINK = re.compile(
-    r"(?P<code>```.*?```|`[^`\n]*`)|(?:(?P<picture>!\[[^\]]*\]\(|\bsrc(?:set)?=\")|\]\(|\bhref=\")(?![a-z]+:|#)", re.DOTALL
+    r"(?P<code>```.*?```|`[^`\n]*`)|(?:(?P<picture>!\[[^\]]*\]\(|\bsrc(?:set)?=\")|\]\(|\bhref=\")"
+    r"(?![A-Za-z][\w+.-]*:|//|#)",
+    re.DOTALL,
 )
 
 

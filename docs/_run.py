@@ -8,7 +8,9 @@ has no commands; its examples are doctests.
 from __future__ import annotations
 
 import contextlib
+import decimal
 import difflib
+import importlib
 import io
 import itertools
 import os
@@ -61,6 +63,8 @@ _NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 _LOOSE = re.compile(r"[\d.,]+ (?:s\b|rows/s)|─+|\.\.\.")
 # Training ends a little elsewhere on another processor.
 _EXACT, _TRAINED = 2e-3, 0.03
+_ERROR = re.compile(r"^embedscope: (?!warning)", re.MULTILINE)
+_LONGEST = 600  # seconds of a command
 
 
 def blocks(text: str) -> Iterator[tuple[str, str, str]]:
@@ -77,21 +81,51 @@ def blocks(text: str) -> Iterator[tuple[str, str, str]]:
 def typed(command: str, before: int, site: Path) -> tuple[int, str]:
     """Run a command in a shell that finds the installed embedscope first; `before` is the exit code of the last one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "COLUMNS": "80", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(site)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("EMBEDSCOPE_")}
+    environment = {**inherited, "PATH": path, "COLUMNS": "80", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(site)}
     shell = ["bash", "-c", f"(exit {before})\n{command}"]
-    done = subprocess.run(shell, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    try:
+        done = subprocess.run(
+            shell, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=_LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        return 124, f"still running after {_LONGEST} s"
     return done.returncode, done.stdout
 
 
-def executed(source: str, names: dict[str, Any]) -> tuple[int, str]:
+@contextlib.contextmanager
+def installed(site: Path) -> Iterator[None]:
+    """Have the Python blocks of a page find its plugins, as its commands do."""
+    sys.path.insert(0, str(site))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(site))
+        importlib.invalidate_caches()
+
+
+def executed(source: str, names: dict[str, Any], site: Path) -> tuple[int, str]:
     """Run Python in this process, so that blocks see what those before them have defined."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), installed(site):
         try:
             exec(compile(source, "<page>", "exec"), names)
         except Exception:
             return 1, traceback.format_exc()
     return 0, out.getvalue()
+
+
+def differ(one: str, other: str, tolerance: float) -> bool:
+    """Tell whether two numbers differ by more than a share of the second, and by more than one in the last digit shown.
+
+    After training, by more than the tolerance itself.
+    """
+    shown, printed = (decimal.Decimal(each.replace(",", "").replace("−", "-")) for each in (one, other))
+    digit = int(shown.as_tuple().exponent)
+    least = 0.0 if digit >= 0 and "e" not in one else 10.0**digit
+    most = max(tolerance * abs(float(printed)), least, tolerance if tolerance == _TRAINED else 0.0)
+    return abs(float(shown - printed)) > most * (1 + 1e-9)
 
 
 def missing(shown: str, printed: str, tolerance: float) -> list[str]:
@@ -103,10 +137,7 @@ def missing(shown: str, printed: str, tolerance: float) -> list[str]:
         if change in ("replace", "delete"):
             found.append(" ".join(words[0][start:stop]))
         for one, other in zip(words[0][start:stop], words[1][at:], strict=False) if change == "equal" else ():
-            values = (
-                [float(each.replace(",", "").replace("−", "-")) for each in _NUMBER.findall(word)] for word in (one, other)
-            )
-            if any(abs(a - b) > tolerance * (1 + abs(b)) for a, b in zip(*values, strict=True)):
+            if any(differ(*pair, tolerance) for pair in zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=True)):
                 found.append(f"{one} (printed: {other})")
     return found
 
@@ -140,9 +171,9 @@ def run(page: str, site: Path) -> list[str]:
         if source.startswith("cd "):
             os.chdir(source.split()[1])
             continue
-        code, printed = typed(source, code, site) if language == "console" else executed(source, names)
+        code, printed = typed(source, code, site) if language == "console" else executed(source, names, site)
         lacks = missing(output, printed, _TRAINED if "finetune" in source or "backward()" in source else _EXACT)
-        if lacks or (code and "embedscope: " not in output):
+        if lacks or (code and not _ERROR.search(output)):
             faults.append(f"exit code {code} of {source}{printed}\nnot printed: {lacks}\n")
     return faults
 

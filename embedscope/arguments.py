@@ -14,6 +14,9 @@ from embedscope.errors import UsageError, unknown
 # Characters of a value that a message shows.
 _LONGEST = 60
 
+# How many known names a message lists.
+_LISTED = 100
+
 
 def displayed(value: Any) -> str:
     """Return a value of any kind as a message shows what was given: text in quotes, arrays by their shape, never long.
@@ -35,8 +38,10 @@ def displayed(value: Any) -> str:
 def check_choice(what: str, got: Any, known: Iterable[str], *, place: str = "") -> str:
     """Return `got` if it is one of the known names, else raise a UsageError that names the nearest."""
     names = list(known)
-    if not isinstance(got, str) or got not in names:
-        raise UsageError(unknown(what, got if isinstance(got, str) else displayed(got), names, place=place))
+    if not isinstance(got, str):
+        raise UsageError(f"{what} must be a string, got {displayed(got)}. There are: {', '.join(names[:_LISTED])}")
+    if got not in names:
+        raise UsageError(unknown(what, got, names, place=place))
     return got
 
 

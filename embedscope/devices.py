@@ -10,6 +10,7 @@ import torch
 
 from embedscope.arguments import check_number, displayed
 from embedscope.errors import InputError, UsageError
+from embedscope.text import counted
 
 # What is taken to be free where the system does not tell: on Windows.
 _UNKNOWN = 4 * 2**30
@@ -35,7 +36,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """Read a size such as 500MB, 4 GB or 1.5G; UsageError if it is none. Units are powers of 1024.
+    """Read a size such as 500MB, 4 GB or 1.5G; UsageError for anything else. Units are powers of 1024.
 
     >>> parse_bytes("1.5G") == 3 * 2**29
     True
@@ -64,7 +65,7 @@ def memory_limit(given: float | str | None, *, least: int = 2**24) -> int | None
         except UsageError as error:
             raise UsageError(f"`memory=` takes a number of bytes, or a size such as '4GB'; got {displayed(given)}") from error
     if size < least:
-        lowest = "16 MB" if least == 2**24 else f"{least} byte{'' if least == 1 else 's'}"
+        lowest = "16 MB" if least == 2**24 else counted(least, "byte")
         size_given = f"{size / 2**20:.1f} MB" if size >= 2**17 else displayed(given)
         raise UsageError(f"a memory limit of {size_given} is too small to work with; give at least {lowest}")
     return size
@@ -74,7 +75,7 @@ def choose(name: str | torch.device, *, float64: bool = False) -> torch.device:
     """Turn `auto`, `cpu`, `cuda`, `cuda:N` or `mps` into a device that is there.
 
     Only `auto` falls back (CUDA, then MPS, then CPU): a device that was named and is absent raises InputError, because a
-    silent run on the CPU is fifty times slower and nobody is told. With `float64`, MPS is no choice: it has no such numbers.
+    silent run on the CPU is fifty times slower and nobody notices. With `float64`, MPS is left out: it has no such numbers.
     """
     if not isinstance(name, str | torch.device):
         raise UsageError(f"no device {displayed(name)}; choose auto, cpu, cuda, cuda:N or mps")

@@ -26,7 +26,7 @@ def process_group() -> Iterator[None]:
     """Join the group that torchrun announced in the environment: gloo, and nccl too where there is a GPU a process.
 
     Without torchrun, and where a group is there already, this does nothing. An error that several processes run into is marked
-    as repeated in all but one of them, so that it is told once.
+    as repeated in all but one of them, so that it is printed once.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or group.is_initialized():
         yield

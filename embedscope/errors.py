@@ -129,6 +129,10 @@ def nearest(got: str, known: Iterable[str], *, count: int = 1) -> list[str]:
     for name in itertools.islice(known, _COMPARED):
         plain.setdefault(_plain(name), name)
     text = _plain(got)
+    if not text.strip("_"):
+        return []
+    if text.isdecimal():  # 10 is not 100 misspelled, but may be the end of layer.10
+        plain = {each: name for each, name in plain.items() if not each.isdecimal()}
     ways = (
         difflib.get_close_matches(text, plain, n=count, cutoff=0.75),
         [name for name in plain if f"_{text}_" in f"_{name}_"],

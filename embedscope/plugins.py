@@ -168,7 +168,7 @@ def recognizing(kind: Kind, path: Path) -> str | None:
 def imported(module: str, *, extra: str) -> ModuleType:
     """Import an optional dependency; MissingExtraError with the pip line if it is not installed, InputError if it is broken.
 
-    A torchvision that was built for another torch breaks whatever imports it, and is told by both versions.
+    A torchvision that was built for another torch breaks whatever imports it, and is recognized by both versions.
     """
     package = module.partition(".")[0]
     advice = f"install compatible versions: pip install 'embedscope[{extra}]'"

@@ -26,4 +26,4 @@ def untracked(items: Iterable[T], description: str, total: int, *, size: Callabl
 
 
 def silent(text: str) -> None:
-    """Say nothing: what is told while a function runs goes nowhere in the library."""
+    """Drop a message, as functions do with all of theirs by default."""

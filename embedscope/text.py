@@ -26,13 +26,18 @@ def printable(text: str, *, lines: bool = False) -> str:
     return (_UNSAFE_IN_LINES if lines else _UNSAFE).sub(_escape, text)
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """Return a count with its noun, in the plural unless there is one; `plural` where that is more than another s.
+def counted(count: int, noun: str, plural: str = "", *, of: str = "") -> str:
+    """Return a count with its noun, or with the verb of a part `of` something, in the plural unless there is one.
+
+    The plural adds "s", or "es" after an "s"; pass any other, such as boxes or entries, as `plural`.
 
     >>> counted(1, "row"), counted(1200, "row"), counted(2, "class"), counted(1, "class has", "classes have")
     ('1 row', '1,200 rows', '2 classes', '1 class has')
+    >>> counted(1, "is", "are", of=counted(40, "row")), counted(2, "is", "are", of=counted(40, "row"))
+    ('1 of 40 rows is', '2 of 40 rows are')
     """
-    return f"{count:,} {noun if count == 1 else plural or noun + ('es' if noun.endswith('s') else 's')}"
+    what = noun if count == 1 else plural or noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} of {of} {what}" if of else f"{count:,} {what}"
 
 
 def decoded(name: str) -> str:

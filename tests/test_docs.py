@@ -141,7 +141,10 @@ def test_every_session_is_read_as_commands():
     ("shown", "printed", "lacks"),
     [
         ("a 0.25 b", "note\na 0.2501\nb, c", ["b"]),
-        ("a 0.25", "a 0.26", ["0.25 (printed: 0.26)"]),
+        ("a 0.25", "a 0.27", ["0.25 (printed: 0.27)"]),
+        ("mmd 0.0012, p 0.0010", "mmd 0.0013, p 0.0019", ["0.0010 (printed: 0.0019)"]),
+        ("p 1.2e-05", "p 9.2e-05", ["1.2e-05 (printed: 9.2e-05)"]),
+        ("10 classes", "11 classes", ["10 (printed: 11)"]),
         ("rows in 0.5 s, 3,479 rows/s", "rows in 9.1 s, 12 rows/s", []),
         ("one two", "one", ["two"]),
         ("───\n1,797 rows\n...", "─────\n1,797 rows\nmore", []),
@@ -149,6 +152,33 @@ def test_every_session_is_read_as_commands():
 )
 def test_what_an_output_lacks_is_found(shown, printed, lacks):
     assert _run.missing(shown, printed, 2e-3) == lacks
+
+
+def test_only_an_error_that_a_page_shows_excuses_a_command_that_fails(tmp_path, monkeypatch):
+    def faults(output, code):
+        page = tmp_path / "page.md"
+        page.write_text(f'```console\n$ sh -c \'printf "%s" "{output}"; exit {code}\'\n{output}\n```\n')
+        return len(_run.run("page.md", tmp_path / "site"))
+
+    monkeypatch.setattr(_run, "ROOT", tmp_path)
+    assert faults("embedscope: no such file: a", 1) == 0
+    assert faults("say embedscope: no", 1) == 1
+    assert faults("embedscope: warning", 1) == 1
+    assert faults("fine", 0) == 0
+
+
+def test_commands_of_a_page_inherit_no_options_and_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDSCOPE_MEMORY", "1GB")
+    assert _run.typed('echo "[$EMBEDSCOPE_MEMORY]"\n', 0, tmp_path) == (0, "[]\n")
+    monkeypatch.setattr(_run, "_LONGEST", 0.1)
+    assert _run.typed("sleep 5\n", 0, tmp_path) == (124, "still running after 0.1 s")
+
+
+def test_python_of_a_page_finds_its_plugins(tmp_path):
+    _run.package("Save `embedscope/metrics/spread.py`:\n\n```python\nspread = 3\n```\n", tmp_path)
+    source = "from embedscope import plugins; print('spread' in plugins.names('metrics'))"
+    assert _run.executed(source, {}, tmp_path) == (0, "True\n")
+    assert str(tmp_path) not in sys.path
 
 
 @pytest.mark.skipif(importlib.util.find_spec("material") is None, reason="mkdocs-material is not installed: extra docs")

@@ -27,6 +27,8 @@ def test_choice():
     assert check_choice("distance", "cosine", ("cosine",)) == "cosine"
     with pytest.raises(UsageError, match="did you mean 'cosine'"):
         check_choice("distance", "cosin", ("cosine",))
+    with pytest.raises(UsageError, match=r"^format must be a string, got 3\. There are: 3$"):
+        check_choice("format", 3, ("3",))
 
 
 def test_unknown_in_a_place():
@@ -48,13 +50,26 @@ def test_unknown_in_a_place():
         ("Test", ["train", "test"], "test"),
         ("jso", ["table", "json", "csv"], "json"),
         ("layer4", ["layer4.1.conv2", "layer3.0.conv1"], "layer4.1.conv2"),
+        ("10", ["1", "100", "features.10"], "features.10"),
     ],
 )
 def test_the_nearest_name(got, known, near):
     assert nearest(got, known) == [near]
 
 
-@pytest.mark.parametrize(("got", "known"), [("zzz", ["gini"]), ("", ["gini"]), ("x", ["test", "train"]), ("a", [])])
+@pytest.mark.parametrize(
+    ("got", "known"),
+    [
+        ("zzz", ["gini"]),
+        ("", ["gini"]),
+        ("", ["a__b"]),
+        ("--", ["a__b"]),
+        ("x", ["test", "train"]),
+        ("a", []),
+        ("10", ["0", "1", "100"]),
+        ("2023", ["2022", "2024"]),
+    ],
+)
 def test_nothing_is_near(got, known):
     assert nearest(got, known) == []
 
@@ -81,7 +96,7 @@ def test_names(given):
     assert check_names("`metrics=`", given) == ["a"]
 
 
-@pytest.mark.parametrize("given", [3, None, True, [3], ["a", None], b"a", {"a": 1}, np.zeros(2)])
+@pytest.mark.parametrize("given", [3, True, [3], ["a", None], b"a", {"a": 1}, np.zeros(2)])
 def test_what_are_no_names(given):
     with pytest.raises(UsageError, match=r"^`metrics=` must be a string or a list of strings, got "):
         check_names("`metrics=`", given)
@@ -108,5 +123,5 @@ def test_what_is_no_whole_number_in_the_range(given):
 
 @pytest.mark.parametrize("given", [-1, 2**32, "x", 0.5, None])
 def test_seeds(given):
-    with pytest.raises(UsageError, match=r"^`seed=` must be an integer from 0 to 4294967295, got "):
+    with pytest.raises(UsageError, match=r"^`seed=` must be an integer from 0 to 4,294,967,295, got "):
         check_seed(given)

@@ -36,11 +36,47 @@ def build(monkeypatch):
         ('<source srcset="a.png">', f'<source srcset="{RAW}a.png">'),
         ('<a href="docs/a.md">', f'<a href="{PAGE}docs/a.md">'),
         *((text, text) for text in ("[a](https://a.org/b.md)", "![a](http://a.org/b.png)", "[a](#part)", "[a](mailto:a@b.c)")),
+        *((text, text) for text in ("[a](HTTPS://a.org)", "[a](git+https://a.org/b.git)", "[a](//a.org/b.md)")),
         *((text, text) for text in ('<img src="https://a.org/b.png">', "`a[0](b)`", "```python\na[0](b)\n```\n")),
     ],
 )
 def test_relative_links_become_absolute(build, written, shown):
     assert build.with_absolute_links(written, REPOSITORY, "v1.2") == shown
+
+
+# Links and code that the hook does not know: definitions of references, targets in <> or after a space, attributes without
+# double quotes or with several candidates, other fences of code.
+UNKNOWN = re.compile(
+    r"^ {0,3}\[[^\]]+\]:|\]\(\s*<|\]\(\s|\b(?:src|srcset|href)\s*=\s*[^\s\"]|\b(?:src|srcset|href)(?:\s+=|=\s)"
+    r"|\bsrcset=\"[^\"]*,|^ *~~~|``[^`\n]+`[^`\n]+``",
+    re.MULTILINE,
+)
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```|(?<!`)`[^`\n]+`(?!`)", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_readme_has_only_links_that_the_hook_knows():
+    assert [match[0] for match in UNKNOWN.finditer(without_code((ROOT / "README.md").read_text(encoding="utf-8")))] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a]: docs/a.md",
+        "[a](<docs/a b.md>)",
+        "[a]( docs/a.md)",
+        "<img src='a.png'>",
+        "<img src=a.png>",
+        '<a href = "docs/a.md">',
+        '<source srcset="a.png, b.png 2x">',
+        "~~~\n[a](b)\n~~~",
+        "`` a`[b](c) ``",
+    ],
+)
+def test_links_that_the_hook_does_not_know_are_found(text):
+    assert UNKNOWN.search(without_code(text))
 
 
 def test_readme_of_the_package_has_no_relative_link(build):

@@ -140,7 +140,7 @@ def _open_streams() -> None:
 
 def _abandoned(code: int) -> int:
     """Return the exit code after dropping unwritten stdout, which would make the interpreter fail at exit."""
-    with suppress(OSError, ValueError):  # a stdout that is no file has nothing to drop
+    with suppress(OSError, ValueError):  # a stdout that is not a file has nothing to drop
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

@@ -262,7 +262,7 @@ def extract(
         skipped = counted(len(done.skipped), "input was skipped and is", "inputs were skipped and are")
         talk.warn(f"{skipped} listed in the store; the first: {first}")
     if done.not_finite:
-        which = f"{done.not_finite:,} of {counted(done.rows, 'row')} {'holds' if done.not_finite == 1 else 'hold'}"
+        which = counted(done.not_finite, "holds", "hold", of=counted(done.rows, "row"))
         talk.warn(f"{which} NaN or infinite values; score will reject them")
     if json:
         print_json({**asdict(done), "path": str(done.path)})
@@ -323,7 +323,7 @@ def say_what_was_opened(talk: Talk, encoder: Encoder, dataset: Dataset, *, train
         source = weights.file or encoder.spec
         total = len(weights.matched) + len(weights.missing)
         how = f" ({weights.origin})" if weights.origin else ""
-        text = f"{source}: {len(weights.matched)} of {total} tensors of the model filled{how}"
+        text = f"{source}: {len(weights.matched):,} of {counted(total, 'tensor')} of the model filled{how}"
         for what, names in (("missing", weights.missing), ("left over", weights.left_over)):
             if names:
                 text += f"; {len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -166,7 +166,6 @@ def finetune(
     """
     from embedscope import distributed, finetuning
     from embedscope.data import open_dataset
-    from embedscope.devices import parse_bytes
     from embedscope.store import read_features
     from embedscope.store.results import as_json
     from embedscope.store.runs import check_run
@@ -175,32 +174,27 @@ def finetune(
         raise UsageError("--list-layers requires a network: give MODEL and DATA")
     if output is None and not list_layers:
         raise UsageError("no output given; pass -o RUN")
+    opening: dict[str, Any] = {"checkpoint": checkpoint, "weights": weights_of, "unsafe_pickle": unsafe_pickle}
+    opening |= {"size": size, "mean": mean, "std": std, "channels": channels}
     with distributed.process_group():
         talk = Talk(quiet or distributed.rank() > 0, verbose)
-        memory = settings.pop("memory")
-        repeated = {name: given for name in _LISTS if (given := settings.pop(name))}
-        settings |= {"memory": None if memory is None else parse_bytes(memory), **repeated}
-        config = TrainingConfig(**settings)
-        opening: dict[str, Any] = {"checkpoint": checkpoint, "weights": weights_of, "unsafe_pickle": unsafe_pickle}
-        opening |= {"size": size, "mean": mean, "std": std, "channels": channels}
+        config = _config(settings)
         if data is None:
             _refuse_without_data(features, opening)
             subject: tuple[Any, Any] = (read_features(features, layer=layer), None)
-            held_out: Any = None if test is None else read_features(test, layer=layer)
         else:
             if output is not None and not list_layers:  # before a model is opened, which may take minutes
                 distributed.broadcast(lambda: check_run(output, overwrite=overwrite, resume=resume))
             subject = _opened(features, data, opening, config.seed, talk)
             if list_layers:
-                _print_layers(*subject, settings["device"], json)
+                _print_layers(*subject, config.device, json)
                 return
-            held_out = None if test is None else open_dataset(test)
         result = finetuning.finetune(
             *subject,
             run=output,
             config=config,
             layer=layer if data else None,
-            test=held_out,
+            test=None if test is None else open_dataset(test) if data else read_features(test, layer=layer),
             label_map=None if label_map is None else finetuning.read_label_map(label_map),
             overwrite=overwrite,
             resume=resume,
@@ -210,6 +204,27 @@ def finetune(
         )
         if distributed.rank() > 0:
             return
+    _tell(result, talk)
+    if json:
+        print_json(as_json(result))
+    else:
+        _print(result, config.select_by)
+    for sentence in finetuning.conclusions(result):
+        talk.say(sentence)
+    talk.say(f"{result.seconds:.1f} s; next: embedscope plot {quote(str(output))} -o {quote(f'{output}.png')}")
+
+
+def _config(settings: dict[str, Any]) -> TrainingConfig:
+    """Make the config of the options; those that may be repeated keep their default if they are not given."""
+    from embedscope.devices import parse_bytes
+
+    memory = settings["memory"]
+    given = {name: value for name, value in settings.items() if value or name not in _LISTS}
+    return TrainingConfig(**{**given, "memory": None if memory is None else parse_bytes(memory)})
+
+
+def _tell(result: Finetuning, talk: Talk) -> None:
+    """Say what was trained and measured on, and every warning."""
     rows = result.data
     chosen = f"chosen by {rows.validation:,} ({rows.validated_on}), " if rows.validation else ""
     talk.say(
@@ -219,13 +234,6 @@ def finetune(
         talk.detail(f"{done.expression}: {[f'{trial.seconds:.1f} s' for trial in done.trials]}")
         for warning in done.warnings:
             talk.warn(f"{done.expression}: {warning}")
-    if json:
-        print_json(as_json(result))
-    else:
-        _print(result, config.select_by)
-    for sentence in finetuning.conclusions(result):
-        talk.say(sentence)
-    talk.say(f"{result.seconds:.1f} s; next: embedscope plot {quote(str(output))} -o {quote(f'{output}.png')}")
 
 
 def _print_layers(encoder: Encoder, dataset: Dataset, device: str, json: bool) -> None:

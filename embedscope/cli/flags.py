@@ -32,10 +32,13 @@ def with_flags(message: str) -> str:
 
     >>> with_flags("pass `overwrite=True`, `dtype='float16'`, `size=224` or `layers=`; `list_layers()` prints all")
     'pass --overwrite, --dtype float16, --size 224 or --layer; --list-layers prints all'
+    >>> with_flags("`metrics=['gini', 'silhouette']`")
+    '--metric gini --metric silhouette'
     """
 
     def put(match: re.Match[str]) -> str:
         value = next((text for text in match.groups()[1:] if text), "")
-        return f"{flag(match[1])} {value}".strip()
+        each = re.findall(r"'([^']*)'", value) if value.startswith("[") else [value]
+        return " ".join(f"{flag(match[1])} {one}".strip() for one in each)
 
     return ARGUMENT.sub(put, message)

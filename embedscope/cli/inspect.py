@@ -42,7 +42,7 @@ def inspect(
     talk = Talk(quiet)
     if verify and found.complete:
         count = verified(features, track=talk.track)
-        talk.say(f"verified: all {found.rows:,} rows of {count} datasets match their digests")
+        talk.say(f"verified: all {counted(found.rows, 'row')} of {counted(count, 'dataset')} match their digests")
     if json:
         print_json({**asdict(found), "path": str(found.path), "provenance": found.provenance.as_json()})
     else:

@@ -84,7 +84,7 @@ _PREPARATION = {
 
 
 def one_of(flag: str, known: Sequence[str], **options: Any) -> Any:
-    """Return an option that takes one of a few names, which a shell completes; another one is told the nearest."""
+    """Return an option that takes one of a few names, which a shell completes; for others, the error suggests one."""
 
     def checked(value: str | None) -> str | None:
         return value if value is None else check_choice(flag.removeprefix("--"), value, known)

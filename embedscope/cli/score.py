@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from embedscope.cli.console import Talk, print_csv, print_differences, print_fin
 from embedscope.cli.help import CERTAINTY, COMPARISON, DATA, EXECUTION, METRICS, OUTPUT
 from embedscope.cli.issue_files import write_issues
 from embedscope.cli.options import Device, Json, Layers, Overwrite, Quiet, Seed, Split, Verbose, listing, one_of
-from embedscope.errors import ThresholdError, UsageError, nearest
+from embedscope.errors import ThresholdError, UsageError
 from embedscope.text import counted
 
 if TYPE_CHECKING:
@@ -240,7 +241,9 @@ def _question(features: list[str], ci: bool) -> tuple[list[str], str | bool]:
         from embedscope.evaluation.intervals import CI
 
         for source in features:
-            if source.isalpha() and source not in CI and not Path(source).exists() and nearest(source, CI):
+            # Close spelling only: a missing file may be named so that a word of CI has it inside, such as raw in drawn.
+            near = difflib.get_close_matches(source.lower(), CI, cutoff=0.8)
+            if near and source not in CI and not Path(source).exists():
                 check_choice("kind of interval", source, CI)
     if not (ci and "fixed" in features and not Path("fixed").exists()):
         return features, ci

@@ -39,7 +39,7 @@ def gaps(labels: Labels) -> tuple[str, ...]:
     """Return a note on the number of unlabeled rows, if any."""
     missing = int((labels < 0).sum())
     return (
-        (f"{missing} of {counted(len(labels), 'row')} {'has' if missing == 1 else 'have'} no label (missing or negative)",)
+        (f"{counted(missing, 'has', 'have', of=counted(len(labels), 'row'))} no label (missing or negative)",)
         if missing
         else ()
     )

@@ -17,7 +17,7 @@ from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError
 from embedscope.plugins import recognises
 from embedscope.store.labels import encode_labels
-from embedscope.store.limits import DEFLATE, check_size
+from embedscope.store.limits import DEFLATE, check_not_empty, check_size
 from embedscope.text import counted, decoded
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _labels_of(images: Path) -> Path:
 
 def _read(path: Path) -> Array:
     """Read an idx file, with the shape (d0, d1, ...) of its header, in native byte order."""
+    check_not_empty(path)
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

@@ -14,6 +14,7 @@ from embedscope.errors import InputError
 from embedscope.plugins import recognises
 from embedscope.store.columns import choose, is_table, named, open_columns
 from embedscope.store.labels import encode
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -132,8 +133,9 @@ def _images(
     files = [root / name for name in written]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
+        listed = f"{counted(len(files), 'file')} listed in {location}"
         raise InputError(
-            f"{len(missing)} of {len(files)} files listed in {location} do not exist, starting with {missing[0]}; paths "
+            f"{counted(len(missing), 'does', 'do', of=listed)} not exist, starting with {missing[0]}; paths "
             f"are relative to {root} and come from the column {column}"
         )
     return ImageFiles(tuple(files)), written, names_and_sizes(written, files)

@@ -10,6 +10,7 @@ import numpy as np
 
 from embedscope.evaluation.finding import Finding, first_names
 from embedscope.ops.statistics import wilson_interval
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from embedscope.evaluation.scores import Scores
@@ -194,8 +195,10 @@ def small_classes(scores: Scores) -> list[Finding] | None:
     few = [name for name, count in counts.items() if count < _FEW]
     if not few:
         return []
-    verb, whose = ("class has", "its") if len(few) == 1 else ("classes have", "their")
-    which = f"{len(few):,} of {len(counts):,} {verb} fewer than {_FEW} samples ({first_names(few)})"
+    whose = "its" if len(few) == 1 else "their"
+    which = (
+        f"{counted(len(few), 'has', 'have', of=counted(len(counts), 'class'))} fewer than {_FEW} samples ({first_names(few)})"
+    )
     return [
         Finding(
             "small_classes",

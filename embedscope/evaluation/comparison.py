@@ -76,7 +76,7 @@ class Comparison:
         return found
 
     def __repr__(self) -> str:
-        parts = [f"{counted(self.rows, 'row')}" if self.reason is None else f"unpaired: {self.reason}"]
+        parts = [counted(self.rows, "row") if self.reason is None else f"unpaired: {self.reason}"]
         if self.cka is not None:
             parts.append(f"CKA {self.cka:.4f}")
         if self.mutual_knn is not None:

@@ -118,7 +118,7 @@ def evaluate(
             that fit, with the copy that is computed with, are read into memory; others are read in blocks.
         device: "auto", "cpu", "cuda" or "cuda:N". Measurements are in float64, which MPS lacks: "auto" takes the CPU there.
         seed: of the sample and of resampling.
-        say: is told beforehand what is planned, where that takes time: large features, features on disk, samples.
+        say: called beforehand with what is planned, if that takes time: large features, features on disk, samples.
         track: shows progress over blocks.
 
     Raises:

@@ -141,7 +141,7 @@ def _dead(scores: Scores) -> list[Finding] | None:
         Finding(
             "dead_channels",
             "medium" if dead > width / 4 else "low",
-            f"{dead:,} of {counted(width, 'channel')} {'is' if dead == 1 else 'are'} dead: 0 for every sample",
+            f"{counted(dead, 'is', 'are', of=counted(width, 'channel'))} dead: 0 for every sample",
             {"dead": dead, "channels": width},
             "Try a lower learning rate, a different initialization or a leaky activation",
             dead / width,

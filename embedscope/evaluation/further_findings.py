@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from embedscope.evaluation.finding import Finding, first_names, ordered
 from embedscope.ops.statistics import wilson_interval
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,13 +132,13 @@ def _labels(issues: Issues) -> list[Finding]:
     count = issues.counts.get("label")
     if not count or issues.expected_precision is None:
         return []
-    verb, share, low = "looks" if count == 1 else "look", issues.expected_precision, issues.expected_precision_low
+    share, low = issues.expected_precision, issues.expected_precision_low
     sure = f"expected precision {share:.2f}" + ("" if low is None else f", at least {low:.2f}")
     return [
         Finding(
             "label_errors",
             "medium" if count > _MANY * issues.samples else "low",
-            f"{count:,} of {issues.samples:,} rows {verb} mislabeled ({sure})",
+            f"{counted(count, 'looks', 'look', of=counted(issues.samples, 'row'))} mislabeled ({sure})",
             {
                 "rows": count,
                 "samples": issues.samples,
@@ -158,7 +159,7 @@ def _copies(issues: Issues) -> list[Finding]:
             Finding(
                 "leakage",
                 "high",
-                f"{leaked:,} rows have a copy in another split: held-out values are too optimistic",
+                f"{counted(leaked, 'row has', 'rows have')} a copy in another split: held-out values are too optimistic",
                 {"rows": leaked, "groups": issues.groups.get("leakage", 0)},
                 "Remove these rows from one of the splits and measure again",
                 1.0,
@@ -170,7 +171,7 @@ def _copies(issues: Issues) -> list[Finding]:
             Finding(
                 "duplicates",
                 "medium" if issues.disagreeing or wilson_interval(copies, issues.samples)[0] > _MANY else "low",
-                f"{copies:,} rows are copies of one another, in {issues.groups.get('duplicate', 0):,} groups{differ}",
+                f"{copies:,} rows are copies of one another, in {counted(issues.groups.get('duplicate', 0), 'group')}{differ}",
                 {
                     "rows": copies,
                     "groups": issues.groups.get("duplicate", 0),
@@ -191,7 +192,7 @@ def _outliers(issues: Issues) -> list[Finding]:
         Finding(
             "outliers",
             "low",
-            f"{count:,} {'row lies' if count == 1 else 'rows lie'} far from all others",
+            f"{counted(count, 'row lies', 'rows lie')} far from all others",
             {"rows": count, "samples": issues.samples},
             "Check whether they are broken inputs or belong to a missing class",
             count / issues.samples,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 # Common rows per class, on average, from which they are compared: as many as intervals take. Fewer will do if they are at least
-# half of the rows, so that the overlap is no accident.
+# half of the rows, so that the overlap is not accidental.
 _FEW = 10
 
 
@@ -66,14 +66,12 @@ def paired(ids: Array, labels: Array, other_ids: Array, other_labels: Array) -> 
     elif len(ids) != len(other_ids) and are_row_numbers(ids) and are_row_numbers(other_ids):
         reason = f"ids are row numbers, and they have {len(ids):,} and {counted(len(other_ids), 'row')}"
     elif differing := int((labels[first] != other_labels[second]).sum()):
-        have = "id has" if differing == 1 else "ids have"
-        reason = f"{differing:,} of {len(first):,} common {have} a different label"
+        reason = f"{counted(differing, 'has', 'have', of=counted(len(first), 'common id'))} a different label"
     elif alone != (0, 0):
         classes = len(np.unique(labels[first].astype(str)))
         if classes < 2 or (len(first) < _FEW * classes and 2 * len(first) < min(len(ids), len(other_ids))):
-            reason = (
-                f"only {counted(len(first), 'id')} of {counted(classes, 'class')} {'is' if len(first) == 1 else 'are'} in both"
-            )
+            whose = counted(classes, "class")
+            reason = f"only {counted(len(first), f'id of {whose} is', f'ids of {whose} are')} in both"
     return Pairing(first, second, alone) if reason is None else Pairing(nothing, nothing, alone, reason)
 
 

@@ -77,7 +77,7 @@ def find_issues(
             not fit are read from disk in blocks; the probabilities, 8 bytes for each row and class, must fit.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the folds of the probe, and of the rows that the noise model is fitted on, if there are many.
-        say: is told what could not be computed.
+        say: called with what could not be computed.
         track: shows progress.
 
     Raises:

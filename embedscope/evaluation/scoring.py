@@ -69,7 +69,7 @@ def score(
         memory: bytes that a run may take, or a size such as "4GB"; half of what is free by default.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of the sample and of resampling.
-        say: is told beforehand what is planned, where that takes time.
+        say: called beforehand with what is planned, if that takes time.
         track: shows progress over blocks.
 
     Returns:

@@ -317,4 +317,4 @@ def _interrupted(store: StoreWriter | None, command: str) -> str:
     rows = 0 if store is None else store.keep()
     if store is None or not rows:
         return "interrupted; no block of rows was complete, so nothing was kept"
-    return f"interrupted with {rows:,} of {store.rows:,} rows written; resume with: {resuming(command)}"
+    return f"interrupted with {rows:,} of {counted(store.rows, 'row')} written; resume with: {resuming(command)}"

@@ -37,12 +37,8 @@ def check_for_module(
 
 
 def is_iterable(loader: Any) -> bool:
-    """Whether `for batch in loader` works, with `__iter__` or with `__getitem__` alone."""
-    try:
-        iter(loader)
-    except TypeError:
-        return False
-    return True
+    """Whether `for batch in loader` works. It is not tried: a DataLoader draws a random number for each iterator."""
+    return hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
 
 
 def check_options(
@@ -62,5 +58,6 @@ def check_options(
     for what, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("workers", workers, 0)):
         check_optional_whole(f"`{what}=`", number, low=least)
     check_choice("dtype", dtype, _DTYPES)
-    check_choice("choice", on_error, _ON_ERROR, place="`on_error=`")
+    if on_error not in _ON_ERROR:
+        raise UsageError(f"`on_error=` must be {' or '.join(_ON_ERROR)}, got {displayed(on_error)}")
     check_choice("pooling", pooling, POOLINGS)

@@ -10,6 +10,7 @@ from embedscope.errors import InputError, OutputError
 from embedscope.extraction.running import LOGITS
 from embedscope.store import read_unfinished, stored_provenance
 from embedscope.store.files import check_output
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +37,8 @@ def written_before(
     check_output(output, overwrite=overwrite)
     if unfinished is not None and not resume:
         raise OutputError(
-            f"{unfinished.path} holds {unfinished.done:,} of {unfinished.rows:,} rows of an unfinished run: `resume=True` "
-            "continues it, `overwrite=True` starts again"
+            f"{unfinished.path} holds {unfinished.done:,} of {counted(unfinished.rows, 'row')} of an unfinished run: "
+            "`resume=True` continues it, `overwrite=True` starts again"
         )
     return None, unfinished
 

@@ -218,8 +218,8 @@ class Runner:
         if features.shape[1] != self._head.dim:
             raise InputError(
                 f"the head {self._head.path} takes {counted(self._head.dim, 'value')} per row, but the layer gives "
-                f"{features.shape[1]}; "
-                f"it was trained on {self._head.layer or 'features of no model'}: name that layer with `layers=`"
+                f"{features.shape[1]}; it was trained on "
+                f"{self._head.layer or 'features of no model'}: name that layer with `layers=`"
             )
         embedding: Tensor = self._head.head(features.float())[0]
         return embedding
@@ -248,8 +248,7 @@ class Runner:
             if features.shape[1] != self.widths[name]:
                 raise InputError(
                     f"layer {name} gives {counted(features.shape[1], 'value')} per row here, but gave {self.widths[name]} "
-                    "for the "
-                    f"first input; resize the inputs to one size, or pool with mean"
+                    "for the first input; resize the inputs to one size, or pool with mean"
                 )
             found[name] = (features[:rows].float().cpu(), None if magnitudes is None else magnitudes[:rows].float().cpu())
         return found
@@ -259,8 +258,7 @@ class Runner:
             if len(features) != expected:
                 raise InputError(
                     f"layer {name} gives {counted(len(features), 'row')} for {counted(expected, 'sample')}: its first axis "
-                    "is not the batch, or it "
-                    "mixes samples"
+                    "is not the batch, or it mixes samples"
                 )
 
     def _prefers_channels_last(self) -> bool:

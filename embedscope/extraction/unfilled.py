@@ -45,8 +45,7 @@ def check_weights(
         reasons = "".join(f"; {note}" for note in weights.notes)
         raise InputError(
             f"layer {spoiled[0]} depends on {counted(len(named), 'tensor')} that {weights.file or 'the model source'} does "
-            "not fill "
-            f"({shown}): they would be random{reasons}; pass `allow_partial=True` to measure it anyway"
+            f"not fill ({shown}): they would be random{reasons}; pass `allow_partial=True` to measure it anyway"
         )
     run()
 

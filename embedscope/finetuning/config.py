@@ -104,47 +104,47 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Take one objective or metric for a list of one, and raise UsageError for values that could never work."""
         for name in ("objectives", "metrics"):
-            self._set(name, tuple(check_names(name, getattr(self, name), some=True)))
+            self._set(name, tuple(check_names(f"`{name}=`", getattr(self, name), some=True)))
         for each in fields(self):
             low, value = each.metadata["low"], getattr(self, each.name)
             if low is not None and not (value is None and each.default is None):
-                self._set(each.name, check_whole(each.name, value, low=low))
-        self._set("seed", check_seed(self.seed, "seed"))
+                self._set(each.name, check_whole(f"`{each.name}=`", value, low=low))
+        self._set("seed", check_seed(self.seed))
         if self.memory is not None:
             from embedscope.devices import memory_limit  # which imports torch
 
             memory_limit(self.memory, least=1)
         for name in ("head", "sampler", "optimizer", "schedule", "select_by", "primary", "device"):
-            check_text(name, getattr(self, name))
+            check_text(f"`{name}=`", getattr(self, name))
         for name in ("learning_rate", "backbone_learning_rate", "clip"):
             if name == "learning_rate" or getattr(self, name) is not None:
-                self._set(name, check_number(name, getattr(self, name), above=0, high=1e30))
-        self._set("weight_decay", check_number("weight_decay", self.weight_decay, low=0))
+                self._set(name, check_number(f"`{name}=`", getattr(self, name), above=0, high=1e30))
+        self._set("weight_decay", check_number("`weight_decay=`", self.weight_decay, low=0))
         if self.loss_layer is not None:
-            check_text("loss_layer", self.loss_layer)
+            check_text("`loss_layer=`", self.loss_layer)
         if self.ema is not None:
-            self._set("ema", check_number("ema", self.ema))
+            self._set("ema", check_number("`ema=`", self.ema))
             if not 0 < self.ema < 1:
-                raise UsageError(f"ema, the decay of the weight average, must be between 0 and 1, got {self.ema}")
-        check_text("train", self.train)
+                raise UsageError(f"`ema=`, the decay of the weight average, must be between 0 and 1, got {self.ema}")
+        check_text("`train=`", self.train)
         check_train(self.train)
         if self.augment is not None:
-            check_text("augment", self.augment)
+            check_text("`augment=`", self.augment)
             check_augment(self.augment)
         for name in ("test_share", "val_share"):
-            self._set(name, check_number(name, getattr(self, name)))
+            self._set(name, check_number(f"`{name}=`", getattr(self, name)))
         if not 0 < self.test_share < 1:
-            raise UsageError(f"test_share, the share of rows to hold out, must be between 0 and 1, got {self.test_share}")
+            raise UsageError(f"`test_share=`, the share of rows to hold out, must be between 0 and 1, got {self.test_share}")
         if not 0 <= self.val_share < 1:
-            raise UsageError(f"val_share, the share of rows to validate on, must be from 0 to below 1, got {self.val_share}")
+            raise UsageError(f"`val_share=`, the share of rows to validate on, must be from 0 to below 1, got {self.val_share}")
         check_optimizer(self.optimizer)
         check_schedule(self.schedule)
         check_sampler(self.sampler)
         if self.weights is not None:
-            check_text("weights", self.weights)
+            check_text("`weights=`", self.weights)
             check_weights(self.weights)
         for name in ("tensorboard", "amp"):
-            self._set(name, check_flag(name, getattr(self, name)))
+            self._set(name, check_flag(f"`{name}=`", getattr(self, name)))
 
     def _set(self, name: str, value: Any) -> None:
         """Keep a value in its plain type: a run is written as JSON."""

@@ -94,7 +94,7 @@ def prepare(
         device: that trains.
         memory: bytes that they may take.
         folder: for the file.
-        say: is told of the file.
+        say: called with a message about the file.
         subject: the network that is trained on them, or None for a head.
         held_out: that of the held-out rows.
     """

@@ -132,7 +132,7 @@ def open_subject(
         memory: bytes that the inputs may take; if they take more, they are read again for every batch.
         track: reports progress over inputs.
         beside: the same network with the data to train on, if these are further data.
-        say: is told of inputs that are read anew.
+        say: called with a message about inputs that are read anew.
 
     Raises:
         InputError: a model that cannot be trained or does not take the data, or an input that cannot be read.

@@ -19,6 +19,7 @@ from embedscope.losses import expression
 from embedscope.models.head import build_head
 from embedscope.ops.blocks import row_slices
 from embedscope.store.heads import HeadNotes
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +104,8 @@ def warn_of_overlap(parts: Parts, say: Callable[[str], None]) -> None:
     if shared == len(parts.test.labels):
         raise InputError(f"{parts.test.source}: all of its rows are also training rows; give rows of another data set")
     if shared:
-        say(f"warning: {shared:,} of the {len(parts.test.labels):,} rows of {parts.test.source} are also training rows")
+        of = f"the {len(parts.test.labels):,} rows of {parts.test.source}"
+        say(f"warning: {counted(shared, 'is also a training row', 'are also training rows', of=of)}")
 
 
 def head_notes(config: TrainingConfig, features: FeatureSet, parts: Parts, *, network: bool = False) -> HeadNotes:

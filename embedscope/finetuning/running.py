@@ -145,7 +145,7 @@ def finetune(
     if isinstance(run, TrainingConfig):
         raise UsageError("two configs are given; give one")
     if config is not None and not isinstance(config, TrainingConfig):
-        raise UsageError(f"`config` takes a TrainingConfig, got {displayed(config)}")
+        raise UsageError(f"`config=` takes a TrainingConfig, got {displayed(config)}")
     if run is not None:
         check_path("the run directory", run)
     if layer is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from embedscope.errors import InputError, unknown
 from embedscope.ops.blocks import row_slices
 from embedscope.store import select, select_labeled
+from embedscope.store.limits import check_not_empty
 from embedscope.text import counted
 
 if TYPE_CHECKING:
@@ -83,13 +84,15 @@ def part(
     for name, rows in (("to train on", train), ("held out", test)):
         if (count := len(np.unique(rows.labels))) < 2:
             whole = "; all rows are of its split 'test'" if not len(train.labels) and other is None else ""
-            raise InputError(f"{rows.source}: the rows {name} have {_classes(count)}; a comparison needs at least 2{whole}")
+            raise InputError(
+                f"{rows.source}: the rows {name} have {counted(count, 'class')}; a comparison needs at least 2{whole}"
+            )
     for name, part_of in (("held out", test), ("validated on", validation)):
         labels = [] if part_of is None else part_of.labels.tolist()
         if unseen := sorted(set(labels) - set(train.labels.tolist())):
             names = ", ".join(features.class_names[label] for label in unseen[:5])
-            are = "is" if len(unseen) == 1 else "are"
-            raise InputError(f"{features.source}: {_classes(len(unseen))} {are} {name} and never trained on: {names}")
+            classes = counted(len(unseen), "class is", "classes are")
+            raise InputError(f"{features.source}: {classes} {name} and never trained on: {names}")
     return Parts(train, validation, test, held_out, validated_on)
 
 
@@ -118,7 +121,7 @@ def with_classes_of(other: FeatureSet, features: FeatureSet, mapping: Mapping[st
     targets = {name: mapping.get(name, name) for name in sorted(present)}
     if strange := [name for name, target in targets.items() if target and target not in features.class_names]:
         raise InputError(
-            f"{other.source}: {_classes(len(strange))} not in the features to train on: {', '.join(strange[:5])}; "
+            f"{other.source}: {counted(len(strange), 'class')} not in the features to train on: {', '.join(strange[:5])}; "
             "map them with `label_map=`, or drop them with an empty name in it"
         )
     keep = np.array([bool(targets[other.class_names[label]]) for label in other.labels])
@@ -153,6 +156,7 @@ def read_label_map(path: Path | str) -> dict[str, str]:
     A first line `test,train` is a heading. InputError for other than two columns, or a class that is named twice.
     """
     path = Path(path)
+    check_not_empty(path)
     mapping: dict[str, str] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -163,8 +167,7 @@ def read_label_map(path: Path | str) -> dict[str, str]:
                 if len(cells) != 2:
                     raise InputError(
                         f"{path}, line {number}: {counted(len(cells), 'column')}; expected two, a class of the test file "
-                        "and a class "
-                        f"of the features, as in automobile,car"
+                        "and a class of the features, as in automobile,car"
                     )
                 if cells[0] in mapping:
                     raise InputError(f"{path}, line {number}: the class {cells[0]} is listed twice")
@@ -173,11 +176,9 @@ def read_label_map(path: Path | str) -> dict[str, str]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    if not mapping:
+        raise InputError(f"{path} maps no class; expected lines such as automobile,car")
     return mapping
-
-
-def _classes(count: int) -> str:
-    return "1 class" if count == 1 else f"{count} classes"
 
 
 def _in_split(features: FeatureSet, names: tuple[str, ...]) -> Mask:

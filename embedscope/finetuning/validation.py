@@ -31,7 +31,7 @@ CLASSIFIED = ("macro_f1", "accuracy")
 
 
 def criterion(select_by: str) -> tuple[str, int]:
-    """Return the criterion as it is called in logs, and 1 if higher is better, -1 if lower; UsageError for what is none."""
+    """Return the criterion as it is called in logs, and 1 if higher is better, -1 if lower; UsageError for anything else."""
     spec = plugins.parse(select_by)
     spec = replace(spec, name=plugins.canonical(spec.name))
     if spec.name in CLASSIFIED:

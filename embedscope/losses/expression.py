@@ -48,8 +48,8 @@ class Term:
 class Objective(nn.Module):
     """A weighted sum of losses: `objective(features (B, D), labels (B,), logits (B, K)) -> scalar`.
 
-    Call `start_epoch` at the start of each epoch of a training: terms with an `@` are switched on by it, and losses that
-    change with the epoch, which have a `start_epoch` of their own, are told. Without it every batch is of the first epoch.
+    Call `start_epoch` at the start of each epoch of a training: terms with an `@` are switched on by it, and it calls
+    the `start_epoch` of losses that change with the epoch. Without it every batch is of the first epoch.
 
     Attributes:
         names: of the terms, in order; a second `silhouette` is `silhouette_2`.
@@ -74,7 +74,7 @@ class Objective(nn.Module):
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Move on to an epoch, counted from 1, of a planned number; the losses that have a `start_epoch` are called with both.
 
-        A term with an `@` is told of every epoch of the training, also before it is switched on.
+        A term with an `@` is called with every epoch of the training, also before it is switched on.
         """
         self.epoch = epoch
         for loss in self.losses:

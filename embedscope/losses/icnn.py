@@ -11,7 +11,7 @@ from embedscope.ops.pairwise import distances
 
 SCALES = ("batch", "row")
 
-# The least score: collapsed rows have none, and -ln 0 is no loss.
+# The least score: collapsed rows have none, and -ln 0 is infinite.
 _LEAST = 1e-6
 
 

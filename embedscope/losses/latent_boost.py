@@ -37,10 +37,10 @@ class latent_boost(nn.Module):
     Variances of all dimensions beside distances in the components, as eq. 8 could also be read, would reward what moves spread
     into the directions that are left out.
 
-    A sample that is alone in its class has no variance: it is no anchor, and to others a competitor with the variance pooled
-    over the batch, sum |r - own mean|² / (B - 1) [ours]. Fewer than two classes, or no class with two members, give 0 with a
-    graph. A variance is at least eps (of the features' dtype) times that of the batch [ours], which keeps collapsed classes
-    finite.
+    A sample that is alone in its class has no variance: it is never an anchor, and to others a competitor with the variance
+    pooled over the batch, sum |r - own mean|² / (B - 1) [ours]. Fewer than two classes, or no class with two members, give 0
+    with a graph. A variance is at least eps (of the features' dtype) times that of the batch [ours], which keeps collapsed
+    classes finite.
 
     Args:
         num_classes: not used; losses take it.

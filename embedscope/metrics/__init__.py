@@ -6,6 +6,7 @@ A metric is one function `foo(features (N, D), labels (N,), *, options) -> Resul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -231,9 +232,10 @@ def bind(spec: plugins.Spec) -> tuple[Callable[..., Any], dict[str, Any]]:
     try:
         function = plugins.load("metrics", spec.name)
     except UsageError:
-        if "," in spec.name or " " in spec.name.strip():
-            raise UsageError(f"'{spec.name}' is not one metric; give several one by one") from None
         known = [*plugins.names("metrics"), *plugins.aliases("metrics"), *SETS, ALL]
+        parts = re.split(r"[\s,]+", spec.name.strip(", "))
+        if len(parts) > 1 and all(plugins.canonical(part) in known for part in parts):
+            raise UsageError(f"'{spec.name}' is not one metric; pass a list: `metrics={parts}`") from None
         raise UsageError(unknown("metric", plugins.canonical(spec.name), known)) from None
     for name, value in spec.options.items():
         if not isinstance(value, str | int | float | bool | None):

@@ -76,8 +76,6 @@ def class_kl(features: Rows, labels: Tensor, *, activation: str = "abs", directi
             "feature_histogram": dict(zip(names, feature.tolist(), strict=True)),
             "label_histogram": dict(zip(names, label.tolist(), strict=True)),
         },
-        note=f"{silent} of {counted(len(names), 'class')} {'activates' if silent == 1 else 'activate'} no channel"
-        if silent
-        else None,
+        note=f"{counted(silent, 'activates', 'activate', of=counted(len(names), 'class'))} no channel" if silent else None,
         state=sums,
     )

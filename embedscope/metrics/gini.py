@@ -68,9 +68,7 @@ def gini(features: Rows, labels: Tensor, *, activation: str = "abs", dead: str =
         float(impurity.mean()),
         arrays={"per_channel": impurity, "dead_channels": silent},
         by_class={"owned_channels": dict(zip(sums.classes.labels.tolist(), owned.tolist(), strict=True))},
-        note=f"{silent} of {counted(len(shares), 'channel')} {'is' if silent == 1 else 'are'} dead, {treated}"
-        if silent
-        else None,
+        note=f"{counted(silent, 'is', 'are', of=counted(len(shares), 'channel'))} dead, {treated}" if silent else None,
         state=sums,
     )
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from embedscope import plugins
-from embedscope.arguments import check_choice, check_path, check_seed, check_text
+from embedscope.arguments import check_choice, check_path, check_seed, check_text, displayed
 from embedscope.errors import InputError, UsageError, nearest
 from embedscope.models._reading import sha256_of
 from embedscope.models.checkpoint import load_checkpoint
 from embedscope.models.preparation import Pixels, as_numbers, as_range, as_size
+from embedscope.store.limits import check_not_empty
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from embedscope.models.encoder import Encoder
 
 
@@ -66,14 +70,9 @@ def open_model(
         >>> open_model("torch.nn:Linear(3, 2)")
         Encoder 'torch.nn:Linear(3, 2)': Linear with 8 parameters
     """
-    spec = str(check_path("the model", spec)) if not isinstance(spec, str) else spec
-    if checkpoint is not None:
-        checkpoint = str(check_path("`checkpoint=`", checkpoint))
-    seed = check_seed(seed)
+    spec, checkpoint, seed = _checked(spec, checkpoint, weights, seed)
     size = None if size is None else as_size(size)
     mean, std = (None if each is None else as_numbers(what, each) for what, each in (("mean", mean), ("std", std)))
-    if weights is not None:
-        check_text("`weights=`", weights)
     value_range = None if value_range is None else as_range(value_range)
     source, location, parsed = _sourced(spec)
     plugin = plugins.load("models", source)
@@ -93,23 +92,7 @@ def open_model(
             found: Encoder = replace(plugin(location, *parsed.args, **options), spec=spec)
             return found
 
-    encoder = made(seed)
-    changed = {name: value for name, value in (("size", size), ("mean", mean), ("std", std)) if value is not None}
-    if changed:
-        if not hasattr(encoder.prepare, "adjusted"):
-            named = ", ".join(f"`{name}=`" for name in changed)
-            raise UsageError(f"{spec} has its own preprocessing, which {named} cannot change; omit them")
-        encoder = replace(encoder, prepare=encoder.prepare.adjusted(**changed))
-    if channels is not None:
-        check_choice("number of channels", str(channels), ("1", "3"))
-        if not isinstance(encoder.prepare, Pixels):
-            raise UsageError(f"{spec} has its own preprocessing, which sets the channels; omit `channels=`")
-        encoder = replace(encoder, prepare=encoder.prepare.adjusted(channels=channels))
-    if value_range is not None:
-        prepare: Any = encoder.prepare
-        if not hasattr(prepare, "value_range"):
-            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` does not apply; omit it")
-        encoder = replace(encoder, prepare=replace(prepare, value_range=value_range))
+    encoder = _adjusted(made(seed), {"size": size, "mean": mean, "std": std}, channels, value_range)
     if checkpoint is None:
         if encoder.weights is not None and Path(location).is_file():  # a program that holds its own weights
             encoder = replace(encoder, weights=replace(encoder.weights, file=location, sha256=sha256_of(location)))
@@ -117,6 +100,39 @@ def open_model(
     if not encoder.module.state_dict():
         raise InputError(f"{spec} includes its own weights, which `checkpoint=` cannot replace; omit it")
     return replace(encoder, weights=load_checkpoint(encoder.module, checkpoint, weights=weights, unsafe_pickle=unsafe_pickle))
+
+
+def _checked(spec: Any, checkpoint: Any, weights: Any, seed: Any) -> tuple[str, str | None, int]:
+    """Return the spec, the checkpoint and the seed in their plain types; UsageError for arguments of another kind."""
+    if not isinstance(spec, str | os.PathLike) or not str(spec):
+        raise UsageError(f"the model must be a spec, such as 'timm:resnet18', or a path, got {displayed(spec)}")
+    if checkpoint is not None:
+        checkpoint = str(check_path("`checkpoint=`", checkpoint))
+    if weights is not None:
+        check_text("`weights=`", weights)
+    return os.fspath(spec), checkpoint, check_seed(seed)
+
+
+def _adjusted(
+    encoder: Encoder, numbers: Mapping[str, Any], channels: int | None, value_range: tuple[float, float] | None
+) -> Encoder:
+    """Change how the inputs of a model are prepared, where that is asked for; UsageError for one that does not allow it."""
+    spec, prepare = encoder.spec, cast("Any", encoder.prepare)
+    if changed := {name: value for name, value in numbers.items() if value is not None}:
+        if not hasattr(prepare, "adjusted"):
+            named = ", ".join(f"`{name}=`" for name in changed)
+            raise UsageError(f"{spec} has its own preprocessing, which {named} cannot change; omit them")
+        prepare = prepare.adjusted(**changed)
+    if channels is not None:
+        check_choice("number of channels", str(channels), ("1", "3"))
+        if not isinstance(prepare, Pixels):
+            raise UsageError(f"{spec} has its own preprocessing, which sets the channels; omit `channels=`")
+        prepare = prepare.adjusted(channels=channels)
+    if value_range is not None:
+        if not hasattr(prepare, "value_range"):
+            raise UsageError(f"{spec} does not read images through embedscope, so `value_range=` does not apply; omit it")
+        prepare = replace(prepare, value_range=value_range)
+    return replace(encoder, prepare=prepare)
 
 
 def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
@@ -141,7 +157,7 @@ def _sourced(spec: str) -> tuple[str, str, plugins.Spec]:
 
 
 def _check_module(module: str, name: str) -> None:
-    """Raise UsageError for what is no module of Python, if its name is nearly that of a source of models."""
+    """Raise UsageError for a name that is not a Python module, but nearly that of a model source."""
     if module.isidentifier() and (near := nearest(module, plugins.names("models"))):
         with suppress(ImportError, ValueError):
             if importlib.util.find_spec(module) is not None:
@@ -151,6 +167,7 @@ def _check_module(module: str, name: str) -> None:
 
 
 def _recognized(path: str) -> str:
+    check_not_empty(path)
     source = plugins.recognizing("models", Path(path))
     if source is None:
         raise UsageError(

@@ -62,8 +62,7 @@ def sole_input(path: str, names: Sequence[str]) -> str:
     if len(names) != 1:
         raise InputError(
             f"{path} takes {counted(len(names), 'input')} ({', '.join(names) or 'none'}), but only one can be passed; wrap "
-            "the model "
-            f"in one that takes a single tensor before saving it"
+            "the model in one that takes a single tensor before saving it"
         )
     return names[0]
 

@@ -15,6 +15,7 @@ import torch
 
 from embedscope.errors import InputError
 from embedscope.models._pickled import holds_code, plain_values, scripted_tensors, unsafe_names
+from embedscope.store.limits import check_not_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,7 @@ def read_weights(path: Path, unsafe_pickle: bool) -> Any:
     if path.suffix == ".distcp":
         raise InputError(_about_distributed(path, path.parent))
     if path.name.endswith(_INDEX):
+        check_not_empty(path)
         tensors: dict[str, Any] = {}
         for shard, names in _shards(path).items():
             held = _read_one(path.parent / shard, unsafe_pickle)
@@ -79,8 +81,7 @@ def _shards(index: Path) -> dict[str, list[str]]:
 
 
 def _read_one(path: Path, unsafe_pickle: bool) -> Any:
-    if path.is_file() and not path.stat().st_size:
-        raise InputError(f"{path} is empty: it has 0 bytes")
+    check_not_empty(path)
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
@@ -117,8 +118,7 @@ def _unreadable(path: Path, error: Exception, unsafe_pickle: bool) -> InputError
     if "Unsupported operand" in str(error) and zipfile.is_zipfile(path):
         return InputError(
             f"{path} was saved with a pickle protocol other than torch's default, which cannot be read without running "
-            f"code; save "
-            "it again by torch.save without pickle_protocol, or pass `unsafe_pickle=True` if you trust its author"
+            "code; save it again by torch.save without pickle_protocol, or pass `unsafe_pickle=True` if you trust its author"
         )
     return InputError(
         f"{path} cannot be read as a checkpoint: it is truncated, or neither a .safetensors file nor saved by torch "

@@ -17,6 +17,7 @@ from embedscope.models._opening import quiet, sole_input
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
 from embedscope.plugins import recognises
+from embedscope.store.limits import check_not_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,7 @@ def exported(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
     """
     if not Path(location).is_file():
         raise InputError(f"no such file: {location}")
+    check_not_empty(location)
     with (
         quiet("torch.export"),  # it logs the traceback of what it then raises without
         explained(f"{location} cannot be read as an exported program", "expected a .pt2 file written by torch.export.save"),

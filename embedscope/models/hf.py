@@ -106,7 +106,7 @@ def hf(
 
 
 def check_location(source: str, location: str) -> None:
-    """Raise InputError for what is meant as a folder and is none; libraries would ask the hub for it."""
+    """Raise InputError for a path to a folder that does not exist; libraries would ask the hub for it."""
     if not Path(location).is_dir() and (location.startswith((".", "/", "~")) or location.count("/") > 1 or "\\" in location):
         raise InputError(f"no such folder: {location}; {source}: takes a folder, or a name on the hub such as owner/name")
 

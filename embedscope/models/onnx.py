@@ -14,6 +14,7 @@ from embedscope.models._opening import sole_input
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
 from embedscope.plugins import imported, recognises
+from embedscope.store.limits import check_not_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,7 @@ def onnx(location: str, /) -> Encoder:
     library = imported("onnxruntime", extra="onnx")
     if not Path(location).is_file():
         raise InputError(f"no such file: {location}")
+    check_not_empty(location)
     module = _Program(location)
     return Encoder(
         module=module.eval(),

@@ -47,8 +47,8 @@ class Pooling:
     def __call__(self, activations: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Pool a batch: (B, *shape) -> features (B, D) and magnitudes (B, C) or None, float32, or float64 as it came.
 
-        `mask` (B, T) is true where a token is no padding; it is read where the layer's positions are those T tokens. The result
-        never shares memory with the activations, which a later layer may change in place.
+        `mask` (B, T) is true for tokens that are not padding; it is read if the layer's positions are those T tokens. The
+        result never shares memory with the activations, which a later layer may change in place.
         """
         values = activations if activations.dtype == torch.float64 else activations.float()
         if not self.positions:

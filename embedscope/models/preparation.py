@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # How bright red, green and blue are, as Pillow has it (ITU-R 601-2).
 _LUMA = (0.299, 0.587, 0.114)
+# Pixels per side to resize images to.
+_LARGEST = 2**14
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Pixels:
         return to_tensor(image, self.channels)
 
     def _colored(self, pixels: Tensor) -> Tensor:
-        """Make (C, H, W) arrays gray or RGB where that is asked for; arrays that are no images stay as they are."""
+        """Make (C, H, W) arrays gray or RGB where that is asked for; arrays that are not images stay as they are."""
         if pixels.ndim != 3 or self.channels in (None, pixels.shape[0]) or pixels.shape[0] not in (1, 3):
             return pixels
         if self.channels == 3:
@@ -95,8 +97,7 @@ class Pixels:
                 if len(numbers) not in (1, channels):
                     raise InputError(
                         f"mean and std have {counted(len(numbers), 'number')}, but the inputs have "
-                        f"{counted(channels, 'channel')} "
-                        f"{tuple(values.shape[axis:])}"
+                        f"{counted(channels, 'channel')} and the shape {tuple(values.shape[axis:])}"
                     )
                 shape = (-1, *[1] * (values.ndim - axis - 1))
                 values = change(values.float(), torch.tensor(numbers).reshape(shape))
@@ -196,8 +197,9 @@ def parse_size(text: str) -> tuple[int, int]:
     (224, 224)
     """
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= 2**14 for part in parts):
-        raise UsageError(f"cannot read the size '{text}'; write 224, or 224x160 for height x width")
+    if len(parts) > 2 or not all(part.isdecimal() and 0 < int(part) <= _LARGEST for part in parts):
+        limit = f"with at most {_LARGEST:,} pixels per side"
+        raise UsageError(f"cannot read the size '{text}'; write 224, or 224x160 for height x width, {limit}")
     return int(parts[0]), int(parts[-1])
 
 
@@ -209,7 +211,10 @@ def as_size(given: Any) -> tuple[int, int]:
     sides = tuple(several) if isinstance(several, list | tuple) else (several, several)
     if len(sides) != 2:
         raise UsageError(f"`size=` takes (height, width), or one number for both, got {displayed(given)}")
-    return check_whole("`size=`", sides[0], low=1, high=2**14), check_whole("`size=`", sides[1], low=1, high=2**14)
+    height, width = (check_whole("`size=`", side, low=1) for side in sides)
+    if max(height, width) > _LARGEST:
+        raise UsageError(f"`size=` must be at most {_LARGEST:,} pixels per side, got {max(height, width):,}")
+    return height, width
 
 
 def as_numbers(what: str, given: Any) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from embedscope.models._pickled import holds_code
 from embedscope.models.encoder import Encoder, Weights
 from embedscope.models.preparation import Pixels
 from embedscope.plugins import recognises
+from embedscope.store.limits import check_not_empty
 
 _SUFFIXES = (".pt", ".pth", ".ts", ".torchscript", ".jit")
 
@@ -38,6 +39,7 @@ def torchscript(location: str, /, *, unsafe_pickle: bool = False) -> Encoder:
     """
     if not Path(location).is_file():
         raise InputError(f"no such file: {location}")
+    check_not_empty(location)
     advice = (
         "expected a file written by torch.jit.save; give the Python model and the file as `checkpoint=` if it holds weights"
     )

@@ -84,8 +84,8 @@ def score_checkpoints(
         preparation: options of `open_model`, such as size.
         full: measure all checkpoints again, for what the file does not hold: values by class and by sample.
         overwrite: replace an existing output.
-        say: is told what a user should know.
-        warn: is told which checkpoint is skipped, and why.
+        say: called with each message for the user.
+        warn: called with each checkpoint that is skipped, and why.
         track: shows progress over checkpoints.
 
     Raises:

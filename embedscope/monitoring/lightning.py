@@ -9,7 +9,7 @@ from typing import Any
 from embedscope.errors import MissingExtraError, explained
 from embedscope.monitoring.monitor import Monitor, monitor_of
 
-# The package by its two names; classes of one are none of the other.
+# The package by its two names; classes of one are not those of the other.
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 
 
@@ -37,7 +37,7 @@ def _callback() -> type:
             self._at(trainer, pl_module, None)
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            """Measure the model if that is due; batches that only accumulate gradients are no step."""
+            """Measure the model if that is due; batches that only accumulate gradients do not count as steps."""
             self._at(trainer, pl_module, outputs)
 
         def _at(self, trainer: Any, module: Any, outputs: Any) -> None:

@@ -42,7 +42,7 @@ def opened(given: Any) -> Log | None:
     for method in ("log", "log_metrics"):
         if callable(found := getattr(given, method, None)):
             return lambda values, step: found(dict(values), step)
-    raise UsageError(f"`log` takes a logger with log(values, step), or one of {', '.join(_KNOWN)}; got {type(given).__name__}")
+    raise UsageError(f"`log=` takes a logger with log(values, step), or one of {', '.join(_KNOWN)}; got {type(given).__name__}")
 
 
 def _imported(module: str) -> Any:

@@ -82,7 +82,7 @@ class Monitor:
         amp: run the forward passes in half precision.
         workers: processes that read the inputs of a data source; by default as many as help.
         seed: of the sample.
-        say: is told what a user should know.
+        say: called with each message for the user.
 
     Raises:
         UsageError: an unknown metric, layer or option; a probe of another kind.
@@ -127,12 +127,12 @@ class Monitor:
         self._workers = check_optional_whole("`workers=`", workers, low=0)
         self._device, self._seed, self._say = device, check_seed(seed), say
         if on_finding is not None and not callable(on_finding):
-            raise UsageError(f"`on_finding` takes a function of a finding, got {displayed(on_finding)}")
+            raise UsageError(f"`on_finding=` takes a function of a finding, got {displayed(on_finding)}")
         self._names = [each.name for each in bound(self._metrics)]
         self._schedule = schedule(every)
-        self._conditions = conditions(check_names("`stop_on`", stop_on), self._names)
+        self._conditions = conditions(check_names("`stop_on=`", stop_on), self._names)
         self._on_finding = on_finding
-        self._path = None if path is None else check_path("`path`", path)
+        self._path = None if path is None else check_path("`path=`", path)
         if self._path is not None:
             check_output(self._path, overwrite=True)  # an existing one is continued
         self.logs = log is not None
@@ -214,10 +214,9 @@ class Monitor:
 
     def _values(self, features: FeatureSet, device: str) -> tuple[dict[str, float | None], str]:
         wrong = int((~torch.isfinite(features.features[:]).all(dim=1)).sum())
-        if wrong:  # a training that diverged is told so, and not ended
-            return dict.fromkeys(
-                self._names
-            ), f"{wrong:,} of {counted(len(features.labels), 'row')} {'holds' if wrong == 1 else 'hold'} NaN or infinite values"
+        if wrong:  # a training that diverged is reported, and not ended
+            which = counted(wrong, "holds", "hold", of=counted(len(features.labels), "row"))
+            return dict.fromkeys(self._names), f"{which} NaN or infinite values"
         scores = evaluate(features, self._metrics, device=device, seed=self._seed)
         return {key: found.value for key, found in scores.metrics.items()}, ""
 
@@ -253,7 +252,7 @@ def _number(loss: Any) -> float:
     try:
         return float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"`loss` takes a number or a tensor with one, got {displayed(loss)}") from error
+        raise UsageError(f"`loss=` takes a number or a tensor with one, got {displayed(loss)}") from error
 
 
 def monitor_of(*args: Any, **options: Any) -> Monitor:

@@ -140,15 +140,15 @@ def _bytes(inputs: Any) -> int:
 def check_probe(given: Any, prepare: Any = None) -> Any:
     """Return what `Monitor` takes as `probe`, its location opened; what `open_probe` could never open is refused.
 
-    UsageError for what is no probe or for a preparation that is none, InputError for data that are not there, or for other
-    numbers of inputs and labels.
+    UsageError for an invalid probe or preparation, InputError for data that do not exist, or for
+    other numbers of inputs and labels.
     """
     prepared(prepare)
     given, rows = _with_rows(given)
     if isinstance(given, str | Path):
         given = open_dataset(str(given))
     if prepare is not None and not isinstance(given, Dataset):
-        raise UsageError(f"`prepare` applies to a data source; inputs from {type(given).__name__} are already prepared")
+        raise UsageError(f"`prepare=` applies to a data source; inputs from {type(given).__name__} are already prepared")
     if _is_pair(given):
         if len(given[0]) != len(given[1]):
             raise InputError(f"the probe has {counted(len(given[0]), 'input')} and {counted(len(given[1]), 'label')}")
@@ -193,7 +193,7 @@ def prepared(prepare: Any) -> Preparation:
     if hasattr(found, "text"):
         return found
     if not callable(prepare):
-        raise UsageError(f"`prepare` takes an encoder or a transform of one item, got {type(prepare).__name__}")
+        raise UsageError(f"`prepare=` takes an encoder or a transform of one item, got {type(prepare).__name__}")
     return EachItem(prepare)
 
 

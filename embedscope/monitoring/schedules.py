@@ -72,7 +72,7 @@ class Share:
             self._started = step, self.clock() - seconds
         self._cost += seconds
         self._count += 1
-        # The first one also reads the probe, and is no measure of those that follow.
+        # The first one also reads the probe, and says nothing of those that follow.
         self._latest = [seconds] if self._count <= 2 else [*self._latest[-2:], seconds]
         self.due = distributed.broadcast(lambda: self._estimated(step))
 
@@ -106,5 +106,5 @@ def schedule(every: int | str) -> Steps | Share:
     if isinstance(every, str) and (match := re.fullmatch(r"\s*(\d*\.?\d+)\s*%\s*", every)) and 0 < float(match[1]) <= 100:
         return Share(float(match[1]) / 100)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise UsageError(f"`every` takes a number of steps from 1, or a share of time such as '2%'; got {str(every)[:40]!r}")
+        raise UsageError(f"`every=` takes a number of steps from 1, or a share of time such as '2%'; got {str(every)[:40]!r}")
     return Steps(every)

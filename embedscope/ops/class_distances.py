@@ -233,7 +233,7 @@ def _closed_form(
     """
     device, size = wanted.device, len(classes)
     center = (moments.means * moments.counts[:, None]).sum(dim=0) / moments.counts.sum()
-    # The class mean is rounded: what is below the resolution of the rows is no distance.
+    # The class mean is rounded: what is below the resolution of the rows does not count as a distance.
     floor = (4 * torch.finfo(torch.float64).eps * moments.largest) ** 2
     share = distributed.share(len(wanted))
     mine = wanted[share]

@@ -15,7 +15,7 @@ class Classes:
     """The classes that have at least one row.
 
     Attributes:
-        labels: (K,) the distinct labels, ascending; gaps in the numbering are no classes.
+        labels: (K,) the distinct labels, ascending; gaps in the numbering do not count as classes.
         index: (N,) int64, the position of each row's class in `labels`.
         counts: (K,) int64, at least 1.
     """

@@ -144,9 +144,11 @@ def gather(
     if wrong:
         named = [f"{row}" if ids is None or ids[row] == str(row) else f"{row} ({ids[row]})" for row in wrong[:_NAMED]]
         names = ", ".join(named) + (", …" if len(wrong) > _NAMED else "")
-        holds, which = ("holds", "row") if len(wrong) == 1 else ("hold", "rows")
-        total = counted(features.shape[0], "row")
-        whose, of = f"{source}: " if source else "", f" of the {kind}" if kind else ""
-        raise InputError(f"{whose}{len(wrong):,} of {total}{of} {holds} NaN or infinite values: {which} {names}")
+        total = counted(features.shape[0], "row") + (f" of the {kind}" if kind else "")
+        which = "row" if len(wrong) == 1 else "rows"
+        raise InputError(
+            f"{f'{source}: ' if source else ''}{counted(len(wrong), 'holds', 'hold', of=total)} NaN or infinite values: "
+            f"{which} {names}"
+        )
     for gatherer in gatherers:
         gatherer.fold()

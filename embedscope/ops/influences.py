@@ -167,7 +167,7 @@ def _of_all_classes(rows: Tensor, classes: Classes, silhouette: Silhouette) -> T
         narrow = weight.to(tile.dtype)
         pulled += torch.cat([each.T @ narrow[label] for label, each in enumerate(columns)])
         pulled -= (weight * means).sum(dim=1)[index]
-        pulled[slab] += weight[here, places] * own  # a row is no part of its own mean
+        pulled[slab] += weight[here, places] * own  # a row does not count in its own mean
     result = torch.empty_like(values)
     result[order] = values - values.mean() + pulled
     return result
@@ -204,7 +204,7 @@ def _in_closed_form(rows: Tensor, classes: Classes, silhouette: Silhouette, *, u
         weight[here, places] = by_own / peers.clamp(min=1)
         means[here, places] = own
         taken_off += (weight * means).sum(dim=1)
-        # A row is no part of its own mean; a zero row's distance to itself is 0, not twice a half.
+        # A row does not count in its own mean; a zero row's distance to itself is 0, not twice a half.
         pull[block] += weight[here, places] * (own - 2 * extra[block])
         mass += weight.sum(dim=1)
         squares += weight @ norms[block]

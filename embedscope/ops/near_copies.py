@@ -7,8 +7,8 @@ distance to the nearest row, cleanlab's default. Two corrections keep ordinary d
   lowered until one row among all is expected. m is estimated from the ratio of the first two distances (TwoNN,
   doi:10.1038/s41598-017-11873-y), by its median.
 - The copy must be as near by what is usual for the row's own k neighbors (0.7 quantile), too, so that the rows of a class
-  denser than the others are no copies. Groups of more than 0.7 k near copies are therefore not found unless they are exact, and
-  neither are near copies in data of which most rows have one.
+  denser than the others are not copies. Groups of more than 0.7 k near copies are therefore not found unless they are exact,
+  and neither are near copies in data of which most rows have one.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def draw_changes(sheet: Sheet, found: Sequence[ClassChanges]) -> None:
     for each in found:
         gained, lost = (sum(one.significant and sign * one.difference > 0 for one in each.changes) for sign in (1, -1))
         titles.append(f"{each.of.name}\n{gained:,} gained\n{lost:,} lost")
-    counts = {f"{counted(each.rows, 'row')}" if each.rows else "different rows" for each in found}
+    counts = {counted(each.rows, "row") if each.rows else "different rows" for each in found}
     most = max(min(len(each.changes), MOST_CLASSES + 1) for each in found)
     notes = ["Arrows point from dot to arrowhead, colored if the simultaneous 95% interval of the difference excludes 0."]
     if most > MOST_CLASSES:

@@ -98,7 +98,7 @@ def plot(
         overwrite: replace existing pictures and coordinates. In a folder, pictures that embedscope drew before and that are not
             drawn again are removed; other files stay.
         command: what was typed, for the provenance on a page.
-        say: is told what was left out, and why.
+        say: called with what was left out, and why.
         track: shows progress over kinds.
 
     Raises:

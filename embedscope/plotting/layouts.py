@@ -13,6 +13,7 @@ from embedscope.plotting.figure import GRAY
 from embedscope.plotting.inputs import described
 from embedscope.store.files import finished
 from embedscope.store.tables import unguarded, write_rows
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -237,10 +238,8 @@ def given_layouts(inputs: Sequence[Embedding], coordinates: Coordinates, path: P
             raise InputError(f"{path} has no {kind} coordinates of {each.name}; it has {there}")
         place = {str(name): row for row, name in enumerate(each.features.ids)}
         if strangers := [name for name in points if name not in place]:
-            raise InputError(
-                f"{path}: {len(strangers)} of {len(points)} ids are not labeled rows of {each.name}, such as "
-                f"'{strangers[0]}'; coordinates must be of the same rows"
-            )
+            which = counted(len(strangers), "is not a labeled row", "are not labeled rows", of=counted(len(points), "id"))
+            raise InputError(f"{path}: {which} of {each.name}, such as '{strangers[0]}'; coordinates must be of the same rows")
         order = sorted(points, key=place.__getitem__)
         shown = replace(each, shown=np.array([place[name] for name in order], dtype=np.int64))
         array = np.array([points[name] for name in order], dtype=np.float64)

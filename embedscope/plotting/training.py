@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # What the columns of a log begin with that are measured on rows which training does not see.
 _VALIDATION = "val_"
 
-# Columns of the log that are no curve of their own.
+# Columns of the log that are not drawn as curves.
 _ASIDE = ("epoch", "learning_rate")
 
 

@@ -89,7 +89,7 @@ def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: 
     except Exception as error:  # untrusted bytes: zip, NumPy headers and pickles each fail in their own way
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if "allow_pickle" in reason or "allow-pickle" in reason:  # NumPy takes any file that it does not know for a pickle
-            reason = "it is another kind of file, or holds Python objects, which are never unpickled; write it with numpy.savez"
+            reason = "it is another kind of file"
         raise InputError(f"{path} cannot be read as NumPy arrays: {reason}") from error
 
 
@@ -99,7 +99,7 @@ def load_npy(file: str) -> Array:
         if stream.read(2) == b"PK":
             raise InputError(f"{file} is an archive (.npz), not a single array")
         stream.seek(0)
-        size = _promised(stream)
+        size = _promised(file, stream)
         start = stream.tell()
         held = stream.seek(0, 2) - start
     if size > held:
@@ -135,7 +135,7 @@ def _check_sizes(path: str, keys: Sequence[str]) -> None:
     with zipfile.ZipFile(path) as archive:
         for name in members & set(archive.namelist()):
             with archive.open(name) as member:
-                promised = _promised(member)
+                promised = _promised(f"{path}: {name}", member)
             held = archive.getinfo(name).file_size
             if promised > held:
                 raise InputError(
@@ -143,13 +143,20 @@ def _check_sizes(path: str, keys: Sequence[str]) -> None:
                 )
 
 
-def _promised(stream: IO[bytes]) -> int:
-    """Read the header of an array: how many bytes it says that follow; ValueError for none of NumPy's."""
+def _promised(what: str, stream: IO[bytes]) -> int:
+    """Read the header of an array: how many bytes it says that follow; ValueError for none of NumPy's.
+
+    InputError for Python objects, which follow as a pickle of any size.
+    """
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(stream)
     if version not in headers:
         raise ValueError(f"header version {version} is for structured arrays")
     shape, _, dtype = headers[version](stream)
+    if dtype.hasobject:
+        raise InputError(
+            f"{what} holds Python objects, which are never unpickled; convert it first, such as labels.astype(str)"
+        )
     return math.prod(shape) * dtype.itemsize
 
 

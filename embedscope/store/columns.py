@@ -149,8 +149,7 @@ def numbers(location: str, columns: Columns, names: Sequence[str]) -> Array:
         elif len(cells) != width:
             raise InputError(
                 f"{location}: row {count - 1} of {names[0]} (counted from 0) holds {counted(len(cells), 'number')}, but the "
-                "rows "
-                f"before it hold {width}"
+                f"rows before it hold {width}"
             )
         try:
             values.extend(map(float, cells))
@@ -218,8 +217,7 @@ def _delimited(file: Path, delimiter: str) -> Columns:
                     if row and len(row) != width:
                         raise InputError(
                             f"{file}: line {reader.line_num} has {counted(len(row), 'field')}, the header has {width}; "
-                            "quote fields "
-                            f"that contain separators or line breaks"
+                            "quote fields that contain separators or line breaks"
                         )
                     if row:
                         yield row

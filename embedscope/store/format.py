@@ -11,7 +11,7 @@
     /rows/done             int64              how many rows are committed
     /rows/announced        int64              how many inputs there are
     /rows/committed        int64 (2,)         /rows/done again, and the position of the first input after those rows
-    /rows/skipped          int64 (M,)         positions, among all inputs, of those that could not be read and are no rows
+    /rows/skipped          int64 (M,)         positions, among all inputs, of those that could not be read and have no row
     /skipped/ids           UTF-8 (M,)         their ids, written last, if any
     /skipped/reasons       UTF-8 (M,)         why
     /provenance            UTF-8 JSON: model, data, layers, transform, run; see provenance.py

@@ -112,7 +112,8 @@ def _is_list(types: Any, kind: Any) -> bool:
 def _lists(file: str, name: str, column: Any) -> Array:
     """Turn a column of lists of one length into (N, D), in the lists' own dtype."""
     if column.null_count:
-        raise InputError(f"{file}: {column.null_count} rows of {name} are empty; every row needs a list of numbers")
+        what = counted(column.null_count, f"row of {name} is", f"rows of {name} are")
+        raise InputError(f"{file}: {what} empty; every row needs a list of numbers")
     parts = [(chunk, np.asarray(chunk.flatten().to_numpy(zero_copy_only=False))) for chunk in column.chunks if len(chunk)]
     widths: set[int] = set()
     for chunk, values in parts:

@@ -23,7 +23,7 @@ from embedscope.store.foreign_hdf5 import open_hdf5
 from embedscope.store.provenance import LayerOrigin
 from embedscope.store.rows import StoredRows, stored_rows
 from embedscope.store.skeleton import row_datasets
-from embedscope.text import decoded
+from embedscope.text import counted, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,7 +209,7 @@ def _open(source: str, layers: Sequence[str]) -> list[FeatureSet]:
 
 def _unfinished(path: str, found: Contents) -> str:
     command = recorded_resuming(found.provenance.command)
-    return f"{path} is unfinished ({found.done:,} of {len(found.labels):,} rows); finish it with: {command}"
+    return f"{path} is unfinished ({found.done:,} of {counted(len(found.labels), 'row')}); finish it with: {command}"
 
 
 def _from_store(file: h5py.File, name: str, path: str, layers: Sequence[str]) -> list[FeatureSet]:

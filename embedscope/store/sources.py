@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from embedscope.arguments import check_names, displayed
-from embedscope.errors import UsageError
+from embedscope.errors import InputError, UsageError
 from embedscope.store.features import FeatureSet
 from embedscope.store.in_memory import UNNAMED, annotated, feature_set
 from embedscope.store.reader import distinct_names, open_features
@@ -28,7 +28,7 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         layers: which layers of the stores (keys of obsm in AnnData); all by default.
 
     Raises:
-        InputError: a source that cannot be read.
+        InputError: a source that cannot be read, or arrays of another shape.
         UsageError: arrays without labels, or an unknown layer.
     """
     wanted = check_names("`layers=`", layers)
@@ -50,14 +50,19 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         return [sources]
     if hasattr(sources, "obsm"):
         return annotated(sources, labels, wanted)
+    pair = isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], _LABELED)
+    if pair and labels is not None and [_dimensions(each) for each in sources] == [2, 1]:
+        raise UsageError("the labels are given twice: in the pair (features, labels), and by themselves; omit one of them")
     if labels is not None:
         return [feature_set(sources, labels)]
-    if isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], _LABELED):
+    if pair:
         return [feature_set(*sources)]
     if isinstance(sources, Sequence) and sources and all(isinstance(each, _LABELED) for each in sources):
         return distinct_names([features for each in sources for features in open_sources(each, layers=wanted)])
-    rows = isinstance(sources, list | tuple) and sources and isinstance(sources[0], list | tuple)
-    if rows or getattr(sources, "shape", ()):
+    dimensions, nested = _dimensions(sources), isinstance(sources, list | tuple)
+    if dimensions > 2 or (dimensions == 1 and not nested):
+        raise InputError(f"features must be numbers of shape (N, D), got {displayed(sources)}")
+    if dimensions == 2:
         raise UsageError(f"{displayed(sources)} is given without labels; give one label per row as well, as in score(X, y)")
     raise UsageError(
         f"{displayed(sources)} is not an embedding; give features and labels, a path, a FeatureSet, or a "
@@ -78,6 +83,14 @@ def _bring_labels(sources: Any) -> bool:
     """Whether all sources are files or FeatureSets, which have labels of their own."""
     several = sources.values() if isinstance(sources, Mapping) else sources if isinstance(sources, list | tuple) else [sources]
     return len(several) > 0 and all(isinstance(each, _LABELED) for each in several)
+
+
+def _dimensions(given: Any) -> int:
+    """Count the dimensions of an array or of nested lists; 0 for anything else."""
+    if isinstance(given, list | tuple):
+        return 1 + _dimensions(given[0]) if given else 0
+    shape = getattr(given, "shape", ())
+    return len(shape) if isinstance(shape, tuple) else 0
 
 
 def _named(name: str, found: Sequence[FeatureSet]) -> list[FeatureSet]:

@@ -19,6 +19,7 @@ from embedscope.store.format import LIBVER
 from embedscope.store.reader import verify
 from embedscope.store.skeleton import Skeleton
 from embedscope.store.unfinished import SKIPPED, read_unfinished
+from embedscope.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -232,7 +233,7 @@ class StoreWriter:
             os.dup2(sink, self._file.id.get_vfd_handle())
             os.close(sink)
         done = self.keep()
-        return f"; {done:,} rows are kept; `resume=True` continues from them" if done else ""
+        return f"; {counted(done, 'row is', 'rows are')} kept; `resume=True` continues from there" if done else ""
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):  # its folder cannot be reached, which another error says

@@ -206,11 +206,29 @@ def test_flags_are_spoken_of_in_cli_only():
 FLAGS_OF_COMMANDS = {"--resume", "{} --resume", "--overwrite", "--trust-remote-code", "--unsafe-pickle"}
 
 
+# Arguments of functions that no command calls: Monitor, and `finetune` with a TrainingConfig.
+PYTHON_ONLY = {"config", "every", "log", "loss", "on_finding", "path", "prepare", "stop_on"}
+
+
 def test_every_argument_that_a_message_names_has_a_flag():
     known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     named = {match[1]: place for place, text in library_messages() for match in ARGUMENT.finditer(text)}
     assert len(named) > 15
-    assert {name: place for name, place in named.items() if name != "{}" and flag(name) not in known} == {}
+    without = {name: place for name, place in named.items() if name != "{}" and flag(name) not in known}
+    assert {name: place for name, place in without.items() if name not in PYTHON_ONLY} == {}
+    assert set(without) == PYTHON_ONLY  # the list holds nothing that has a flag, or that no message names
+
+
+def test_a_message_of_an_argument_says_that_it_is_one():
+    """Write `name=`, not `name`, which no command translates."""
+    bare = [(place, text) for place, text in library_messages() if re.search(r"^`[a-z_]+`(?= |$)", text)]
+    assert bare == []
+
+
+def test_a_list_of_values_becomes_a_flag_each(hostile, capsys):
+    assert run("score", hostile, "-m", "gini, silhouette") == 2
+    told = "embedscope: 'gini, silhouette' is not one metric; pass a list: --metric gini --metric silhouette\n"
+    assert capsys.readouterr().err == told
 
 
 def test_flags_reach_who_typed_the_command(hostile, tmp_path, capsys):

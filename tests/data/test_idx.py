@@ -95,7 +95,7 @@ def test_fingerprint_changes_with_the_images(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is not an idx file: it begins with nothing"),
+        (b"", "is empty: it has 0 bytes"),
         (b"\x89PNG" + bytes(40), "is not an idx file: it begins with 89 50 4e 47"),
         (encode(IMAGES)[:-1], r"is truncated: its header declares the shape \(4, 2, 3\), 24 bytes"),
         (encode(IMAGES)[:9], "is truncated"),

@@ -131,7 +131,7 @@ def test_rows_on_disk_are_brought_into_order(make_store):
 
 @pytest.mark.parametrize(("common", "sound"), [(30, True), (29, False)])
 def test_few_common_rows_will_do_if_they_are_half(common, sound):
-    """Eight rows per class are fewer than ten, but half of the rows are no accident."""
+    """Eight rows per class are fewer than ten, but half of the rows are not accidental."""
     _, _, labels = drawn(60, 0)
     ids = np.array([f"row {row}" for row in range(60)], dtype=object)
     others = np.array([*ids[:common], *(f"new {row}" for row in range(60 - common))], dtype=object)

@@ -166,7 +166,7 @@ def test_a_folder_stands_for_the_results_in_it(files, tmp_path, blobs, capsys):
     expected = merge([*paths, tmp_path / "run"])
     assert json.loads((tmp_path / "table.json").read_text()) == expected.as_json()
     said = []
-    assert merge([tmp_path], say=said.append).as_json() == expected.as_json()  # the table is no result
+    assert merge([tmp_path], say=said.append).as_json() == expected.as_json()  # the table is not a result
     assert said == [f"{tmp_path}: left out package.json, table.json: neither scores nor a run"]
     assert merge([tmp_path / "run"]).as_json() == merge([tmp_path / "run" / "run.json"]).as_json()
 

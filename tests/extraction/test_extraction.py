@@ -216,7 +216,7 @@ def test_layer_that_mixes_samples(dataset, tmp_path):
         def forward(self, x):
             return self.all(x)
 
-    with pytest.raises(InputError, match="layer all gives 25 rows for 1 sample"):
+    with pytest.raises(InputError, match="layer all gives 25 rows for 1 sample: its first axis"):
         extract(encoder_of(Mixer()), dataset, tmp_path / "a.h5", layers=["all"])
 
 

@@ -393,7 +393,7 @@ def test_disk_without_room(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"dtype": "float8"}, "no dtype 'float8'"),
-        ({"on_error": "ignore"}, "`on_error=` has no choice 'ignore'"),
+        ({"on_error": "ignore"}, "^`on_error=` must be stop or skip, got 'ignore'$"),
         ({"workers": -1}, "`workers=` must be an integer of at least 0, got -1"),
         ({"limit": 0}, "`limit=` must be an integer of at least 1, got 0"),
         ({"pooling": "max"}, "no pooling 'max'"),
@@ -405,7 +405,7 @@ def test_options_out_of_their_range(tmp_path, options, message):
 
 
 def test_masked_tokens(tmp_path):
-    """A model of text: padded batches, and means over what is no padding."""
+    """A model of text: padded batches, and means over what is not padding."""
 
     class Tokens:
         text = "one number a letter"

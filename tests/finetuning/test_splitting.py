@@ -131,7 +131,9 @@ def test_label_map(tmp_path):
     [
         ("a,b,c\n", "line 1: 3 columns; expected two"),
         ("a,b\na,c\n", "line 2: the class a is listed twice"),
-        ("a\n", "line 1: 1 column"),
+        ("a\n", "line 1: 1 column; expected two"),
+        ("", r"map\.csv is empty: it has 0 bytes$"),
+        ("test,train\n\n", r"map\.csv maps no class; expected lines such as automobile,car$"),
     ],
 )
 def test_label_maps_that_cannot_be_read(tmp_path, text, message):

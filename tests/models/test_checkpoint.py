@@ -218,7 +218,7 @@ def test_arguments_beside_the_weights(tmp_path):
     check(net, weights())
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
 def test_weights_of_a_torchscript_program(tmp_path):
     torch.manual_seed(0)
     source = Net().eval()

@@ -75,7 +75,9 @@ def test_scales_of_the_network_itself(tmp_path):
         (lambda: torch.eye(4).to_sparse_csr(), "sparse tensors"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*Sparse CSR:UserWarning", "ignore:.*quantize:UserWarning", "ignore:.*deprecated")
+@pytest.mark.filterwarnings(
+    "ignore:.*Sparse CSR:UserWarning", "ignore:.*quantize:UserWarning", "ignore:.*deprecated:UserWarning"
+)
 def test_tensors_without_one_number_per_place(tmp_path, make, kind):
     with pytest.raises(InputError, match=rf"holds {kind} \(0\.weight\); save the weights as dense floating-point tensors"):
         load_checkpoint(network(), saved(tmp_path, changed(**{"0__weight": make()})))
@@ -84,7 +86,9 @@ def test_tensors_without_one_number_per_place(tmp_path, make, kind):
 @pytest.mark.filterwarnings("ignore:.*nested:UserWarning")
 def test_nested_tensors(tmp_path):
     nested = torch.nested.nested_tensor([torch.ones(2, 2), torch.ones(3, 2)])
-    with pytest.raises(InputError, match=r"holds nested tensors \(0\.weight\)|would run torch\._utils\._rebuild_nested_tensor"):
+    read = torch.__version__ < (2, 14)  # later ones refuse to rebuild them
+    message = r"holds nested tensors \(0\.weight\)" if read else r"would run torch\._utils\._rebuild_nested_tensor"
+    with pytest.raises(InputError, match=message):
         load_checkpoint(network(), saved(tmp_path, changed(**{"0__weight": nested})))
 
 

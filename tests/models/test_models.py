@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,3 +197,14 @@ def test_pixels_keep_their_places():
 )
 def test_arrays_become_what_networks_take(dtype, expected):
     assert to_input(torch.ones(2, dtype=dtype)).dtype == expected
+
+
+@pytest.mark.parametrize(
+    "spec", ["{}.onnx", "{}.pt2", "{}.pt", "{}.safetensors", "onnx:{}.onnx", "exported:{}.pt2", "torchscript:{}.pt"]
+)
+def test_an_empty_model_is_called_empty(tmp_path, spec):
+    spec = spec.format(tmp_path / "a")
+    path = spec.partition(":")[2] or spec
+    Path(path).touch()
+    with pytest.raises(InputError, match=f"^{path} is empty: it has 0 bytes$"):
+        open_model(spec)

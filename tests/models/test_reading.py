@@ -74,7 +74,7 @@ def test_index_that_is_wrong(tmp_path, state, changes, message):
         load_checkpoint(nn.Linear(3, 2), str(write_shards(tmp_path, state, "safetensors", **changes)))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"weight_map": []}', '{"weight_map": {"a": {}}}', "[" * 3000])
+@pytest.mark.parametrize("text", [" ", "[]", '{"weight_map": []}', '{"weight_map": {"a": {}}}', "[" * 3000])
 def test_index_that_is_not_one(tmp_path, text):
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(InputError, match="cannot be read as the index of a sharded checkpoint; expected JSON"):
@@ -168,3 +168,11 @@ def test_one_mapping_under_many_names_is_one_set(tmp_path, state):
 def test_hash_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(f"{tmp_path}/a") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "model.safetensors.index.json"])
+def test_an_empty_checkpoint_is_called_empty(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    with pytest.raises(InputError, match=f"^{path} is empty: it has 0 bytes$"):
+        load_checkpoint(nn.Linear(3, 2), str(path))

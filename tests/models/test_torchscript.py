@@ -13,7 +13,10 @@ from embedscope.models._pickled import scripted_tensors
 from embedscope.models.checkpoint import load_checkpoint
 from embedscope.models.torchscript import is_torchscript
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")  # to write the programs; reading is silent
+pytestmark = [  # to write the programs; reading is silent
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning"),
+]
 
 
 @pytest.fixture

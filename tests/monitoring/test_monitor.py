@@ -217,7 +217,7 @@ def test_a_share_of_the_time_is_kept(step_seconds, cost):
 
 @pytest.mark.parametrize("every", [0, -1, True, "2", "0%", "101%", 1.5])
 def test_an_interval_that_cannot_be_is_refused(every):
-    with pytest.raises(UsageError, match="`every` takes a number of steps"):
+    with pytest.raises(UsageError, match="`every=` takes a number of steps"):
         schedule(every)
 
 
@@ -300,8 +300,8 @@ def test_loggers_that_are_not_there(monkeypatch):
         ({"metrics": "siluette"}, "did you mean 'silhouette'"),
         ({"stop_on": "gini<0"}, "no measured metric 'gini'"),
         ({"stop_on": "silhouette"}, "cannot read the condition 'silhouette'"),
-        ({"log": 3}, "`log` takes a logger"),
-        ({"prepare": 3}, "`prepare` takes an encoder or a transform"),
+        ({"log": 3}, "`log=` takes a logger"),
+        ({"prepare": 3}, "`prepare=` takes an encoder or a transform"),
     ],
     ids=str,
 )

@@ -59,7 +59,7 @@ def test_stratified_mean_of_everything_is_exact():
     labels = labels_of(5, 3)
     values = torch.arange(8, dtype=torch.float64)
     assert stratified_mean(values, labels, labels) == (3.5, (3.5, 3.5))
-    labels = labels_of(4, 3)  # shares that are no sums of powers of two
+    labels = labels_of(4, 3)  # shares that are not sums of powers of two
     assert stratified_mean(values[:7], labels, labels)[0] == pytest.approx(3, abs=1e-14)
 
 

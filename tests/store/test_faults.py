@@ -63,7 +63,7 @@ def test_promise_of_what_is_kept_is_kept(tmp_path, monkeypatch, small_blocks, nu
         patched.setattr(os, "posix_fallocate", full)
         kept = 8 * (time - 3)
         with pytest.raises(
-            OutputError, match=rf"{os.strerror(number)}; {kept} rows are kept; `resume=True` continues from them"
+            OutputError, match=rf"{os.strerror(number)}; {kept} rows are kept; `resume=True` continues from there"
         ):
             filled(tmp_path / "a.h5", ROWS)
     filled(tmp_path / "a.h5", ROWS, resume=True)
@@ -148,7 +148,7 @@ def test_limit_on_the_size_of_files(tmp_path):
         [sys.executable, "-c", LIMITED, str(tmp_path / "a.h5")], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert found.returncode == 0, found.stderr
-    assert "File too large; 4,096 rows are kept; `resume=True` continues from them" in found.stdout
+    assert "File too large; 4,096 rows are kept; `resume=True` continues from there" in found.stdout
     assert found.stderr == ""
     assert (read_unfinished(tmp_path / "a.h5").read("features/x", 4096) == 1).all()
 

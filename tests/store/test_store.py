@@ -414,7 +414,7 @@ def test_npz_that_cannot_be_used(tmp_path, arrays, message):
 
 def test_npz_never_unpickles(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.array([{"a": 1}, None], dtype=object), y=[0, 1])
-    with pytest.raises(InputError, match="cannot be read as NumPy arrays"):
+    with pytest.raises(InputError, match="holds Python objects, which are never unpickled"):
         read_features(str(tmp_path / "a.npz"))
 
 
