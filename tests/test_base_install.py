@@ -80,7 +80,7 @@ def test_commands_need_no_extra(tmp_path):
     labels = np.arange(60) % 3
     np.savez(tmp_path / "d.npz", X=generator.normal(size=(60, 8)).astype(np.float32) + labels[:, None], y=labels)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    (tmp_path / "m.onnx").touch()
+    (tmp_path / "m.onnx").write_bytes(b"a model")
     expected = [
         (["--help"], 0, ""),
         (["env"], 0, ""),

@@ -94,7 +94,8 @@ def _run(given: list[str]) -> int:
     except EmbedscopeError as error:
         return _fail(str(error), error.exit_code, repeated=error.repeated)
     except _UsageError as error:
-        return _fail(f"{_reworded(error.format_message()).rstrip('.')}. Try --help.", 2)
+        said = _reworded(error.format_message()).rstrip(".")
+        return _fail(f"{said}{'' if said.endswith('?') else '.'} Try --help.", 2)
     except (OSError, ImportError) as error:  # a module or a library that cannot be opened is an ImportError
         if getattr(error, "errno", None) not in _TOO_MANY_FILES and os.strerror(errno.EMFILE) not in str(error):
             raise

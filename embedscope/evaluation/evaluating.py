@@ -249,7 +249,9 @@ def _warnings(found: Sequence[Measurement], counts: Array, unlabeled: int) -> li
         whose = counted(alone, "class has one sample; its", "classes have one sample; their")
         warnings.append(f"{whose} silhouette is 0 by convention")
     if unlabeled:
-        warnings.append(f"{counted(unlabeled, 'unlabeled row is', 'unlabeled rows are')} left out")
+        warnings.append(
+            f"{counted(unlabeled, 'unlabeled row is', 'unlabeled rows are')} left out (labels below 0, NaN or empty)"
+        )
     return warnings
 
 

@@ -92,10 +92,13 @@ def with_interval(
     found = statistics.mean_with_error(values, groups)
     if len(labels) < _FEW * len(present_classes(labels)):
         measurement = _noted(measurement, f"with fewer than {_FEW} samples per class, the interval may be too narrow")
+    ci95 = clipped(found.interval, measurement.bounds)
+    if ci95 is not None and not ci95[0] <= result.value <= ci95[1]:
+        measurement = _noted(measurement, "the value is biased in small samples; the interval, which is not, leaves it out")
     kept, by_row = values.cpu().numpy(), metric.declared.pseudo_values is not None
     return replace(
         measurement,
-        ci95=clipped(found.interval, measurement.bounds),
+        ci95=ci95,
         ci=ci,
         pseudo_values=kept if by_row else None,
         group_values=None if by_row else kept,

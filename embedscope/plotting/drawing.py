@@ -174,7 +174,7 @@ def plot(
             if given.courses and each.declared.takes != "checkpoints":
                 raise InputError(f"{each.spec} needs features, and a file of measurements has none; draw it as a trajectory")
             if each.declared.takes == "checkpoints" and len(given.embeddings) < 2 and not given.courses:
-                raise InputError(f"{each.spec} needs two or more checkpoints, in order; only one was given")
+                raise InputError(f"{each.spec} needs two or more checkpoints or layers, in order; only one embedding was given")
     else:
         of_features = ["points", "embeddings"] if given.embeddings else []
         suited = {*of_features, *["runs"] * bool(given.runs), *["checkpoints"] * given.in_stages}

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _NAMES = ("X", "y", "ids", "split", "class_names")
+# The usual names, in any case, of what an archive calls X, y, ids, split and class_names.
+USUAL = {
+    "X": frozenset({"x", "features", "feats", "embeddings", "embedding", "latents", "vectors", "z"}),
+    "y": frozenset({"y", "labels", "label", "targets", "target", "classes"}),
+    "ids": frozenset({"ids"}),
+    "split": frozenset({"split"}),
+    "class_names": frozenset({"class_names"}),
+}
 
 
 def load_arrays(
@@ -119,6 +127,9 @@ def _load_npz(path: str, keys: Mapping[str, str], *, labeled: bool) -> dict[str,
             if key not in archive.files:
                 raise InputError(unknown("array", key, archive.files, place=path))
         for name in ("X", "y") if labeled else ("X",):
+            if name not in keys and name not in archive.files:
+                usual = [key for key in archive.files if key.lower() in USUAL[name]]
+                members[name] = usual[0] if len(usual) == 1 else name
             if members[name] not in archive.files:
                 raise InputError(
                     f"{path} has no {name}; it holds {', '.join(archive.files[:20]) or 'nothing'}; an archive needs X (N, "

@@ -11,11 +11,11 @@ import torch
 
 from embedscope.errors import InputError, UsageError, unknown
 from embedscope.store import opening
+from embedscope.store.arrays import USUAL
 from embedscope.store.columns import choose, named
 from embedscope.store.foreign import check_options, exact_floats, feature_set
 from embedscope.store.labels import encode
 from embedscope.store.limits import check_size
-from embedscope.store.tensors import USUAL
 from embedscope.text import counted
 
 if TYPE_CHECKING:

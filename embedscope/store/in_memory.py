@@ -48,6 +48,7 @@ def feature_set(
         InputError: not numbers of shape (N, D), other lengths, or labels of another kind.
     """
     rows, targets = _array("features", features), _array("labels", labels)
+    _check_index(features, labels)
     if rows.ndim != 2 or rows.dtype.kind not in "fiub" or not rows.size:
         got = f"{rows.dtype} {rows.shape}" if rows.ndim else displayed(features)
         advice = "; features come first, then labels" if rows.ndim == 1 and targets.ndim == 2 else ""
@@ -102,6 +103,15 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
         made = feature_set(known[layer], data.obs[label], name=str(layer), ids=[str(each) for each in data.obs_names])
         found.append(replace(made, layer=str(layer), source="AnnData"))
     return found
+
+
+def _check_index(features: Any, labels: Any) -> None:
+    """Raise InputError for a data frame and a series with the same index in another order: rows are paired by position."""
+    pair: Any = [getattr(each, "index", None) for each in (features, labels)]
+    if not all(hasattr(each, "sort_values") for each in pair) or pair[0].equals(pair[1]):
+        return
+    if pair[0].sort_values().equals(pair[1].sort_values()):
+        raise InputError("features and labels have the same index in another order; align them: labels.loc[features.index]")
 
 
 def _array(what: str, values: Any) -> Array:

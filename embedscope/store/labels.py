@@ -50,6 +50,7 @@ def encode(location: str, column: str, values: Sequence[Any] | Array) -> tuple[t
         kept = {row: _whole(location, value) for row, value in kept.items()}
     if any(isinstance(value, str) for value in kept.values()):
         kept = {row: str(value) for row, value in kept.items()}
+    _check_signs(location, set(kept.values()))
     classes = sorted(value for value in set(kept.values()) if isinstance(value, str) or value >= 0)
     place = {value: index for index, value in enumerate(classes)}
     labels = np.full(len(values), -1, dtype=np.int64)
@@ -99,9 +100,17 @@ def _numbers(location: str, labels: Array) -> tuple[tuple[str, ...], Labels]:
             raise _refusal(location, labels.dtype, labels[wrong][0])
         labels = np.where(known, labels, -1).astype(np.int64)
     values, found = np.unique(labels, return_inverse=True)
+    if known.all():
+        _check_signs(location, set(values.tolist()))
     unlabelled = int((values < 0).sum())
     codes = found.astype(np.int64) - unlabelled
     return tuple(str(value) for value in values[unlabelled:].tolist()), np.maximum(codes, -1)
+
+
+def _check_signs(location: str, values: set[Any]) -> None:
+    """Raise InputError for two classes that are called -1 and 1, as in a support vector machine."""
+    if values == {-1, 1}:
+        raise InputError(f"{location}: labels are -1 and 1, but a negative label means unlabeled; give 0 and 1, or names")
 
 
 def _whole(location: str, value: Any) -> int | str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from embedscope.errors import InputError, explained, unknown
-from embedscope.store.arrays import load_npy
+from embedscope.store.arrays import USUAL, load_npy
 from embedscope.store.limits import check_archive, check_size
 from embedscope.text import counted
 
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
-# The usual names, in any case, of what NumPy's archives call X, y, ids, split and class_names.
-USUAL = {
-    "X": frozenset({"x", "features", "feats", "embeddings", "embedding", "latents", "vectors", "z"}),
-    "y": frozenset({"y", "labels", "label", "targets", "target", "classes"}),
-    "ids": frozenset({"ids"}),
-    "split": frozenset({"split"}),
-    "class_names": frozenset({"class_names"}),
-}
 _NEEDED = {"X": "features", "y": "label"}  # and the options that name them
 
 

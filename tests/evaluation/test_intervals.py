@@ -9,6 +9,7 @@ from embedscope.evaluation import evaluate, score
 from embedscope.evaluation.comparing import best
 from embedscope.metrics import Result, metric
 from embedscope.ops.statistics import Z95
+from embedscope.store.in_memory import feature_set
 
 DRAWS = 40
 METRICS = ["silhouette", "soft_silhouette", "gini", "class_kl"]
@@ -102,3 +103,14 @@ def test_the_best_is_marked_only_where_it_is_sure():
     assert best(score(close, labels, metrics="silhouette", ci=True), "silhouette") is None
     far = {"one": features, "other": features + 2 * torch.eye(8, dtype=torch.float64)[labels]}
     assert best(score(far, labels, metrics="silhouette", ci=True), "silhouette") == 1
+
+
+def test_a_value_outside_of_its_interval_is_explained():
+    """Gini's estimate is too low in small samples, and the interval is corrected for that."""
+    labels = np.arange(300) % 10
+    features = np.random.default_rng(0).normal(size=(300, 32)) + 3 * np.eye(10, 32)[labels]
+    found = evaluate(feature_set(features, labels), ["gini", "silhouette"], ci=True).metrics
+    assert not found["gini"].ci95[0] <= found["gini"].value <= found["gini"].ci95[1]
+    assert found["gini"].note == "the value is biased in small samples; the interval, which is not, leaves it out"
+    assert found["silhouette"].ci95[0] <= found["silhouette"].value <= found["silhouette"].ci95[1]
+    assert found["silhouette"].note is None

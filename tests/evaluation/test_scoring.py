@@ -69,7 +69,10 @@ def test_unlabeled_rows_and_lonely_classes_are_counted(make_store):
     labels = [0, 0, 1, 1, 2, -1, -1]
     (found,) = score([str(make_store(np.random.default_rng(0).normal(size=(7, 3)), labels))])
     assert found.samples == 5
-    assert found.warnings == ["1 class has one sample; its silhouette is 0 by convention", "2 unlabeled rows are left out"]
+    assert found.warnings == [
+        "1 class has one sample; its silhouette is 0 by convention",
+        "2 unlabeled rows are left out (labels below 0, NaN or empty)",
+    ]
 
 
 def test_classes_without_rows_do_not_count(make_store, blobs):

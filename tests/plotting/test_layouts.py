@@ -153,7 +153,7 @@ def test_part_of_the_rows_given_back_is_said(make_store, blobs, tmp_path):
         ("id,input,kind,x,y\nrow0,store,pca,1\n", "line 2: x and y must be finite numbers, got 1, None"),
         ("id,input,kind,x,y\n" + 2 * "row0,store,pca,1,2\n", "line 3: duplicate id 'row0'"),
         ("id,input,kind,x,y\nrow0,other,pca,1,2\n", "no pca coordinates of store; it has pca of other"),
-        ("id,input,kind,x,y\nrow0,store,pca,1,2\nx,store,pca,1,2\n", "1 of 2 ids are not labeled rows of store, such as 'x'"),
+        ("id,input,kind,x,y\nrow0,store,pca,1,2\nx,store,pca,1,2\n", "1 of 2 ids is not a labeled row of store, such as 'x'"),
         ("id,input,kind,x,y\n", "no pca coordinates of store; it has none"),
     ],
 )

@@ -14,6 +14,7 @@ from embedscope.errors import InputError, UsageError
 from embedscope.store import open_features, read_features
 from embedscope.store.columns import open_columns
 from embedscope.store.foreign import parse_source
+from embedscope.store.in_memory import feature_set
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 Y = np.array(["a", "b", "a", "c", "b", "c"])
@@ -605,3 +606,29 @@ def test_arrays_of_python_objects(tmp_path, rows):
         read_features(f"{tmp_path / 'X.npy'},{tmp_path / 'y.npy'}")
     np.savez(tmp_path / "v.npz", X=features, y=labels.astype(str))
     assert read_features(str(tmp_path / "v.npz")).class_names == ("cat", "dog")
+
+
+def test_archives_with_the_usual_names(tmp_path):
+    np.savez(tmp_path / "a.npz", features=np.eye(3), labels=["a", "b", "a"])
+    found = read_features(str(tmp_path / "a.npz"))
+    assert (found.features.shape, found.class_names) == ((3, 3), ("a", "b"))
+    np.savez(tmp_path / "b.npz", features=np.eye(3), embedding=np.eye(3), y=[0, 1, 0])
+    with pytest.raises(InputError, match=r"has no X; it holds features, embedding, y"):
+        read_features(str(tmp_path / "b.npz"))
+    assert read_features(f"{tmp_path / 'b.npz'}(features='embedding')").features.shape == (3, 3)
+
+
+@pytest.mark.parametrize("labels", [np.array([-1, 1, 1]), [-1, 1, 1], np.array([-1.0, 1.0, 1.0]), ["-1", "1", "1"]])
+def test_classes_called_minus_one_and_one(labels):
+    with pytest.raises(InputError, match="labels are -1 and 1, but a negative label means unlabeled; give 0 and 1, or names"):
+        feature_set(np.eye(3), labels)
+
+
+def test_labels_in_another_order_than_the_features():
+    pandas = pytest.importorskip("pandas")
+    features = pandas.DataFrame(np.eye(4), index=list("abcd"))
+    labels = pandas.Series([0, 1, 0, 1], index=list("abcd"))
+    with pytest.raises(InputError, match="same index in another order"):
+        feature_set(features, labels.loc[list("dcba")])
+    for given in (labels, labels.reset_index(drop=True), labels.to_numpy()):
+        assert feature_set(features, given).labels.tolist() == [0, 1, 0, 1]
