@@ -91,7 +91,9 @@ def test_pictures_say_what_they_show(pair, make_store, tmp_path):
 
 def test_kinds_that_do_not_suit(pair, make_store, embed, tmp_path):
     first, second, labels = pair
-    with pytest.raises(InputError, match="compare needs two or more checkpoints, in order; only one was given"):
+    with pytest.raises(
+        InputError, match="compare needs two or more checkpoints or layers, in order; only one embedding was given"
+    ):
         plot([str(make_store(first, labels))], tmp_path / "a.png", kinds=["compare"])
     with pytest.raises(UndefinedError, match="at least 2 classes"):
         numbers("compare", embed(first, np.zeros(90)), embed(second, np.zeros(90)))

@@ -240,7 +240,7 @@ def test_default_kinds_that_are_undefined_are_left_out_and_said(make_store, blob
     ("kind", "message"),
     [
         ("training", "training needs a run directory, which embedscope finetune writes; none was given"),
-        ("trajectory", "trajectory needs two or more checkpoints, in order; only one was given"),
+        ("trajectory", "trajectory needs two or more checkpoints or layers, in order; only one embedding was given"),
     ],
 )
 def test_kind_that_does_not_suit(make_store, blobs, tmp_path, kind, message):
