@@ -94,7 +94,7 @@ def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = 
 
 def check_flag(what: str, got: Any) -> bool:
     """Return `got` as a bool if it is True or False, of any library, else raise a UsageError."""
-    plain = got.item() if getattr(got, "shape", None) == () and hasattr(got, "item") else got
+    plain = _plain(got)
     if not isinstance(plain, bool):
         raise UsageError(f"{what} must be True or False, got {displayed(got)}")
     return plain
@@ -111,7 +111,7 @@ def check_flags(**flags: Any) -> tuple[bool, ...]:
 def check_whole(what: str, got: Any, *, low: int, high: int | None = None) -> int:
     """Return `got` as an int if it is a whole number from `low` to `high`, of any library, else raise a UsageError."""
     try:
-        value = None if isinstance(got, bool) else operator.index(got)
+        value = None if isinstance(_plain(got), bool) else operator.index(got)
     except TypeError:
         value = None
     if value is None or value < low or (high is not None and value > high):
@@ -133,3 +133,8 @@ def check_optional_text(what: str, got: Any) -> str | None:
 def check_seed(got: Any, what: str = "`seed=`") -> int:
     """Return a seed that every library takes, 0 to 2**32 - 1, as an int, else raise a UsageError."""
     return check_whole(what, got, low=0, high=2**32 - 1)
+
+
+def _plain(got: Any) -> Any:
+    """Return the number or the bool in an array without dimensions, anything else as it is."""
+    return got.item() if getattr(got, "shape", None) == () and hasattr(got, "item") else got
