@@ -9,13 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from embedscope.errors import UsageError, unknown
+from embedscope.errors import UsageError, listed, unknown
 
 # Characters of a value that a message shows.
 _LONGEST = 60
-
-# How many known names a message lists.
-_LISTED = 100
 
 
 def displayed(value: Any) -> str:
@@ -27,8 +24,7 @@ def displayed(value: Any) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape:
         return f"{type(value).__name__} of shape {tuple(shape)}"
-    if shape == () and hasattr(value, "item"):
-        value = value.item()
+    value = _plain(value)
     if isinstance(value, str | int | float | bool | list | tuple | dict | None):
         text = " ".join(repr(value).split())
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
@@ -39,7 +35,7 @@ def check_choice(what: str, got: Any, known: Iterable[str], *, place: str = "") 
     """Return `got` if it is one of the known names, else raise a UsageError that names the nearest."""
     names = list(known)
     if not isinstance(got, str):
-        raise UsageError(f"{what} must be a string, got {displayed(got)}. There are: {', '.join(names[:_LISTED])}")
+        raise UsageError(f"{what} must be a string, got {displayed(got)}. There are: {listed(names)}")
     if got not in names:
         raise UsageError(unknown(what, got, names, place=place))
     return got
@@ -69,12 +65,12 @@ def check_names(what: str, got: Any, *, some: bool = False) -> list[str]:
     (['conv'], ['conv', 'fc'])
     """
     several = isinstance(got, Iterable) and not isinstance(got, bytes | Mapping) and getattr(got, "shape", None) != ()
-    listed = [] if got is None else [got] if isinstance(got, str) else list(got) if several else None
-    if listed is None or not all(isinstance(each, str) for each in listed):
+    names = [] if got is None else [got] if isinstance(got, str) else list(got) if several else None
+    if names is None or not all(isinstance(each, str) for each in names):
         raise UsageError(f"{what} must be a string or a list of strings, got {displayed(got)}")
-    if some and not listed:
+    if some and not names:
         raise UsageError(f"{what} is empty; name at least one, or omit it for the default")
-    return listed
+    return names
 
 
 def check_number(what: str, got: Any, *, above: float = -math.inf, low: float = -math.inf, high: float = math.inf) -> float:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 # Of many names, such as the columns of a wide table: how many are compared with what was typed, and how many are listed.
 _COMPARED = 5_000
@@ -108,13 +108,21 @@ def unknown(what: str, got: Any, known: Iterable[str], *, place: str = "") -> st
     """
     names = [str(name) for name in known]
     near = nearest(str(got), names)
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    listed = f"{', '.join(names[:_LISTED]) or 'none'}{more}"
     if not place:
         hint = f"; did you mean '{near[0]}'?" if near else "."
-        return f"no {what} '{got}'{hint} There are: {listed}"
+        return f"no {what} '{got}'{hint} There are: {listed(names)}"
     hint = f"; did you mean '{near[0]}'? It has: " if near else "; it has: "
-    return f"{place} has no {what} '{got}'{hint}{listed}"
+    return f"{place} has no {what} '{got}'{hint}{listed(names)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a message lists them: of many, the first ones and how many more there are.
+
+    >>> listed(["gini", "silhouette"]), listed([])
+    ('gini, silhouette', 'none')
+    """
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED]) or 'none'}{more}"
 
 
 def nearest(got: str, known: Iterable[str], *, count: int = 1) -> list[str]:

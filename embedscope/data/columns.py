@@ -38,11 +38,8 @@ class Texts:
 def gaps(labels: Labels) -> tuple[str, ...]:
     """Return a note on the number of unlabeled rows, if any."""
     missing = int((labels < 0).sum())
-    return (
-        (f"{counted(missing, 'has', 'have', of=counted(len(labels), 'row'))} no label (missing or negative)",)
-        if missing
-        else ()
-    )
+    which = counted(missing, "has", "have", of=counted(len(labels), "row"))
+    return (f"{which} no label (missing or negative)",) if missing else ()
 
 
 def texts(location: str, column: str, values: Sequence[Any], *, numbers: bool = False) -> tuple[str, ...]:
