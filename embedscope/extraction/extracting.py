@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from embedscope import devices, distributed
-from embedscope.arguments import check_flags, check_names, check_optional_whole, check_path, check_seed, displayed
+from embedscope.arguments import check_flags, check_names, check_path, check_seed, displayed
 from embedscope.data.dataset import Dataset
 from embedscope.errors import InputError, InterruptedRunError, OutputError, UsageError
 from embedscope.extraction.loading import DEAD_WORKER, Batches, choose_workers, first_readable, is_dead_worker, limited
@@ -144,14 +144,12 @@ def extract(
         overwrite=overwrite,
         resume=resume,
     )
-    batch_size = check_optional_whole("`batch_size=`", batch_size, low=1)
-    limit = check_optional_whole("`limit=`", limit, low=1)
-    workers, seed = check_optional_whole("`workers=`", workers, low=0), check_seed(seed)
+    seed = check_seed(seed)
     devices.choose(device)
     if isinstance(encoder, nn.Module):
         loader: Any = dataset
         check_for_module(loader, batch_size, workers, on_error, head, logits=logits, allow_partial=allow_partial, resume=resume)
-        check_options(output, None, dtype, None, limit, on_error, pooling)
+        _, _, limit = check_options(output, None, dtype, None, limit, on_error, pooling)
         return extract_module(
             encoder,
             loader,
@@ -177,7 +175,7 @@ def extract(
         raise UsageError("the features of an encoder are written to a store; set `output=`")
     if head is not None and not isinstance(head, TrainedHead):
         raise UsageError(f"`head=` takes a head from open_head, got {displayed(head)}")
-    check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
+    batch_size, workers, limit = check_options(output, batch_size, dtype, workers, limit, on_error, pooling)
     if distributed.rank():  # of several processes, one speaks
         track, say = untracked, silent
     if limit is not None:

@@ -49,15 +49,20 @@ def check_options(
     limit: int | None,
     on_error: str,
     pooling: str,
-) -> None:
-    """Raise UsageError for what `extract` could never do, before a model is opened that takes minutes to read."""
+) -> tuple[int | None, int | None, int | None]:
+    """Return the batch size, the workers and the limit as ints, before a model is opened that takes minutes to read.
+
+    UsageError for what `extract` could never do.
+    """
     if output is not None and output.suffix.lower() in (".npz", ".npy"):
         raise UsageError(
             f"output {output} would be read as NumPy arrays, but a store is HDF5; name it {output.with_suffix('.h5')}"
         )
-    for what, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("workers", workers, 0)):
-        check_optional_whole(f"`{what}=`", number, low=least)
+    batch_size = check_optional_whole("`batch_size=`", batch_size, low=1)
+    limit = check_optional_whole("`limit=`", limit, low=1)
+    workers = check_optional_whole("`workers=`", workers, low=0)
     check_choice("dtype", dtype, _DTYPES)
     if on_error not in _ON_ERROR:
         raise UsageError(f"`on_error=` must be {' or '.join(_ON_ERROR)}, got {displayed(on_error)}")
     check_choice("pooling", pooling, POOLINGS)
+    return batch_size, workers, limit
