@@ -66,7 +66,7 @@ def memory_limit(given: float | str | None, *, least: int = 2**24) -> int | None
             raise UsageError(f"`memory=` takes a number of bytes, or a size such as '4GB'; got {displayed(given)}") from error
     if size < least:
         lowest = "16 MB" if least == 2**24 else counted(least, "byte")
-        size_given = f"{size / 2**20:.1f} MB" if size >= 2**17 else displayed(given)
+        size_given = f"{size / 2**20:.1f} MB" if size >= 2**17 else str(size)
         raise UsageError(f"a memory limit of {size_given} is too small to work with; give at least {lowest}")
     return size
 

@@ -216,11 +216,7 @@ def finetune(
 
 def _config(settings: dict[str, Any]) -> TrainingConfig:
     """Make the config of the options; those that may be repeated keep their default if they are not given."""
-    from embedscope.devices import parse_bytes
-
-    memory = settings["memory"]
-    given = {name: value for name, value in settings.items() if value or name not in _LISTS}
-    return TrainingConfig(**{**given, "memory": None if memory is None else parse_bytes(memory)})
+    return TrainingConfig(**{name: value for name, value in settings.items() if value or name not in _LISTS})
 
 
 def _tell(result: Finetuning, talk: Talk) -> None:

@@ -178,7 +178,6 @@ def score(
     all rows. Under torchrun, the rows are shared among the processes.
     """
     from embedscope import distributed, evaluation
-    from embedscope.devices import parse_bytes
     from embedscope.evaluation.ranking import check_ranked
     from embedscope.evaluation.thresholds import check_thresholds, parse_threshold
     from embedscope.metrics import STANDARD
@@ -203,7 +202,7 @@ def score(
         "split": split,
         "sample": sample,
         "ci": question,
-        "memory": None if memory is None else parse_bytes(memory),
+        "memory": memory,
         "device": device,
         "seed": seed,
     }
