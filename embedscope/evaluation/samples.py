@@ -26,7 +26,7 @@ from embedscope.progress import Track, silent, untracked
 from embedscope.store import select, select_split
 from embedscope.store.in_memory import feature_set
 from embedscope.store.selection import check_finite
-from embedscope.store.sources import open_source
+from embedscope.store.sources import dimensions, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,12 +111,8 @@ def find_issues(
 def _opened(
     features: Any, labels: Any, ids: Sequence[str] | None, splits: Sequence[str] | None, layer: str | None
 ) -> FeatureSet:
-    if isinstance(features, list) and features and isinstance(features[0], list | tuple):
-        shape: Any = (len(features), len(features[0]))
-    else:
-        shape = getattr(features, "shape", ())
-    if labels is None and len(shape) == 2:
-        labels = np.full(shape[0], -1)
+    if labels is None and dimensions(features) == 2 and not isinstance(features, tuple):  # a pair brings its labels
+        labels = np.full(features.shape[0] if hasattr(features, "shape") else len(features), -1)
     if labels is not None and (ids is not None or splits is not None):
         return feature_set(features, labels, ids=ids, split=splits)
     return open_source(features, labels, layer=layer)

@@ -78,14 +78,12 @@ def check_arrays(path: str, arrays: dict[str, Array], *, text: bool = False) -> 
 def _read(path: str, files: Sequence[str], keys: Mapping[str, str], *, labeled: bool) -> dict[str, Array]:
     single = len(files) == 1
     lone = single and not labeled and files[0].lower().endswith(".npy")
-    if single:
-        check_not_empty(files[0])
+    for file in files:
+        check_not_empty(file)
     if single and not lone and files[0].lower().endswith(".npy"):
         raise InputError(f"{path}: a .npy contains features without labels; give both as X.npy,y.npy")
     if not single and (len(files) != 2 or not all(file.lower().endswith(".npy") for file in files)):
         raise InputError(f"{path}: expected one .npz, or a pair X.npy,y.npy")
-    for file in files:
-        check_not_empty(file)
     try:
         if not single or lone:
             return dict(zip("Xy", map(load_npy, files), strict=False))

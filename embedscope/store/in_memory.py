@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,9 +109,9 @@ def annotated(data: Any, label: Any, layers: Sequence[str] = ()) -> list[Feature
 def _check_index(features: Any, labels: Any) -> None:
     """Raise InputError for a data frame and a series with the same index in another order: rows are paired by position."""
     pair: Any = [getattr(each, "index", None) for each in (features, labels)]
-    if not all(hasattr(each, "sort_values") for each in pair) or pair[0].equals(pair[1]):
+    if not all(hasattr(each, "equals") for each in pair) or pair[0].equals(pair[1]):
         return
-    if pair[0].sort_values().equals(pair[1].sort_values()):
+    if Counter(pair[0]) == Counter(pair[1]):
         raise InputError("features and labels have the same index in another order; align them: labels.loc[features.index]")
 
 

@@ -100,8 +100,7 @@ def _numbers(location: str, labels: Array) -> tuple[tuple[str, ...], Labels]:
             raise _refusal(location, labels.dtype, labels[wrong][0])
         labels = np.where(known, labels, -1).astype(np.int64)
     values, found = np.unique(labels, return_inverse=True)
-    if known.all():
-        _check_signs(location, set(values.tolist()))
+    _check_signs(location, set((values if known.all() else np.unique(labels[known])).tolist()))
     unlabelled = int((values < 0).sum())
     codes = found.astype(np.int64) - unlabelled
     return tuple(str(value) for value in values[unlabelled:].tolist()), np.maximum(codes, -1)

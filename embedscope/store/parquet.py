@@ -118,7 +118,7 @@ def _lists(file: str, name: str, column: Any) -> Array:
     widths: set[int] = set()
     for chunk, values in parts:
         variable = hasattr(chunk, "offsets")
-        widths |= set(np.diff(chunk.offsets.to_numpy()).tolist() if variable else [len(values) // len(chunk)])
+        widths |= set(np.unique(np.diff(chunk.offsets.to_numpy())).tolist() if variable else [len(values) // len(chunk)])
     if len(widths) != 1:
         lengths = " and ".join(map(str, sorted(widths)[:2]))
         raise InputError(f"{file}: the lists of {name} differ in length, such as {lengths}")

@@ -51,7 +51,7 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
     if hasattr(sources, "obsm"):
         return annotated(sources, labels, wanted)
     pair = isinstance(sources, tuple) and len(sources) == 2 and not isinstance(sources[0], _LABELED)
-    if pair and labels is not None and [_dimensions(each) for each in sources] == [2, 1]:
+    if pair and labels is not None and [dimensions(each) for each in sources] == [2, 1]:
         raise UsageError("the labels are given twice: in the pair (features, labels), and by themselves; omit one of them")
     if labels is not None:
         return [feature_set(sources, labels)]
@@ -59,10 +59,10 @@ def open_sources(sources: Any, labels: Any = None, *, layers: str | Sequence[str
         return [feature_set(*sources)]
     if isinstance(sources, Sequence) and sources and all(isinstance(each, _LABELED) for each in sources):
         return distinct_names([features for each in sources for features in open_sources(each, layers=wanted)])
-    dimensions, nested = _dimensions(sources), isinstance(sources, list | tuple)
-    if dimensions > 2 or (dimensions == 1 and not nested):
+    axes, nested = dimensions(sources), isinstance(sources, list | tuple)
+    if axes > 2 or (axes == 1 and not nested):
         raise InputError(f"features must be numbers of shape (N, D), got {displayed(sources)}")
-    if dimensions == 2:
+    if axes == 2:
         raise UsageError(f"{displayed(sources)} is given without labels; give one label per row as well, as in score(X, y)")
     raise UsageError(
         f"{displayed(sources)} is not an embedding; give features and labels, a path, a FeatureSet, or a "
@@ -85,10 +85,10 @@ def _bring_labels(sources: Any) -> bool:
     return len(several) > 0 and all(isinstance(each, _LABELED) for each in several)
 
 
-def _dimensions(given: Any) -> int:
+def dimensions(given: Any) -> int:
     """Count the dimensions of an array or of nested lists; 0 for anything else."""
     if isinstance(given, list | tuple):
-        return 1 + _dimensions(given[0]) if given else 0
+        return 1 + dimensions(given[0]) if given else 0
     shape = getattr(given, "shape", ())
     return len(shape) if isinstance(shape, tuple) else 0
 

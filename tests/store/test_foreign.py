@@ -618,7 +618,10 @@ def test_archives_with_the_usual_names(tmp_path):
     assert read_features(f"{tmp_path / 'b.npz'}(features='embedding')").features.shape == (3, 3)
 
 
-@pytest.mark.parametrize("labels", [np.array([-1, 1, 1]), [-1, 1, 1], np.array([-1.0, 1.0, 1.0]), ["-1", "1", "1"]])
+@pytest.mark.parametrize(
+    "labels",
+    [np.array([-1, 1, 1]), [-1, 1, 1], np.array([-1.0, 1.0, 1.0]), ["-1", "1", "1"], np.array([-1, 1, np.nan]), [-1, 1, None]],
+)
 def test_classes_called_minus_one_and_one(labels):
     with pytest.raises(InputError, match="labels are -1 and 1, but a negative label means unlabeled; give 0 and 1, or names"):
         feature_set(np.eye(3), labels)
@@ -630,5 +633,6 @@ def test_labels_in_another_order_than_the_features():
     labels = pandas.Series([0, 1, 0, 1], index=list("abcd"))
     with pytest.raises(InputError, match="same index in another order"):
         feature_set(features, labels.loc[list("dcba")])
-    for given in (labels, labels.reset_index(drop=True), labels.to_numpy()):
+    mixed = pandas.Series([0, 1, 0, 1], index=["a", 2, None, (4,)])
+    for given in (labels, labels.reset_index(drop=True), mixed, labels.to_numpy()):
         assert feature_set(features, given).labels.tolist() == [0, 1, 0, 1]
